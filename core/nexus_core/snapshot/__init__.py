@@ -1,0 +1,41 @@
+"""The Snapshot: everything a gateway runs, resolved, frozen and comparable.
+
+The operator (or a file source) translates manifests into it; gateways swap to it whole. Only `wire` knows how it is
+serialised. Every tuple is sorted by `id` unless its field says otherwise, so equal worlds give equal snapshots.
+"""
+
+from nexus_core.snapshot.acks import Ack, PluginReport
+from nexus_core.snapshot.filters import Filter, HeaderModifier, Redirect, UrlRewrite
+from nexus_core.snapshot.listeners import Listener
+from nexus_core.snapshot.plugins import PluginInstance, Release
+from nexus_core.snapshot.policies import Balancing, CircuitBreaker, Retry, Timeouts
+from nexus_core.snapshot.routes import HeaderMatch, Match, Route, Rule, WeightedBackend
+from nexus_core.snapshot.snapshots import EMPTY, Published, Snapshot
+from nexus_core.snapshot.upstreams import Discovered, StaticAddresses, Upstream
+
+__all__ = [
+    "EMPTY",
+    "Ack",
+    "Balancing",
+    "CircuitBreaker",
+    "Discovered",
+    "Filter",
+    "HeaderMatch",
+    "HeaderModifier",
+    "Listener",
+    "Match",
+    "PluginInstance",
+    "PluginReport",
+    "Published",
+    "Redirect",
+    "Release",
+    "Retry",
+    "Route",
+    "Rule",
+    "Snapshot",
+    "StaticAddresses",
+    "Timeouts",
+    "UrlRewrite",
+    "Upstream",
+    "WeightedBackend",
+]

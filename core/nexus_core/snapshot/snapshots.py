@@ -1,0 +1,36 @@
+"""The Snapshot itself and its published form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from nexus_core.snapshot.listeners import Listener
+from nexus_core.snapshot.plugins import PluginInstance
+from nexus_core.snapshot.routes import Route
+from nexus_core.snapshot.upstreams import Upstream
+
+
+class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Everything one gateway runs. Equal snapshots behave the same; all tuples are sorted by `id`."""
+
+    listeners: tuple[Listener, ...] = ()
+    routes: tuple[Route, ...] = ()
+    upstreams: tuple[Upstream, ...] = ()
+    plugins: tuple[PluginInstance, ...] = ()
+
+
+EMPTY = Snapshot()
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A Snapshot with its place in history.
+
+    generation: 1, 2, …: grows by one with each publication of one configuration. digest: hex SHA-256 of its wire form.
+    """
+
+    generation: int
+    digest: str
+    snapshot: Snapshot

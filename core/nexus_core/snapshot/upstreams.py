@@ -1,0 +1,39 @@
+"""What requests are sent to."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from nexus_core.snapshot.policies import Balancing, CircuitBreaker, Retry, Timeouts
+
+
+class Discovered(msgspec.Struct, frozen=True, omit_defaults=True, tag="discovered"):
+    """Endpoints come from the discovery port under this name (in Consul: healthy instances of the service with the tag)."""
+
+    service: str
+    tag: str = ""
+
+
+class StaticAddresses(msgspec.Struct, frozen=True, omit_defaults=True, tag="static"):
+    """Endpoints are these `(host, port)` pairs, in the user's order. A host name is resolved when a connection opens."""
+
+    addresses: tuple[tuple[str, int], ...]
+
+
+class Upstream(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One service as the gateway calls it.
+
+    id: `<namespace>/<name>` of a NexusService, `Service/<namespace>/<name>/<port>` of a Kubernetes Service.
+    source: the object whose change changes this, as `str(ObjectRef)`.
+    """
+
+    id: str
+    source: str
+    endpoints: Discovered | StaticAddresses
+    protocol: Literal["http"] = "http"
+    balancing: Balancing = Balancing()
+    breaker: CircuitBreaker = CircuitBreaker()
+    retry: Retry = Retry()
+    timeouts: Timeouts = Timeouts()
