@@ -1,0 +1,75 @@
+# Nexus: everything a user or a contributor runs. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SHOP := examples/shop
+BED := $(BIN)/python tests/cluster/bed.py
+
+.PHONY: help
+help: ## show this list
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# ---- set-up. Each stamp is older than what it was made from only when something changed, so a second run starts at once.
+
+$(VENV)/.run-stamp: pyproject.toml constraints.txt scripts/venv.sh
+	@PYTHON="$(PYTHON)" scripts/venv.sh run
+	@touch $@
+
+$(VENV)/.dev-stamp: pyproject.toml constraints.txt scripts/venv.sh
+	@PYTHON="$(PYTHON)" scripts/venv.sh dev
+	@touch $@ $(VENV)/.run-stamp
+
+.PHONY: install dev system components
+install: $(VENV)/.run-stamp ## the virtual environment with all that Nexus needs to run
+dev: $(VENV)/.dev-stamp ## the same, with the tools for tests
+system: ## Debian packages the tests need (as root; otherwise prints the one command)
+	@scripts/debian.sh test
+components: dev system ## Go components of the test cluster, built once into ~/.cache/nexus-testbed
+	@$(BED) build
+
+# ---- using it
+
+.PHONY: run tour
+run: install ## start the example shop on this machine: gateway on 127.0.0.1:8080, admin API on 127.0.0.1:8081
+	@exec $(BIN)/nexus up $(SHOP)
+tour: install ## walk the journey against what `make run` or a cluster runs (NEXUS_TOUR_GATEWAY, NEXUS_TOUR_ADMIN)
+	@exec $(BIN)/nexus tour
+
+# ---- testing it
+
+.PHONY: test test-all lint test-fast format
+test: dev system components lint ## every test: units, real components, the cluster, the browser
+	@$(BIN)/python -m pytest
+test-all: test ## the same as `test` today; long conformance runs join here
+test-fast: dev ## what needs neither root nor built components
+	@$(BIN)/python -m pytest -m "not cluster and not connected and not browser"
+lint: dev ## ruff, mypy --strict, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache | tail -n 12
+format: dev ## let ruff mend what it can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+.PHONY: generate
+generate: dev ## rewrite every generated file (CRDs, references); the tests diff them
+	@$(BIN)/python scripts/generate.py
+
+# ---- the test cluster, to play with
+
+.PHONY: cluster cluster-down
+cluster: components ## a real control plane, Consul, Jaeger and the shop on this machine; prints how to use it
+	@$(BED) up --shop
+cluster-down: dev ## take it down and remove every trace
+	@$(BED) down
+
+# ---- measuring it
+
+.PHONY: bench
+bench: dev ## the gateway beside aiohttp, Envoy, nginx and HAProxy on one pinned core; JSON in benchmarks/results
+	@scripts/debian.sh bench
+	@$(BIN)/python benchmarks/gateway/bench.py
