@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import signal
 import sys
@@ -87,10 +88,8 @@ async def main(options: argparse.Namespace) -> Report:
         for number in range(int(options.rate * options.seconds)):
             delay = started + number / options.rate - time.monotonic()
             if delay > 0:
-                try:
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stopped.wait(), delay)
-                except TimeoutError:
-                    pass
             if stopped.is_set():
                 break
             tasks.create_task(one(session, options, report, started))
