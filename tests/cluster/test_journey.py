@@ -29,11 +29,11 @@ def test_nexusservices_show_ready_endpoints_url_and_age(shop: Shop) -> None:
     assert shop.gateway in rows["orders"]
 
     explained = shop.kubectl("explain", "nexusservice.spec", "--recursive=false")
-    fields = re.findall(r"^  (\w+)\t<", explained, re.M)
+    fields = re.findall(r"^  (\w+)\t<", explained, re.MULTILINE)
     assert {"workload", "expose", "policy", "contract", "health", "process", "backend"} <= set(fields), explained
     undescribed = [
         match[1]
-        for match in re.finditer(r"^  (\w+)\t<[^\n]*\n((?:    \S[^\n]*\n)*)", explained, re.M)
+        for match in re.finditer(r"^  (\w+)\t<[^\n]*\n((?:    \S[^\n]*\n)*)", explained, re.MULTILINE)
         if not match[2].strip()
     ]
     assert not undescribed, f"fields without a word of explanation: {undescribed}"
