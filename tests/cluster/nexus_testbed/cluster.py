@@ -102,7 +102,7 @@ class Cluster:
         self._keep_logs = keep_logs or (Path(kept) if kept else None)
         self._procs: dict[str, processes.Proc] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._spawned: list[subprocess.Popen[bytes]] = []
+        self._spawned: list[subprocess.Popen[Any]] = []
         self._guard: subprocess.Popen[bytes] | None = None
         self._programs: dict[str, Path] = {}
         self._sockets: netns.SocketMaker | None = None
@@ -172,7 +172,7 @@ class Cluster:
         cleanup.remove(self.id)
         for child in [*self._children.values(), *self._spawned]:
             child.wait(timeout=10)  # all killed by now: this only reaps
-            for stream in (child.stdin, child.stdout):
+            for stream in (child.stdin, child.stdout, child.stderr):
                 if stream is not None:
                     stream.close()
         self._children.clear()
@@ -268,10 +268,11 @@ class Cluster:
         daemon = self._daemon(name)
         if self.is_running(name):
             raise ClusterError(f"{name} is running already")
-        child = processes.spawn(
-            self.where, daemon.argv(self.where, self._programs), log=self.where.logs / f"{name}.log",
-            env=processes.child_env(), cwd=self.where.root,
-        )  # fmt: skip
+        with self.log_path(name).open("ab") as log:
+            child = processes.spawn(
+                self.where, daemon.argv(self.where, self._programs), stdout=log, stderr=subprocess.STDOUT,
+                env=processes.child_env(), cwd=self.where.root,
+            )  # fmt: skip
         self._children[name] = child
         proc = processes.find_proc(child.pid)
         if proc is None:
@@ -448,31 +449,41 @@ class Cluster:
         *,
         input: str | None = None,  # noqa: A002 - as subprocess.run calls it
         timeout_s: float = 60.0,
-        check: bool = True,
         env: Mapping[str, str] | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a program in the cluster's network and wait for it. Raises CommandError with its output if `check`."""
+    ) -> str:
+        """Run a program in the cluster's network and return its standard output.
+
+        KUBECONFIG is set for it. Raises CommandError, which holds code, stdout and stderr, and
+        subprocess.TimeoutExpired.
+        """
         full = netns.argv_in(self.where.netns_path, list(argv))
         done = subprocess.run(
             full, input=input, capture_output=True, text=True, timeout=timeout_s, check=False,
             env={**os.environ, "KUBECONFIG": str(self.kubeconfig), **(env or {})},
         )  # fmt: skip
-        if check and done.returncode:
+        if done.returncode:
             raise CommandError(argv, done.returncode, done.stdout, done.stderr)
-        return done
+        return done.stdout
 
     def spawn_in_net(
         self,
         argv: Sequence[str],
         *,
-        log: Path | IO[bytes] | int = subprocess.DEVNULL,
+        stdout: IO[Any] | int = subprocess.DEVNULL,
+        stderr: IO[Any] | int = subprocess.STDOUT,
+        stdin: IO[Any] | int = subprocess.DEVNULL,
+        text: bool = False,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-    ) -> subprocess.Popen[bytes]:
-        """Start a program in the cluster's network and return at once; it is killed with the cluster at the latest."""
-        target = log if isinstance(log, Path | int) else log.fileno()
-        full_env = {**os.environ, "KUBECONFIG": str(self.kubeconfig), **(env or {})}
-        child = processes.spawn(self.where, list(argv), log=target, env=full_env, cwd=cwd)
+    ) -> subprocess.Popen[Any]:
+        """Start a program in the cluster's network and return at once; it is killed with the cluster at the latest.
+
+        The arguments are subprocess.Popen's. KUBECONFIG is set for it.
+        """
+        child = processes.spawn(
+            self.where, list(argv), stdout=stdout, stderr=stderr, stdin=stdin, text=text, cwd=cwd,
+            env={**os.environ, "KUBECONFIG": str(self.kubeconfig), **(env or {})},
+        )  # fmt: skip
         self._spawned.append(child)
         return child
 
@@ -485,14 +496,14 @@ class Cluster:
 
     def kubectl(self, *args: str, input: str | None = None, timeout_s: float = 120.0) -> str:  # noqa: A002
         """Run kubectl as administrator and return its standard output. Raises CommandError with standard error."""
-        return self.run_in_net(self.kubectl_argv(*args), input=input, timeout_s=timeout_s).stdout
+        return self.run_in_net(self.kubectl_argv(*args), input=input, timeout_s=timeout_s)
 
     def helm(self, *args: str, timeout_s: float = 300.0) -> str:
         """Run Helm as administrator (built at first use) and return its standard output. Raises CommandError."""
         program = components.ensure(["helm"])["helm"]
         home = self.where.root / "helm"
         env = {f"HELM_{kind}_HOME": str(home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
-        return self.run_in_net([str(program), *args], timeout_s=timeout_s, env=env).stdout
+        return self.run_in_net([str(program), *args], timeout_s=timeout_s, env=env)
 
     def apply(self, manifest: Manifest, *options: str) -> str:
         """`kubectl apply --server-side` YAML text, one object or several. Raises CommandError with the API's message."""
@@ -553,7 +564,7 @@ class Cluster:
     def pod_exec(self, pod: str, *argv: str, namespace: str = "default", container: str | None = None) -> str:
         """Run a program inside a container (its files, its network) and return its standard output."""
         pid = self.pod_pid(pod, namespace, container)
-        return self.run_in_net(["nsenter", f"--target={pid}", "--net", "--mount", "--uts", "--root", "--", *argv]).stdout
+        return self.run_in_net(["nsenter", f"--target={pid}", "--net", "--mount", "--uts", "--root", "--", *argv])
 
     def add_image(self, pattern: str, image: images.Image | Sequence[str]) -> None:
         """Say what an image reference matching `pattern` (a regex) runs; it wins over the rows before."""

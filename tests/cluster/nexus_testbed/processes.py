@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 from nexus_testbed import netns, places
 
@@ -126,24 +127,18 @@ def spawn(
     where: places.Places,
     argv: list[str],
     *,
-    log: Path | int,
+    stdout: IO[Any] | int,
+    stderr: IO[Any] | int,
+    stdin: IO[Any] | int = subprocess.DEVNULL,
+    text: bool = False,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    stdin: int = subprocess.DEVNULL,
-) -> subprocess.Popen[bytes]:
-    """Start `argv` in the cluster's namespace and cgroup, in a session of its own.
-
-    log: file to append standard output and error to, or a subprocess constant / descriptor.
-    """
+) -> subprocess.Popen[Any]:
+    """Start `argv` in the cluster's namespace and cgroup, in a session of its own. The pid is the program's."""
     full = argv_into_cgroup(cgroup_of(where.id), netns.argv_in(where.netns_path, argv))
-    if isinstance(log, int):
-        return subprocess.Popen(
-            full, stdin=stdin, stdout=log, stderr=subprocess.STDOUT, env=env, cwd=cwd, start_new_session=True
-        )
-    with log.open("ab") as out:
-        return subprocess.Popen(
-            full, stdin=stdin, stdout=out, stderr=subprocess.STDOUT, env=env, cwd=cwd, start_new_session=True
-        )
+    return subprocess.Popen(
+        full, stdin=stdin, stdout=stdout, stderr=stderr, text=text, env=env, cwd=cwd, start_new_session=True
+    )
 
 
 def child_env(**extra: str) -> dict[str, str]:

@@ -1,0 +1,24 @@
+"""Fixtures of the cluster tests. A machine that cannot run a cluster fails them, with a list of what it lacks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # `import nexus_testbed` from this folder; it is no part of the product
+
+from nexus_testbed import Cluster  # noqa: E402 - after the line above
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A control plane with Consul, Jaeger and the Gateway API's CRDs, shared by all tests of the session.
+
+    Tests use a namespace of their own and put back what they break.
+    """
+    with Cluster(components=("consul", "jaeger")) as running:
+        running.install_gateway_api()
+        yield running

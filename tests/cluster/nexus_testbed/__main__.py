@@ -1,0 +1,7 @@
+"""`python -m nexus_testbed`: see cli.py."""
+
+import sys
+
+from nexus_testbed.cli import main
+
+sys.exit(main())
