@@ -1,0 +1,1 @@
+"""Plugins: fetched, verified, loaded, called, and let go without a restart."""

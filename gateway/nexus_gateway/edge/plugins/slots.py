@@ -1,0 +1,93 @@
+"""The calls into one plugin instance: timed, bounded, isolated."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from time import perf_counter
+
+from nexus_core.hooks import HttpPlugin, Reply, RequestHead, ResponseHead
+from nexus_core.snapshot import PluginInstance, PluginReport
+
+log = logging.getLogger("nexus.gateway.plugins")
+
+HookObserver = Callable[[str, str, float, bool], None]
+"""(plugin id, hook, seconds, failed)."""
+
+
+class PluginUnavailable(Exception):
+    """The plugin cannot do its part and its failure policy is `closed`. plugin: its id."""
+
+    def __init__(self, plugin: str) -> None:
+        super().__init__(plugin)
+        self.plugin = plugin
+
+
+class Slot:
+    """Where a rule finds its plugin: the running instance, or none with what that means for requests.
+
+    instance: as the Snapshot wants it. report: what runs instead, if anything.
+    """
+
+    __slots__ = ("_observe", "instance", "plugin", "report")
+
+    def __init__(
+        self, instance: PluginInstance, plugin: HttpPlugin | None, report: PluginReport, observe: HookObserver
+    ) -> None:
+        self.instance = instance
+        self.plugin = plugin
+        self.report = report
+        self._observe = observe
+
+    async def on_request(self, head: RequestHead) -> RequestHead | Reply:
+        """Return what the plugin makes of the request. Raises `PluginUnavailable` when it fails closed."""
+        plugin = self.plugin
+        if plugin is None:
+            return self._without(head)
+        started = perf_counter()
+        try:
+            result = plugin.on_request(head)
+            if inspect.isawaitable(result):
+                async with asyncio.timeout(self.instance.timeout_s):
+                    result = await result
+            if not isinstance(result, RequestHead | Reply):
+                raise TypeError(f"on_request returned {type(result).__name__}, not RequestHead or Reply")
+        except Exception as error:
+            self._failed("on_request", started, error)
+            return self._without(head)
+        self._observe(self.instance.id, "on_request", perf_counter() - started, False)
+        return result
+
+    async def on_response(self, request: RequestHead, head: ResponseHead) -> ResponseHead:
+        """Return what the plugin makes of the response. Raises `PluginUnavailable` when it fails closed."""
+        plugin = self.plugin
+        if plugin is None:
+            return head
+        started = perf_counter()
+        try:
+            result = plugin.on_response(request, head)
+            if inspect.isawaitable(result):
+                async with asyncio.timeout(self.instance.timeout_s):
+                    result = await result
+            if not isinstance(result, ResponseHead):
+                raise TypeError(f"on_response returned {type(result).__name__}, not ResponseHead")
+        except Exception as error:
+            self._failed("on_response", started, error)
+            if self.instance.failure_policy == "closed":
+                raise PluginUnavailable(self.instance.id) from error
+            return head
+        self._observe(self.instance.id, "on_response", perf_counter() - started, False)
+        return result
+
+    def _failed(self, hook: str, started: float, error: Exception) -> None:
+        self._observe(self.instance.id, hook, perf_counter() - started, True)
+        log.warning(
+            "plugin %s failed in %s: %s: %s", self.instance.id, hook, type(error).__name__, error or "out of time"
+        )
+
+    def _without(self, head: RequestHead) -> RequestHead:
+        if self.instance.failure_policy == "closed":
+            raise PluginUnavailable(self.instance.id)
+        return head

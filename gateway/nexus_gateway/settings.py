@@ -1,0 +1,180 @@
+"""What can be set on a gateway, by field or by environment variable. `docs/reference/gateway-settings.md` lists the same."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class SettingInvalid(ValueError):
+    """An environment variable cannot be used. The text says which, what it holds, and what to write."""
+
+
+def _default_replica() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "nexus" / "plugins"
+
+
+def _env(name: str, default: Any = None, *, factory: Callable[[], Any] | None = None) -> Any:
+    metadata = {"env": name}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """All settings of one gateway process. `from_env` reads the variable named beside each field."""
+
+    listen: str = _env("NEXUS_GATEWAY_LISTEN", "127.0.0.1:8080")
+    """`host:port` that takes traffic; port 0 takes any free one. Default: this machine only, so nothing is exposed unasked."""
+    admin: str = _env("NEXUS_GATEWAY_ADMIN", "127.0.0.1:8081")
+    """`host:port` of the admin API. It is not authenticated: keep it inside the machine or the pod's network."""
+    replica: str = _env("NEXUS_GATEWAY_REPLICA", factory=_default_replica)
+    """Name under which this process acknowledges Snapshots; unique per process. Default: host name and process id."""
+    consul_url: str = _env("NEXUS_CONSUL_URL", "")
+    """`http(s)://host:port` of a Consul agent; empty runs without Consul."""
+    consul_token: str = field(default="", metadata={"env": "NEXUS_CONSUL_TOKEN"}, repr=False)
+    """ACL token for it; empty sends none."""
+    consul_prefix: str = _env("NEXUS_CONSUL_PREFIX", "nexus")
+    """First part of the keys in Consul's KV store."""
+    state_dir: Path | None = _env("NEXUS_GATEWAY_STATE_DIR")
+    """Directory that keeps the last good Snapshot, so that a gateway restarted while Consul is away still serves.
+    None keeps nothing: right for replicas that are replaced rather than restarted."""
+    plugin_cache: Path = _env("NEXUS_PLUGIN_CACHE", factory=_default_cache)
+    """Directory of verified plugin artefacts, by digest. Kept over restarts, an unreachable marketplace stops no start."""
+    max_in_flight: int = _env("NEXUS_MAX_IN_FLIGHT", 4096)
+    """Requests served at once; more are answered 503 with Retry-After. Default: what one process can hold without
+    its queues growing into timeouts."""
+    max_body_replay_bytes: int = _env("NEXUS_MAX_BODY_REPLAY_BYTES", 65536)
+    """Bodies of idempotent requests up to this size are held in memory so that they can be sent again; larger ones stream."""
+    max_head_bytes: int = _env("NEXUS_MAX_HEAD_BYTES", 32768)
+    """Size of a request's line and headers together; more is answered 431."""
+    head_timeout_s: float = _env("NEXUS_HEAD_TIMEOUT_SECONDS", 10.0)
+    """From the first byte of a request's head to its last; slower is answered 408."""
+    keepalive_s: float = _env("NEXUS_KEEPALIVE_SECONDS", 75.0)
+    """Idle client connections are closed after this. Default above the 60 s of usual load balancers, so that they close first."""
+    endpoints_wait_s: float = _env("NEXUS_ENDPOINTS_WAIT_SECONDS", 1.0)
+    """How long a request waits for an upstream that has no endpoint yet, so that a fresh start or scale-up drops nothing."""
+    trusted_proxies: tuple[Network, ...] = _env("NEXUS_TRUSTED_PROXIES", ())
+    """Networks (comma-separated CIDRs) whose X-Forwarded-* headers are believed and extended; others' are replaced."""
+    access_log: bool = _env("NEXUS_ACCESS_LOG", True)
+    """JSON access log on standard output."""
+    trace_ratio: float = _env("NEXUS_TRACE_RATIO", 1.0)
+    """Share of new traces that are recorded, 0..1; a caller's own decision wins."""
+    otlp_endpoint: str = _env("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    """Base URL of an OTLP/HTTP collector (`http://jaeger:4318`); empty exports nothing."""
+    traces_memory: int = _env("NEXUS_TRACES_MEMORY", 0)
+    """Traces kept in memory for `GET /traces`, and whether the admin API takes `POST /v1/traces`. 0 turns both off."""
+    drain_delay_s: float = _env("NEXUS_DRAIN_DELAY", 0.0)
+    """Seconds between `/readyz` turning 503 and the listener closing, so that load balancers notice first."""
+    drain_s: float = _env("NEXUS_DRAIN_SECONDS", 10.0)
+    """Seconds that requests in flight get to finish when the gateway stops."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], **overrides: Any) -> GatewaySettings:
+        """Return the settings of the environment; overrides that are not None win. Raises `SettingInvalid`."""
+        values: dict[str, Any] = {}
+        for each in fields(cls):
+            name = each.metadata["env"]
+            text = environ.get(name, "")
+            if text:
+                values[each.name] = _parse(name, each.name, text)
+        values.update({name: value for name, value in overrides.items() if value is not None})
+        return cls(**values)
+
+
+def _parse(variable: str, name: str, text: str) -> Any:
+    parser, wanted = _PARSERS.get(name, (str, "text"))
+    try:
+        return parser(text)
+    except ValueError as error:
+        raise SettingInvalid(
+            f"{variable}={text!r} cannot be used: it wants {wanted}. Change or unset {variable}."
+        ) from error
+
+
+def _flag(text: str) -> bool:
+    lowered = text.lower()
+    if lowered in ("1", "true", "yes", "on"):
+        return True
+    if lowered in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(text)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError(text)
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def _ratio(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(text)
+    return value
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip())
+
+
+def _address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+def _replica(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", text):
+        raise ValueError(text)
+    return text
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Return `(host, port)` of `host:port`, `[v6]:port` or `:port`. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not host:port, for example 127.0.0.1:8080.")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+_PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
+    "listen": (_address, "host:port, for example 127.0.0.1:8080"),
+    "admin": (_address, "host:port, for example 127.0.0.1:8081"),
+    "replica": (_replica, "letters, digits, dots, dashes and underscores, at most 128"),
+    "state_dir": (Path, "a directory"),
+    "plugin_cache": (Path, "a directory"),
+    "max_in_flight": (_count, "a whole number, 0 or more"),
+    "max_body_replay_bytes": (_count, "a number of bytes, 0 or more"),
+    "max_head_bytes": (_count, "a number of bytes, 0 or more"),
+    "head_timeout_s": (_seconds, "seconds, 0 or more"),
+    "keepalive_s": (_seconds, "seconds, 0 or more"),
+    "endpoints_wait_s": (_seconds, "seconds, 0 or more"),
+    "trusted_proxies": (_networks, "networks separated by commas, for example 10.0.0.0/8,::1/128"),
+    "access_log": (_flag, "true or false"),
+    "trace_ratio": (_ratio, "a number from 0 to 1"),
+    "traces_memory": (_count, "a whole number, 0 or more"),
+    "drain_delay_s": (_seconds, "seconds, 0 or more"),
+    "drain_s": (_seconds, "seconds, 0 or more"),
+}
