@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from nexus_core.discovery import Discovery, service_name
 from opentelemetry.sdk.trace import SpanProcessor
 from prometheus_client import CollectorRegistry
@@ -318,7 +319,7 @@ class ServiceApp:
                 async with asyncio.timeout(HOOK_STOP_S):
                     await hook()
             except Exception:
-                self.log.exception(f"{kind} hook failed", hook=getattr(hook, "__qualname__", str(hook)))
+                self.log.exception("hook failed", kind=kind, hook=getattr(hook, "__qualname__", str(hook)))
 
     @contextlib.asynccontextmanager
     async def test_server(self) -> AsyncIterator[RunningService]:
@@ -360,9 +361,9 @@ class _InFlight:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def build_middleware(self) -> tracing.Middleware:
+    def build_middleware(self) -> Middleware:
         @web.middleware
-        async def count(request: web.Request, handler: tracing.Handler) -> web.StreamResponse:
+        async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
             if request.path in tracing.UNTRACED:
                 return await handler(request)
             self._count += 1

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from nexus_sdk import deadlines, replies, tracing
 from nexus_sdk.errors import HttpProblem, NexusError
 from nexus_sdk.logs import Log
 from nexus_sdk.metrics import Metrics, route_of
-from nexus_sdk.tracing import Handler, Middleware
 
 CLIENT_GONE = 499
 """Status in metrics and logs of a request whose connection ended before the answer (nginx's number)."""

@@ -17,9 +17,8 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}\Z")
 
 def request_id(request: web.Request) -> str:
     """Return the request's id: the caller's `x-request-id` if it is short and plain, else a new one."""
-    known = request.get(REQUEST_ID)
-    if known is not None:
-        return known
+    if REQUEST_ID in request:
+        return request[REQUEST_ID]
     sent = request.headers.get("x-request-id", "")
     made = sent if _SANE_ID.match(sent) else str(uuid.uuid4())
     request[REQUEST_ID] = made

@@ -8,9 +8,10 @@ never empties anything: the last good content holds and the log says what is wro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +114,15 @@ class FileDiscovery:
                     self._log.warning("discovery file not usable; the last good content holds", detail=str(error))
             await asyncio.sleep(self._poll_s)
 
-    async def watch(self, service: str, *, tag: str = "") -> AsyncIterator[tuple[Endpoint, ...]]:
+    async def watch(self, service: str, *, tag: str = "") -> AsyncGenerator[tuple[Endpoint, ...], None]:
         if self._closed:
             return
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll(), name="nexus-discovery-file")
         await self._loaded.wait()
-        async for endpoints in self._memory.watch(service, tag=tag):
-            yield endpoints
+        async with contextlib.aclosing(self._memory.watch(service, tag=tag)) as changes:
+            async for endpoints in changes:
+                yield endpoints
 
     async def resolve(self, service: str, *, tag: str = "") -> tuple[Endpoint, ...]:
         self._read()

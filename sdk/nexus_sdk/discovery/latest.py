@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+Waiters = set[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]
 
 
 class Latest(Generic[T]):
@@ -18,7 +19,7 @@ class Latest(Generic[T]):
         self._version = 0
         self._value: T | None = None
         self._closed = False
-        self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = set()
+        self._waiters = Waiters()
 
     @property
     def is_set(self) -> bool:
@@ -31,7 +32,7 @@ class Latest(Generic[T]):
                 return False
             self._value = value
             self._version += 1
-            waiters, self._waiters = self._waiters, set()
+            waiters, self._waiters = self._waiters, Waiters()
         self._wake(waiters)
         return True
 
@@ -39,16 +40,16 @@ class Latest(Generic[T]):
         """End all watches."""
         with self._lock:
             self._closed = True
-            waiters, self._waiters = self._waiters, set()
+            waiters, self._waiters = self._waiters, Waiters()
         self._wake(waiters)
 
     @staticmethod
-    def _wake(waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]) -> None:
+    def _wake(waiters: Waiters) -> None:
         for loop, future in waiters:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_release, future)
 
-    async def watch(self) -> AsyncIterator[T]:
+    async def watch(self) -> AsyncGenerator[T, None]:
         """Yield the value as soon as there is one, then after each change. Ends with `close`."""
         seen = 0
         while True:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Mapping
 
 from nexus_core.discovery import Endpoint, ServiceEntry
 
@@ -70,7 +71,7 @@ class MemoryDiscovery:
         entry = self._entries.get(service)
         return entry.endpoints if entry else ()
 
-    async def watch(self, service: str, *, tag: str = "") -> AsyncIterator[Endpoints]:
+    async def watch(self, service: str, *, tag: str = "") -> AsyncGenerator[Endpoints, None]:
         if self._closed:
             return
         key = (service, tag)
@@ -78,8 +79,9 @@ class MemoryDiscovery:
         if latest is None:
             latest = self._latest[key] = Latest()
             latest.set(self._find(service, tag))
-        async for endpoints in latest.watch():
-            yield endpoints
+        async with contextlib.aclosing(latest.watch()) as changes:
+            async for endpoints in changes:
+                yield endpoints
 
     async def resolve(self, service: str, *, tag: str = "") -> Endpoints:
         return self._find(service, tag)

@@ -1,0 +1,109 @@
+"""The rules of Consul's blocking queries, and of what its answers are worth after a loss. Pure: `now` is handed in.
+
+From Consul's documentation of blocking queries: an index below the one before means that the state was restored or
+lost, so start again from 0; an index below 1 would make the next query not block, so use 1; limit the rate.
+
+And our own: whoever has lost its data says "nobody" for every service. That is believed only after `hold_s`, in which
+the services register again; until then the last endpoints that were there hold. The same after Consul was away, since
+a restarted Consul may have lost its data without its index showing it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from nexus_core.discovery import Endpoint
+
+Endpoints = tuple[Endpoint, ...]
+
+HOLD_S = 30.0
+WAIT_S = 30.0
+"""Longest blocking query: also how long a connection that died in silence goes unnoticed."""
+DRAINING = "nexus-draining"
+"""Service meta: `true` takes an instance out of the set before it ends; the operator writes it while a pod terminates."""
+ZONE = "nexus-zone"
+LARGEST_WEIGHT = 65_535
+
+
+class Cursor:
+    """One query's place: its index, what was shown last, and how long an empty answer is not believed."""
+
+    def __init__(self, hold_s: float = HOLD_S) -> None:
+        self.index = 0
+        self._hold_s = hold_s
+        self._shown: Endpoints | None = None
+        self._away = False
+        self._doubted_until = -math.inf
+
+    def note_away(self) -> None:
+        """Consul did not answer. The next query does not block, and an empty answer to it is doubted."""
+        self.index, self._away = 0, True
+
+    def note_answer(self, index: int, known_leader: bool, endpoints: Endpoints, now: float) -> Endpoints | None:
+        """Take one answer and return what to show, or None for no change."""
+        if self._away or index < self.index:
+            self._doubted_until = now + self._hold_s
+        self._away = False
+        self.index = 0 if index < self.index else max(index, 1)
+        if not endpoints and not known_leader:
+            # A stale answer of a server that may not have read its log yet says nothing.
+            self.note_away()
+            return None
+        if not endpoints and self._shown and now < self._doubted_until:
+            return None
+        if endpoints == self._shown:
+            return None
+        self._shown = endpoints
+        return endpoints
+
+    def wait_s(self, now: float) -> float:
+        """Return how long the next query may block: to the end of a hold, if one is on."""
+        held_s = self._doubted_until - now
+        return min(WAIT_S, held_s) if self._shown and held_s > 0 else WAIT_S
+
+
+def parse_instances(document: Any) -> tuple[Endpoints, Mapping[str, str]]:
+    """Return the endpoints that take requests (sorted, unique) and the service's meta, from `/v1/health/service/<name>`.
+
+    Left out: instances with a check that is not passing (maintenance is such a check), draining ones, weight 0.
+    meta: of all instances, the first in address order wins. Raises ValueError if it is not such a document.
+    """
+    if document is None:
+        return (), {}
+    if not isinstance(document, list):
+        raise ValueError("health of a service is no list")
+    found: dict[tuple[str, int], Endpoint] = {}
+    meta: dict[str, str] = {}
+    for instance in sorted(document, key=_order):
+        service, node = instance["Service"], instance.get("Node") or {}
+        own = service.get("Meta") or {}
+        for key, value in own.items():
+            if key != DRAINING:
+                meta.setdefault(str(key), str(value))
+        weight = (service.get("Weights") or {}).get("Passing", 1)
+        address = service.get("Address") or node.get("Address")
+        passing = all(check.get("Status") == "passing" for check in instance.get("Checks") or ())
+        port = service.get("Port")
+        if not (passing and address and port and weight > 0) or own.get(DRAINING) == "true":
+            continue
+        endpoint = Endpoint(str(address), int(port), str(service.get("ID", "")), min(int(weight), LARGEST_WEIGHT),
+                            str(own.get(ZONE, "")))  # fmt: skip
+        found.setdefault((endpoint.address, endpoint.port), endpoint)
+    return tuple(sorted(found.values())), meta
+
+
+def _order(instance: Any) -> tuple[str, int, str]:
+    try:
+        service = instance["Service"]
+        return str(service.get("Address") or ""), int(service.get("Port") or 0), str(service.get("ID") or "")
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"an instance has no Service: {str(instance)[:80]}") from error
+
+
+def parse_names(document: Any) -> Iterable[str]:
+    """Return the service names of `/v1/catalog/services`, sorted, without Consul itself. Raises ValueError."""
+    if not isinstance(document, dict):
+        raise ValueError("the catalog's services are no object")
+    return sorted(str(name) for name in document if name != "consul")
