@@ -1,0 +1,1 @@
+"""What Consul's catalog should say of the cluster's endpoints. No I/O."""

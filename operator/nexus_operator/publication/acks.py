@@ -1,0 +1,86 @@
+"""The gateways' words about what they serve, and what they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nexus_core.snapshot import Ack, PluginReport, Published, Snapshot, wire
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """How far a generation has come. live of total: live replicas that serve it, of all live replicas."""
+
+    live: int
+    total: int
+    generation: int
+
+    @property
+    def everywhere(self) -> bool:
+        """True when there is at least one replica and all serve it."""
+        return 0 < self.total == self.live
+
+    def __str__(self) -> str:
+        return f"live on {self.live}/{self.total} gateways, generation {self.generation}"
+
+
+def liveness(acks: Iterable[Ack], generation: int, current: Published) -> Liveness:
+    """Return how many of the live replicas serve `generation` or something newer.
+
+    current: what is published. A replica that serves its very content counts whatever generation it names: after Consul
+    lost its data the same content is published under a new number.
+    """
+    all_acks = tuple(acks)
+    live = sum(1 for ack in all_acks if ack.digest == current.digest or generation <= ack.generation <= current.generation)
+    return Liveness(live, len(all_acks), generation)
+
+
+def reports_of(acks: Iterable[Ack], plugin: str) -> tuple[tuple[str, PluginReport], ...]:
+    """Return what each replica reports of one plugin instance, as (replica, report) by replica."""
+    return tuple(sorted(((a.replica, a.plugins[plugin]) for a in acks if plugin in a.plugins), key=lambda pair: pair[0]))
+
+
+class Ledger:
+    """Remembers since which generation each object's part of the Snapshot is what it is.
+
+    So a change of one object leaves the conditions of all others alone: they stay live at the generation that last
+    changed them.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[str, tuple[int, int]] = {}  # source → (fingerprint, generation)
+
+    def record(self, published: Published) -> None:
+        """Take in a publication; call it for each, in order."""
+        parts = fingerprints(published.snapshot)
+        kept: dict[str, tuple[int, int]] = {}
+        for source, print_ in parts.items():
+            known = self._since.get(source)
+            kept[source] = known if known is not None and known[0] == print_ else (print_, published.generation)
+        self._since = kept
+
+    def since(self, source: str) -> int | None:
+        """Return the generation in which the object's part took its present form; None when it has no part."""
+        entry = self._since.get(source)
+        return None if entry is None else entry[1]
+
+
+def fingerprints(snapshot: Snapshot) -> dict[str, int]:
+    """Return a hash of everything in the Snapshot that comes from each object, by its `source`."""
+    parts: dict[str, list[bytes]] = {}
+    for item in (*snapshot.listeners, *snapshot.routes, *snapshot.upstreams, *snapshot.plugins):
+        parts.setdefault(item.source, []).append(repr(item).encode())
+    return {source: hash(tuple(items)) for source, items in parts.items()}
+
+
+def decode_acks(values: Iterable[tuple[str, bytes]]) -> tuple[tuple[Ack, ...], tuple[str, ...]]:
+    """Return the readable acks by replica, and a sentence for each that is not. values: (key, value)."""
+    good: list[Ack] = []
+    bad: list[str] = []
+    for key, value in values:
+        try:
+            good.append(wire.decode_ack(value))
+        except wire.WireError as err:
+            bad.append(f"{key}: {err}")
+    return tuple(sorted(good, key=lambda ack: ack.replica)), tuple(bad)

@@ -1,0 +1,124 @@
+"""The last known state of every watched object.
+
+Two sources feed it, in any order: watch events (fast, but deletions that happen while a watch is down are never told)
+and full lists (slow, complete). `resourceVersion` decides which of the two is newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Object = Mapping[str, Any]
+Key = tuple[str, str]
+"""(namespace, name); namespace is empty for cluster-scoped kinds."""
+
+_QUIET_META = frozenset({"resourceVersion", "managedFields", "generation"})
+_LOUD_STATUS = frozenset({"Service", "Deployment"})
+"""Kinds whose status the operator reads. Of others it is the operator itself who writes the status: no reason to wake."""
+
+
+@dataclass(slots=True)
+class _Shelf:
+    objects: dict[Key, Object] = field(default_factory=dict)
+    graves: dict[Key, int] = field(default_factory=dict)  # version at which an object was deleted
+    listed_at: int = -1  # version of the last full list; -1: never listed
+
+
+class Inventory:
+    """Objects by kind. Not thread-safe; it lives in one event loop. Objects handed in must not be changed afterwards."""
+
+    def __init__(self, kinds: Iterable[str]) -> None:
+        self._shelves = {kind: _Shelf() for kind in kinds}
+
+    @property
+    def unlisted(self) -> tuple[str, ...]:
+        """Kinds that no full list has covered yet, sorted. While there are any, nothing may be concluded from absence."""
+        return tuple(sorted(kind for kind, shelf in self._shelves.items() if shelf.listed_at < 0))
+
+    def observe(self, kind: str, obj: Object, *, deleted: bool = False) -> bool:
+        """Take in one watch event; return whether anything the operator cares for has changed."""
+        shelf = self._shelves[kind]
+        key, version = key_of(obj), version_of(obj)
+        known = shelf.objects.get(key)
+        if known is not None and version < version_of(known):
+            return False
+        if deleted:
+            shelf.graves[key] = version
+            return shelf.objects.pop(key, None) is not None
+        if version < shelf.graves.get(key, -1):
+            return False
+        shelf.objects[key] = _slim(obj)
+        return known is None or _matters(kind, known, obj)
+
+    def replace(self, kind: str, objects: Iterable[Object], version: int) -> bool:
+        """Take in a full list made at `version`; return whether anything the operator cares for has changed.
+
+        Objects missing from the list are dropped, unless a watch event newer than the list told of them. A version
+        below that of the list before means that the API server's store was restored: the list is then the whole truth.
+        """
+        shelf = self._shelves[kind]
+        if version < shelf.listed_at:
+            shelf.objects.clear()
+            shelf.graves.clear()
+        first = shelf.listed_at < 0
+        shelf.listed_at = version
+        listed = {key_of(obj): obj for obj in objects}
+        changed = first
+        for key in [k for k, known in shelf.objects.items() if k not in listed and version_of(known) <= version]:
+            del shelf.objects[key]
+            changed = True
+        shelf.graves = {key: at for key, at in shelf.graves.items() if at > version}
+        for obj in listed.values():
+            changed |= self.observe(kind, obj)
+        return changed
+
+    def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        """Return one object, or None."""
+        return self._shelves[kind].objects.get((namespace, name))
+
+    def all(self, kind: str) -> Iterator[Object]:
+        """Yield the objects of a kind by namespace and name."""
+        objects = self._shelves[kind].objects
+        for key in sorted(objects):
+            yield objects[key]
+
+    def count(self, kind: str) -> int:
+        """Return how many objects of the kind are known."""
+        return len(self._shelves[kind].objects)
+
+
+def key_of(obj: Object) -> Key:
+    """Return (namespace, name)."""
+    meta = obj.get("metadata") or {}
+    return str(meta.get("namespace") or ""), str(meta.get("name") or "")
+
+
+def version_of(obj: Object) -> int:
+    """Return the resourceVersion as a number, 0 when it has none.
+
+    Comparable as integers by contract since Kubernetes 1.35 (KEP-5504), and in practice (etcd revisions) always.
+    """
+    return parse_version(str((obj.get("metadata") or {}).get("resourceVersion") or ""))
+
+
+def parse_version(text: str) -> int:
+    """Return a resourceVersion as a number, 0 for anything else."""
+    return int(text) if text.isdecimal() else 0
+
+
+def _slim(obj: Object) -> Object:
+    """Drop managedFields: often the largest part of an object, and never read here."""
+    meta = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}
+    return {**obj, "metadata": meta}
+
+
+def _matters(kind: str, old: Object, new: Object) -> bool:
+    ignored = set() if kind in _LOUD_STATUS else {"status"}
+    for part in (old.keys() | new.keys()) - ignored - {"metadata"}:
+        if old.get(part) != new.get(part):
+            return True
+    before = {k: v for k, v in old["metadata"].items() if k not in _QUIET_META}
+    after = {k: v for k, v in new["metadata"].items() if k not in _QUIET_META}
+    return before != after
