@@ -74,9 +74,7 @@ class Api:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def request(
-        self, method: str, path: str, body: object = None, content_type: str = JSON
-    ) -> Object:
+    async def request(self, method: str, path: str, body: object = None, content_type: str = JSON) -> Object:
         """Send one request and return the answer. Raises ApiError for 4xx/5xx, ApiUnavailable if there is no answer."""
         data = None if body is None else json.dumps(body)
         try:

@@ -1,12 +1,12 @@
 """`bed`: the test cluster from the command line.
 
-    bed build              build every component that is not in the cache
-    bed check              say what this machine lacks, if anything
-    bed up [--with ...]    start a cluster that stays (called play) and say how to use it
-    bed status             what runs
-    bed kubectl ...        kubectl in it; likewise helm, and `run` for any program (curl ...)
-    bed kill|stop|start NAME   break a daemon, and mend it
-    bed down [--all]       remove every trace of it
+bed build              build every component that is not in the cache
+bed check              say what this machine lacks, if anything
+bed up [--with ...]    start a cluster that stays (called play) and say how to use it
+bed status             what runs
+bed kubectl ...        kubectl in it; likewise helm, and `run` for any program (curl ...)
+bed kill|stop|start NAME   break a daemon, and mend it
+bed down [--all]       remove every trace of it
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def _up(args: argparse.Namespace) -> int:
     for row in args.image or ():
         pattern, separator, command = row.partition("=")
         if not separator:
-            raise ValueError(f"--image {row!r}: write REGEX=COMMAND, e.g. --image '^web:=/usr/bin/python3 -m http.server'")
+            raise ValueError(
+                f"--image {row!r}: write REGEX=COMMAND, e.g. --image '^web:=/usr/bin/python3 -m http.server'"
+            )
         table[pattern] = Image.of(shlex.split(command))
     cluster = Cluster(components=with_, image_table=table, cluster_id=args.id, detached=True).up()
     if args.gateway_api:
@@ -123,7 +125,9 @@ def _helm(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     argv = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
     if not argv or not shutil.which(argv[0]):
-        raise ValueError(f"no such program: {argv[0] if argv else '(none given)'}; write: bed run curl -i http://10.200.0.1/")
+        raise ValueError(
+            f"no such program: {argv[0] if argv else '(none given)'}; write: bed run curl -i http://10.200.0.1/"
+        )
     return _exec(Cluster.attach(args.id), argv)
 
 
@@ -135,7 +139,9 @@ def _daemon(args: argparse.Namespace) -> int:
 
 
 def _down(args: argparse.Namespace) -> int:
-    targets = cleanup.known_ids() if args.all else [i for i in cleanup.known_ids() if i == args.id or cleanup.is_orphan(i)]
+    targets = (
+        cleanup.known_ids() if args.all else [i for i in cleanup.known_ids() if i == args.id or cleanup.is_orphan(i)]
+    )
     for cluster_id in targets:
         cleanup.remove(cluster_id)
         print(f"removed cluster {cluster_id}")
@@ -164,7 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (up, down, add("status", _status, "show what runs")):
         command.add_argument("id", nargs="?", default=PLAY, type=places.parse_id, help=f"cluster id (default: {PLAY})")
     for name, run in (("kubectl", _kubectl), ("helm", _helm), ("run", _run)):
-        command = add(name, run, f"{name} in the cluster's network" if name != "run" else "any program in the cluster's network")
+        command = add(
+            name, run, f"{name} in the cluster's network" if name != "run" else "any program in the cluster's network"
+        )
         command.add_argument("--id", default=PLAY, type=places.parse_id)
         command.add_argument("argv", nargs=argparse.REMAINDER)
     for name, text in (
@@ -182,7 +190,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         code: int = args.run(args)
-    except (ClusterError, components.BuildError, preflight.PreflightError, netns.NetnsError, ValueError, TimeoutError) as err:
+    except (
+        ClusterError,
+        components.BuildError,
+        preflight.PreflightError,
+        netns.NetnsError,
+        ValueError,
+        TimeoutError,
+    ) as err:
         print(f"bed {args.command}: {err}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

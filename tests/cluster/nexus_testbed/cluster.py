@@ -304,7 +304,11 @@ class Cluster:
     def wait_ready(self, name: str, timeout_s: float = 30.0) -> None:
         """Wait until a running daemon answers its readiness check (again)."""
         daemon = self._daemon(name)
-        self.wait(lambda: daemon.ready is None or self._answers(daemon.ready, daemon.ready_text), f"{name} to be ready", timeout_s)
+        self.wait(
+            lambda: daemon.ready is None or self._answers(daemon.ready, daemon.ready_text),
+            f"{name} to be ready",
+            timeout_s,
+        )
 
     def kill(self, name: str) -> None:
         """`kill -9` a daemon and wait for its end. Its data and everything that depends on it stay as they are."""
@@ -520,7 +524,9 @@ class Cluster:
     def find(self, kind: str, namespace: str = "default", selector: str = "") -> list[dict[str, Any]]:
         """Return the objects of a kind that match a label selector."""
         options = ["-l", selector] if selector else []
-        found: list[dict[str, Any]] = json.loads(self.kubectl("get", kind, "-n", namespace, "-o", "json", *options))["items"]
+        found: list[dict[str, Any]] = json.loads(self.kubectl("get", kind, "-n", namespace, "-o", "json", *options))[
+            "items"
+        ]
         return found
 
     def pods(self, selector: str = "", namespace: str = "default") -> list[dict[str, Any]]:

@@ -172,7 +172,12 @@ def _build(go: str, component: Component, position: str, out: TextIO) -> None:
                     if out.isatty() or time.monotonic() - shown >= 15:
                         shown = time.monotonic()
                         text = f"{title}: {_clock(elapsed)} of about {_clock(component.expected_s)}"
-                        print(f"\r{text}  " if out.isatty() else text, end="" if out.isatty() else "\n", file=out, flush=True)
+                        print(
+                            f"\r{text}  " if out.isatty() else text,
+                            end="" if out.isatty() else "\n",
+                            file=out,
+                            flush=True,
+                        )
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, 15)
@@ -215,7 +220,9 @@ def ensure_gateway_api(out: TextIO = sys.stderr) -> Path:
         answer = json.loads(done.stdout or "{}")
         if done.returncode or "Dir" not in answer:
             why = answer.get("Error") or done.stderr.strip()
-            raise BuildError(f"fetching {module} failed: {why}. It needs a connection to the Go module proxy (GOPROXY), once.")
+            raise BuildError(
+                f"fetching {module} failed: {why}. It needs a connection to the Go module proxy (GOPROXY), once."
+            )
         scratch = Path(tempfile.mkdtemp(prefix=".building-gateway-api-", dir=places.cache_dir()))
         try:
             for path in sorted(Path(answer["Dir"], "config/crd/standard").glob("*.yaml")):

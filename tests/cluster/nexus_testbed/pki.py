@@ -109,9 +109,7 @@ def create(where: places.Places) -> None:
     sa_key = ec.generate_private_key(ec.SECP256R1())
     _write_key(directory / "sa.key", sa_key)
     (directory / "sa.pub").write_bytes(
-        sa_key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        sa_key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
 
 

@@ -14,7 +14,18 @@ from nexus_testbed.api import Api, ApiError, Object
 
 _REFERENCE = re.compile(r"\$(\$|\(([-._a-zA-Z][-._a-zA-Z0-9]*)\))")
 _QUANTITY = re.compile(r"([0-9.]+)([a-zA-Z]*)")
-_FACTORS = {"": 1.0, "m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
+_FACTORS = {
+    "": 1.0,
+    "m": 0.001,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "Ki": 2.0**10,
+    "Mi": 2.0**20,
+    "Gi": 2.0**30,
+    "Ti": 2.0**40,
+}
 
 STANDARD = {
     "KUBERNETES_SERVICE_HOST": places.API_IP,
@@ -95,9 +106,7 @@ async def _data(api: Api, namespace: str, plural: str, name: str) -> dict[str, s
     return data
 
 
-async def build(
-    api: Api, pod: Object, container: Object, pod_ip: str, image_env: Mapping[str, str]
-) -> dict[str, str]:
+async def build(api: Api, pod: Object, container: Object, pod_ip: str, image_env: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a container. Raises ConfigError if a required ConfigMap, Secret or key is missing."""
     namespace = pod["metadata"]["namespace"]
     cache: dict[tuple[str, str], dict[str, str] | None] = {}
@@ -110,7 +119,12 @@ async def build(
             raise ConfigError(f'{plural.removesuffix("s")} "{reference["name"]}" not found')
         return cache[key]
 
-    env = {"PATH": DEFAULT_PATH, **image_env, **STANDARD, "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"]}
+    env = {
+        "PATH": DEFAULT_PATH,
+        **image_env,
+        **STANDARD,
+        "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"],
+    }
     for source in container.get("envFrom") or ():
         for plural, field in (("configmaps", "configMapRef"), ("secrets", "secretRef")):
             if field in source:
@@ -125,7 +139,9 @@ async def build(
         elif "resourceFieldRef" in source:
             env[name] = read_resource(container, source["resourceFieldRef"])
         else:
-            plural, field = ("configmaps", "configMapKeyRef") if "configMapKeyRef" in source else ("secrets", "secretKeyRef")
+            plural, field = (
+                ("configmaps", "configMapKeyRef") if "configMapKeyRef" in source else ("secrets", "secretKeyRef")
+            )
             if field not in source:
                 raise ConfigError(f"env {name}: {', '.join(source)} is not a source this kubelet knows")
             reference = source[field]
@@ -133,7 +149,9 @@ async def build(
             if data is not None and reference["key"] in data:
                 env[name] = data[reference["key"]]
             elif not reference.get("optional"):
-                raise ConfigError(f"couldn't find key {reference['key']} in {plural.removesuffix('s')} {namespace}/{reference['name']}")
+                raise ConfigError(
+                    f"couldn't find key {reference['key']} in {plural.removesuffix('s')} {namespace}/{reference['name']}"
+                )
     return env
 
 

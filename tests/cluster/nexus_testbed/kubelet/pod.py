@@ -31,7 +31,9 @@ def _now() -> str:
 class PodWorker:
     """Runs one pod from its first sight to its removal. `run()` never raises for what the pod does."""
 
-    def __init__(self, api: Api, where: places.Places, addresses: Addresses, pod: Object, event: Callable[..., None]) -> None:
+    def __init__(
+        self, api: Api, where: places.Places, addresses: Addresses, pod: Object, event: Callable[..., None]
+    ) -> None:
         """event: (pod, type, reason, message) → publishes an Event."""
         self.pod = pod
         self._api, self._where, self._publish_event = api, where, event
@@ -44,9 +46,7 @@ class PodWorker:
         self._gone = False
         self._sandbox_ready = False
         self._finished = False
-        context = Context(
-            api, pod, self._box, self._volumes, self._dirty.set, self._event, self._configured_grace_s
-        )
+        context = Context(api, pod, self._box, self._volumes, self._dirty.set, self._event, self._configured_grace_s)
         earlier: dict[str, Any] = {
             status["name"]: status
             for field in ("initContainerStatuses", "containerStatuses")
@@ -54,7 +54,9 @@ class PodWorker:
         }
         spec = pod["spec"]
         self._init = [
-            Container(context, c, Role.SIDECAR if c.get("restartPolicy") == "Always" else Role.INIT, earlier.get(c["name"]))
+            Container(
+                context, c, Role.SIDECAR if c.get("restartPolicy") == "Always" else Role.INIT, earlier.get(c["name"])
+            )
             for c in spec.get("initContainers") or ()
         ]
         self._main = [Container(context, c, Role.MAIN, earlier.get(c["name"])) for c in spec["containers"]]
@@ -129,7 +131,9 @@ class PodWorker:
         except Exception as err:  # whatever goes wrong with one pod must not stop the others
             traceback.print_exception(err)
             text = str(err.exceptions[0]) if isinstance(err, ExceptionGroup) else str(err)
-            self._event("Warning", "FailedCreatePodSandBox" if isinstance(err, netns.NetnsError) else "KubeletBug", text)
+            self._event(
+                "Warning", "FailedCreatePodSandBox" if isinstance(err, netns.NetnsError) else "KubeletBug", text
+            )
 
     async def _prepare_volumes(self) -> None:
         while True:
@@ -195,7 +199,9 @@ class PodWorker:
         changed_at = before["lastTransitionTime"] if before and before["status"] == status else _now()
         condition: Object = {"type": kind, "status": status, "lastTransitionTime": changed_at, "lastProbeTime": None}
         # null removes what an earlier patch said
-        condition |= {"reason": reason or None, "message": message or None} if not holds else {"reason": None, "message": None}
+        condition |= (
+            {"reason": reason or None, "message": message or None} if not holds else {"reason": None, "message": None}
+        )
         self._conditions[kind] = condition
         return condition
 

@@ -107,16 +107,36 @@ def build_script(plan: Plan, root_dir: Path, cgroup: Path | None) -> str:
     return "\n".join(lines)
 
 
+async def _open_output() -> tuple[asyncio.StreamReader, int]:
+    """Return a reader for a container's output and the descriptor to give to the container.
+
+    The container's end can be read as well as written, so that a container whose kubelet was killed does not die of
+    SIGPIPE at its next line. The reader still sees the end of the stream when the last process that holds it is gone.
+    """
+    read_end, write_end = os.pipe()
+    both = os.open(f"/proc/self/fd/{write_end}", os.O_RDWR | os.O_CLOEXEC)
+    os.close(write_end)
+    reader = asyncio.StreamReader(limit=logs.MAX_LINE_BYTES)
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0))
+    return reader, both
+
+
 class Run:
     """A started container. `wait()` returns its exit code as Kubernetes counts (128 + signal)."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: logs.LogFile, cgroup: Path | None, pid_file: Path) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        output: asyncio.StreamReader,
+        log: logs.LogFile,
+        cgroup: Path | None,
+        pid_file: Path,
+    ) -> None:
         self._process, self._log, self._cgroup, self._pid_file = process, log, cgroup, pid_file
-        stdout = process.stdout
-        assert stdout is not None
         self.process_ended = asyncio.Event()
         """Set when the main process has ended, before `wait()` returns."""
-        self._pump = asyncio.create_task(log.fill_from(stdout))
+        self._pump = asyncio.create_task(log.fill_from(output))
 
     @classmethod
     async def start(cls, plan: Plan, box: Sandbox, container: str, run: int, log: logs.LogFile) -> Run:
@@ -127,15 +147,19 @@ class Run:
         cgroup = box.cgroup(container, run)
         if cgroup is not None and not processes.create_cgroup(cgroup):
             cgroup = None
-        process = await asyncio.create_subprocess_exec(
-            "/usr/bin/nsenter", f"--net={box.netns_path}", "--", "/usr/bin/unshare", "--mount", "--uts", "--",
-            "/bin/sh", "-ec", build_script(plan, root_dir, cgroup), "sh", *plan.argv,
-            env=plan.env, cwd="/", stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT, start_new_session=True, limit=logs.MAX_LINE_BYTES,
-        )  # fmt: skip
+        output, stdout = await _open_output()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                "/usr/bin/nsenter", f"--net={box.netns_path}", "--", "/usr/bin/unshare", "--mount", "--uts", "--",
+                "/bin/sh", "-ec", build_script(plan, root_dir, cgroup), "sh", *plan.argv,
+                env=plan.env, cwd="/", stdin=asyncio.subprocess.DEVNULL, stdout=stdout, stderr=stdout,
+                start_new_session=True,
+            )  # fmt: skip
+        finally:
+            os.close(stdout)
         pid_file = directory / "pid"
         pid_file.write_text(str(process.pid))
-        return cls(process, log, cgroup, pid_file)
+        return cls(process, output, log, cgroup, pid_file)
 
     @property
     def pid(self) -> int:

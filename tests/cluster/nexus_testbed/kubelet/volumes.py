@@ -106,7 +106,9 @@ class Volumes:
                     text = environment.read_field(self._pod, item["fieldRef"]["fieldPath"], self._pod_ip)
                 else:
                     reference = item["resourceFieldRef"]
-                    container = next(c for c in self._pod["spec"]["containers"] if c["name"] == reference["containerName"])
+                    container = next(
+                        c for c in self._pod["spec"]["containers"] if c["name"] == reference["containerName"]
+                    )
                     text = environment.read_resource(container, reference)
                 self._write(directory, item["path"], text.encode(), item.get("mode", mode))
         elif kind == "serviceAccountToken":

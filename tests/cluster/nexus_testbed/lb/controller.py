@@ -27,9 +27,7 @@ class Controller:
     async def run(self) -> None:
         """Serve until cancelled."""
         loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(
-            lambda: dns.Server(self._world.find_name), local_addr=(places.DNS_IP, 53)
-        )
+        await loop.create_datagram_endpoint(lambda: dns.Server(self._world.find_name), local_addr=(places.DNS_IP, 53))
         app = web.Application()
         app.router.add_get("/healthz", self._get_health)
         runner = web.AppRunner(app, access_log=None)

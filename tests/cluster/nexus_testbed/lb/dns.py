@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable, Sequence
+from typing import cast
 
 TTL_S = 1
 MAX_RECORDS = 24
@@ -81,8 +82,7 @@ class Server(asyncio.DatagramProtocol):
         self._lookup = lookup
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.DatagramTransport", transport)  # uvloop's is one in all but name
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if (answer := build_answer(data, self._lookup)) is not None:
