@@ -34,7 +34,8 @@ class Retry(msgspec.Struct, frozen=True, omit_defaults=True):
     on: tuple[RetryOn, ...] = ("connect-failure", "reset", "503")
     """Outcomes that are repeated, sorted."""
     budget_ratio: float = 0.2
-    """Retries may be at most this share of the recent requests of the upstream (plus a floor of a few), so that a failing upstream is not flooded."""
+    """Retries may be at most this share of the recent requests of the upstream (plus a floor of a few), so that a
+    failing upstream is not flooded."""
 
 
 class Timeouts(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,0 +1,199 @@
+"""Manifests to `Resource`s: total, never raises. What is wrong becomes a `Problem` with the path as users write it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+import yaml
+
+from nexus_core.model import errors, kinds
+from nexus_core.model.base import Model
+from nexus_core.model.kinds import KINDS, Kind
+from nexus_core.model.resources import Resource
+from nexus_core.problems import ObjectRef, Problem, sort_problems
+
+MAX_MANIFEST_BYTES = 1_500_000
+"""What etcd takes at most; a larger one cannot come from a cluster."""
+
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+
+
+def parse(doc: Mapping[str, Any]) -> Resource:
+    """Return the resource a manifest describes. Never raises; a broken manifest has `spec=None` and problems.
+
+    A namespaced object without a namespace is in `default`.
+    """
+    group, version, kind_name = _type_of(doc)
+    kind = KINDS.get((group, kind_name))
+    ref = _ref_of(doc, kind, kind_name)
+    metadata = doc.get("metadata") if isinstance(doc, Mapping) else None
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    spec: Model | None = None
+    problems: list[Problem] = []
+    if kind is None:
+        if group == kinds.GROUP:
+            problems.append(_unknown_kind(ref, kind_name))
+    elif version not in kind.versions:
+        what = f'apiVersion "{doc.get("apiVersion")}" of {kind.kind} is not known.'
+        fix = f'Write "{kind.group}/{kind.versions[0]}".' if kind.group else f'Write "{kind.versions[0]}".'
+        problems.append(Problem(ref, ".apiVersion", "InvalidSpec", what, fix))
+    else:
+        problems.extend(_metadata_problems(ref, kind, metadata, doc))
+        if not problems:
+            spec, found = _spec_of(ref, kind, doc)
+            problems.extend(found)
+    generation = metadata.get("generation")
+    created = metadata.get("creationTimestamp")
+    return Resource(
+        ref=ref,
+        generation=generation if isinstance(generation, int) and not isinstance(generation, bool) else 0,
+        created_at=created if isinstance(created, str) else "",
+        labels=_strings(metadata.get("labels")),
+        annotations=_strings(metadata.get("annotations")),
+        spec=spec,
+        problems=sort_problems(problems),
+        raw=doc if isinstance(doc, Mapping) else {},
+        group=group,
+    )
+
+
+def parse_text(text: str, origin: str) -> tuple[tuple[Resource, ...], tuple[Problem, ...]]:
+    """Return the resources of a YAML text in its order, and what is wrong with the text itself.
+
+    origin: where the text is from, for messages (a file's path). Documents before a YAML error are still returned.
+    A `kind: List` is unfolded. Problems of a resource are in the resource.
+    """
+    resources: list[Resource] = []
+    problems: list[Problem] = []
+    where = ObjectRef("File", "", origin)
+    try:
+        for number, doc in enumerate(yaml.load_all(text, Loader=_Loader), start=1):
+            for manifest in _unfold(doc):
+                if isinstance(manifest, Mapping):
+                    resources.append(parse(manifest))
+                else:
+                    what = f"Document {number} of {origin} is {_kind_of_value(manifest)}, not a manifest."
+                    fix = "Write apiVersion, kind, metadata and spec, or remove it."
+                    problems.append(Problem(where, ".", "InvalidManifest", what, fix))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else "an unknown line"
+        said = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
+        what = f"{origin} is not valid YAML at {line}: {said}."
+        problems.append(Problem(where, ".", "InvalidYaml", what, "Correct the text there; often an indent or a quote."))
+    except (RecursionError, ValueError, TypeError, OverflowError) as error:
+        what = f"{origin} cannot be read: {type(error).__name__}: {str(error)[:200]}."
+        problems.append(Problem(where, ".", "InvalidYaml", what, "Write it as plain YAML that JSON could hold too."))
+    return tuple(resources), sort_problems(problems)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML as the API server does: into JSON values. So `2024-01-01` is a string, no date."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the attribute's type is PyYAML's
+        first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _unfold(doc: Any) -> list[Any]:
+    if doc is None:
+        return []
+    if isinstance(doc, Mapping) and doc.get("kind") == "List" and isinstance(doc.get("items"), list):
+        return list(doc["items"])
+    return [doc]
+
+
+def _type_of(doc: Any) -> tuple[str, str, str]:
+    if not isinstance(doc, Mapping):
+        return "", "", ""
+    api_version, kind = doc.get("apiVersion"), doc.get("kind")
+    group, _, version = api_version.rpartition("/") if isinstance(api_version, str) else ("", "", "")
+    return group, version, kind if isinstance(kind, str) else ""
+
+
+def _ref_of(doc: Any, kind: Kind | None, kind_name: str) -> ObjectRef:
+    metadata = doc.get("metadata") if isinstance(doc, Mapping) else None
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    name, namespace = metadata.get("name"), metadata.get("namespace")
+    name = name if isinstance(name, str) else ""
+    namespace = namespace if isinstance(namespace, str) else ""
+    if kind is not None and kind.scope == "Cluster":
+        namespace = ""
+    elif kind is not None and not namespace:
+        namespace = "default"
+    return ObjectRef(kind_name, namespace, name)
+
+
+def _unknown_kind(ref: ObjectRef, kind_name: str) -> Problem:
+    known = [k.kind for k in KINDS.values() if k.ours]
+    near = difflib.get_close_matches(kind_name, known, n=1)
+    fix = f"Did you mean {near[0]}?" if near else f"Write one of: {', '.join(sorted(known))}."
+    return Problem(ref, ".kind", "UnknownKind", f'"{kind_name}" is not a kind of {kinds.GROUP}.', fix)
+
+
+def _metadata_problems(ref: ObjectRef, kind: Kind, metadata: Mapping[str, Any], doc: Mapping[str, Any]) -> list[Problem]:
+    if not ref.name:
+        what, fix = "The object has no name.", "Set metadata.name."
+        return [Problem(ref, ".metadata.name", "InvalidSpec", what, fix)]
+    found = [
+        Problem(ref, ".metadata.name", rule.reason, rule.what, rule.fix) for rule in kind.rules if not rule.holds(doc)
+    ]
+    if not found and (len(ref.name) > 253 or not _SUBDOMAIN.fullmatch(ref.name)):
+        what = f'"{ref.name[:80]}" is no object name.'
+        fix = "Use lower-case letters, digits, '-' and '.', and begin and end with a letter or digit."
+        found.append(Problem(ref, ".metadata.name", "InvalidSpec", what, fix))
+    if ref.namespace and (len(ref.namespace) > 63 or not _LABEL.fullmatch(ref.namespace)):
+        what = f'"{ref.namespace[:80]}" is no namespace.'
+        fix = "Use lower-case letters, digits and '-', 63 characters at most."
+        found.append(Problem(ref, ".metadata.namespace", "InvalidSpec", what, fix))
+    if metadata.get("namespace") is not None and not isinstance(metadata.get("namespace"), str):
+        what, fix = "metadata.namespace is not a string.", "Put the namespace in quotes."
+        found.append(Problem(ref, ".metadata.namespace", "InvalidSpec", what, fix))
+    return found
+
+
+def _spec_of(ref: ObjectRef, kind: Kind, doc: Mapping[str, Any]) -> tuple[Model | None, list[Problem]]:
+    """Validate `spec`, and for our kinds the manifest's other fields too."""
+    if kind.ours:
+        extra = sorted(str(key) for key in doc if key not in ("apiVersion", "kind", "metadata", "spec", "status"))
+        if extra:
+            return None, [errors.unknown_field(ref, (), key, ("spec", "metadata", "status")) for key in extra]
+    value = doc.get("spec")
+    if value is None:
+        if not kind.missing_spec:
+            return None, [Problem(ref, ".spec", "InvalidSpec", "Required value.", f"Write the spec of the {kind.kind}.")]
+        value = {}
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        what = f"The spec holds something that JSON cannot: {str(error)[:200]}."
+        return None, [Problem(ref, ".spec", "InvalidSpec", what, "Use strings, numbers, true, false, lists and maps.")]
+    if len(text) > MAX_MANIFEST_BYTES:
+        what = f"The spec is {len(text)} bytes of JSON."
+        return None, [Problem(ref, ".spec", "InvalidSpec", what, f"Keep it below {MAX_MANIFEST_BYTES} bytes.")]
+    try:
+        spec = kind.spec.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        return None, errors.problems_of(ref, kind.spec, error)
+    unknown = errors.unread_fields(ref, spec)
+    # A route that ignored a field would match more, or do less, than its author wrote: it is refused.
+    # What a Gateway asks for beyond its listeners costs only itself.
+    return (None if unknown and kind.kind == "HTTPRoute" else spec), unknown
+
+
+def _strings(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        return {}
+    return {k: v for k, v in sorted(value.items(), key=str) if isinstance(k, str) and isinstance(v, str)}
+
+
+def _kind_of_value(value: Any) -> str:
+    names = {str: "a text", list: "a list", int: "a number", float: "a number", bool: "true or false"}
+    return names.get(type(value), f"a {type(value).__name__}")
