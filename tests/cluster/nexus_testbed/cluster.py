@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import signal
-import socket
+import socket as sockets
 import ssl
 import subprocess
 import sys
@@ -33,7 +33,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
 import yaml
 
-from nexus_testbed import cleanup, components, controlplane, images, netns, places, pki, preflight, processes
+from nexus_testbed import cleanup, components, controlplane, images, netns, pki, places, preflight, processes
 
 if TYPE_CHECKING:
     import aiohttp
@@ -378,13 +378,13 @@ class Cluster:
 
     # --- the network ---------------------------------------------------------------------------------------------------
 
-    def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, proto: int = 0) -> socket.socket:
+    def socket(self, family: int = sockets.AF_INET, kind: int = sockets.SOCK_STREAM, proto: int = 0) -> sockets.socket:
         """Return an unconnected socket that lives in the cluster's network."""
         if self._sockets is None:
             self._sockets = netns.SocketMaker(self.where.netns_path)
         return self._sockets.make(family, kind, proto)
 
-    def connect(self, host: str, port: int, timeout_s: float = 5.0) -> socket.socket:
+    def connect(self, host: str, port: int, timeout_s: float = 5.0) -> sockets.socket:
         """Return a TCP connection to an address of the cluster. Raises OSError."""
         sock = self.socket()
         try:
@@ -584,7 +584,7 @@ class Cluster:
         self.kubectl("apply", "--server-side", "-f", str(directory))
         self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
 
-    def wait(self, condition: Callable[[], T], what: str, timeout_s: float = 30.0, poll_s: float = 0.1) -> T:
+    def wait(self, condition: Callable[[], T | None], what: str, timeout_s: float = 30.0, poll_s: float = 0.1) -> T:
         """Poll `condition` until it returns something true, and return that. Raises ClusterError, naming `what`.
 
         A CommandError of the condition counts as "not yet" and is quoted if the time runs out.

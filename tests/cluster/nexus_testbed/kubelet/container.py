@@ -253,10 +253,10 @@ class Container:
         """Run the postStart hook and the probes of one run, until cancelled."""
         ports = {p["name"]: p["containerPort"] for p in self.spec.get("ports") or () if p.get("name")}
         target = probes.Target(self._context.box.ip, ports, run.exec)
-        if hook := (self.spec.get("lifecycle") or {}).get("postStart"):
-            if why := await probes.act(hook, target, self._context.grace_s()):
-                self._fail("FailedPostStartHook", f"PostStart hook failed: {why}")
-                return
+        hook = (self.spec.get("lifecycle") or {}).get("postStart")
+        if hook and (why := await probes.act(hook, target, self._context.grace_s())):
+            self._fail("FailedPostStartHook", f"PostStart hook failed: {why}")
+            return
         if spec := self.spec.get("startupProbe"):
             passed = asyncio.Event()
 

@@ -232,7 +232,8 @@ class PodWorker:
         if self._init:
             status["initContainerStatuses"] = [container.status() for container in self._init]
         if self._sandbox_ready:
-            status |= {"podIP": self._box.ip, "podIPs": [{"ip": self._box.ip}]}
+            # Merged by address otherwise: the one a kubelet before us gave would stay in the list.
+            status |= {"podIP": self._box.ip, "podIPs": [{"ip": self._box.ip}, {"$patch": "replace"}]}
         return status
 
     async def _patch_status(self) -> None:

@@ -76,10 +76,12 @@ async def _http_get(action: Object, target: Target) -> str | None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     connector = aiohttp.TCPConnector(ssl=context, force_close=True)
-    async with aiohttp.ClientSession(connector=connector) as session:
-        async with session.get(url, headers=headers, allow_redirects=False) as response:
-            await response.content.read(10 * 1024)
-            return None if 200 <= response.status < 400 else f"HTTP probe failed with statuscode: {response.status}"
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get(url, headers=headers, allow_redirects=False) as response,
+    ):
+        await response.content.read(10 * 1024)
+        return None if 200 <= response.status < 400 else f"HTTP probe failed with statuscode: {response.status}"
 
 
 async def act(action: Object, target: Target, timeout_s: float) -> str | None:

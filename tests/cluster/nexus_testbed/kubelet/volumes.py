@@ -38,6 +38,15 @@ class _Token:
     renew_at_utc: datetime.datetime
 
 
+def _find_host_path(name: str, spec: Object) -> Path:
+    path = Path(spec["path"])
+    if spec.get("type") == "DirectoryOrCreate":
+        path.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        raise VolumeError(f'volume "{name}": hostPath {path} does not exist')
+    return path
+
+
 class Volumes:
     """The volumes of one pod below `root` (one directory each, named after the volume)."""
 
@@ -61,12 +70,7 @@ class Volumes:
 
     async def _prepare_one(self, name: str, kind: str, spec: Object) -> Path:
         if kind == "hostPath":
-            path = Path(spec["path"])
-            if spec.get("type") in ("DirectoryOrCreate",):
-                path.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                raise VolumeError(f'volume "{name}": hostPath {path} does not exist')
-            return path
+            return _find_host_path(name, spec)
         directory = self._root / name
         directory.mkdir(parents=True, exist_ok=True)
         if kind == "emptyDir":

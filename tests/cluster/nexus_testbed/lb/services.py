@@ -70,9 +70,8 @@ class World:
                     break
         placed = set(taken.values())
         free = (address for address in POOL if address not in taken)
-        for key, address in zip((key for key in wanted if key not in placed), free, strict=False):
-            taken[address] = key
-        return {key: address for address, key in taken.items()}
+        unplaced = [key for key in wanted if key not in placed]
+        return {key: address for address, key in taken.items()} | dict(zip(unplaced, free, strict=False))
 
     def listeners(self) -> dict[Address, Target]:
         """Return every TCP address to listen on. kube-apiserver and cluster DNS have their addresses to themselves."""
