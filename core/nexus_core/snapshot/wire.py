@@ -1,0 +1,220 @@
+"""The Snapshot's and the acks' form on the wire, and the keys they lie under. Nothing else serialises them.
+
+A Snapshot is a stream of JSON lines, one for each listener, route, upstream and plugin, in that order, sorted by id.
+The stream is cut into chunks that are stored under their own SHA-256; the manifest lists them. Where it is cut depends
+on the ids alone (and on size for very large items), so an edit alters the chunks of what was edited and no others:
+replicas fetch only those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from nexus_core.snapshot.acks import Ack
+from nexus_core.snapshot.listeners import Listener
+from nexus_core.snapshot.plugins import PluginInstance
+from nexus_core.snapshot.routes import Route
+from nexus_core.snapshot.snapshots import Snapshot
+from nexus_core.snapshot.upstreams import Upstream
+
+VERSION = 1
+"""Grows when an older reader would misread what a newer writer writes."""
+
+MAX_CHUNK_BYTES = 256 * 1024 - 1
+"""Consul takes 512 KiB a value; half of it leaves room for stores that encode values again."""
+
+MAX_CHUNKS = 4096
+"""A gigabyte of Snapshot. A manifest that lists more is not one of ours."""
+
+_CUT_ONE_IN = 64
+"""One item in so many ends a chunk: at some 600 bytes an item, chunks are about 40 KiB."""
+
+_SECTIONS: tuple[tuple[str, type[Any]], ...] = (
+    ("listeners", Listener),
+    ("routes", Route),
+    ("upstreams", Upstream),
+    ("plugins", PluginInstance),
+)
+_ENCODER = msgspec.json.Encoder(order="deterministic")
+_DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in _SECTIONS}
+
+
+class WireError(Exception):
+    """What was read is not what was written. The text says what, where and how to fix it."""
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What is published last, in one swap. digest: hex SHA-256 of the whole stream. chunks: hex SHA-256s, in order."""
+
+    version: int
+    generation: int
+    digest: str
+    chunks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """digest: hex SHA-256 of the whole stream. order: chunk digests as the stream needs them. chunks: by digest."""
+
+    digest: str
+    chunks: Mapping[str, bytes]
+    order: tuple[str, ...]
+
+
+def encode(snapshot: Snapshot) -> Encoded:
+    """Return the chunks of a Snapshot, each below 256 KiB. Equal snapshots give equal bytes."""
+    whole = hashlib.sha256()
+    chunks: dict[str, bytes] = {}
+    order: list[str] = []
+    for chunk in _cut(_items(snapshot)):
+        whole.update(chunk)
+        digest = hashlib.sha256(chunk).hexdigest()
+        chunks[digest] = chunk
+        order.append(digest)
+    return Encoded(whole.hexdigest(), chunks, tuple(order))
+
+
+def manifest_bytes(encoded: Encoded, generation: int) -> bytes:
+    """Return the manifest to store once all chunks are stored. generation: one more than the published one's."""
+    return _ENCODER.encode(Manifest(VERSION, generation, encoded.digest, encoded.order))
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Return the manifest. Raises WireError when it is none, or of another version."""
+    try:
+        found = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(
+            f"The Snapshot's manifest is not JSON: {error}. Something else wrote its key; delete the key, the operator writes it again."
+        ) from error
+    _check_version(found)
+    try:
+        manifest = msgspec.convert(found, Manifest)
+    except msgspec.ValidationError as error:
+        raise WireError(
+            f"The Snapshot's manifest cannot be read: {error}. Delete the key, the operator writes it again."
+        ) from error
+    if manifest.generation < 1 or len(manifest.chunks) > MAX_CHUNKS or not _are_digests(manifest):
+        raise WireError(
+            f"The Snapshot's manifest is damaged (generation {manifest.generation}, {len(manifest.chunks)} chunks): its numbers "
+            "or digests are impossible. Delete the key, the operator writes it again."
+        )
+    return manifest
+
+
+def decode(manifest: Manifest, chunks: Mapping[str, bytes]) -> Snapshot:
+    """Return the Snapshot. chunks: by digest; others than the manifest's may be there. Raises WireError."""
+    if manifest.version != VERSION:
+        _check_version({"version": manifest.version})
+    parts = []
+    for number, digest in enumerate(manifest.chunks):
+        chunk = chunks.get(digest)
+        where = f"chunk {number + 1} of {len(manifest.chunks)} ({digest[:12]}…) of generation {manifest.generation}"
+        if chunk is None:
+            raise WireError(f"{where} is missing. Read the manifest again: a newer one may have replaced it.")
+        if hashlib.sha256(chunk).hexdigest() != digest:
+            raise WireError(f"{where} is damaged: its SHA-256 is another. Delete its key, the operator writes it again.")
+        parts.append(chunk)
+    stream = b"".join(parts)
+    if hashlib.sha256(stream).hexdigest() != manifest.digest:
+        raise WireError(
+            f"The chunks of generation {manifest.generation} do not give the manifest's digest {manifest.digest[:12]}…. "
+            "Delete the manifest key, the operator writes it again."
+        )
+    sections: dict[str, list[Any]] = {name: [] for name, _ in _SECTIONS}
+    for number, line in enumerate(stream.splitlines(), start=1):
+        name, _, body = line.partition(b" ")
+        try:
+            section = name.decode("ascii")
+            sections[section].append(_DECODERS[section].decode(body))
+        except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise WireError(
+                f"Line {number} of generation {manifest.generation} cannot be read: {error}. "
+                "Operator and gateway should be of the same release; upgrade the older one."
+            ) from error
+    return Snapshot(**{name: tuple(found) for name, found in sections.items()})
+
+
+def encode_ack(ack: Ack) -> bytes:
+    """Return an ack's bytes; equal acks give equal bytes."""
+    return _ENCODER.encode(ack)
+
+
+def decode_ack(data: bytes) -> Ack:
+    """Return the ack. Raises WireError when it is none."""
+    try:
+        return msgspec.json.decode(data, type=Ack)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(
+            f"An ack cannot be read: {error}. The gateway replica that wrote it is of another release; upgrade the older one."
+        ) from error
+
+
+def manifest_key(prefix: str = "nexus") -> str:
+    """Return the key of the manifest."""
+    return f"{prefix}/snapshot/manifest"
+
+
+def chunk_key(digest: str, prefix: str = "nexus") -> str:
+    """Return the key of a chunk. digest: hex SHA-256."""
+    return f"{prefix}/snapshot/chunks/{digest}"
+
+
+def ack_key(replica: str, prefix: str = "nexus") -> str:
+    """Return the key of a replica's ack."""
+    return f"{prefix}/acks/{replica}"
+
+
+def ack_prefix(prefix: str = "nexus") -> str:
+    """Return what the keys of all acks begin with."""
+    return f"{prefix}/acks/"
+
+
+def _items(snapshot: Snapshot) -> Iterator[tuple[str, bytes]]:
+    for name, _ in _SECTIONS:
+        for item in getattr(snapshot, name):
+            yield f"{name}/{item.id}", name.encode() + b" " + _ENCODER.encode(item) + b"\n"
+
+
+def _cut(items: Iterator[tuple[str, bytes]]) -> Iterator[bytes]:
+    pending: list[bytes] = []
+    size = 0
+    for key, line in items:
+        if size + len(line) > MAX_CHUNK_BYTES and pending:
+            yield b"".join(pending)
+            pending, size = [], 0
+        while len(line) > MAX_CHUNK_BYTES:
+            yield line[:MAX_CHUNK_BYTES]
+            line = line[MAX_CHUNK_BYTES:]
+        pending.append(line)
+        size += len(line)
+        if int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % _CUT_ONE_IN == 0:
+            yield b"".join(pending)
+            pending, size = [], 0
+    if pending:
+        yield b"".join(pending)
+
+
+def _check_version(found: Any) -> None:
+    version = found.get("version") if isinstance(found, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise WireError("The Snapshot's manifest has no version. Delete the key, the operator writes it again.")
+    if version > VERSION:
+        raise WireError(
+            f"The Snapshot is of wire version {version}, this release reads version {VERSION}. Upgrade the gateways before the operator."
+        )
+    if version < VERSION:
+        raise WireError(
+            f"The Snapshot is of the old wire version {version}, this release reads version {VERSION}. Upgrade the operator, it publishes anew."
+        )
+
+
+def _are_digests(manifest: Manifest) -> bool:
+    return all(
+        len(digest) == 64 and not digest.strip("0123456789abcdef") for digest in (manifest.digest, *manifest.chunks)
+    )
