@@ -46,11 +46,12 @@ class Cursor:
         if self._away or index < self.index:
             self._doubted_until = now + self._hold_s
         self._away = False
-        self.index = 0 if index < self.index else max(index, 1)
-        if not endpoints and not known_leader:
-            # A stale answer of a server that may not have read its log yet says nothing.
+        if not endpoints and not known_leader and self.index == 0:
+            # A stale answer of a server that may not have read its log yet says nothing. Answers that blocked come
+            # from Consul's streaming views, which always say "no leader" (seen in 1.13): there it means nothing.
             self.note_away()
             return None
+        self.index = 0 if index < self.index else max(index, 1)
         if not endpoints and self._shown and now < self._doubted_until:
             return None
         if endpoints == self._shown:

@@ -1,27 +1,30 @@
-"""The one place that speaks HTTP with Consul: py-consul's asyncio client, its errors converted, its calls bounded.
+"""The one place that speaks HTTP with Consul: py-consul, its errors converted, its calls bounded.
 
-Health queries go through py-consul's transport and not through its `health.service`, which knows neither `stale` nor a
-timeout for one call.
+py-consul knows the API; the transport below it is ours, because its own (`consul.aio`) passes arguments that aiohttp has
+deprecated, makes a TLS context also for plain HTTP, and reads answers of any size. Health queries use the transport and
+not `health.service`, which knows neither `stale` nor a timeout for one call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import aiohttp
-from consul import ConsulException
-from consul.aio import Consul as ConsulClient
+from consul import ConsulException, base
+from yarl import URL
 
 T = TypeVar("T")
 CALL_S = 5.0
 """Bound of every call that is not a blocking query."""
 CONNECTIONS = 1024
 """One per watched service; aiohttp's default of 100 would starve the 101st watch."""
+LARGEST_BYTES = 32 * 1024 * 1024
+"""A thousand instances of one service take about 1 MiB."""
 
 
 class ConsulAway(ConnectionError):
@@ -52,13 +55,60 @@ def _raw(response: Any) -> _Reply:
     return _Reply(response.code, response.headers, response.body)
 
 
+class _Transport(base.HTTPClient):  # type: ignore[misc]  # py-consul has no types
+    """py-consul's port for HTTP, on aiohttp."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS), cookie_jar=aiohttp.DummyCookieJar()
+        )
+
+    async def _request(
+        self, callback: Callable[[Any], T], method: str, path: str, params: Any = None, data: str | bytes = b"",
+        headers: dict[str, str] | None = None, connections_timeout: float = CALL_S, **_: Any,
+    ) -> T:  # fmt: skip
+        timeout = aiohttp.ClientTimeout(total=connections_timeout)
+        # Encoded by py-consul; yarl would decode a %2F of a service's name again.
+        url = URL(self.uri(path, params), encoded=True)
+        async with self._session.request(
+            method, url, headers=headers, data=data or None, timeout=timeout, allow_redirects=False
+        ) as answer:
+            body = await answer.content.read(LARGEST_BYTES + 1)
+            while not answer.content.at_eof() and len(body) <= LARGEST_BYTES:
+                body += await answer.content.read(LARGEST_BYTES + 1 - len(body))
+            if len(body) > LARGEST_BYTES:
+                raise ConsulException(f"the answer is larger than {LARGEST_BYTES} bytes")
+            return callback(base.Response(answer.status, answer.headers, body.decode()))
+
+    def get(self, callback: Callable[[Any], T], path: str, **more: Any) -> Awaitable[T]:
+        return self._request(callback, "GET", path, **more)
+
+    def put(self, callback: Callable[[Any], T], path: str, **more: Any) -> Awaitable[T]:
+        return self._request(callback, "PUT", path, **more)
+
+    def delete(self, callback: Callable[[Any], T], path: str, **more: Any) -> Awaitable[T]:
+        return self._request(callback, "DELETE", path, **more)
+
+    def post(self, callback: Callable[[Any], T], path: str, **more: Any) -> Awaitable[T]:
+        return self._request(callback, "POST", path, **more)
+
+    def close(self) -> Awaitable[None]:
+        return self._session.close()
+
+
+class _Client(base.Consul):  # type: ignore[misc]  # py-consul has no types
+    def http_connect(self, host: str, port: int, scheme: str, verify: Any = True, cert: Any = None) -> _Transport:
+        return _Transport(host, port, scheme, verify, cert)
+
+
 class Connection:
     """A client of one Consul agent. Made outside of an event loop, used in one; `close` it there."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
         """url: `http(s)://host:port`."""
         self.url, self._token = url, token
-        self._client: ConsulClient | None = None
+        self._client: Any = None
 
     @property
     def client(self) -> Any:
@@ -66,11 +116,10 @@ class Connection:
         if self._client is None:
             parts = urlsplit(self.url)
             host = parts.hostname or ""
-            self._client = ConsulClient(
+            self._client = _Client(
                 host=f"[{host}]" if ":" in host else host,
                 port=parts.port or (443 if parts.scheme == "https" else 8500),
                 scheme=parts.scheme,
-                connections_limit=CONNECTIONS,
             )
             self._client.token = self._token  # py-consul lets CONSUL_HTTP_TOKEN win over what it is given
         return self._client
@@ -114,4 +163,4 @@ class Connection:
     async def close(self) -> None:
         if self._client is not None:
             client, self._client = self._client, None
-            await client.close()
+            await client.http.close()
