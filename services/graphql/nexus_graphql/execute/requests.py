@@ -42,7 +42,7 @@ class UpstreamRequest:
 def build(operation: Operation, arguments: Mapping[str, Any]) -> UpstreamRequest:
     """Return the request. arguments: by GraphQL name; None counts as left out, except inside a body.
 
-    Raises Unsendable for a path value that is empty or a dot segment, and for control characters in a header.
+    Raises Unsendable for a path with empty or dot segments, and for control characters in a header.
     """
     path_values: dict[str, str] = {}
     query: list[str] = []
@@ -63,13 +63,18 @@ def build(operation: Operation, arguments: Mapping[str, Any]) -> UpstreamRequest
         else:
             text = _simple(argument, value)
             if _CONTROL.search(text):
-                raise Unsendable(f"The argument {argument.name!r} travels in a header: it may not hold control characters.")
+                raise Unsendable(
+                    f"The argument {argument.name!r} travels in a header: it may not hold control characters."
+                )
             headers[argument.source.lower()] = text
     path, start = "", 0
     for hole in _HOLE.finditer(operation.path):
         path += _literal(operation.path[start : hole.start()]) + path_values[hole.group(1)]
         start = hole.end()
     path += _literal(operation.path[start:])
+    if not {".", ".."}.isdisjoint(path.split("/")):
+        # A dot segment would ask another path than the one that was opened to GraphQL (RFC 3986, 5.2.4).
+        raise Unsendable(f"The arguments make the path {path[:200]!r}, which has a dot segment.")
     target = f"{path}?{'&'.join(query)}" if query else path
     return UpstreamRequest(operation.service, operation.method, target, headers, body)
 
@@ -81,7 +86,6 @@ def _literal(text: str) -> str:
 def _path_value(argument: Argument, value: Any) -> str:
     text = _simple(argument, value)
     if text in ("", ".", ".."):
-        # An empty or dot segment would ask another path than the one that was opened to GraphQL (RFC 3986, 5.2.4).
         raise Unsendable(f"The argument {argument.name!r} is part of a path: it may not be {text!r}.")
     return quote(text, safe="")
 
@@ -123,9 +127,7 @@ def _body(argument: Argument, value: Any) -> tuple[bytes, str]:
     if not argument.form:
         return _dump(value).encode(), "application/json"
     fields = value if isinstance(value, dict) else {}
-    flat = [
-        (k, item) for k, v in fields.items() for item in (v if isinstance(v, list) else [v]) if item is not None
-    ]
+    flat = [(k, item) for k, v in fields.items() for item in (v if isinstance(v, list) else [v]) if item is not None]
     text = "&".join(f"{quote(k, safe='')}={quote(_text(v), safe='')}" for k, v in flat)
     return text.encode(), "application/x-www-form-urlencoded"
 

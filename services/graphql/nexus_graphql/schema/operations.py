@@ -54,9 +54,9 @@ def read(service: str, types: Types) -> Iterator[Operation]:
     count = 0
     for path in sorted(p for p in paths if isinstance(p, str)):
         at = join("/paths", path)
-        if not path.startswith("/"):
+        if not path.startswith("/") or path.startswith("//"):  # '//host/…' would lead to another host
             if not path.startswith("x-"):
-                types.note(at, f"The path {path!r} does not start with '/'.", "Write it as '/…'.")
+                types.note(at, f"The path {path!r} does not start with one '/'.", "Write it as '/…'.")
             continue
         try:
             item, at = types.document.resolve(paths[path], at)
@@ -71,7 +71,9 @@ def read(service: str, types: Types) -> Iterator[Operation]:
                 continue
             count += 1
             if count > MOST_OPERATIONS:
-                types.note("/paths", f"The document has more than {MOST_OPERATIONS} operations.", "The rest is left out.")
+                types.note(
+                    "/paths", f"The document has more than {MOST_OPERATIONS} operations.", "The rest is left out."
+                )
                 return
             try:
                 operation = _read_one(service, types, base + path, method, item, join(at, method))
@@ -93,15 +95,13 @@ def _base_path(servers: Any) -> str:
     if not isinstance(url, str) or "{" in url:
         return ""
     try:
-        path = urlsplit(url).path.rstrip("/")
+        path = urlsplit(url).path.strip("/")
     except ValueError:
         return ""
-    return path if path.startswith("/") else f"/{path}" if path else ""
+    return f"/{path}" if path else ""
 
 
-def _read_one(
-    service: str, types: Types, path: str, method: str, item: Mapping[str, Any], at: str
-) -> Operation | None:
+def _read_one(service: str, types: Types, path: str, method: str, item: Mapping[str, Any], at: str) -> Operation | None:
     node = item[method]
     if not isinstance(node, Mapping):
         raise _LeftOut(at, "This operation is not an object.", "Write at least its responses.")
@@ -170,9 +170,7 @@ def _parameters(
             yield argument
 
 
-def _parameter(
-    types: Types, location: str, name: str, node: Mapping[str, Any], at: str, stem: str
-) -> Argument | None:
+def _parameter(types: Types, location: str, name: str, node: Mapping[str, Any], at: str, stem: str) -> Argument | None:
     required = node.get("required") is True or location == "path"
     if location == "header" and (name.lower() in _IGNORED_HEADERS):
         return None
@@ -231,7 +229,9 @@ def _body(types: Types, node: Mapping[str, Any], at: str, stem: str) -> Iterator
     required = body.get("required") is True
     if media is None:
         if not required:
-            types.note(join(place, "content"), "An optional body that is not JSON is not sent.", "Offer application/json.")
+            types.note(
+                join(place, "content"), "An optional body that is not JSON is not sent.", "Offer application/json."
+            )
             return
         raise _LeftOut(join(place, "content"), f"A body of {', '.join(map(str, content))} cannot be sent.",
                        "Offer application/json or application/x-www-form-urlencoded.")  # fmt: skip
@@ -282,4 +282,3 @@ def _pick_media(content: Mapping[Any, Any], wanted: tuple[str, ...]) -> str | No
         if name.endswith("+json") or name in ("*/*", "application/*"):
             return str(key)
     return None
-
