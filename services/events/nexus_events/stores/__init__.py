@@ -1,0 +1,1 @@
+"""Stores of the event service; each passes `tests/conformance/events`."""
