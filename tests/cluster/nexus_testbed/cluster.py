@@ -296,10 +296,24 @@ class Cluster:
         self.started_in_s[name] += time.monotonic()
 
     def start(self, name: str, *, wait: bool = True) -> None:
-        """Start a daemon that was stopped or killed; by default wait until it is ready. Its data is still there."""
+        """Start a daemon that was stopped or killed; by default wait until it is ready. Its data is still there.
+
+        After kube-apiserver or etcd the controllers and the scheduler are started anew as well. That is what happens
+        on a real control plane, where they end when they cannot renew their lease; ours have no leases, and would
+        wait out a back-off of up to 30 s each instead.
+        """
         self._spawn(name)
-        if wait:
-            self._wait_ready(name)
+        if not wait:
+            return
+        self._wait_ready(name)
+        if name in ("kube-apiserver", "etcd") and self.is_running("kube-apiserver"):
+            self.wait_ready("kube-apiserver")
+            controllers = [c for c in ("kube-controller-manager", "kube-scheduler") if self.is_running(c)]
+            for controller in controllers:
+                self.kill(controller)
+                self._spawn(controller)
+            for controller in controllers:
+                self._wait_ready(controller)
 
     def wait_ready(self, name: str, timeout_s: float = 30.0) -> None:
         """Wait until a running daemon answers its readiness check (again)."""
