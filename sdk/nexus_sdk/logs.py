@@ -14,6 +14,7 @@ from opentelemetry import trace
 
 _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
 _OWN = frozenset({"exc_info", "stack_info", "stacklevel", "extra"})
+_WRITTEN = frozenset({"time", "level", "logger", "trace_id", "span_id", "error", "stack"})
 _LONGEST = 16_384
 """Characters of one text value; a runaway value must not make a line that collectors refuse."""
 
@@ -51,11 +52,18 @@ def _text(value: object) -> str:
 class Log(logging.LoggerAdapter[logging.Logger]):
     """A logger whose keyword arguments become fields: `log.info("order stored", order=7)`."""
 
+    # Positional only, so that `level=` can be a field: the inherited `info(msg, **kwargs)` calls this with the kwargs.
+    def log(self, level: int, msg: object, /, *args: object, **kwargs: Any) -> None:  # type: ignore[override]
+        if self.isEnabledFor(level):
+            text, passed = self.process(msg, kwargs)
+            passed["stacklevel"] = passed.get("stacklevel", 1) + 1
+            self.logger.log(level, text, *args, **passed)
+
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         passed = {k: kwargs.pop(k) for k in [k for k in kwargs if k in _OWN]}
         fields = {**(passed.pop("extra", None) or {}), **kwargs}
         # A field may not shadow what logging itself writes into a record: it would raise KeyError at the call.
-        passed["extra"] = {f"{k}_" if k in _STANDARD else k: v for k, v in fields.items()}
+        passed["extra"] = {f"{k}_" if k in _STANDARD or k in _WRITTEN else k: v for k, v in fields.items()}
         return msg, passed
 
 

@@ -44,7 +44,7 @@ def parse(data: bytes, origin: str) -> Table:
 def _service(name: str, value: Any, where: str) -> tuple[ServiceEntry, Mapping[str, list[Endpoint]]]:
     if not isinstance(value, dict):
         raise DiscoveryFileError(f"{where} is no object. Write {{\"endpoints\": []}}.")
-    meta, raw, tags = value.get("meta") or {}, value.get("endpoints") or [], dict[str, list[Endpoint]]()
+    meta, raw, tags = value.get("meta", {}), value.get("endpoints", []), dict[str, list[Endpoint]]()
     if not isinstance(meta, dict) or not all(isinstance(v, str) for v in meta.values()):
         raise DiscoveryFileError(f"{where}.meta has to map texts to texts.")
     if not isinstance(raw, list):
@@ -53,8 +53,11 @@ def _service(name: str, value: Any, where: str) -> tuple[ServiceEntry, Mapping[s
     for number, item in enumerate(raw):
         endpoint = _endpoint(item, f"{where}.endpoints[{number}]")
         endpoints.append(endpoint)
-        for tag in item.get("tags") or []:
-            tags.setdefault(str(tag), []).append(endpoint)
+        own = item.get("tags", [])
+        if not isinstance(own, list) or not all(isinstance(tag, str) for tag in own):
+            raise DiscoveryFileError(f"{where}.endpoints[{number}].tags is no list of texts.")
+        for tag in own:
+            tags.setdefault(tag, []).append(endpoint)
     memory = MemoryDiscovery({name: endpoints})
     return ServiceEntry(name, memory._find(name, ""), meta), tags
 

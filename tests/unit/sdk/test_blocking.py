@@ -1,0 +1,121 @@
+from typing import Any
+
+import pytest
+from nexus_core.discovery import Endpoint
+from nexus_sdk.consul.blocking import Cursor, parse_instances, parse_names
+
+A = (Endpoint("10.0.0.1", 1),)
+B = (Endpoint("10.0.0.2", 2),)
+
+
+def answer(cursor: Cursor, index: int, endpoints: tuple[Endpoint, ...], now: float, *, leader: bool = True) -> Any:
+    return cursor.note_answer(index, leader, endpoints, now)
+
+
+def test_shows_what_changed_and_nothing_else() -> None:
+    cursor = Cursor()
+    assert answer(cursor, 5, A, 0) == A
+    assert answer(cursor, 6, A, 1) is None
+    assert answer(cursor, 7, B, 2) == B
+    assert answer(cursor, 8, (), 3) == ()
+
+
+def test_an_index_below_the_last_starts_again_from_zero() -> None:
+    cursor = Cursor()
+    answer(cursor, 50, A, 0)
+    answer(cursor, 7, A, 1)
+    assert cursor.index == 0
+
+
+@pytest.mark.parametrize("index", [0, -3])
+def test_an_index_below_one_becomes_one_so_that_the_next_query_blocks(index: int) -> None:
+    cursor = Cursor()
+    answer(cursor, index, (), 0)
+    assert cursor.index == 1 if index == 0 else cursor.index == 0
+
+
+def test_nobody_after_an_index_reset_is_not_believed_for_the_hold() -> None:
+    cursor = Cursor(hold_s=30)
+    answer(cursor, 50, A, 0)
+    assert answer(cursor, 7, (), 10) is None
+    assert answer(cursor, 7, (), 39.9) is None
+    assert answer(cursor, 7, (), 40) == ()
+
+
+def test_nobody_after_consul_was_away_is_not_believed_for_the_hold_even_with_a_higher_index() -> None:
+    cursor = Cursor(hold_s=30)
+    answer(cursor, 5, A, 0)
+    cursor.note_away()
+    assert cursor.index == 0
+    assert answer(cursor, 9, (), 100) is None
+    assert answer(cursor, 10, B, 101) == B
+    assert answer(cursor, 11, (), 131) == ()
+
+
+def test_nobody_is_believed_when_nothing_was_lost() -> None:
+    cursor = Cursor(hold_s=30)
+    answer(cursor, 5, A, 0)
+    assert answer(cursor, 6, (), 0.1) == ()
+
+
+def test_a_query_during_a_hold_returns_when_the_hold_ends() -> None:
+    cursor = Cursor(hold_s=8)
+    answer(cursor, 50, A, 0)
+    answer(cursor, 7, (), 10)
+    assert cursor.wait_s(12) == 6
+    assert cursor.wait_s(18) == 30
+
+
+def test_a_first_empty_answer_without_a_leader_says_nothing() -> None:
+    cursor = Cursor()
+    assert answer(cursor, 5, (), 0, leader=False) is None
+    assert answer(cursor, 5, (), 1, leader=True) == ()
+
+
+def test_a_blocked_answer_may_lack_a_leader() -> None:
+    cursor = Cursor()
+    answer(cursor, 5, A, 0)
+    assert answer(cursor, 6, (), 1, leader=False) == ()
+
+
+def instance(name: str, address: str, port: int, *, status: str = "passing", node: str = "10.9.9.9", **service: Any) -> Any:
+    return {
+        "Node": {"Address": node},
+        "Service": {"ID": name, "Address": address, "Port": port, "Meta": {}, "Weights": {"Passing": 1}, **service},
+        "Checks": [{"Status": "passing"}, {"Status": status}],
+    }
+
+
+def test_instances_are_sorted_and_unique_and_an_empty_address_is_the_nodes() -> None:
+    endpoints, _ = parse_instances([instance("b", "10.0.0.2", 2), instance("a", "", 1), instance("z", "10.0.0.2", 2)])
+    assert endpoints == (Endpoint("10.0.0.2", 2, "b"), Endpoint("10.9.9.9", 1, "a"))
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        instance("x", "10.0.0.3", 3, status="critical"),
+        instance("x", "10.0.0.3", 3, status="warning"),
+        instance("x", "10.0.0.3", 3, status="maintenance"),
+        instance("x", "10.0.0.3", 3, Meta={"nexus-draining": "true"}),
+        instance("x", "10.0.0.3", 3, Weights={"Passing": 0}),
+        instance("x", "10.0.0.3", 0),
+    ],
+)
+def test_instances_that_shall_take_no_requests_are_left_out(left_out: Any) -> None:
+    assert parse_instances([left_out, instance("a", "10.0.0.1", 1)])[0] == (Endpoint("10.0.0.1", 1, "a"),)
+
+
+def test_meta_is_known_while_no_instance_passes() -> None:
+    down = instance("a", "10.0.0.1", 1, status="critical", Meta={"nexus-type": "http", "nexus-draining": "false"})
+    assert parse_instances([down]) == ((), {"nexus-type": "http"})
+
+
+@pytest.mark.parametrize("document", [{}, "no", [1], [{"Node": {}}]])
+def test_what_is_not_healths_answer_is_refused(document: Any) -> None:
+    with pytest.raises(ValueError):
+        parse_instances(document)
+
+
+def test_names_leave_consul_out() -> None:
+    assert list(parse_names({"orders.shop": [], "consul": [], "events.shop": ["x"]})) == ["events.shop", "orders.shop"]
