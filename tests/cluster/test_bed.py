@@ -592,3 +592,15 @@ def test_a_cluster_that_cannot_start_says_why_and_leaves_no_trace(
     assert time.monotonic() - started < 20
     assert traces(own.id) == []
     assert own.id not in cleanup.known_ids()
+
+
+def test_a_machine_that_lacks_something_is_told_all_of_it_at_once(tmp_path: Path) -> None:
+    """No program on PATH: each is named with the package that has it, and nothing is started."""
+    env = {**os.environ, "PATH": str(tmp_path)}
+    argv = [sys.executable, str(HERE / "bed.py"), "up", places.new_id()]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    for tool, package in (("ip", "iproute2"), ("nsenter", "util-linux"), ("etcd", "etcd-server")):
+        assert f"`{tool}`" in done.stderr
+        assert f"apt-get install {package}" in done.stderr
+    assert "Traceback" not in done.stderr

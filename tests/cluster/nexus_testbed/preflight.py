@@ -75,7 +75,7 @@ def find_missing(component_names: Sequence[str] = ()) -> list[Missing]:
         try:
             components.get_go()
         except components.BuildError as err:
-            missing.append(Missing(f"Go, to build {', '.join(unbuilt)}: {err}", components.GO_REMEDY))
+            missing.append(Missing(f"a usable Go, to build {', '.join(dict.fromkeys(unbuilt))}", str(err)))
     return missing
 
 
