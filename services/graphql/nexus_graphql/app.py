@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from nexus_core.discovery import Discovery
 from nexus_sdk import ServiceApp
 from opentelemetry.sdk.trace import SpanProcessor
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 from nexus_graphql import schema
 from nexus_graphql import settings as graphql_settings
@@ -44,6 +44,9 @@ class GraphqlService:
             "graphql", version=VERSION, environ=environ, discovery=discovery, max_body_bytes=settings.body_bytes,
             meta={"nexus-type": "graphql"}, span_processors=span_processors,
         )  # fmt: skip
+        self._documents = Counter(
+            "nexus_graphql_documents", "Looks into the cache of parsed documents.", ["result"], registry=app.metrics
+        )
         self.catalogue = Catalogue(
             app.discovery, app.client, self._build, settings.catalogue, app.log,
             own_name=app.registered_name, now=lambda: asyncio.get_running_loop().time(),
@@ -58,7 +61,10 @@ class GraphqlService:
         self._add_metrics()
 
     def _build(self, models: Sequence[schema.ServiceModel]) -> Engine:
-        return CoreEngine(schema.build(models), self.settings.limits, introspection=self.settings.introspection)
+        return CoreEngine(
+            schema.build(models), self.settings.limits, introspection=self.settings.introspection,
+            count=lambda result: self._documents.labels(result).inc(),
+        )  # fmt: skip
 
     def _add_metrics(self) -> None:
         gauges = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import isawaitable
 from typing import Any, Literal
 
@@ -29,8 +29,17 @@ from nexus_graphql.schema import Caller
 class CoreEngine:
     """Implements `ports.Engine`. One per schema: its cache dies with the schema it was validated against."""
 
-    def __init__(self, schema: GraphQLSchema, bounds: limits.Limits, *, introspection: bool = True) -> None:
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        bounds: limits.Limits,
+        *,
+        introspection: bool = True,
+        count: Callable[[Literal["hit", "miss"]], None] = lambda _: None,
+    ) -> None:
+        """introspection: False also hides suggestions of names in errors. count: told of each look into the cache."""
         self.schema = schema
+        self._count = count
         self.documents: DocumentCache[Plan] = DocumentCache()
         self._limits = bounds
         self._rules = [*specified_rules, *([] if introspection else [NoSchemaIntrospectionCustomRule])]
@@ -38,6 +47,7 @@ class CoreEngine:
 
     def prepare(self, text: str) -> Plan:
         plan = self.documents.get(text)
+        self._count("miss" if plan is None else "hit")
         if plan is None:
             plan = self._prepare(text)
             self.documents.put(text, plan)

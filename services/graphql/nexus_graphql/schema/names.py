@@ -21,10 +21,12 @@ def is_legal(name: str) -> bool:
 
 def field_name(text: str, default: str = "field") -> str:
     """Return `text` itself when legal, else its words joined in lowerCamelCase: `first-name` → `firstName`."""
+    if text.startswith("__"):
+        text = "_" + text.lstrip("_")
     if is_legal(text):
         return text
     words = _words(text)
-    return _finish("".join([*words[:1], *(_capital(w) for w in words[1:])]), default)
+    return _finish("".join([*(_small(w) for w in words[:1]), *(_capital(w) for w in words[1:])]), default)
 
 
 def type_name(text: str, default: str = "Type") -> str:
@@ -33,11 +35,15 @@ def type_name(text: str, default: str = "Type") -> str:
 
 
 def enum_name(text: str) -> str:
-    """Return a name for an enum value: unchanged when legal; `in-transit` → `in_transit`, empty → `EMPTY`."""
+    """Return a name for an enum value: unchanged when legal; `in-transit` → `in_transit`, `-price` → `minus_price`
+    (as sort orders are often written), empty → `EMPTY`.
+    """
     if text in ("true", "false", "null"):
         return text.upper()
     if is_legal(text):
         return text
+    if text[:1] == "-" and text[1:2].isalnum():
+        text = f"minus {text[1:]}"
     return _finish("_".join(w for w in _words(text) if w.strip("_")) if text else "EMPTY", "VALUE")
 
 
@@ -62,6 +68,10 @@ def _words(text: str) -> list[str]:
 
 def _capital(word: str) -> str:
     return word[:1].upper() + word[1:]
+
+
+def _small(word: str) -> str:
+    return word.lower() if word.isupper() else word[:1].lower() + word[1:]
 
 
 def _finish(name: str, default: str) -> str:

@@ -76,7 +76,7 @@ def read(service: str, types: Types) -> Iterator[Operation]:
                 )
                 return
             try:
-                operation = _read_one(service, types, base + path, method, item, join(at, method))
+                operation = _read_one(service, types, base, path, method, item, join(at, method))
             except _LeftOut as why:
                 types.note(why.at, f"{why.what} {method.upper()} {path} is left out.", why.fix)
                 continue
@@ -101,7 +101,9 @@ def _base_path(servers: Any) -> str:
     return f"/{path}" if path else ""
 
 
-def _read_one(service: str, types: Types, path: str, method: str, item: Mapping[str, Any], at: str) -> Operation | None:
+def _read_one(
+    service: str, types: Types, base: str, path: str, method: str, item: Mapping[str, Any], at: str
+) -> Operation | None:
     node = item[method]
     if not isinstance(node, Mapping):
         raise _LeftOut(at, "This operation is not an object.", "Write at least its responses.")
@@ -119,10 +121,10 @@ def _read_one(service: str, types: Types, path: str, method: str, item: Mapping[
     scope = names.Scope()
     described = "\n\n".join(t.strip() for t in (node.get("summary"), node.get("description")) if isinstance(t, str))
     return Operation(
-        service=service, wanted=wanted, root=root, method=method.upper(), path=path,
+        service=service, wanted=wanted, root=root, method=method.upper(), path=base + path,
         arguments=tuple(replace(a, name=scope.take(a.name)) for a in arguments),
         returns=TypeRef(returns.type, nullable=True), answer=answer,
-        description=f"{described.strip()}\n\n{method.upper()} {path} of {service}.".strip(),
+        description=f"{described.strip()}\n\n{method.upper()} {base}{path} of {service}.".strip(),
         deprecated=deprecation(node), at=at,
     )  # fmt: skip
 

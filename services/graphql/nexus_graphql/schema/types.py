@@ -250,7 +250,11 @@ class Types:
                 self.note(join(at, "properties"), "properties is not an object.", "It is JSON.")
             return TypeRef(JSON, nullable=False)
         hidden = "readOnly" if is_input else "writeOnly"
-        shown = {k: v for k, v in properties.items() if not (isinstance(v, Mapping) and v.get(hidden) is True)}
+        shown = {
+            k: v
+            for k, v in properties.items()
+            if isinstance(k, str) and not (isinstance(v, Mapping) and v.get(hidden) is True)
+        }
         if not shown:
             return TypeRef(JSON, nullable=False)
         if node.get("additionalProperties") not in (None, False):
