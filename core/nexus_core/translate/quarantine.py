@@ -1,0 +1,48 @@
+"""The last good version of broken objects: the items that the previous Snapshot holds from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from nexus_core.problems import ObjectRef
+from nexus_core.snapshot import Listener, PluginInstance, Route, Snapshot, Upstream
+
+Item = TypeVar("Item", Listener, Route, Upstream, PluginInstance)
+
+
+class LastGood:
+    """The previous Snapshot, by source and by id."""
+
+    def __init__(self, previous: Snapshot) -> None:
+        self.snapshot = previous
+        self._listeners = _by_source(previous.listeners)
+        self._routes = _by_source(previous.routes)
+        self._plugins = _by_source(previous.plugins)
+        self._upstreams = _by_source(previous.upstreams)
+        self.upstreams = {upstream.id: upstream for upstream in previous.upstreams}
+        self.routes = {route.id: route for route in previous.routes}
+        self.plugins = {plugin.id: plugin for plugin in previous.plugins}
+
+    def listeners_of(self, ref: ObjectRef) -> tuple[Listener, ...]:
+        """Return the listeners a Gateway had."""
+        return self._listeners.get(str(ref), ())
+
+    def routes_of(self, ref: ObjectRef) -> tuple[Route, ...]:
+        """Return the routes an object had."""
+        return self._routes.get(str(ref), ())
+
+    def upstreams_of(self, ref: ObjectRef) -> tuple[Upstream, ...]:
+        """Return the upstreams an object had."""
+        return self._upstreams.get(str(ref), ())
+
+    def plugins_of(self, ref: ObjectRef) -> tuple[PluginInstance, ...]:
+        """Return the plugin instances an object had."""
+        return self._plugins.get(str(ref), ())
+
+
+def _by_source(items: Iterable[Item]) -> dict[str, tuple[Item, ...]]:
+    found: dict[str, list[Item]] = {}
+    for item in items:
+        found.setdefault(item.source, []).append(item)
+    return {name: tuple(group) for name, group in found.items()}

@@ -1,0 +1,145 @@
+"""What translation returns: the Snapshot, the problems, and what a status writer and an endpoint mirror need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nexus_core.problems import ObjectRef, Problem
+from nexus_core.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A port of a Kubernetes Service whose endpoints belong in the registry.
+
+    consul_service: the name there. namespace, service, port: the Kubernetes Service and its port (not its targetPort).
+    meta: `nexus-type`, `nexus-openapi`, `nexus-namespace`; see `discovery.ServiceEntry`.
+    """
+
+    consul_service: str
+    namespace: str
+    service: str
+    port: int
+    tags: tuple[str, ...] = ()
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The state of one condition. reason: CamelCase. message: for people; empty when all is well."""
+
+    ok: bool
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ParentStatus:
+    """A route at one of its parents. parent: the parentRef as written. gateway: the Gateway. listeners: ids it attached to."""
+
+    parent: Mapping[str, Any]
+    gateway: ObjectRef
+    listeners: tuple[str, ...]
+    accepted: Verdict
+    resolved: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class RouteStatus:
+    """An HTTPRoute. route: `Route.id`. parents: only those that are Gateways of ours, in the route's order.
+
+    quarantined: its last good version is served instead of what it says now.
+    """
+
+    ref: ObjectRef
+    generation: int
+    route: str
+    parents: tuple[ParentStatus, ...]
+    quarantined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerStatus:
+    """One listener of a Gateway. attached_routes: HTTPRoutes, as the Gateway API counts them (not `expose`)."""
+
+    name: str
+    id: str
+    accepted: Verdict
+    resolved: Verdict
+    conflicted: Verdict
+    attached_routes: int = 0
+    supported_kinds: tuple[str, ...] = ("HTTPRoute",)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayStatus:
+    """A Gateway of ours."""
+
+    ref: ObjectRef
+    generation: int
+    accepted: Verdict
+    listeners: tuple[ListenerStatus, ...]
+    quarantined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """A NexusService. upstream: `Upstream.id`, empty when it is not in the Snapshot. registry: its name in discovery,
+    empty for fixed addresses. listeners: ids its `expose` attached to. hostnames, path: where clients reach it; an
+    empty path means it is not exposed.
+    """
+
+    ref: ObjectRef
+    generation: int
+    upstream: str
+    registry: str = ""
+    listeners: tuple[str, ...] = ()
+    hostnames: tuple[str, ...] = ()
+    path: str = ""
+    quarantined: bool = False
+
+    def url(self, base: str = "") -> str:
+        """Return where clients reach it: the first host name's URL, or the path below `base`; empty when not exposed."""
+        host = next((h for h in self.hostnames if not h.startswith("*.")), "")
+        if not self.path:
+            return ""
+        return f"http://{host}{self.path}" if host else f"{base.rstrip('/')}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginStatus:
+    """A NexusPlugin. plugin, version: the chosen release, empty when there is none. routes: ids of the routes it is on."""
+
+    ref: ObjectRef
+    generation: int
+    enabled: bool
+    plugin: str = ""
+    version: str = ""
+    routes: tuple[str, ...] = ()
+    quarantined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyStatus:
+    """A NexusPolicy. targets: those that exist, sorted."""
+
+    ref: ObjectRef
+    generation: int
+    targets: tuple[ObjectRef, ...]
+    accepted: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """Everything that follows from the manifests. All tuples are sorted by `ref` (mirrors by name, problems by object)."""
+
+    snapshot: Snapshot
+    problems: tuple[Problem, ...] = ()
+    mirrors: tuple[Mirror, ...] = ()
+    routes: tuple[RouteStatus, ...] = ()
+    gateways: tuple[GatewayStatus, ...] = ()
+    services: tuple[ServiceStatus, ...] = ()
+    plugins: tuple[PluginStatus, ...] = ()
+    policies: tuple[PolicyStatus, ...] = ()
