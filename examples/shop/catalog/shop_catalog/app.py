@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 from aiohttp import web
-
 from nexus_sdk import HttpProblem, ServiceApp
+
 from shop_catalog import items
 from shop_catalog.openapi import DOCUMENT
 
@@ -23,7 +23,9 @@ def build() -> ServiceApp:
         item_id = request.match_info["id"]
         item = items.find_item(item_id)
         if item is None:
-            raise HttpProblem(404, "ItemNotFound", f"The shop does not sell {item_id[:80]!r}. GET /items lists what it does.")
+            raise HttpProblem(
+                404, "ItemNotFound", f"The shop does not sell {item_id[:80]!r}. GET /items lists what it does."
+            )
         return _json(item)
 
     return app

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import msgspec
 from aiohttp import web
+from nexus_sdk import HttpProblem, NexusError, ServiceApp
 from opentelemetry import propagate
 
-from nexus_sdk import HttpProblem, NexusError, ServiceApp
 from shop_orders import orders
 from shop_orders.openapi import DOCUMENT
 from shop_orders.outbox import Outbox
@@ -56,7 +56,9 @@ def build() -> ServiceApp:
         order_id = request.match_info["id"]
         order = await in_thread(lambda: store.find(order_id))
         if order is None:
-            raise HttpProblem(404, "OrderNotFound", f"There is no order {order_id[:80]!r}. GET /orders lists the latest.")
+            raise HttpProblem(
+                404, "OrderNotFound", f"There is no order {order_id[:80]!r}. GET /orders lists the latest."
+            )
         return _json(order)
 
     @app.post("/orders")
@@ -91,7 +93,9 @@ def build() -> ServiceApp:
             detail = f"The order was not taken because the catalog cannot be asked: {err} Try again."
             raise HttpProblem(503, "CatalogAway", detail, headers={"Retry-After": "1"}) from err
         if reply.status == 404:
-            raise HttpProblem(422, "ItemNotFound", f"The shop does not sell {item!r}. The catalog's GET /items lists what it does.")
+            raise HttpProblem(
+                422, "ItemNotFound", f"The shop does not sell {item!r}. The catalog's GET /items lists what it does."
+            )
         detail = f"The order was not taken because the catalog answered {reply.status}. Try again."
         raise HttpProblem(503, "CatalogAway", detail, headers={"Retry-After": "1"})
 

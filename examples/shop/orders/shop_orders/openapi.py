@@ -18,7 +18,11 @@ _ORDER = {"$ref": "#/components/schemas/Order"}
 
 DOCUMENT: dict[str, Any] = {
     "openapi": "3.1.0",
-    "info": {"title": "Orders", "version": "1.0.0", "description": "Takes orders and announces each as `order.placed`."},
+    "info": {
+        "title": "Orders",
+        "version": "1.0.0",
+        "description": "Takes orders and announces each as `order.placed`.",
+    },
     "paths": {
         "/orders": {
             "get": {

@@ -23,7 +23,11 @@ class NewOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Order(msgspec.Struct, frozen=True, rename="camel"):
-    """An accepted order. item: id in the catalog, name: its name then. total_cents: euro cents, at the price of that moment. placed_at: RFC 3339, UTC."""
+    """An accepted order.
+
+    item: id in the catalog, name: its name then. total_cents: euro cents, at the price of that moment.
+    placed_at: RFC 3339, UTC.
+    """
 
     id: str
     item: str

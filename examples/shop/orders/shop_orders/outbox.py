@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from nexus_sdk import NexusError, ServiceApp
 from opentelemetry import context, propagate, trace
 
-from nexus_sdk import NexusError, ServiceApp
 from shop_orders.store import Store, Waiting
 
 PAGE = 100

@@ -6,7 +6,6 @@ import hashlib
 from importlib import resources
 
 from aiohttp import web
-
 from nexus_sdk import ServiceApp
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:"

@@ -1,0 +1,59 @@
+"""The gateway in this process, fed from the manifests' directory."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from nexus_core.discovery import Discovery
+
+from nexus_cli.errors import UserError
+from nexus_cli.up import ports
+
+TRACES_KEPT = 200
+
+
+class LocalGateway:
+    """listen, admin: host:port. otlp: URL of a collector; empty keeps the last traces in memory for `nexus traces`."""
+
+    def __init__(self, directory: Path, listen: str, admin: str, otlp: str, data_dir: Path) -> None:
+        # Imported here: it takes a while, in which the services boot.
+        from nexus_gateway.app import Gateway
+        from nexus_gateway.edge.sources.files import FileSource
+        from nexus_gateway.settings import GatewaySettings
+
+        self._make = Gateway
+        self._source = FileSource(directory)
+        self._settings = GatewaySettings(
+            listen=listen,
+            admin=admin,
+            plugin_cache=data_dir / "plugins",
+            access_log=False,  # the services log the same requests
+            otlp_endpoint=otlp,
+            traces_memory=0 if otlp else TRACES_KEPT,
+        )
+        self.failed = asyncio.Event()
+        listen_host, listen_port = ports.parse_address(listen, "--listen")
+        admin_host, admin_port = ports.parse_address(admin, "--admin")
+        self.url, self.admin_url = _url(listen_host, listen_port), _url(admin_host, admin_port)
+        self._gateway: Gateway | None = None
+
+    async def start(self, discovery: Discovery) -> None:
+        """Listen. Raises UserError when somebody took an address since it was checked."""
+        self._gateway = self._make(self._settings, self._source, discovery)
+        try:
+            await self._gateway.start()
+        except OSError as error:
+            raise UserError(
+                f"The gateway cannot listen: {error}. Choose other addresses with --listen and --admin."
+            ) from error
+
+    async def stop(self, drain_s: float) -> None:
+        """Let requests finish for at most `drain_s` seconds."""
+        if self._gateway is not None:
+            await self._gateway.stop(drain_s)
+
+
+def _url(host: str, port: int) -> str:
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"

@@ -1,0 +1,128 @@
+"""What `nexus up` shows: progress while starting, then who runs where and what to try."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from nexus_cli.output import render_rows
+from nexus_cli.up.plans import ServicePlan
+from nexus_cli.up.supervisor import Group, Supervisor
+
+COLUMNS = ("service", "what", "through the gateway", "url", "pid", "state")
+
+
+def rows(groups: Mapping[str, Group], gateway_url: str, admin_url: str, pid: int) -> list[tuple[str, ...]]:
+    """Return the table's rows: the gateway's first, then each replica's, then what is not run here."""
+    made: list[tuple[str, ...]] = [("gateway", "gateway", gateway_url, admin_url + " (admin)", str(pid), "ready")]
+    for key, group in sorted(groups.items()):
+        plan = group.plan
+        public = gateway_url + plan.exposed if plan.exposed else ""
+        for replica in group.replicas:
+            made.append((key, plan.kind, public, replica.url, str(replica.pid or ""), replica.state))
+        if not group.replicas:
+            where = ", ".join(f"http://{host}:{port}" for host, port in plan.addresses)
+            made.append((key, plan.kind, public, where, "", "elsewhere" if where else "not run here"))
+    return made
+
+
+def report(supervisor: Supervisor, gateway_url: str, admin_url: str, pid: int) -> dict[str, Any]:
+    """Return the same as a value, for `-o json`."""
+    services = []
+    for key, group in sorted(supervisor.groups.items()):
+        replicas = [
+            {"name": r.name, "url": r.url, "pid": r.pid, "state": r.state, "restarts": r.restarts, "why": r.why}
+            for r in group.replicas
+        ]
+        services.append(
+            {
+                "service": key,
+                "type": group.plan.kind,
+                "path": group.plan.exposed,
+                "replicas": replicas,
+                "note": group.plan.note,
+            }
+        )
+    return {"gateway": gateway_url, "admin": admin_url, "pid": pid, "ready": supervisor.is_ready, "services": services}
+
+
+def render_table(made: list[tuple[str, ...]]) -> str:
+    """Return the table as text."""
+    return render_rows(COLUMNS, made, rich=sys.stdout.isatty())
+
+
+def unwell(supervisor: Supervisor) -> list[str]:
+    """Return a line for each replica that takes no requests, with why, and for each service that is not run here."""
+    lines = []
+    for key, group in sorted(supervisor.groups.items()):
+        for replica in group.replicas:
+            if replica.state != "ready":
+                why = replica.why or "it did not say why"
+                lines.append(f"{replica.name} of {key} is not ready: {why}. Its log: {replica.log.path}")
+        if group.plan.note and not group.plan.addresses:
+            lines.append(f"{key} is not run here: {group.plan.note}.")
+    return lines
+
+
+SHOP_ORDER = '{"item": "cup", "quantity": 2, "customer": "Ada"}'
+
+
+def next_commands(
+    plans: Iterable[ServicePlan], directory: str, gateway_url: str, admin_url: str
+) -> list[tuple[str, str]]:
+    """Return `(command, what it does)` that work by copy and paste for what is running."""
+    exposed = {plan.key: plan for plan in plans if plan.exposed}
+    made: list[tuple[str, str]] = []
+    if {"shop/catalog", "shop/orders"} <= exposed.keys():
+        made.append((f"curl {gateway_url}{exposed['shop/catalog'].exposed}/items", "what the shop sells"))
+        order = (
+            f"curl {gateway_url}{exposed['shop/orders'].exposed} -H 'content-type: application/json' -d '{SHOP_ORDER}'"
+        )
+        made.append((order, "place an order"))
+        made.append((f"make tour{_tour_targets(gateway_url, admin_url)}", "walk the whole journey"))
+        if "shop/web" in exposed:
+            made.append((f"open {gateway_url}{exposed['shop/web'].exposed} in a browser", "the shop, with live orders"))
+    else:
+        made.extend((f"curl {gateway_url}{plan.exposed}", plan.key) for plan in list(exposed.values())[:3])
+    flag = "" if admin_url == "http://127.0.0.1:8081" else f" --admin {admin_url}"
+    made.append((f"nexus traces --last 1{flag}", "the way of the last request"))
+    made.append((f"nexus plugin list -f {shlex.quote(directory)}", "plugins, and how to switch them"))
+    return made
+
+
+def _tour_targets(gateway_url: str, admin_url: str) -> str:
+    if (gateway_url, admin_url) == ("http://127.0.0.1:8080", "http://127.0.0.1:8081"):
+        return ""
+    return f" NEXUS_TOUR_GATEWAY={gateway_url} NEXUS_TOUR_ADMIN={admin_url}"
+
+
+class Progress:
+    """On a terminal one line that is drawn again; else a line for each service that became ready."""
+
+    def __init__(self) -> None:
+        self._drawn = sys.stderr.isatty()
+        self._ready: set[str] = set()
+
+    def update(self, supervisor: Supervisor) -> None:
+        replicas = supervisor.replicas
+        ready = [r for r in replicas if r.state == "ready"]
+        if self._drawn:
+            waiting = ", ".join(r.name for r in replicas if r.state != "ready")
+            done = round(20 * len(ready) / max(1, len(replicas)))
+            bar = "━" * done + "╌" * (20 - done)
+            sys.stderr.write(
+                f"\r\033[K{bar} {len(ready)}/{len(replicas)} ready" + (f", waiting for {waiting}" if waiting else "")
+            )
+        else:
+            for replica in ready:
+                if replica.name not in self._ready:
+                    self._ready.add(replica.name)
+                    sys.stderr.write(f"{replica.name} is ready at {replica.url}\n")
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        if self._drawn:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
