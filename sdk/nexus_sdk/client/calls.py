@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import random
 from collections import OrderedDict
@@ -293,10 +294,12 @@ class ServiceClient:
                 limit,
                 self._get_session().request(
                     call.method,
-                    URL(f"http://{seat.endpoint.authority}").join(URL(call.path)),
+                    # Put together and not joined: a path of `//host/` would be joined to another authority.
+                    URL(f"http://{seat.endpoint.authority}{call.path}"),
                     params=call.params,
                     headers=headers,
-                    data=call.body,
+                    # A file is sent in pieces: aiohttp writes large bytes at once and warns that it holds the loop.
+                    data=io.BytesIO(call.body) if call.body is not None and len(call.body) > 65_536 else call.body,
                     allow_redirects=False,
                 ) as answer,
             ):
