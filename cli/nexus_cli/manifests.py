@@ -11,7 +11,7 @@ from nexus_core.problems import ObjectRef, Problem, sort_problems
 
 from nexus_cli.errors import UserError
 
-SUFFIXES = (".yaml", ".yml", ".json")
+SUFFIXES = (".yaml", ".yml")
 MAX_FILE_BYTES = 16 * 1024 * 1024
 Stamp = tuple[tuple[str, int, int], ...]
 

@@ -23,7 +23,7 @@ class LocalGateway:
         from nexus_gateway.settings import GatewaySettings
 
         self._make = Gateway
-        self._source = FileSource(directory)
+        self._source = FileSource(directory, cache=data_dir / "marketplaces")
         self._settings = GatewaySettings(
             listen=listen,
             admin=admin,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def find_owner(port: int) -> str:
         if not process.name.isdecimal():
             continue
         try:
-            held = (os.readlink(entry) for entry in (process / "fd").iterdir())
+            held = (str(entry.readlink()) for entry in (process / "fd").iterdir())
             if any(target in inodes for target in held):
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 return f"process {process.name} ({command[:80]})"

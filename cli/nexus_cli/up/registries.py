@@ -83,7 +83,7 @@ class ConsulRegistry:
         from nexus_sdk.discovery.consul import ConsulDiscovery
         from nexus_sdk.settings import parse
 
-        inherited = {k: v for k, v in os.environ.items() if k in ("NEXUS_CONSUL_TOKEN",)}
+        inherited = {k: v for k, v in os.environ.items() if k == "NEXUS_CONSUL_TOKEN"}
         self._settings = parse({**inherited, "NEXUS_CONSUL_URL": url}, default_name="up").consul
         self._discovery = ConsulDiscovery(url, token=self._settings.token)
         self._registered: dict[str, dict[Endpoint, _Registration]] = {}

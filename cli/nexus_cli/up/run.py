@@ -29,6 +29,10 @@ from nexus_cli.up.supervisor import Supervisor
 START_WAIT_S = 20.0
 """How long the table waits for services that do not become ready; they are shown as they are then."""
 RELOAD_POLL_S = 0.3
+DRAIN_S = 10.0
+"""What requests in flight get to finish after Ctrl-C."""
+SECOND_SIGNAL_S = 0.3
+"""A signal that follows the first sooner is the same one: `timeout` and some shells send it to the process and its group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class UpSettings:
 def run(settings: UpSettings) -> int:
     """Run until SIGINT or SIGTERM. Returns the exit code. Raises UserError when it cannot start."""
     loaded = manifests.load([settings.directory])
-    broken = [p for p in loaded.problems]
+    broken = loaded.problems
     if broken:
         for problem in broken:
             output.note(f"nexus: {describe(problem, loaded)}")
@@ -118,7 +122,7 @@ class _Up:
         self._settings = settings
         self._wanted = wanted
         self._stop = asyncio.Event()
-        self._signals = 0
+        self._signalled_at = 0.0
         self._terminal = Terminal(quiet=settings.quiet)
         self._terminal.width = max((len(plan.name) + 2 for plan in wanted.values()), default=10)
 
@@ -154,6 +158,7 @@ class _Up:
             await self._shut_down(gateway)
             await registry.close()
             guard.close()
+            logging.getLogger().handlers.clear()
             gateway_log.close()
         return 0
 
@@ -172,14 +177,14 @@ class _Up:
         }
 
     def _on_signal(self) -> None:
-        self._signals += 1
-        self._stop.set()
-        if self._signals == 2:
+        now = time.monotonic()
+        if not self._stop.is_set():
+            self._signalled_at = now
+            self._stop.set()
+        elif now - self._signalled_at >= SECOND_SIGNAL_S:
             self._terminal.say("\nstopping at once")
             self._supervisor.kill()
-            for task in asyncio.all_tasks():
-                if task.get_name() == "drain":
-                    task.cancel()
+            os._exit(130)  # nothing here needs an orderly end, and half of one would only complain
 
     async def _wait_ready(self) -> None:
         """Return when every replica is ready, when START_WAIT_S are over, or on a signal."""
@@ -258,15 +263,14 @@ class _Up:
                     self._terminal.say(f"nexus: {key}: {_DONE[action]}")
 
     async def _shut_down(self, gateway: LocalGateway | None) -> None:
-        if not self._settings.as_json and self._signals == 1:
+        if self._stop.is_set():
+            self._terminal.held = True  # their last words are in the files
             self._terminal.say("\nstopping: the gateway drains, then the services (Ctrl-C again stops at once)")
         began = time.monotonic()
         if gateway is not None:
-            drain = asyncio.create_task(gateway.stop(0.0 if self._signals > 1 else 10.0), name="drain")
-            with contextlib.suppress(asyncio.CancelledError):
-                await drain
+            await gateway.stop(DRAIN_S)
         await self._supervisor.stop()
-        if self._signals:
+        if self._stop.is_set():
             self._terminal.say(f"stopped in {time.monotonic() - began:.1f} s")
 
 

@@ -20,8 +20,7 @@ def rows(groups: Mapping[str, Group], gateway_url: str, admin_url: str, pid: int
     for key, group in sorted(groups.items()):
         plan = group.plan
         public = gateway_url + plan.exposed if plan.exposed else ""
-        for replica in group.replicas:
-            made.append((key, plan.kind, public, replica.url, str(replica.pid or ""), replica.state))
+        made.extend((key, plan.kind, public, r.url, str(r.pid or ""), r.state) for r in group.replicas)
         if not group.replicas:
             where = ", ".join(f"http://{host}:{port}" for host, port in plan.addresses)
             made.append((key, plan.kind, public, where, "", "elsewhere" if where else "not run here"))
