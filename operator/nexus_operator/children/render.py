@@ -5,11 +5,13 @@ The rendered objects hold the fields the operator owns and no others: server-sid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nexus_core.model.load import Resource
+from nexus_core.model.base import Model
+from nexus_core.model.resources import Resource
+from nexus_core.model.services import Health, NexusServiceSpec
+from nexus_core.model.workloads import Probe, Volume, Workload
 
 from nexus_operator.settings import WorkloadSecurity
 from nexus_operator.world.inventory import Object
@@ -37,9 +39,9 @@ class Surroundings:
 def render(resource: Resource, surroundings: Surroundings) -> tuple[Object, ...]:
     """Return the Deployment and the Service of a NexusService, or nothing when it has no workload."""
     spec = resource.spec
-    workload = getattr(spec, "workload", None)
-    if workload is None:
+    if not isinstance(spec, NexusServiceSpec) or spec.workload is None:
         return ()
+    workload = spec.workload
     name, namespace = resource.ref.name, resource.ref.namespace
     identity = {"app.kubernetes.io/name": name, "app.kubernetes.io/instance": f"{name}.{namespace}"[:63].rstrip("-._")}
     labels = {**identity, MANAGED_BY[0]: MANAGED_BY[1], "app.kubernetes.io/part-of": "nexus"}
@@ -61,7 +63,7 @@ def render(resource: Resource, surroundings: Surroundings) -> tuple[Object, ...]
             "replicas": workload.replicas,
             "selector": {"matchLabels": identity},
             "strategy": _strategy(workload),
-            "template": {"metadata": {"labels": labels}, "spec": _pod(resource, workload, surroundings)},
+            "template": {"metadata": {"labels": labels}, "spec": _pod(resource, workload, spec.health or Health(), surroundings)},
         },
     }
     return deployment, service
@@ -78,14 +80,14 @@ def _owner(resource: Resource) -> dict[str, Any]:
     }
 
 
-def _strategy(workload: Any) -> dict[str, Any]:
+def _strategy(workload: Workload) -> dict[str, Any]:
     if any(_volume_source(v)[0] == "persistentVolumeClaim" for v in workload.volumes):
         # Two pods must not write one disk at once (and most disks mount on one node only).
         return {"type": "Recreate"}
     return {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
 
 
-def _pod(resource: Resource, workload: Any, surroundings: Surroundings) -> dict[str, Any]:
+def _pod(resource: Resource, workload: Workload, health: Health, surroundings: Surroundings) -> dict[str, Any]:
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": workload.image,
@@ -99,10 +101,9 @@ def _pod(resource: Resource, workload: Any, surroundings: Surroundings) -> dict[
         container["args"] = list(workload.args)
     if workload.image_pull_policy:
         container["imagePullPolicy"] = workload.image_pull_policy
-    resources = _dump(workload.resources)
-    if resources:
-        container["resources"] = resources
-    container.update(_probes(resource, workload))
+    if workload.resources is not None:
+        container["resources"] = {kind: amounts for kind, amounts in _dump(workload.resources).items() if amounts}
+    container.update(_probes(workload, health))
     pod: dict[str, Any] = {
         "containers": [container],
         "terminationGracePeriodSeconds": GRACE_S,
@@ -122,7 +123,7 @@ def _pod(resource: Resource, workload: Any, surroundings: Surroundings) -> dict[
     return pod
 
 
-def _env(resource: Resource, workload: Any, surroundings: Surroundings) -> list[dict[str, Any]]:
+def _env(resource: Resource, workload: Workload, surroundings: Surroundings) -> list[dict[str, Any]]:
     """The contract's variables and the user's, the user's winning, in a stable order: ours first, then as written."""
     own: list[dict[str, Any]] = [
         {"name": "NEXUS_SERVICE_NAME", "value": resource.ref.name},
@@ -144,39 +145,29 @@ def _env(resource: Resource, workload: Any, surroundings: Surroundings) -> list[
     return [*(entry for entry in own if entry["name"] not in taken), *theirs]
 
 
-def _probes(resource: Resource, workload: Any) -> dict[str, Any]:
-    probes: dict[str, Any] = {}
+def _probes(workload: Workload, health: Health) -> dict[str, Any]:
     given = workload.probes
-    for kind in ("readiness", "liveness", "startup"):
-        probe = getattr(given, kind, None) if given is not None else None
-        if probe is not None:
-            probes[f"{kind}Probe"] = _probe(probe)
-    health = getattr(resource.spec, "health", None)
-    if "readinessProbe" not in probes and health is not None:
-        probes["readinessProbe"] = {
-            "httpGet": {"path": health.path, "port": PORT_NAME},
-            "periodSeconds": max(1, round(health.interval_seconds)),
-        }
-    return probes
+    probes = {
+        "readinessProbe": given.readiness if given else None,
+        "livenessProbe": given.liveness if given else None,
+        "startupProbe": given.startup if given else None,
+    }
+    rendered = {name: _probe(probe) for name, probe in probes.items() if probe is not None}
+    by_health = {"httpGet": {"path": health.path, "port": PORT_NAME}, "periodSeconds": max(1, round(health.interval_seconds))}
+    return {"readinessProbe": by_health, **rendered}
 
 
-def _probe(probe: Any) -> dict[str, Any]:
+def _probe(probe: Probe) -> dict[str, Any]:
     fields = _dump(probe)
-    path, port = fields.pop("path"), fields.pop("port", None)
-    return {"httpGet": {"path": path, "port": port or PORT_NAME}, **fields}
+    path, port = fields.pop("path"), fields.pop("port", PORT_NAME)
+    return {"httpGet": {"path": path, "port": port}, **fields}
 
 
-def _volume_source(volume: Any) -> tuple[str, dict[str, Any]]:
-    fields = {k: v for k, v in _dump(volume).items() if k not in ("name", "mountPath")}
-    kind, source = next(iter(fields.items()))
-    if kind == "secret" and "name" in source:  # written like the others; Kubernetes calls it secretName
-        source = {("secretName" if k == "name" else k): v for k, v in source.items()}
+def _volume_source(volume: Volume) -> tuple[str, dict[str, Any]]:
+    [(kind, source)] = [(k, v) for k, v in _dump(volume).items() if k not in ("name", "mountPath")]
     return kind, source
 
 
-def _dump(value: Any) -> dict[str, Any]:
+def _dump(model: Model) -> dict[str, Any]:
     """Return a model as users write it, without what they did not write."""
-    if value is None:
-        return {}
-    dumped: Mapping[str, Any] = value.model_dump(by_alias=True, exclude_none=True, mode="json")
-    return {k: v for k, v in dumped.items() if v not in ({}, [])} if "env" in dumped else dict(dumped)
+    return model.model_dump(by_alias=True, exclude_none=True, mode="json")

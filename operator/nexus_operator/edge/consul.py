@@ -1,7 +1,8 @@
 """Consul as the operator uses it: keys with compare-and-set, a blocking watch of a prefix, the catalog of one node.
 
-The only module that knows `py-consul`. Of that client it works around one thing: its aiohttp adapter sets no deadline of
-its own, so every call here is bounded.
+The only module that knows `py-consul`. Of that client it works around two things: its aiohttp adapter sets no deadline of
+its own, so every call here is bounded; and it builds its session with arguments that aiohttp has deprecated, so the
+session is made here.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from urllib.parse import urlsplit
 import aiohttp
 import consul
 import consul.aio
+import consul.base
 
 from nexus_operator.mirror.registrations import Registration
 
 T = TypeVar("T")
 REQUEST_TIMEOUT_S = 10.0
+CONNECTIONS = 32
 WAIT_S = 30
 """How long Consul holds a blocking query without a change."""
 NODE_ADDRESS = "127.0.0.1"
@@ -53,7 +56,7 @@ class ConsulApi:
     def __init__(self, url: str, token: str = "") -> None:
         self.url = url
         parts = urlsplit(url)
-        self._consul = consul.aio.Consul(
+        self._consul = _Consul(
             host=parts.hostname or "127.0.0.1",
             port=parts.port or (443 if parts.scheme == "https" else 8500),
             scheme=parts.scheme,
@@ -147,6 +150,17 @@ class ConsulApi:
         except (aiohttp.ClientError, OSError, TimeoutError, consul.ConsulException, ValueError) as err:
             detail = str(err).strip() or type(err).__name__
             raise ConsulAway(f"Consul at {self.url} did not {what}: {detail}.") from err
+
+
+class _HTTPClient(consul.aio.HTTPClient):  # type: ignore[misc]  # py-consul is untyped
+    def __init__(self, host: str, port: int, scheme: str) -> None:
+        consul.base.HTTPClient.__init__(self, host, port, scheme)
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS))
+
+
+class _Consul(consul.aio.Consul):  # type: ignore[misc]  # py-consul is untyped
+    def http_connect(self, host: str, port: int, scheme: str, verify: Any = True, cert: Any = None) -> _HTTPClient:
+        return _HTTPClient(host, port, scheme)
 
 
 def _held(row: Mapping[str, Any]) -> Held:

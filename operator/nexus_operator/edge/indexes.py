@@ -16,6 +16,8 @@ from types import MappingProxyType
 import aiohttp
 from nexus_core.marketplace import Index, IndexInvalid, parse_index
 
+from nexus_operator.status.view import Trouble
+
 log = logging.getLogger(__name__)
 LIMIT_BYTES = 8 * 1024 * 1024
 FETCH_TIMEOUT_S = 15.0
@@ -23,15 +25,6 @@ FIRST_WAIT_S = 5.0
 """How long a reconciliation waits for the first answer of a new marketplace, so that its plugins need no second round."""
 RETRY_S = 15.0
 BUNDLED = "bundled:"
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why the newest version of an index is not there. what, fix: sentences. stale: an older one is in use."""
-
-    what: str
-    fix: str
-    stale: bool
 
 
 @dataclass(slots=True)
@@ -58,10 +51,10 @@ class Indexes:
         """The last good index of each marketplace that has one, by its name."""
         return MappingProxyType({name: e.index for name, e in self._entries.items() if e.index is not None})
 
-    def trouble(self, name: str) -> Trouble | None:
-        """Return what is wrong with a marketplace's index now, or None."""
-        entry = self._entries.get(name)
-        return entry.trouble if entry is not None else None
+    @property
+    def troubles(self) -> Mapping[str, Trouble]:
+        """What is wrong with the indexes now, by marketplace name."""
+        return MappingProxyType({name: e.trouble for name, e in self._entries.items() if e.trouble is not None})
 
     async def follow(self, sources: Mapping[str, str]) -> None:
         """Follow exactly these marketplaces. sources: address of the index by marketplace name, `bundled:` for ours.
@@ -101,10 +94,12 @@ class Indexes:
                     entry.index = parse_index(data, source)
                 entry.trouble = None
             except IndexInvalid as err:
-                entry.trouble = Trouble(str(err), "Have its publisher correct the index.", entry.index is not None)
+                entry.trouble = Trouble(
+                    "MarketplaceInvalid", str(err), "Have its publisher correct the index.", entry.index is not None
+                )
             except _Unreachable as err:
                 entry.trouble = Trouble(
-                    str(err), f"Check .spec.source.url and that the operator can reach it; it is tried again every {RETRY_S:.0f} s.",
+                    "MarketplaceUnreachable", str(err), f"Check .spec.source.url and the network; it is tried again every {RETRY_S:.0f} s.",
                     entry.index is not None,
                 )  # fmt: skip
             if (entry.index, entry.trouble) != before:

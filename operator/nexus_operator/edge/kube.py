@@ -66,7 +66,7 @@ class KubeApi:
         """on_back: called when the server answers again after it did not for longer than a moment."""
         self._configuration = configuration
         self._client = api.ApiClient(configuration)
-        self._on_back = on_back
+        self.on_back = on_back
         self._away_since: float | None = None
 
     @classmethod
@@ -76,11 +76,12 @@ class KubeApi:
         Raises KubeError when neither is usable.
         """
         configuration = api.Configuration()
+        in_pod = await asyncio.to_thread(Path(config.incluster_config.SERVICE_TOKEN_FILENAME).exists)
         try:
-            if Path(config.incluster_config.SERVICE_TOKEN_FILENAME).exists():
-                config.load_incluster_config(configuration)
+            if in_pod:
+                config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
             else:
-                await config.load_kube_config(client_configuration=configuration)
+                await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         except (config.ConfigException, OSError, ValueError) as err:
             raise KubeError(
                 f"No access to a Kubernetes cluster: {err} Run in a pod with a service account, or set KUBECONFIG to a file."
@@ -110,7 +111,7 @@ class KubeApi:
             private_key_path=conf.key_file,
         )
 
-    async def list(self, kind: Kind) -> Listed:
+    async def list_all(self, kind: Kind) -> Listed:
         """Return every object of a kind, in all namespaces. A kind the cluster does not know is an empty list."""
         objects: list[Object] = []
         version, proceed = "", ""
@@ -176,7 +177,7 @@ class KubeApi:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self._client.close()  # type: ignore[no-untyped-call]
 
     async def _call(
         self,
@@ -194,7 +195,7 @@ class KubeApi:
             )
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 response = await self._client.call_api(*request, _request_timeout=REQUEST_TIMEOUT_S)
-                data = await response.read()
+                data: bytes = await response.read()  # type: ignore[no-untyped-call]
         except (aiohttp.ClientError, OSError, TimeoutError, api.ApiException) as err:
             if self._away_since is None:
                 self._away_since = time.monotonic()
@@ -211,13 +212,14 @@ class KubeApi:
             self._answered()
             raise Conflict(what, status)
         if status == 429 or status >= 500:
+            self._away_since = self._away_since or time.monotonic()
             raise KubeAway(what, status)
         raise KubeError(what, status)
 
     def _answered(self) -> None:
         if self._away_since is not None:
             self._away_since = None
-            self._on_back()
+            self.on_back()
 
 
 def _message(data: bytes) -> str:

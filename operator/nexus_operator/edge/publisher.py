@@ -31,6 +31,7 @@ class Publisher:
         self._prefix = prefix
         self._last: Published | None = None
         self._recent: deque[frozenset[str]] = deque(maxlen=KEPT_GENERATIONS)
+        self._distrust = False
 
     @property
     def last(self) -> Published | None:
@@ -55,6 +56,7 @@ class Publisher:
             # Written by another version or damaged: objects that are broken right now lose their last good form. All
             # others are published anew.
             log.warning("the published snapshot cannot be read; starting from the manifests alone: %s", err)
+            self._distrust = True  # a chunk may be damaged under its right name: write all of them again
             return None
         self._last = Published(manifest.generation, manifest.digest, snapshot)
         return self._last
@@ -72,8 +74,9 @@ class Publisher:
             holds = _manifest(held.value) if held is not None else None
             remembered = self._last.generation if self._last is not None else 0
             floor = max(acked, remembered)
-            missing = await self._missing(frozenset(encoded.chunks))
+            missing = frozenset(encoded.chunks) - (frozenset() if self._distrust else await self._stored())
             await _each(lambda c: self._consul.put(wire.chunk_key(c, self._prefix), encoded.chunks[c]), sorted(missing))
+            self._distrust = False
             if holds is not None and holds.digest == encoded.digest and holds.generation >= floor:
                 return self._remember(Published(holds.generation, encoded.digest, snapshot), encoded)
             generation = max(floor, holds.generation if holds is not None else 0) + 1
@@ -84,9 +87,6 @@ class Publisher:
                 await self._collect()
                 return published
         raise ConsulAway(f"{manifest_key} changed {ATTEMPTS} times while it was being written. Is another operator publishing here?")
-
-    async def _missing(self, chunks: frozenset[str]) -> frozenset[str]:
-        return chunks - await self._stored()
 
     async def _stored(self) -> frozenset[str]:
         keys = await self._consul.keys(wire.chunk_key("", self._prefix))

@@ -1,23 +1,9 @@
-"""EndpointSlices → catalog registrations, and the difference to what the catalog holds.
-
-One registration per (Consul service, address, port). An endpoint that is not ready, or terminating, stays registered with
-a critical check, so that gateways stop choosing it at once while people still see it; one that is gone is deregistered.
-"""
+"""What Consul's catalog holds of one virtual node, as values, and the difference between two such states."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from nexus_core.translate import Mirror
-
-from nexus_operator.world.inventory import Inventory, Object, key_of
-
-SERVICE_LABEL = "kubernetes.io/service-name"
-_FAMILIES = {"IPv4": "IPv4", "IPv6": "IPv6"}
-_META_LIMIT = 512
-"""Consul refuses service meta values longer than this."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,75 +31,16 @@ class Difference:
         return bool(self.register or self.deregister)
 
 
-def slices_by_service(inventory: Inventory) -> dict[tuple[str, str], list[Object]]:
-    """Return the EndpointSlices by (namespace, service name)."""
-    found: dict[tuple[str, str], list[Object]] = {}
-    for obj in inventory.all("EndpointSlice"):
-        name = (obj["metadata"].get("labels") or {}).get(SERVICE_LABEL)
-        if name:
-            found.setdefault((key_of(obj)[0], name), []).append(obj)
-    return found
-
-
-def build_registrations(
-    mirrors: Iterable[Mirror],
-    services: Mapping[tuple[str, str], Object],
-    slices: Mapping[tuple[str, str], Iterable[Object]],
-) -> dict[str, Registration]:
-    """Return every registration the catalog should hold, by id. A Service that does not exist has none."""
-    wanted: dict[str, Registration] = {}
-    for mirror in mirrors:
-        key = (mirror.namespace, mirror.service)
-        service = services.get(key)
-        if service is None:
-            continue
-        for entry in _of_mirror(mirror, service, slices.get(key, ())):
-            known = wanted.get(entry.id)
-            # One endpoint may stand in two slices while they are reshuffled: ready in any is ready.
-            if known is None or (entry.passing and not known.passing):
-                wanted[entry.id] = entry
-    return wanted
-
-
 def diff(wanted: Mapping[str, Registration], held: Mapping[str, Registration]) -> Difference:
     """Return what has to be written for the catalog to hold exactly `wanted`."""
     register = tuple(wanted[sid] for sid in sorted(wanted) if held.get(sid) != wanted[sid])
     return Difference(register, tuple(sid for sid in sorted(held) if sid not in wanted))
 
 
-def _of_mirror(mirror: Mirror, service: Object, slices: Iterable[Object]) -> Iterable[Registration]:
-    spec = service.get("spec") or {}
-    port = next((p for p in spec.get("ports") or () if p.get("port") == mirror.port), None)
-    if port is None:
-        return
-    # Dual-stack Services have slices of both families with the same pods: the Service's first family is the one it prefers.
-    family = next(iter(spec.get("ipFamilies") or ()), "")
-    for piece in slices:
-        if piece.get("addressType") not in _FAMILIES or (family and piece["addressType"] != family):
-            continue
-        number = next((p.get("port") for p in piece.get("ports") or () if (p.get("name") or "") == (port.get("name") or "")), None)
-        if not number:
-            continue
-        for endpoint in piece.get("endpoints") or ():
-            for address in endpoint.get("addresses") or ():
-                yield _registration(mirror, endpoint, str(address), int(number))
-
-
-def _registration(mirror: Mirror, endpoint: Mapping[str, Any], address: str, port: int) -> Registration:
-    conditions = endpoint.get("conditions") or {}
-    # An absent `ready` means ready (discovery/v1).
-    passing = conditions.get("ready") is not False and not conditions.get("terminating")
-    target = endpoint.get("targetRef") or {}
-    pod = str(target.get("name") or address)
-    meta = dict(mirror.meta)
-    if endpoint.get("zone"):
-        meta["nexus-zone"] = str(endpoint["zone"])
-    return Registration(
-        id=f"{mirror.consul_service}/{pod}:{port}",
-        service=mirror.consul_service,
-        address=address,
-        port=port,
-        passing=passing,
-        tags=tuple(sorted(mirror.tags)),
-        meta=tuple(sorted((k, v[:_META_LIMIT]) for k, v in meta.items())),
-    )
+def counts(registrations: Iterable[Registration]) -> dict[str, tuple[int, int]]:
+    """Return (passing, all) instances by service."""
+    found: dict[str, tuple[int, int]] = {}
+    for entry in registrations:
+        ready, total = found.get(entry.service, (0, 0))
+        found[entry.service] = (ready + entry.passing, total + 1)
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nexus_core.snapshot import Ack, PluginReport, Published, Snapshot, wire
+from nexus_core.snapshot import Ack, Listener, PluginInstance, PluginReport, Published, Route, Snapshot, Upstream, wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +50,31 @@ class Ledger:
 
     def __init__(self) -> None:
         self._since: dict[str, tuple[int, int]] = {}  # source → (fingerprint, generation)
+        self._digest = ""
 
     def record(self, published: Published) -> None:
         """Take in a publication; call it for each, in order."""
-        parts = fingerprints(published.snapshot)
+        if published.digest == self._digest:
+            return
         kept: dict[str, tuple[int, int]] = {}
-        for source, print_ in parts.items():
+        for source, print_ in fingerprints(published.snapshot).items():
             known = self._since.get(source)
             kept[source] = known if known is not None and known[0] == print_ else (print_, published.generation)
-        self._since = kept
+        self._since, self._digest = kept, published.digest
 
-    def since(self, source: str) -> int | None:
-        """Return the generation in which the object's part took its present form; None when it has no part."""
+    def since(self, source: str, fingerprint: int) -> int | None:
+        """Return the generation in which the object's part took this form; None when it is not what is published."""
         entry = self._since.get(source)
-        return None if entry is None else entry[1]
+        return entry[1] if entry is not None and entry[0] == fingerprint else None
 
 
 def fingerprints(snapshot: Snapshot) -> dict[str, int]:
     """Return a hash of everything in the Snapshot that comes from each object, by its `source`."""
     parts: dict[str, list[bytes]] = {}
-    for item in (*snapshot.listeners, *snapshot.routes, *snapshot.upstreams, *snapshot.plugins):
+    items: tuple[Listener | Route | Upstream | PluginInstance, ...] = (
+        *snapshot.listeners, *snapshot.routes, *snapshot.upstreams, *snapshot.plugins,
+    )  # fmt: skip
+    for item in items:
         parts.setdefault(item.source, []).append(repr(item).encode())
     return {source: hash(tuple(items)) for source, items in parts.items()}
 

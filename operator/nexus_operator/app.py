@@ -1,0 +1,146 @@
+"""Wires the operator: one process, one event loop, one task group."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import socket
+import sys
+
+import kopf
+
+from nexus_operator import handlers, logs
+from nexus_operator.edge.consul import ConsulApi
+from nexus_operator.edge.health import HealthServer
+from nexus_operator.edge.kube import KubeApi, KubeError
+from nexus_operator.edge.lease import Election
+from nexus_operator.edge.lister import Lister
+from nexus_operator.metrics import Metrics
+from nexus_operator.reconcile import Reconciler
+from nexus_operator.settings import Settings
+from nexus_operator.world.inventory import Inventory
+from nexus_operator.world.kinds import WATCHED
+
+log = logging.getLogger(__name__)
+STOP_S = 10.0
+"""How long kopf may take to stop."""
+
+
+class Operator:
+    """One operator replica. `run()` ends when `stop()` is called, or raises when a part that must not end does."""
+
+    def __init__(self, settings: Settings, kube: KubeApi) -> None:
+        """kube: closed by `run()`."""
+        self._settings = settings
+        self._kube = kube
+        self._stop = asyncio.Event()
+        self._synced = False
+        self.identity = f"{settings.identity or socket.gethostname()}-{secrets.token_hex(3)}"
+        self.metrics = Metrics()
+        self.inventory = Inventory(kind.kind for kind in WATCHED)
+        self.health = HealthServer(
+            settings.listen, alive=lambda: "", ready=self._unready, metrics=lambda: self.metrics.render()
+        )
+
+    def stop(self) -> None:
+        """Ask `run()` to end."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Run until stopped. Raises OSError when the health port is taken."""
+        consul = ConsulApi(self._settings.consul_url, self._settings.consul_token)
+        reconciler = Reconciler(self._settings, self._kube, consul, self.inventory, self.metrics)
+        lister = Lister(self._kube, self.inventory, every_s=self._settings.relist_s, changed=reconciler.wake_for)
+        self._kube.on_back = lister.list_soon
+        try:
+            await self.health.start()
+            stopping = asyncio.ensure_future(self._stop.wait())
+            parts = asyncio.ensure_future(self._run_parts(reconciler, lister))
+            try:
+                await asyncio.wait({stopping, parts}, return_when=asyncio.FIRST_COMPLETED)
+                if parts.done():
+                    parts.result()
+            finally:
+                for task in (stopping, parts):
+                    task.cancel()
+                await asyncio.gather(stopping, parts, return_exceptions=True)
+        finally:
+            await reconciler.close()
+            await self.health.stop()
+            await consul.close()
+            await self._kube.close()
+
+    async def _run_parts(self, reconciler: Reconciler, lister: Lister) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(lister.run(), name="lister")
+            await lister.complete.wait()
+            self._synced = True
+            log.info("every kind is listed: %s", ", ".join(f"{self.inventory.count(k.kind)} {k.plural}" for k in WATCHED))
+            group.create_task(self._watch(reconciler, lister), name="kopf")
+            group.create_task(self._compete(reconciler), name="election")
+
+    async def _compete(self, reconciler: Reconciler) -> None:
+        async def lead() -> None:
+            self.metrics.leader = 1
+            try:
+                await reconciler.lead()
+            finally:
+                self.metrics.leader = 0
+
+        if not self._settings.leader_election:
+            await lead()
+            return
+        election = Election(
+            self._kube, namespace=self._settings.namespace, name=self._settings.lease_name,
+            identity=self.identity, lease_s=self._settings.lease_s,
+        )  # fmt: skip
+        await election.run(lead)
+
+    async def _watch(self, reconciler: Reconciler, lister: Lister) -> None:
+        registry = handlers.build_registry(
+            self.inventory, login=self._kube.login, changed=reconciler.wake_for, relisted=lambda _: lister.list_soon()
+        )
+        stop_kopf = asyncio.Event()
+        running = asyncio.ensure_future(
+            kopf.operator(
+                registry=registry, settings=handlers.build_settings(), clusterwide=True, standalone=True, stop_flag=stop_kopf
+            )
+        )
+        try:
+            await asyncio.shield(running)
+            # kopf has taken over SIGTERM and SIGINT, and returns after one of them.
+            self.stop()
+        finally:
+            stop_kopf.set()
+            done, _ = await asyncio.wait({running}, timeout=STOP_S)
+            if not done:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+
+    def _unready(self) -> str:
+        return "" if self._synced else f"not listed yet: {', '.join(self.inventory.unlisted)}"
+
+
+async def serve(settings: Settings) -> None:
+    """Run one replica until SIGTERM or SIGINT. Raises KubeError without access to a cluster."""
+    operator = Operator(settings, await KubeApi.connect())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, operator.stop)
+    log.info("operator %s starts, Consul at %s", operator.identity, settings.consul_url)
+    await operator.run()
+    log.info("operator %s has stopped", operator.identity)
+
+
+def run(settings: Settings) -> None:
+    """Run the operator in this process until it is told to stop; ends the process with status 1 when it cannot run."""
+    logs.configure(settings.log_level)
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            asyncio.run(serve(settings))
+        except (KubeError, OSError) as err:
+            log.error("%s", err)
+            sys.exit(1)

@@ -1,0 +1,109 @@
+"""Applies and deletes the children of NexusServices, and never touches what is not theirs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from nexus_core.problems import ObjectRef, Problem
+
+from nexus_operator.children.plan import ChildKey, Settled, build_plan, child_key, edition, owner_uid
+from nexus_operator.edge.kube import Conflict, KubeApi, KubeAway, KubeError, NotFound
+from nexus_operator.metrics import Metrics
+from nexus_operator.world.inventory import Inventory, Object
+from nexus_operator.world.kinds import BY_NAME, DEPLOYMENT, MANAGED_BY, SERVICE
+
+log = logging.getLogger(__name__)
+CHILD_KINDS = (DEPLOYMENT.kind, SERVICE.kind)
+
+
+class ChildWriter:
+    """Makes the cluster hold the rendered children."""
+
+    def __init__(self, kube: KubeApi, inventory: Inventory, metrics: Metrics) -> None:
+        self._kube = kube
+        self._inventory = inventory
+        self._metrics = metrics
+        self._settled: dict[ChildKey, Settled] = {}
+        self._refused: dict[ChildKey, tuple[Object, Problem]] = {}
+
+    def retry_refused(self) -> None:
+        """Try children again that were refused; what stood in their way may be gone."""
+        self._refused.clear()
+
+    async def sync(self, wanted: Iterable[Object], keep: frozenset[str]) -> tuple[Problem, ...]:
+        """Apply and delete what is needed; return a problem for each child that cannot be.
+
+        keep: uids of NexusServices whose children stay as they are, since their present spec cannot be read.
+        Raises KubeAway; what was written until then stays.
+        """
+        wanted = tuple(wanted)
+        live = [obj for kind in CHILD_KINDS for obj in self._inventory.all(kind) if _ours(obj)]
+        plan = build_plan(wanted, live, self._settled)
+        owners = {str(o["metadata"].get("uid")) for o in self._inventory.all("NexusService")}
+        for obj in plan.delete:
+            if owner_uid(obj) in owners - keep:
+                await self._delete(obj)
+        keys = {child_key(obj) for obj in wanted}
+        self._refused = {key: known for key, known in self._refused.items() if key in keys}
+        for obj in plan.apply:
+            key = child_key(obj)
+            if key in self._refused and self._refused[key][0] == obj:
+                continue
+            self._refused.pop(key, None)
+            problem = await self._apply(key, obj)
+            if problem is not None:
+                self._refused[key] = (obj, problem)
+        return tuple(problem for _, problem in self._refused.values())
+
+    async def _apply(self, key: ChildKey, obj: Object) -> Problem | None:
+        kind, (_, namespace, name) = BY_NAME[key[0]], key
+        owner = ObjectRef("NexusService", namespace, name)
+        try:
+            try:
+                live = await self._kube.get(kind, namespace, name)
+            except NotFound:
+                live = None
+            if live is not None and owner_uid(live) != owner_uid(obj):
+                return Problem(
+                    owner, ".metadata.name", "ChildConflict",
+                    f"There is a {kind.kind} {namespace}/{name} that this NexusService did not make.",
+                    f"Rename the NexusService, or delete the {kind.kind}; it is never overwritten.",
+                )  # fmt: skip
+            body = obj if live is None else {**obj, "metadata": {**obj["metadata"], "uid": live["metadata"]["uid"]}}
+            # Only what is known to be ours is taken over by force; something created since the look just now is not.
+            applied = await self._kube.apply(kind, namespace, name, body, force=live is not None)
+        except Conflict as err:
+            raise KubeAway(str(err), err.status) from err  # somebody was faster: look again
+        except NotFound as err:
+            return _refusal(owner, str(err), "Create the namespace, or delete the NexusService.")
+        except KubeAway:
+            raise
+        except KubeError as err:
+            return _refusal(owner, str(err), "Correct .spec.workload, or allow it in the namespace.")
+        self._metrics.child_writes_total += 1
+        self._settled[key] = Settled(obj, edition(applied))
+        self._inventory.observe(kind.kind, applied)
+        log.info("applied %s %s/%s", kind.kind, namespace, name)
+        return None
+
+    async def _delete(self, obj: Object) -> None:
+        kind, namespace, name = child_key(obj)
+        try:
+            await self._kube.delete(BY_NAME[kind], namespace, name, uid=obj["metadata"]["uid"])
+        except KubeAway:
+            raise
+        except KubeError as err:
+            log.error("%s %s/%s is not wanted any more and cannot be deleted: %s", kind, namespace, name, err)
+            return
+        self._metrics.child_writes_total += 1
+        self._settled.pop((kind, namespace, name), None)
+        log.info("deleted %s %s/%s", kind, namespace, name)
+
+
+def _refusal(owner: ObjectRef, what: str, fix: str) -> Problem:
+    return Problem(owner, ".spec.workload", "ChildRefused", f"The API server refused it: {what}", fix)
+
+
+def _ours(obj: Object) -> bool:
+    return (obj["metadata"].get("labels") or {}).get(MANAGED_BY[0]) == MANAGED_BY[1]

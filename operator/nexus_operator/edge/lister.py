@@ -1,0 +1,77 @@
+"""Full lists of every watched kind: first, again after the API server was away, and now and then.
+
+kopf's watches bring changes fast, but a deletion while a watch is down is never told. Lists close that gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from nexus_operator.edge.kube import KubeApi, KubeError
+from nexus_operator.world.inventory import Inventory
+from nexus_operator.world.kinds import WATCHED, Kind
+
+log = logging.getLogger(__name__)
+SETTLE_S = 0.5
+"""Several watches break together: their lists are made once, a moment later."""
+RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class Lister:
+    """Feeds the inventory. complete: set once every kind has been listed; a kind without CRD counts as an empty list."""
+
+    def __init__(self, kube: KubeApi, inventory: Inventory, *, every_s: float, changed: Callable[[str], None]) -> None:
+        """changed: called with each kind whose list told something new."""
+        self._kube = kube
+        self._inventory = inventory
+        self._every_s = every_s
+        self._changed = changed
+        self._asked = asyncio.Event()
+        self._missing: frozenset[str] = frozenset()
+        self.complete = asyncio.Event()
+
+    def list_soon(self) -> None:
+        """Ask for a full list; requests of one moment are one."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """List for ever."""
+        failures = 0
+        while True:
+            self._asked.clear()
+            try:
+                await self._list_all()
+            except KubeError as err:
+                wait_s = RETRY_S[min(failures, len(RETRY_S) - 1)] * (1 + random.random() / 4)
+                failures += 1
+                log.warning("the cluster could not be listed, next try in %.1f s: %s", wait_s, err)
+                await asyncio.sleep(wait_s)
+                continue
+            failures = 0
+            self.complete.set()
+            try:
+                async with asyncio.timeout(self._every_s):
+                    await self._asked.wait()
+                await asyncio.sleep(SETTLE_S)
+            except TimeoutError:
+                pass
+
+    async def _list_all(self) -> None:
+        missing: set[str] = set()
+        for kind in WATCHED:
+            if not await self._list(kind):
+                missing.add(kind.kind)
+        if missing != self._missing:
+            log.info("kinds that are not installed: %s", ", ".join(sorted(missing)) or "none")
+            self._missing = frozenset(missing)
+
+    async def _list(self, kind: Kind) -> bool:
+        listed = await self._kube.list_all(kind)
+        # Without a CRD nothing of the kind exists: the list is true whatever the version.
+        version = listed.version if listed.installed else 0
+        if self._inventory.replace(kind.kind, listed.objects, version):
+            self._changed(kind.kind)
+        return listed.installed

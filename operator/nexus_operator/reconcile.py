@@ -1,0 +1,308 @@
+"""The one loop that makes the world what the manifests say.
+
+Each round: parse what changed → translate everything → in parallel the children (Kubernetes) and the way to the gateways
+(mirror the endpoints, publish the Snapshot; Consul) → write statuses. Rounds never overlap; changes that come meanwhile
+are collected for the next one. A step that fails costs only itself: it is shown in the conditions and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Mapping
+from datetime import UTC, datetime
+
+from nexus_core.model.load import parse
+from nexus_core.model.plugins import NexusMarketplaceSpec
+from nexus_core.model.resources import Resource
+from nexus_core.problems import Problem
+from nexus_core.translate import Mirror, Translation, translate
+
+from nexus_operator.children.render import Surroundings, render
+from nexus_operator.edge.ackwatch import AckWatch
+from nexus_operator.edge.catalog import Catalog
+from nexus_operator.edge.childwriter import ChildWriter
+from nexus_operator.edge.consul import ConsulApi, ConsulAway
+from nexus_operator.edge.indexes import BUNDLED, Indexes
+from nexus_operator.edge.kube import KubeApi, KubeError
+from nexus_operator.edge.publisher import Publisher
+from nexus_operator.edge.statuswriter import StatusWriter
+from nexus_operator.metrics import Metrics
+from nexus_operator.mirror.endpoints import build_registrations, slices_by_service
+from nexus_operator.mirror.registrations import Registration, counts
+from nexus_operator.publication.acks import Ledger, fingerprints, liveness
+from nexus_operator.settings import Settings
+from nexus_operator.status.build import build_statuses
+from nexus_operator.status.view import View
+from nexus_operator.world.addresses import base_url, gateway_addresses
+from nexus_operator.world.inventory import Inventory, Key, Object, key_of
+from nexus_operator.world.kinds import RUNTIME, WATCHED
+
+log = logging.getLogger(__name__)
+FIRST_RETRY_S = 0.5
+LAST_RETRY_S = 15.0
+RETIRE_S = 60.0
+"""Longest time endpoints stay registered after no route leads to them, for gateways that still run the Snapshot before."""
+
+
+class Reconciler:
+    """Does the leader's work. `lead()` runs while this replica leads; the rest of the time it only collects wake-ups."""
+
+    def __init__(self, settings: Settings, kube: KubeApi, consul: ConsulApi, inventory: Inventory, metrics: Metrics) -> None:
+        self._settings = settings
+        self._inventory = inventory
+        self._metrics = metrics
+        self._wake = asyncio.Event()
+        self._config_changed = True
+        self._children = ChildWriter(kube, inventory, metrics)
+        self._publisher = Publisher(consul, settings.prefix)
+        self._catalog = Catalog(consul, settings.consul_node)
+        self._consul = consul
+        self._statuses = StatusWriter(kube, inventory, metrics)
+        self._indexes = Indexes(ttl_s=settings.index_ttl_s, changed=self._on_config)
+        self._surroundings = Surroundings(
+            consul_url=settings.workload_consul_url or settings.consul_url,
+            otlp_endpoint=settings.otlp_endpoint,
+            security=settings.workload_security,
+        )
+        self._parsed: dict[tuple[str, Key], tuple[str, Resource]] = {}
+        self._translation: Translation | None = None
+        self._rendered: tuple[Object, ...] = ()
+        self._wanted: Mapping[str, int] = {}
+        self._registrations: Mapping[str, Registration] = {}
+        self._start_leading()
+
+    def _start_leading(self) -> None:
+        """Forget what another leader may have changed since."""
+        self._ledger = Ledger()
+        self._acks = AckWatch(self._consul, self._settings.prefix, changed=self._on_runtime, returned=self._on_consul_back)
+        self._loaded = False
+        self._consul_fault = ""
+        self._child_problems: tuple[Problem, ...] = ()
+        self._retired: dict[str, tuple[Mirror, float]] = {}  # by name in Consul: until when
+        self._failures: dict[str, int] = {}
+        self._config_changed = True
+        self._catalog.forget()
+
+    # --- wake-ups ------------------------------------------------------------------------------------------------------
+
+    def wake_for(self, kind: str) -> None:
+        """An object of this kind changed in a way that matters."""
+        if kind in RUNTIME:
+            self._on_runtime()
+        else:
+            self._on_config()
+
+    def _on_config(self) -> None:
+        self._config_changed = True
+        self._wake.set()
+
+    def _on_runtime(self) -> None:
+        self._wake.set()
+
+    def _on_consul_back(self) -> None:
+        self._catalog.forget()
+        self._wake.set()
+
+    # --- the loop ------------------------------------------------------------------------------------------------------
+
+    async def lead(self) -> None:
+        """Reconcile until cancelled."""
+        self._publisher = Publisher(self._consul, self._settings.prefix)
+        self._start_leading()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._acks.run(), name="acks")
+            group.create_task(self._loop(), name="reconcile")
+
+    async def close(self) -> None:
+        """Release what is held while not leading too."""
+        await self._indexes.close()
+
+    async def _loop(self) -> None:
+        while True:
+            self._wake.clear()
+            self._metrics.reconciliations_total += 1
+            started = time.monotonic()
+            await self._round()
+            self._metrics.reconcile_seconds_total += time.monotonic() - started
+            wait_s = self._settings.resync_s
+            if self._failures:
+                worst = min(self._failures.values())
+                wait_s = min(wait_s, LAST_RETRY_S, FIRST_RETRY_S * 2 ** (worst - 1)) * (1 + random.random() / 4)
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+                await asyncio.sleep(self._settings.debounce_s)
+            except TimeoutError:
+                if not self._failures:
+                    # Nothing has happened for a while: look whether Consul and the refused children still are as they were.
+                    self._catalog.forget()
+                    self._children.retry_refused()
+
+    async def _round(self) -> None:
+        if self._config_changed or self._translation is None:
+            self._config_changed = False
+            await self._step("load", self._load())
+            await self._translate()
+        self._registrations = self._wanted_registrations()
+        await asyncio.gather(self._step("children", self._sync_children()), self._step("publish", self._to_gateways()))
+        await self._step("status", self._write_statuses())
+
+    async def _step(self, name: str, work: Awaitable[None]) -> None:
+        """Run one step; what fails is logged, counted and left to the next round."""
+        try:
+            await work
+        except (KubeError, ConsulAway) as err:
+            if name not in self._failures:
+                log.warning("%s: %s", name, err)
+            self._failed(name)
+        except Exception:
+            # A fault of ours in one step must not keep the others from their work.
+            log.exception("%s failed", name)
+            self._failed(name)
+        else:
+            if self._failures.pop(name, 0):
+                log.info("%s works again", name)
+
+    def _failed(self, name: str) -> None:
+        self._metrics.step_failures_total += 1
+        self._failures[name] = self._failures.get(name, 0) + 1
+
+    # --- steps ---------------------------------------------------------------------------------------------------------
+
+    async def _load(self) -> None:
+        """Learn what is published, once: broken objects keep their last good form from there."""
+        if self._loaded:
+            return
+        try:
+            published = await self._publisher.load()
+        except ConsulAway as err:
+            self._consul_fault = str(err)
+            self._config_changed = True  # translate again with it
+            raise
+        self._loaded = True
+        self._consul_fault = ""
+        if published is not None:
+            self._ledger.record(published)
+            log.info("generation %d is published", published.generation)
+
+    async def _translate(self) -> None:
+        resources = self._parse()
+        await self._indexes.follow(_sources(resources))
+        last = self._publisher.last
+        before = self._translation
+        self._translation = translate(
+            resources,
+            previous=last.snapshot if last is not None else None,
+            indexes=self._indexes.current,
+            class_name=self._settings.class_name,
+        )
+        self._metrics.problems = len(self._translation.problems)
+        self._rendered = tuple(child for r in resources if not _deleted(r) for child in render(r, self._surroundings))
+        self._wanted = fingerprints(self._translation.snapshot)
+        for mirror in before.mirrors if before is not None else ():
+            self._retired[mirror.consul_service] = (mirror, time.monotonic() + RETIRE_S)
+
+    def _parse(self) -> tuple[Resource, ...]:
+        """Return all resources; an object is parsed again only when its resourceVersion has changed."""
+        parsed: dict[tuple[str, Key], tuple[str, Resource]] = {}
+        for kind in WATCHED:
+            if kind.kind in RUNTIME:
+                continue
+            for obj in self._inventory.all(kind.kind):
+                key, meta = (kind.kind, key_of(obj)), obj["metadata"]
+                edition = f"{meta.get('uid')}/{meta.get('resourceVersion')}"
+                known = self._parsed.get(key)
+                parsed[key] = known if known is not None and known[0] == edition else (edition, parse(obj))
+        self._parsed = parsed
+        return tuple(resource for _, resource in parsed.values())
+
+    async def _sync_children(self) -> None:
+        unreadable = frozenset(
+            str(r.raw["metadata"].get("uid"))
+            for _, r in self._parsed.values()
+            if r.ref.kind == "NexusService" and r.spec is None
+        )
+        self._child_problems = await self._children.sync(self._rendered, unreadable)
+
+    async def _to_gateways(self) -> None:
+        """Mirror endpoints, then publish: a gateway never learns of a route before its endpoints are there."""
+        assert self._translation is not None
+        try:
+            wanted = self._registrations
+            self._metrics.mirrored_endpoints = len(wanted)
+            difference = await self._catalog.sync(wanted)
+            self._metrics.mirror_writes_total += len(difference.register) + len(difference.deregister)
+            if not self._loaded:
+                return  # publishing without knowing the last good forms would lose them
+            await self._publish(self._translation)
+        except ConsulAway as err:
+            self._consul_fault = str(err)
+            raise
+        self._consul_fault = ""
+
+    async def _publish(self, translation: Translation) -> None:
+        before = self._publisher.last
+        acked = max((ack.generation for ack in self._acks.acks), default=0)
+        published = await self._publisher.publish(translation.snapshot, acked=acked)
+        self._ledger.record(published)
+        if before is None or before.generation != published.generation:
+            self._metrics.publications_total += 1
+        self._metrics.generation = published.generation
+        state = liveness(self._acks.acks, published.generation, published)
+        self._metrics.gateways, self._metrics.gateways_current = state.total, state.live
+
+    def _wanted_registrations(self) -> Mapping[str, Registration]:
+        """What the catalog should hold: endpoints of every route, and of those that gateways may still have."""
+        assert self._translation is not None
+        published = self._publisher.last
+        live = published is not None and liveness(self._acks.acks, published.generation, published)
+        current = published is not None and published.snapshot == self._translation.snapshot
+        settled = current and live and (live.everywhere or live.total == 0) and self._acks.known.is_set()
+        now = time.monotonic()
+        wanted = {mirror.consul_service: mirror for mirror in self._translation.mirrors}
+        self._retired = {
+            name: (mirror, until)
+            for name, (mirror, until) in self._retired.items()
+            if name not in wanted and now < until and not settled
+        }
+        mirrors = [*wanted.values(), *(mirror for mirror, _ in self._retired.values())]
+        services = {key_of(obj): obj for obj in self._inventory.all("Service")}
+        return build_registrations(mirrors, services, slices_by_service(self._inventory))
+
+    async def _write_statuses(self) -> None:
+        assert self._translation is not None
+        addresses = gateway_addresses(self._inventory, self._settings)
+        view = View(
+            inventory=self._inventory,
+            resources=tuple(resource for _, resource in self._parsed.values()),
+            translation=self._translation,
+            published=self._publisher.last,
+            wanted=self._wanted,
+            since=self._ledger.since,
+            acks=self._acks.acks,
+            now_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            docs_base=self._settings.docs_base,
+            child_problems=self._child_problems,
+            consul_fault=self._consul_fault or self._acks.fault,
+            counts=counts(self._registrations.values()),
+            addresses=addresses,
+            base_url=base_url(self._inventory, self._settings, addresses),
+            indexes=self._indexes.current,
+            troubles=self._indexes.troubles,
+        )
+        await self._statuses.write(build_statuses(view))
+
+
+def _sources(resources: tuple[Resource, ...]) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for resource in resources:
+        if isinstance(resource.spec, NexusMarketplaceSpec):
+            found[resource.ref.name] = resource.spec.source.url or BUNDLED
+    return found
+
+
+def _deleted(resource: Resource) -> bool:
+    return bool(resource.raw["metadata"].get("deletionTimestamp"))

@@ -1,0 +1,111 @@
+"""Everything a status may depend on, at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from nexus_core.marketplace import Index
+from nexus_core.model.resources import Resource
+from nexus_core.problems import ObjectRef, Problem
+from nexus_core.problems.catalogue import REASONS
+from nexus_core.snapshot import Ack, Published
+from nexus_core.translate import Translation
+
+from nexus_operator.publication.acks import Liveness, liveness
+from nexus_operator.status.conditions import Condition, from_problems
+from nexus_operator.world.inventory import Inventory
+
+PAGES = {reason: info.page for reason, info in REASONS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why the newest index of a marketplace is not there. what, fix: sentences. stale: an older one is in use."""
+
+    reason: str
+    what: str
+    fix: str
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What is wanted (resources, translation), what is (inventory, published, acks, counts), and what is in the way.
+
+    wanted: fingerprint of each object's part of `translation.snapshot`, by source. since: see `Ledger.since`.
+    counts: (ready, all) mirrored endpoints by registry name. addresses: of the gateway Service, best first.
+    base_url: what paths of exposed services are appended to. consul_fault: why Consul cannot be used now, or empty.
+    """
+
+    inventory: Inventory
+    resources: tuple[Resource, ...]
+    translation: Translation
+    published: Published | None
+    wanted: Mapping[str, int]
+    since: Callable[[str, int], int | None]
+    acks: tuple[Ack, ...]
+    now_utc: str
+    docs_base: str
+    child_problems: tuple[Problem, ...] = ()
+    consul_fault: str = ""
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    addresses: tuple[str, ...] = ()
+    base_url: str = ""
+    indexes: Mapping[str, Index] = field(default_factory=dict)
+    troubles: Mapping[str, Trouble] = field(default_factory=dict)
+
+    def problems(self) -> dict[ObjectRef, list[Problem]]:
+        """Return all problems by object, in order."""
+        found: dict[ObjectRef, list[Problem]] = {}
+        for problem in (*self.translation.problems, *self.child_problems):
+            found.setdefault(problem.where, []).append(problem)
+        return found
+
+    def verdict(self, condition: str, problems: list[Problem], *, fallback: bool = False) -> Condition:
+        """Return a condition of an object from its problems: False with those that belong to it, else True.
+
+        fallback: also take problems whose condition the object does not have.
+        """
+        mine = [p for p in problems if condition_of(p) == condition or (fallback and condition_of(p) not in OWN_CONDITIONS)]
+        if not mine:
+            return Condition(condition, "True", condition)
+        return from_problems(condition, mine, docs_base=self.docs_base, pages=PAGES)
+
+    def linked(self, reason: str, message: str) -> str:
+        """Return the message with the link to the reason's page, where there is one."""
+        page = PAGES.get(reason)
+        return f"{message} → {self.docs_base}{page}" if page else message
+
+    def programmed(self, source: str) -> Condition:
+        """Return `Programmed`: whether every live gateway serves the object's present part of the Snapshot."""
+        fingerprint = self.wanted.get(source)
+        if fingerprint is None:
+            return Condition("Programmed", "False", "NotProgrammed", "Nothing of it is in the gateways' configuration.")
+        generation = self.since(source, fingerprint)
+        if self.published is None or generation is None:
+            if self.consul_fault:
+                what = f"It is not published yet: {self.consul_fault} Gateways keep serving what they have; it is tried again."
+                return Condition("Programmed", "False", "ConsulUnreachable", self.linked("ConsulUnreachable", what))
+            return Condition("Programmed", "Unknown", "Pending", "It is being published.")
+        state = self.liveness(generation, self.published)
+        if state.everywhere:
+            return Condition("Programmed", "True", "Programmed", str(state))
+        if not state.total:
+            what = "No gateway is running, or none reaches Consul. Look at the gateway's pods and their log."
+            return Condition("Programmed", "False", "NoGateways", self.linked("NoGateways", what))
+        return Condition("Programmed", "False", "Pending", str(state))
+
+    def liveness(self, generation: int, published: Published) -> Liveness:
+        """Return how far a generation has come."""
+        return liveness(self.acks, generation, published)
+
+
+OWN_CONDITIONS = frozenset({"Accepted", "ResolvedRefs", "WorkloadReady", "Programmed", "Ready"})
+_LOCAL = {"ChildConflict": "WorkloadReady", "ChildRefused": "WorkloadReady"}
+
+
+def condition_of(problem: Problem) -> str:
+    """Return which condition shows the problem."""
+    info = REASONS.get(problem.reason)
+    return info.condition if info is not None else _LOCAL.get(problem.reason, "Accepted")

@@ -1,0 +1,64 @@
+"""Which children are applied and deleted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from nexus_operator.children.plan import Settled, build_plan, child_key, edition, holds
+
+
+def child(name: str = "orders", *, owner: str = "u1", **spec: Any) -> dict[str, Any]:
+    ref = {"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusService", "name": name, "uid": owner, "controller": True}
+    return {"kind": "Deployment", "metadata": {"namespace": "shop", "name": name, "ownerReferences": [ref]}, "spec": spec}
+
+
+def live(wanted: dict[str, Any], *, generation: int = 1, **added: Any) -> dict[str, Any]:
+    meta = {**wanted["metadata"], "uid": "child", "generation": generation, "resourceVersion": "7"}
+    return {**wanted, "metadata": meta, "spec": {**wanted["spec"], **added}}
+
+
+def test_a_missing_child_is_applied() -> None:
+    assert build_plan([child()], [], {}).apply == (child(),)
+
+
+def test_what_the_server_added_is_no_reason_to_apply() -> None:
+    wanted = child(replicas=2)
+    assert build_plan([wanted], [live(wanted, revisionHistoryLimit=10)], {}).apply == ()
+
+
+def test_a_changed_field_is_put_back() -> None:
+    wanted = child(replicas=2)
+    assert build_plan([wanted], [live(wanted, replicas=5)], {}).apply == (wanted,)
+
+
+def test_a_quantity_the_server_writes_its_own_way_is_applied_once() -> None:
+    """0.5 CPU is stored as 500m: the comparison of fields never rests, the memory of what was applied does."""
+    wanted = child(cpu="0.5")
+    stored = live(child(cpu="500m"))
+    assert build_plan([wanted], [stored], {}).apply == (wanted,)
+    settled = {child_key(wanted): Settled(wanted, edition(stored))}
+    assert build_plan([wanted], [stored], settled).apply == ()
+    edited = live(child(cpu="500m"), generation=2, replicas=9)
+    assert build_plan([wanted], [edited], settled).apply == (wanted,), "somebody edited it since"
+
+
+def test_an_unwanted_child_is_deleted_and_a_stranger_is_not() -> None:
+    stranger = {"kind": "Service", "metadata": {"namespace": "shop", "name": "hand-made", "labels": {}}}
+    unwanted = live(child("old"))
+    assert build_plan([], [unwanted, stranger], {}).delete == (unwanted,)
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "expected"),
+    [
+        ({"a": 1, "b": 2}, {"a": 1}, True),
+        ({"a": 1}, {"a": 1, "b": 2}, False),
+        ([{"a": 1, "default": 3}], [{"a": 1}], True),
+        ([1, 2], [1], False),
+        ({}, {"a": {}}, False),
+        ("1", 1, False),
+    ],
+)
+def test_holds(held: Any, wanted: Any, expected: bool) -> None:
+    assert holds(held, wanted) is expected
