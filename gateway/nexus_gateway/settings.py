@@ -50,10 +50,10 @@ class GatewaySettings:
     """ACL token for it; empty sends none."""
     consul_prefix: str = _env("NEXUS_CONSUL_PREFIX", "nexus")
     """First part of the keys in Consul's KV store."""
-    state_dir: Path | None = _env("NEXUS_GATEWAY_STATE_DIR")
+    state_dir: Path | None = _env("NEXUS_GATEWAY_STATE_DIR")  # noqa: RUF009 - `_env` makes a dataclass field
     """Directory that keeps the last good Snapshot, so that a gateway restarted while Consul is away still serves.
     None keeps nothing: right for replicas that are replaced rather than restarted."""
-    plugin_cache: Path = _env("NEXUS_PLUGIN_CACHE", factory=_default_cache)
+    plugin_cache: Path = _env("NEXUS_PLUGIN_CACHE", factory=_default_cache)  # noqa: RUF009 - as above
     """Directory of verified plugin artefacts, by digest. Kept over restarts, an unreachable marketplace stops no start."""
     max_in_flight: int = _env("NEXUS_MAX_IN_FLIGHT", 4096)
     """Requests served at once; more are answered 503 with Retry-After. Default: what one process can hold without

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from nexus_core.discovery import Discovery, Endpoint
 from nexus_core.snapshot import Discovered, StaticAddresses, Upstream
@@ -73,6 +74,15 @@ class Pool:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Pools of a Snapshot that is being built. fresh: the new ones, with their watches (None for static addresses)."""
+
+    upstreams: tuple[Upstream, ...]
+    pools: Mapping[str, Pool]
+    fresh: Mapping[str, asyncio.Task[None] | None]
+
+
 class Pools:
     """The pools of the live Snapshot. A pool whose service stays the same survives a swap, with everything it learned."""
 
@@ -83,48 +93,60 @@ class Pools:
         self._pools: dict[str, Pool] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
 
-    def apply(self, upstreams: Sequence[Upstream], now: float) -> Mapping[str, Pool]:
-        """Return the pools of these upstreams by id; watches of others stop, theirs start."""
+    def stage(self, upstreams: Sequence[Upstream], now: float) -> Staged:
+        """Return the pools for these upstreams; the live ones go on unchanged until `commit`, or `discard` undoes it."""
         pools: dict[str, Pool] = {}
+        fresh: dict[str, asyncio.Task[None] | None] = {}
         for upstream in upstreams:
             pool = self._pools.get(upstream.id)
             if pool is None or pool.upstream.endpoints != upstream.endpoints:
-                pool = self._open(upstream, pool, now)
-            else:
-                pool.apply(upstream, now)
+                pool = Pool(upstream, self._registry, self._rng)
+                fresh[upstream.id] = self._feed(pool, now)
             pools[upstream.id] = pool
-        for gone in self._pools.keys() - pools.keys():
-            self._stop_watch(gone)
-        self._pools = pools
-        self._registry.forget((state for pool in pools.values() for state in pool.endpoints), now)
-        return pools
+        return Staged(tuple(upstreams), pools, fresh)
 
-    def _open(self, upstream: Upstream, former: Pool | None, now: float) -> Pool:
-        self._stop_watch(upstream.id)
-        pool = Pool(upstream, self._registry, self._rng)
-        if former is not None:
-            pool.budget = former.budget
-        match upstream.endpoints:
+    def commit(self, staged: Staged, now: float) -> None:
+        """Make the staged pools the live ones: their policies hold, watches of others stop."""
+        for upstream in staged.upstreams:
+            if upstream.id not in staged.fresh:
+                staged.pools[upstream.id].apply(upstream, now)
+        for gone in self._pools.keys() - staged.pools.keys() | staged.fresh.keys():
+            self._stop_watch(gone)
+        self._watches.update({upstream: task for upstream, task in staged.fresh.items() if task is not None})
+        self._pools = dict(staged.pools)
+        self._registry.forget((state for pool in self._pools.values() for state in pool.endpoints), now)
+
+    def discard(self, staged: Staged) -> None:
+        """Let go of pools that will not be used."""
+        for task in staged.fresh.values():
+            if task is not None:
+                task.cancel()
+
+    def _feed(self, pool: Pool, now: float) -> asyncio.Task[None] | None:
+        match pool.upstream.endpoints:
             case StaticAddresses(addresses=addresses):
                 pool.set((Endpoint(host, port) for host, port in addresses), now)
+                return None
             case Discovered() as source:
-                task = asyncio.create_task(self._watch(pool, source), name=f"watch {source.service}")
-                self._watches[upstream.id] = task
-        return pool
+                return asyncio.create_task(self._watch(pool, source), name=f"watch {source.service}")
 
     async def _watch(self, pool: Pool, source: Discovered) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            watch = self._discovery.watch(source.service, tag=source.tag)
             try:
-                async for endpoints in self._discovery.watch(source.service, tag=source.tag):
+                async for endpoints in watch:
                     pool.set(endpoints, loop.time())
                 return
-            except asyncio.CancelledError:
-                raise
             except Exception:
                 # The port says adapters hold their errors back; one that does not must not cost the upstream its endpoints.
                 log.exception("watching %s failed; its last endpoints stay, trying again", source.service)
                 await asyncio.sleep(_WATCH_AGAIN_S)
+            finally:
+                # Not left to the garbage collector: the adapter's query behind it ends with the watch.
+                close = getattr(watch, "aclose", None)
+                if close is not None:
+                    await close()
 
     def _stop_watch(self, upstream: str) -> None:
         task = self._watches.pop(upstream, None)

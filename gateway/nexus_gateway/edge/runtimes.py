@@ -43,6 +43,7 @@ class Runtime:
         self.published = published
         self.slots = slots
         self._pools = pools
+        self._upstreams = {upstream.id: upstream for upstream in published.snapshot.upstreams}
         self.router: Router[Plan] = Router(published.snapshot, self._plan)
         self._users = 0
         self._retired = False
@@ -52,7 +53,8 @@ class Runtime:
         backends = []
         for backend in rule.backends:
             pool = self._pools.get(backend.upstream)
-            upstream = pool.upstream if pool is not None else None
+            # Not the pool's: it still has the former Snapshot's policies while this runtime is being built.
+            upstream = self._upstreams.get(backend.upstream)
             backends.append(
                 Backend(
                     pool,
@@ -78,11 +80,20 @@ class Runtime:
         if self._retired and self._users == 0:
             self._idle.set()
 
+    def hold_plugins(self) -> None:
+        """Count this runtime as a user of its plugins; call before it goes live."""
+        for slot in self.slots.values():
+            if slot.running is not None:
+                slot.running.acquire()
+
     async def retire(self) -> None:
-        """Wait for the last request; call after the reference moved on."""
+        """Wait for the last request, then let go of the plugins; call after the reference moved on."""
         self._retired = True
         if self._users:
             await self._idle.wait()
+        for slot in self.slots.values():
+            if slot.running is not None:
+                await slot.running.release()
 
 
 def empty() -> Runtime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,13 +24,19 @@ _MAX_FIELD_BYTES = 16384
 class Connection(RequestHandler):
     """One client connection. Adds to aiohttp's: a deadline for each request head, errors as problem details."""
 
-    __slots__ = ("_head_timeout_s", "_head_timer", "_on_refused")
+    __slots__ = ("_edge", "_head_timeout_s", "_head_timer", "_on_refused")
 
     def __init__(self, server: EdgeServer, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
+        self._edge = server
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_timeout_s = server.head_timeout_s
         self._on_refused = server.on_refused
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the connection in."""
+        super().connection_made(transport)
+        self._edge.opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; a head that began must be complete within the head timeout, however slowly it drips."""
@@ -42,8 +49,9 @@ class Connection(RequestHandler):
             self._head_timer = self._loop.call_later(self._head_timeout_s, self._head_late)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the timer with the connection."""
+        """Forget the timer with the connection, and count it out."""
         self._stop_head_timer()
+        self._edge.closed(self)
         super().connection_lost(exc)
 
     def _stop_head_timer(self) -> None:
@@ -99,6 +107,9 @@ class EdgeServer(Server):
         super().__init__(handler, handler_cancellation=True)
         self.head_timeout_s = head_timeout_s
         self.on_refused = on_refused
+        self._live: set[Connection] = set()
+        self._nobody = asyncio.Event()
+        self._nobody.set()
         self._connection_args: dict[str, Any] = {
             "loop": asyncio.get_running_loop(),
             "keepalive_timeout": keepalive_s,
@@ -116,10 +127,27 @@ class EdgeServer(Server):
         """Return the protocol of a new connection."""
         return Connection(self, **self._connection_args)
 
-    def close_idle(self) -> None:
-        """Close connections that serve nothing now."""
-        for connection in self.connections:
-            if isinstance(connection, Connection) and not connection.busy:
+    def opened(self, connection: Connection) -> None:
+        """Take note of a new connection."""
+        self._live.add(connection)
+        self._nobody.clear()
+
+    def closed(self, connection: Connection) -> None:
+        """Take note of a connection's end."""
+        self._live.discard(connection)
+        if not self._live:
+            self._nobody.set()
+
+    async def quiet(self, grace_s: float) -> None:
+        """Give clients `grace_s` seconds to finish and leave, then close the connections that have no request.
+
+        Answers while draining carry `Connection: close`, so that busy connections go by themselves.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._nobody.wait()
+        for connection in tuple(self._live):
+            if not connection.busy:
                 connection.force_close()
 
 

@@ -13,6 +13,8 @@ from nexus_core.snapshot import PluginInstance, PluginReport
 
 log = logging.getLogger("nexus.gateway.plugins")
 
+STOP_S = 5.0
+
 HookObserver = Callable[[str, str, float, bool], None]
 """(plugin id, hook, seconds, failed)."""
 
@@ -25,19 +27,55 @@ class PluginUnavailable(Exception):
         self.plugin = plugin
 
 
+class Running:
+    """One started plugin. It stops when the last runtime that uses it has served its last request.
+
+    instance: what it was started with. unload: lets its code go.
+    """
+
+    __slots__ = ("_unload", "_users", "instance", "plugin")
+
+    def __init__(self, instance: PluginInstance, plugin: HttpPlugin, unload: Callable[[], None]) -> None:
+        self.instance = instance
+        self.plugin = plugin
+        self._unload = unload
+        self._users = 0
+
+    def acquire(self) -> None:
+        """Count a runtime in."""
+        self._users += 1
+
+    async def release(self) -> None:
+        """Count a runtime out; the last one stops the plugin, within `STOP_S`."""
+        self._users -= 1
+        if self._users == 0:
+            await stop_plugin(self.instance.id, self.plugin)
+            self._unload()
+
+
+async def stop_plugin(plugin_id: str, plugin: HttpPlugin) -> None:
+    """Call the plugin's `stop`; a failing or slow one is logged and left."""
+    try:
+        async with asyncio.timeout(STOP_S):
+            await plugin.stop()
+    except Exception as error:
+        log.warning("plugin %s failed in stop: %s: %s", plugin_id, type(error).__name__, error or "out of time")
+
+
 class Slot:
     """Where a rule finds its plugin: the running instance, or none with what that means for requests.
 
     instance: as the Snapshot wants it. report: what runs instead, if anything.
     """
 
-    __slots__ = ("_observe", "instance", "plugin", "report")
+    __slots__ = ("_observe", "instance", "plugin", "report", "running")
 
     def __init__(
-        self, instance: PluginInstance, plugin: HttpPlugin | None, report: PluginReport, observe: HookObserver
+        self, instance: PluginInstance, running: Running | None, report: PluginReport, observe: HookObserver
     ) -> None:
         self.instance = instance
-        self.plugin = plugin
+        self.running = running
+        self.plugin = running.plugin if running is not None else None
         self.report = report
         self._observe = observe
 

@@ -61,7 +61,8 @@ class StaticSource:
         seen = 0
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self._closed or self._newer(seen))
+                while not (self._closed or self._newer(seen)):
+                    await self._changed.wait()
                 if self._closed or self._latest is None:
                     return
                 latest = self._latest

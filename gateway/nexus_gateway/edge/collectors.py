@@ -1,0 +1,113 @@
+"""The in-memory traces' two inlets: the gateway's own spans, and OTLP/HTTP from services beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # its stubs are a package of their own
+from opentelemetry.context import Context
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import StatusCode
+
+from nexus_gateway.telemetry.trees import SpanRecord, TraceBook
+
+MAX_EXPORT_BYTES = 4 * 2**20
+"""Decompressed size of one export; larger ones are refused with 413."""
+
+_KINDS = ("", "internal", "server", "client", "producer", "consumer")
+_STATUS = ("", "ok", "error")
+
+
+class ExportInvalid(ValueError):
+    """The body is not an OTLP trace export. The text says so."""
+
+
+class OwnSpans(SpanProcessor):
+    """Puts the gateway's own finished spans into the book."""
+
+    def __init__(self, book: TraceBook, service: str) -> None:
+        self._book = book
+        self._service = service
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Do nothing: a span counts when it is over."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Keep the span."""
+        context = span.get_span_context()
+        if context is None or span.start_time is None or span.end_time is None:
+            return
+        status = {StatusCode.OK: "ok", StatusCode.ERROR: "error"}.get(span.status.status_code, "")
+        self._book.add(
+            SpanRecord(
+                f"{context.trace_id:032x}",
+                f"{context.span_id:016x}",
+                f"{span.parent.span_id:016x}" if span.parent is not None else "",
+                self._service,
+                span.name,
+                span.kind.name.lower(),
+                span.start_time,
+                span.end_time,
+                status,
+                dict(span.attributes or {}),
+            )
+        )
+
+    def shutdown(self) -> None:
+        """Nothing to release."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Nothing waits."""
+        return True
+
+
+def take_export(book: TraceBook, body: bytes) -> bytes:
+    """Put an `ExportTraceServiceRequest`'s spans into the book and return the response's bytes. Raises `ExportInvalid`."""
+    request = ExportTraceServiceRequest()
+    try:
+        request.ParseFromString(body)
+    except DecodeError as error:
+        raise ExportInvalid("The body is not an OTLP ExportTraceServiceRequest in protobuf.") from error
+    for group in request.resource_spans:
+        resource = {item.key: _value(item.value) for item in group.resource.attributes}
+        service = str(resource.get("service.name", "unknown"))
+        for scope in group.scope_spans:
+            for span in scope.spans:
+                if len(span.trace_id) != 16 or len(span.span_id) != 8:
+                    continue  # OTLP: such spans are invalid and ignored
+                book.add(
+                    SpanRecord(
+                        span.trace_id.hex(),
+                        span.span_id.hex(),
+                        span.parent_span_id.hex(),
+                        service,
+                        span.name,
+                        _KINDS[span.kind] if span.kind < len(_KINDS) else "",
+                        span.start_time_unix_nano,
+                        max(span.end_time_unix_nano, span.start_time_unix_nano),
+                        _STATUS[span.status.code] if span.status.code < len(_STATUS) else "",
+                        {item.key: _value(item.value) for item in span.attributes},
+                    )
+                )
+    return bytes(ExportTraceServiceResponse().SerializeToString())
+
+
+def _value(value: AnyValue) -> Any:
+    match value.WhichOneof("value"):
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "int_value":
+            return value.int_value
+        case "double_value":
+            return value.double_value
+        case "array_value":
+            return [_value(item) for item in value.array_value.values][:32]
+        case _:
+            return ""
