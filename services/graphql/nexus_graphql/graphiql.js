@@ -31,8 +31,8 @@ async function start() {
   ReactDOM.createRoot(document.getElementById("graphiql")).render(
     React.createElement(GraphiQL, {
       fetcher: GraphiQL.createFetcher({ url: here || "/" }),
-      initialQuery: given.get("query") || undefined,
-      initialVariables: given.get("variables") || undefined,
+      query: given.get("query") || undefined,
+      variables: given.get("variables") || undefined,
       defaultQuery: assets.query,
     }),
   );
