@@ -74,7 +74,7 @@ def build(operation: Operation, arguments: Mapping[str, Any]) -> UpstreamRequest
     path += _literal(operation.path[start:])
     if not {".", ".."}.isdisjoint(path.split("/")):
         # A dot segment would ask another path than the one that was opened to GraphQL (RFC 3986, 5.2.4).
-        raise Unsendable(f"The arguments make the path {path[:200]!r}, which has a dot segment.")
+        raise Unsendable(f"The path {path[:200]!r} of the document has a dot segment. Write it without.")
     target = f"{path}?{'&'.join(query)}" if query else path
     return UpstreamRequest(operation.service, operation.method, target, headers, body)
 
