@@ -50,7 +50,9 @@ class Index:
 def parse_index(data: bytes, origin: str) -> Index:
     """Return the index. origin: its address, for messages. Raises IndexInvalid for anything that is not one, whole and well-formed."""
     if len(data) > MAX_INDEX_BYTES:
-        raise IndexInvalid(f"The index {origin} has {len(data)} bytes; at most {MAX_INDEX_BYTES} are read. Split it in two.")
+        raise IndexInvalid(
+            f"The index {origin} has {len(data)} bytes; at most {MAX_INDEX_BYTES} are read. Split it in two."
+        )
     try:
         document = msgspec.json.decode(data, type=_Document)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -66,7 +68,9 @@ def parse_index(data: bytes, origin: str) -> Index:
     for release in releases:
         key = (release.name, Version(release.version))
         if key in seen:
-            raise IndexInvalid(f"The index {origin} lists {release.name} {release.version} twice. Remove one of the two.")
+            raise IndexInvalid(
+                f"The index {origin} lists {release.name} {release.version} twice. Remove one of the two."
+            )
         seen.add(key)
     return Index(releases, origin)
 
@@ -86,7 +90,10 @@ def _release(raw: msgspec.Raw, number: int, origin: str) -> Release:
         faults.append(f'name "{release.name}" is not kebab-case')
     if not _PACKAGE.fullmatch(release.package):
         faults.append(f'package "{release.package}" is no import package')
-    if not _ENTRY_POINT.fullmatch(release.entry_point) or release.entry_point.split(":")[0].split(".")[0] != release.package:
+    if (
+        not _ENTRY_POINT.fullmatch(release.entry_point)
+        or release.entry_point.split(":")[0].split(".")[0] != release.package
+    ):
         faults.append(f'entry_point "{release.entry_point}" is not module:Class inside {release.package}')
     if len(release.sha256) != 64 or release.sha256.strip("0123456789abcdef"):
         faults.append("sha256 is not 64 hex digits")

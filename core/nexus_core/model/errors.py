@@ -67,12 +67,12 @@ def problems_of(ref: ObjectRef, model: type[Model], error: pydantic.ValidationEr
     return found
 
 
-def unknown_field(ref: ObjectRef, parents: Loc, key: str, known: Iterable[str]) -> Problem:
-    """Return the problem of a field that is not in the schema. known: the ones that are, beside it."""
+def unknown_field(ref: ObjectRef, parents: Loc, key: str, known: Iterable[str], root: str = ".spec") -> Problem:
+    """Return the problem of a field that is not in the schema. known: the ones that are, beside it. root: see `path_of`."""
     known = sorted(known)
     near = difflib.get_close_matches(key, known, n=1)
     fix = f'Did you mean "{near[0]}"?' if near else f"Remove it; known here: {', '.join(known)}."
-    path = path_of([*parents, key], root=".spec" if parents or key not in ("spec",) else "")
+    path = path_of([*parents, key], root)
     return Problem(ref, path, "InvalidSpec", f'unknown field "{path[1:]}".', fix)
 
 

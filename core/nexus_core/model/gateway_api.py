@@ -112,7 +112,7 @@ class Expression(ThinModel):
 
 
 class LabelSelector(ThinModel):
-    match_labels: dict[str, str] = {}
+    match_labels: dict[str, str] = Field(default={})
     match_expressions: tuple[Expression, ...] = ()
 
     def selects(self, labels: Any) -> bool:

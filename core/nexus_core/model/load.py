@@ -138,7 +138,9 @@ def _unknown_kind(ref: ObjectRef, kind_name: str) -> Problem:
     return Problem(ref, ".kind", "UnknownKind", f'"{kind_name}" is not a kind of {kinds.GROUP}.', fix)
 
 
-def _metadata_problems(ref: ObjectRef, kind: Kind, metadata: Mapping[str, Any], doc: Mapping[str, Any]) -> list[Problem]:
+def _metadata_problems(
+    ref: ObjectRef, kind: Kind, metadata: Mapping[str, Any], doc: Mapping[str, Any]
+) -> list[Problem]:
     if not ref.name:
         what, fix = "The object has no name.", "Set metadata.name."
         return [Problem(ref, ".metadata.name", "InvalidSpec", what, fix)]
@@ -164,11 +166,13 @@ def _spec_of(ref: ObjectRef, kind: Kind, doc: Mapping[str, Any]) -> tuple[Model 
     if kind.ours:
         extra = sorted(str(key) for key in doc if key not in ("apiVersion", "kind", "metadata", "spec", "status"))
         if extra:
-            return None, [errors.unknown_field(ref, (), key, ("spec", "metadata", "status")) for key in extra]
+            return None, [errors.unknown_field(ref, (), key, ("spec", "metadata", "status"), "") for key in extra]
     value = doc.get("spec")
     if value is None:
         if not kind.missing_spec:
-            return None, [Problem(ref, ".spec", "InvalidSpec", "Required value.", f"Write the spec of the {kind.kind}.")]
+            return None, [
+                Problem(ref, ".spec", "InvalidSpec", "Required value.", f"Write the spec of the {kind.kind}.")
+            ]
         value = {}
     try:
         text = json.dumps(value, allow_nan=False)

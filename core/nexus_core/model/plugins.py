@@ -51,7 +51,11 @@ class NexusPluginSpec(Model):
     """An installed plugin: where it comes from, which versions, its configuration and what it applies to."""
 
     marketplace: str = Field(
-        default="official", min_length=1, max_length=253, pattern=NAME_PATTERN, description="The NexusMarketplace that lists it."
+        default="official",
+        min_length=1,
+        max_length=253,
+        pattern=NAME_PATTERN,
+        description="The NexusMarketplace that lists it.",
     )
     plugin: str | None = Field(
         default=None,
@@ -61,9 +65,13 @@ class NexusPluginSpec(Model):
         description="Name of the plugin in the marketplace. Default: the name of this object.",
     )
     version: Annotated[str, VERSION_RANGE] = Field(
-        default="", max_length=128, description="Versions that may be used, as PEP 440 range; the highest is. Empty for any."
+        default="",
+        max_length=128,
+        description="Versions that may be used, as PEP 440 range; the highest is. Empty for any.",
     )
-    enabled: bool = Field(default=True, description="False takes it out of the gateway without losing its configuration.")
+    enabled: bool = Field(
+        default=True, description="False takes it out of the gateway without losing its configuration."
+    )
     order: int = Field(
         default=0, ge=-1000, le=1000, description="Lower runs earlier on the request and later on the response."
     )
@@ -115,7 +123,8 @@ class Publisher(Model):
         min_length=1, max_length=63, pattern=LABEL_PATTERN, description="Name as the index's releases give it."
     )
     public_key: Annotated[str, PUBLIC_KEY] = Field(
-        max_length=64, description="Ed25519 public key, 32 bytes in base64. Releases signed by any other key are refused."
+        max_length=64,
+        description="Ed25519 public key, 32 bytes in base64. Releases signed by any other key are refused.",
     )
 
 

@@ -37,7 +37,8 @@ class CircuitBreaker(Model):
         "open its circuit. Default 5.",
     )
     reset_seconds: PositiveSeconds | None = Field(
-        default=None, description="Seconds a circuit stays open before one request is let through as a probe. Default 10."
+        default=None,
+        description="Seconds a circuit stays open before one request is let through as a probe. Default 10.",
     )
 
 
@@ -70,11 +71,10 @@ class Timeouts(Model):
     try_timeout_seconds: Seconds | None = Field(
         default=None, description="For one attempt. Default 0: only requestSeconds holds."
     )
-    connect_seconds: Seconds | None = Field(
-        default=None, description="To open a connection to an endpoint. Default 2."
-    )
+    connect_seconds: Seconds | None = Field(default=None, description="To open a connection to an endpoint. Default 2.")
     idle_seconds: Seconds | None = Field(
-        default=None, description="Without a byte in either direction once a response or a WebSocket streams. Default 300."
+        default=None,
+        description="Without a byte in either direction once a response or a WebSocket streams. Default 300.",
     )
 
 

@@ -83,7 +83,8 @@ class Contract(Model):
     """What the service promises to its callers."""
 
     openapi: UrlPath | None = Field(
-        default=None, description="Path on the service where its OpenAPI 3 document is served, for example /openapi.json."
+        default=None,
+        description="Path on the service where its OpenAPI 3 document is served, for example /openapi.json.",
     )
 
 
@@ -95,7 +96,8 @@ class Expose(Model):
     )
     path: UrlPath = Field(description="Requests to this path and below it go to the service, for example /orders.")
     rewrite_prefix: UrlPath | None = Field(
-        default=None, description="Put in place of path before the request goes on: with / the service sees /7 for /orders/7."
+        default=None,
+        description="Put in place of path before the request goes on: with / the service sees /7 for /orders/7.",
     )
     methods: tuple[Method, ...] | None = Field(
         default=None, min_length=1, max_length=9, description="Only these methods. Default: all."
@@ -123,13 +125,17 @@ class Health(Model):
     """How a process or a fixed address is asked whether it takes requests."""
 
     path: UrlPath = Field(default="/readyz", description="A GET of this path has to answer 200.")
-    interval_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(default=5, description="Seconds between two checks.")
+    interval_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=5, description="Seconds between two checks."
+    )
 
 
 class NexusServiceSpec(Model):
     """What a service is, how it runs or where it is found, its contract, how it is exposed and protected."""
 
-    type: Literal["http", "graphql", "websocket", "events"] = Field(default="http", description="What the service speaks.")
+    type: Literal["http", "graphql", "websocket", "events"] = Field(
+        default="http", description="What the service speaks."
+    )
     workload: Workload | None = Field(default=None, description="What Nexus runs on Kubernetes.")
     process: Process | None = Field(
         default=None, description="What nexus up runs on this machine; may stand beside workload."

@@ -181,7 +181,10 @@ class Workload(Model):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     service_account_name: str | None = Field(
-        default=None, max_length=253, pattern=NAME_PATTERN, description="Service account of the pods. Default: none is mounted."
+        default=None,
+        max_length=253,
+        pattern=NAME_PATTERN,
+        description="Service account of the pods. Default: none is mounted.",
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
         default=None, description="When the image is pulled."

@@ -35,7 +35,7 @@ __all__ = [
     "Snapshot",
     "StaticAddresses",
     "Timeouts",
-    "UrlRewrite",
     "Upstream",
+    "UrlRewrite",
     "WeightedBackend",
 ]

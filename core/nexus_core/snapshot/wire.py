@@ -118,7 +118,9 @@ def decode(manifest: Manifest, chunks: Mapping[str, bytes]) -> Snapshot:
         if chunk is None:
             raise WireError(f"{where} is missing. Read the manifest again: a newer one may have replaced it.")
         if hashlib.sha256(chunk).hexdigest() != digest:
-            raise WireError(f"{where} is damaged: its SHA-256 is another. Delete its key, the operator writes it again.")
+            raise WireError(
+                f"{where} is damaged: its SHA-256 is another. Delete its key, the operator writes it again."
+            )
         parts.append(chunk)
     stream = b"".join(parts)
     if hashlib.sha256(stream).hexdigest() != manifest.digest:
@@ -206,11 +208,13 @@ def _check_version(found: Any) -> None:
         raise WireError("The Snapshot's manifest has no version. Delete the key, the operator writes it again.")
     if version > VERSION:
         raise WireError(
-            f"The Snapshot is of wire version {version}, this release reads version {VERSION}. Upgrade the gateways before the operator."
+            f"The Snapshot is of wire version {version}, this release reads version {VERSION}. "
+            "Upgrade the gateways before the operator."
         )
     if version < VERSION:
         raise WireError(
-            f"The Snapshot is of the old wire version {version}, this release reads version {VERSION}. Upgrade the operator, it publishes anew."
+            f"The Snapshot is of the old wire version {version}, this release reads version {VERSION}. "
+            "Upgrade the operator, it publishes anew."
         )
 
 

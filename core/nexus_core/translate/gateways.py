@@ -123,7 +123,9 @@ def _build(found: Gateways, resource: Resource, spec: gateway_api.GatewaySpec) -
             is_conflict = problem.reason == "HostnameConflict"
             accepted = Verdict(False, "Invalid", verdict.message) if is_conflict else verdict
             conflicted = verdict if is_conflict else NO_CONFLICTS
-        statuses.append(ListenerStatus(item.name, listener_id, accepted, kinds_verdict, conflicted, supported_kinds=kinds))
+        statuses.append(
+            ListenerStatus(item.name, listener_id, accepted, kinds_verdict, conflicted, supported_kinds=kinds)
+        )
     found.by_gateway[ref] = tuple(opened)
     all_well = all(s.accepted.ok and s.resolved.ok for s in statuses)
     refused = f"{sum(not s.accepted.ok for s in statuses)} of {len(statuses)} listeners are refused."
@@ -131,9 +133,7 @@ def _build(found: Gateways, resource: Resource, spec: gateway_api.GatewaySpec) -
     found.statuses.append(GatewayStatus(ref, resource.generation, accepted, tuple(statuses)))
 
 
-def _refusal(
-    ref: ObjectRef, index: int, item: gateway_api.ListenerSpec, opened: list[OpenListener]
-) -> Problem | None:
+def _refusal(ref: ObjectRef, index: int, item: gateway_api.ListenerSpec, opened: list[OpenListener]) -> Problem | None:
     path = f".spec.listeners[{index}]"
     if item.protocol != "HTTP":
         what = f'Listener "{item.name}" asks for protocol {item.protocol}; Nexus serves HTTP.'
@@ -145,7 +145,9 @@ def _refusal(
     if item.allowed_routes.namespaces.from_ not in ("Same", "All", "Selector"):
         given = item.allowed_routes.namespaces.from_
         what = f'Listener "{item.name}" allows routes from "{given}", which Nexus does not know.'
-        return Problem(ref, f"{path}.allowedRoutes.namespaces.from", "UnsupportedValue", what, "Write Same, All or Selector.")
+        return Problem(
+            ref, f"{path}.allowedRoutes.namespaces.from", "UnsupportedValue", what, "Write Same, All or Selector."
+        )
     for other in opened:
         same_name = other.name == item.name
         if same_name or (other.listener.port == item.port and other.listener.hostname == (item.hostname or "").lower()):
@@ -162,7 +164,9 @@ def _kinds(
     kinds = ("HTTPRoute",) if not wanted or len(other) < len(wanted) else ()
     if not other:
         return kinds, RESOLVED
-    what = f'Listener "{item.name}" allows routes of kind {", ".join(k.kind for k in other)}, which Nexus does not serve.'
+    what = (
+        f'Listener "{item.name}" allows routes of kind {", ".join(k.kind for k in other)}, which Nexus does not serve.'
+    )
     fix = "Remove them; HTTPRoute is served."
     problems.append(Problem(ref, f".spec.listeners[{index}].allowedRoutes.kinds", "InvalidRouteKinds", what, fix))
     return kinds, Verdict(False, "InvalidRouteKinds", f"{what} {fix}")

@@ -69,6 +69,7 @@ class _Builder:
         self.ref = resource.ref
         self.route_id = f"HTTPRoute/{self.ref.namespace}/{self.ref.name}"
         self.problems: list[Problem] = []
+        self.timeouts: dict[str, tuple[float | None, float | None]] = {}
 
     def build(self) -> None:
         spec = self.resource.spec
@@ -100,6 +101,8 @@ class _Builder:
             )
             kept = self._last_resolved() if any(p.reason == "BackendNotFound" for p in self.problems) else None
             self.found.routes[self.ref] = kept or route
+            if kept is None:
+                self.found.timeouts.update(self.timeouts)
         unresolved = next((p for p in sorted(self.problems) if p.reason in UNRESOLVED), None)
         resolved = Verdict(False, unresolved.reason, f"{unresolved.what} {unresolved.fix}") if unresolved else RESOLVED
         parents = tuple(
@@ -139,9 +142,7 @@ class _Builder:
         self.found.problems.extend(self.problems)
         self.found.statuses.append(RouteStatus(self.ref, self.resource.generation, self.route_id, parents, quarantined))
 
-    def _parents(
-        self, refs: Any
-    ) -> Iterator[tuple[Mapping[str, Any], gateway_api.ParentRef, ObjectRef]]:
+    def _parents(self, refs: Any) -> Iterator[tuple[Mapping[str, Any], gateway_api.ParentRef, ObjectRef]]:
         for parent in refs:
             if parent.group != gateway_api.GROUP or parent.kind != "Gateway":
                 continue
@@ -169,15 +170,15 @@ class _Builder:
         """Return the listeners one parentRef gives, and the word on it. Reasons: Gateway API, RouteConditionReason."""
         of_gateway = self.gateways.by_gateway[gateway]
         named = [
-            o
-            for o in of_gateway
-            if parent.section_name in (None, o.name) and parent.port in (None, o.listener.port)
+            o for o in of_gateway if parent.section_name in (None, o.name) and parent.port in (None, o.listener.port)
         ]
         path = f".spec.parentRefs[{self._index_of(parent)}]"
         if not named:
             known = ", ".join(f"{o.name} (port {o.listener.port})" for o in of_gateway) or "none that works"
             what = f"{gateway} has no listener with that sectionName or port; it has {known}."
-            return [], self._refused(path, "NoMatchingParent", what, "Name one of them, or leave sectionName and port out.")
+            return [], self._refused(
+                path, "NoMatchingParent", what, "Name one of them, or leave sectionName and port out."
+            )
         allowed = [o for o in named if o.allows(self.world, self.ref.namespace, self.route_id, "HTTPRoute")]
         if not allowed:
             what = f'No listener of {gateway} allows HTTPRoutes from namespace "{self.ref.namespace}".'
@@ -303,7 +304,7 @@ class _Builder:
         if request_s and try_s and try_s > request_s:
             what = f"backendRequest ({try_s:g} s) is longer than request ({request_s:g} s)."
             self._refused(f"{path}.backendRequest", "InvalidSpec", what, "Make it shorter than request.")
-        self.found.timeouts[rule_id] = (request_s, try_s)
+        self.timeouts[rule_id] = (request_s, try_s)
 
 
 def _readable_parents(resource: Resource) -> Iterator[gateway_api.ParentRef]:

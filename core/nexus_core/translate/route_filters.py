@@ -31,7 +31,9 @@ class FilterBuilder:
         for index, item in enumerate(filters):
             here = f"{path}[{index}]"
             if item.type in seen:
-                self._refuse(f"{here}.type", "IncompatibleFilters", f"{item.type} is there twice.", "Put them into one.")
+                self._refuse(
+                    f"{here}.type", "IncompatibleFilters", f"{item.type} is there twice.", "Put them into one."
+                )
                 continue
             seen.add(item.type)
             found = self._one(item, here)
@@ -54,10 +56,16 @@ class FilterBuilder:
             self._refuse(f"{path}.type", "UnsupportedValue", what, f"Remove it; supported: {SUPPORTED}.")
             return None
         value = fields[item.type]
-        name = item.type[:3].lower() + item.type[3:] if item.type.startswith("URL") else item.type[0].lower() + item.type[1:]
+        name = (
+            item.type[:3].lower() + item.type[3:]
+            if item.type.startswith("URL")
+            else item.type[0].lower() + item.type[1:]
+        )
         extra = sorted(kind for kind, other in fields.items() if other is not None and kind != item.type)
         if value is None or extra:
-            what = f"A filter of type {item.type} has {'no ' + name if value is None else 'the settings of ' + extra[0]}."
+            what = (
+                f"A filter of type {item.type} has {'no ' + name if value is None else 'the settings of ' + extra[0]}."
+            )
             self._refuse(path, "InvalidSpec", what, f"Set {name}, and no other settings.")
             return None
         if isinstance(value, gateway_api.HeaderFilter):
@@ -102,7 +110,7 @@ class FilterBuilder:
         status: Literal[301, 302, 303, 307, 308] = 302
         for known in (301, 302, 303, 307, 308):
             if value.status_code == known:
-                status = known  # type: ignore[assignment] # a member of the literal, which mypy widens in a loop
+                status = known
         if value.status_code not in STATUSES:
             what = f"Status {value.status_code} is no redirect."
             self._refuse(f"{path}.statusCode", "UnsupportedValue", what, "Write 301, 302, 303, 307 or 308.")
@@ -118,8 +126,12 @@ class FilterBuilder:
                 what = "ReplacePrefixMatch stands on a rule that also matches other than by path prefix."
                 self._refuse(path, "InvalidSpec", what, "Match by PathPrefix only, or use ReplaceFullPath.")
             return "prefix", without_trailing_slash(value.replace_prefix_match)
-        what = f'A path is replaced by ReplaceFullPath or ReplacePrefixMatch with their setting, not "{value.type}" alone.'
-        self._refuse(path, "InvalidSpec", what, "Set type: ReplacePrefixMatch and replacePrefixMatch, or their FullPath twins.")
+        what = (
+            f'A path is replaced by ReplaceFullPath or ReplacePrefixMatch with their setting, not "{value.type}" alone.'
+        )
+        self._refuse(
+            path, "InvalidSpec", what, "Set type: ReplacePrefixMatch and replacePrefixMatch, or their FullPath twins."
+        )
         return "none", ""
 
     def _refuse(self, path: str, reason: str, what: str, fix: str) -> None:

@@ -36,20 +36,19 @@ def build_services(world: World, last: LastGood, gateways: Gateways, upstreams: 
     whole = []
     for resource in world.all("NexusService"):
         found.problems.extend(resource.problems)
-        if isinstance(resource.spec, NexusServiceSpec) and _build_upstream(world, resource, resource.spec, upstreams, found):
+        if isinstance(resource.spec, NexusServiceSpec) and _build_upstream(
+            world, resource, resource.spec, upstreams, found
+        ):
             whole.append((resource, resource.spec))
         else:
             _keep_upstream(world, resource, last, upstreams, found)
     _build_routes(world, whole, last, gateways, found)
-    for ref, route in found.routes.items():
-        status = found.statuses[ref]
-        found.statuses[ref] = replace(
-            status, listeners=route.listeners, hostnames=route.hostnames, path=route.rules[0].matches[0].path
-        )
     return found
 
 
-def _build_upstream(world: World, resource: Resource, spec: NexusServiceSpec, upstreams: Upstreams, found: Services) -> bool:
+def _build_upstream(
+    world: World, resource: Resource, spec: NexusServiceSpec, upstreams: Upstreams, found: Services
+) -> bool:
     ref = resource.ref
     name = service_name(ref.name, ref.namespace)
     endpoints: Discovered | StaticAddresses = Discovered(name)
@@ -84,6 +83,7 @@ def _keep_upstream(world: World, resource: Resource, last: LastGood, upstreams: 
     registry = ""
     for upstream in last.upstreams_of(ref):
         upstreams.by_id[upstream.id] = upstream
+        upstreams.kept.add(upstream.id)
         kept = upstream.id
         if isinstance(upstream.endpoints, Discovered):
             registry = upstream.endpoints.service
@@ -124,10 +124,10 @@ def _build_routes(
     claims = Claims()
     refused: list[Resource] = []
     for ref in sorted(r for r, status in found.statuses.items() if status.quarantined):
-        for route in last.routes_of(ref):
+        for kept in last.routes_of(ref):
             # A quarantined service has no age to compare that its author still vouches for: what serves, stays.
-            claims.take(route, ref)
-            found.routes[ref] = route
+            claims.take(kept, ref)
+            found.routes[ref] = kept
     for resource, spec in sorted(services, key=lambda pair: precedence(pair[0])):
         if spec.expose is None:
             continue
@@ -139,15 +139,15 @@ def _build_routes(
             claims.take(route, resource.ref)
             found.routes[resource.ref] = route
             continue
-        what = f'"{spec.expose.path}" is already exposed by {winner}, which is older.'
+        what = f'"{spec.expose.path}" is already exposed by {winner}, which has precedence (it is older, or first by name).'
         fix = "Choose another path, or other hostnames or methods, or remove the other service's expose."
         found.problems.append(Problem(resource.ref, ".spec.expose.path", "PathConflict", what, fix))
         refused.append(resource)
     for resource in refused:
-        for route in last.routes_of(resource.ref):
-            if claims.first_conflict(route) is None:
-                claims.take(route, resource.ref)
-                found.routes[resource.ref] = route
+        for kept in last.routes_of(resource.ref):
+            if claims.first_conflict(kept) is None:
+                claims.take(kept, resource.ref)
+                found.routes[resource.ref] = kept
                 found.statuses[resource.ref] = replace(found.statuses[resource.ref], quarantined=True)
 
 
@@ -163,7 +163,7 @@ def _route(world: World, resource: Resource, expose: Expose, gateways: Gateways,
     names = hostnames.intersect_all((o.listener.hostname for o in matching), expose.hostnames)
     path = without_trailing_slash(expose.path)
     matches = tuple(Match(path, "prefix", method) for method in sorted(expose.methods or ("",)))
-    filters = ()
+    filters: tuple[UrlRewrite, ...] = ()
     if expose.rewrite_prefix is not None:
         filters = (UrlRewrite(path_kind="prefix", path=without_trailing_slash(expose.rewrite_prefix)),)
     backend = WeightedBackend(f"{ref.namespace}/{ref.name}")

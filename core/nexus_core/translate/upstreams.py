@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import msgspec
-
 from nexus_core.model import kubernetes
 from nexus_core.problems import ObjectRef
 from nexus_core.snapshot import Discovered, Upstream
@@ -15,11 +13,12 @@ from nexus_core.translate.worlds import World
 
 @dataclass
 class Upstreams:
-    """by_id: upstreams found so far. mirrors: by name in the registry."""
+    """by_id: upstreams found so far. mirrors: by name in the registry. kept: ids of last good versions."""
 
     world: World
     by_id: dict[str, Upstream] = field(default_factory=dict)
     mirrors: dict[str, Mirror] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
 
     def kubernetes_service(self, namespace: str, name: str, port: int) -> Upstream | str:
         """Return the upstream of a Kubernetes Service's port, made when first asked for; or what is wrong, as a sentence."""
@@ -39,10 +38,6 @@ class Upstreams:
         if kind != "Service" or len(parts) != 3 or not parts[2].isdigit():
             return False
         return isinstance(self.kubernetes_service(parts[0], parts[1], int(parts[2])), Upstream)
-
-    def replace(self, upstream_id: str, **changes: object) -> None:
-        """Change fields of an upstream."""
-        self.by_id[upstream_id] = msgspec.structs.replace(self.by_id[upstream_id], **changes)
 
 
 def mirror_of(world: World, namespace: str, name: str, port: int, meta: dict[str, str] | None = None) -> Mirror | str:

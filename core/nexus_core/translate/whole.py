@@ -17,11 +17,11 @@ import msgspec
 
 from nexus_core.marketplace import Index
 from nexus_core.model.resources import Resource
-from nexus_core.problems import sort_problems
+from nexus_core.problems import ObjectRef, sort_problems
 from nexus_core.snapshot import EMPTY, Route, Rule, Snapshot
-from nexus_core.translate import gateways, http_routes, services, upstreams, worlds
+from nexus_core.translate import gateways, http_routes, plugins, policies, services, targets, upstreams, worlds
 from nexus_core.translate.quarantine import LastGood
-from nexus_core.translate.translation import Translation
+from nexus_core.translate.translation import GatewayStatus, ServiceStatus, Translation
 
 
 def translate(
@@ -45,32 +45,85 @@ def translate(
     routed = http_routes.build_http_routes(world, last, opened, ups)
     listeners = tuple(sorted((o.listener for o in opened.listeners()), key=lambda x: x.id))
     names = {listener.id for listener in listeners}
-    routes = [_settle(route, names, ups) for route in (*served.routes.values(), *routed.routes.values())]
-    attached = Counter(i for s in routed.statuses for i in {x for p in s.parents for x in p.listeners})
+    settled = [_settle(route, names, ups) for route in (*served.routes.values(), *routed.routes.values())]
+    aims = targets.Targets(world, opened)
+    installed = plugins.build_plugins(world, last, aims, indexes or {})
+    routes = installed.attach(sorted((r for r in settled if r.listeners), key=lambda x: x.id))
+    merging = policies.Policies(world, last, aims)
+    routes = _apply_policies(merging, routes, ups, routed.timeouts)
     snapshot = Snapshot(
         listeners=listeners,
-        routes=tuple(sorted((r for r in routes if r.listeners), key=lambda x: x.id)),
+        routes=tuple(routes),
         upstreams=tuple(sorted(ups.by_id.values(), key=lambda x: x.id)),
+        plugins=tuple(installed.instances[name] for name in sorted(installed.instances)),
+    )
+    found = (
+        *world.repeated,
+        *opened.problems,
+        *served.problems,
+        *routed.problems,
+        *installed.problems,
+        *merging.problems,
+        *(p for kind in ("GatewayClass", "ReferenceGrant") for r in world.all(kind) for p in r.problems),
     )
     return Translation(
         snapshot=snapshot,
-        problems=sort_problems((*world.repeated, *opened.problems, *served.problems, *routed.problems)),
+        problems=sort_problems(found),
         mirrors=tuple(ups.mirrors[name] for name in sorted(ups.mirrors)),
         routes=tuple(routed.statuses),
-        gateways=tuple(
-            replace(s, listeners=tuple(replace(x, attached_routes=attached[x.id]) for x in s.listeners))
-            for s in opened.statuses
-        ),
-        services=tuple(served.statuses[ref] for ref in sorted(served.statuses)),
+        gateways=_gateway_statuses(opened, routed),
+        services=_service_statuses(served, routes),
+        plugins=tuple(sorted(installed.statuses.values(), key=lambda status: status.ref)),
+        policies=tuple(merging.statuses),
     )
+
+
+def _apply_policies(
+    merging: policies.Policies,
+    routes: list[Route],
+    ups: upstreams.Upstreams,
+    timeouts: Mapping[str, tuple[float | None, float | None]],
+) -> list[Route]:
+    """Put policies into the upstreams, then into the routes. Returns the routes."""
+    gateways_of: dict[str, set[ObjectRef]] = {}
+    for route in routes:
+        through = {plugins.gateway_of(listener) for listener in route.listeners}
+        for name in {b.upstream for rule in route.rules for b in rule.backends if b.upstream}:
+            gateways_of.setdefault(name, set()).update(through)
+    for name, upstream in ups.by_id.items():
+        ups.by_id[name] = merging.upstream(upstream, gateways_of.get(name, ()), kept=name in ups.kept)
+    return [
+        merging.route(route, ups.by_id, {plugins.gateway_of(i) for i in route.listeners}, timeouts)
+        if route.id.startswith("HTTPRoute/")
+        else route
+        for route in routes
+    ]
+
+
+def _gateway_statuses(opened: gateways.Gateways, routed: http_routes.Routes) -> tuple[GatewayStatus, ...]:
+    attached = Counter(i for s in routed.statuses for i in {x for p in s.parents for x in p.listeners})
+    return tuple(
+        replace(s, listeners=tuple(replace(x, attached_routes=attached[x.id]) for x in s.listeners))
+        for s in opened.statuses
+    )
+
+
+def _service_statuses(served: services.Services, routes: list[Route]) -> tuple[ServiceStatus, ...]:
+    by_source = {route.source: route for route in routes}
+    found = []
+    for ref, status in sorted(served.statuses.items()):
+        route = by_source.get(str(ref))
+        if route is not None:
+            path = route.rules[0].matches[0].path
+            status = replace(status, listeners=route.listeners, hostnames=route.hostnames, path=path)
+        found.append(status)
+    return tuple(found)
 
 
 def _settle(route: Route, listeners: set[str], ups: upstreams.Upstreams) -> Route:
     """Cut off what a kept route names and is no more: its listeners; its upstreams, whose share then gets 500."""
     rules = tuple(_settle_rule(rule, ups) for rule in route.rules)
-    return msgspec.structs.replace(
-        route, listeners=tuple(i for i in route.listeners if i in listeners), rules=rules
-    )
+    return msgspec.structs.replace(route, listeners=tuple(i for i in route.listeners if i in listeners), rules=rules)
 
 
 def _settle_rule(rule: Rule, ups: upstreams.Upstreams) -> Rule:
