@@ -528,6 +528,20 @@ def test_down_leaves_no_trace() -> None:
     own.down()  # again is no error
 
 
+def test_down_leaves_no_trace_without_cgroups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no cgroup v2: also what a container left running in a session of its own is found and killed."""
+    monkeypatch.setenv("NEXUS_TESTBED_CGROUP", "off")
+    stray = {"name": "stray", "image": "python:3.11", "command": ["/bin/sh", "-c", "setsid sleep 600 & sleep 600"]}
+    with Cluster() as own:
+        own.apply(pod("left", "default", stray))
+        own.wait(lambda: is_ready(own.get("pod", "left")), "its pod runs")
+        assert processes.cgroup_of(own.id) is None
+        inside = [pid for name in netns.names_of(own.id)[1:] for pid in netns.pids_in(name)]
+        assert len(inside) >= 2, f"the shell and its stray sleep run: {inside}"
+    assert traces(own.id) == []
+    assert [pid for pid in inside if processes.find_proc(pid)] == []
+
+
 RUNNER = """
 import sys
 sys.path.insert(0, sys.argv[1])

@@ -23,11 +23,14 @@ GIVE_UP_S = 20.0
 @contextlib.contextmanager
 def locked(cluster_id: str) -> Iterator[None]:
     """Hold the lock of one cluster id, so that start-up and removals of it do not meet."""
-    states = places.states_dir()
-    states.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = places.lock_path(cluster_id)
     while True:
-        with path.open("w") as file:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            file = path.open("w")
+        except FileNotFoundError:  # the last cluster's removal took the directory away in between
+            continue
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # The holder before us may have unlinked it: then we hold a lock nobody else will ever see.
             try:

@@ -169,9 +169,12 @@ class Cluster:
         if self._sockets is not None:
             self._sockets.close()
             self._sockets = None
+        children = [*self._children.values(), *self._spawned]
+        for child in children:
+            child.kill()  # one that was started a moment ago may not be in the cgroup yet
         cleanup.remove(self.id)
-        for child in [*self._children.values(), *self._spawned]:
-            child.wait(timeout=10)  # all killed by now: this only reaps
+        for child in children:
+            child.wait(timeout=10)
             for stream in (child.stdin, child.stdout, child.stderr):
                 if stream is not None:
                     stream.close()
