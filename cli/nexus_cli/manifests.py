@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nexus_core.model.load import Resource, parse_text
+from nexus_core.model.load import parse_text
+from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem, sort_problems
 
 from nexus_cli.errors import UserError

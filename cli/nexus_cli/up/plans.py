@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from nexus_core.discovery import service_name
-from nexus_core.model.load import Resource
+from nexus_core.model.resources import Resource
 from nexus_core.model.services import NexusServiceSpec
 
 DEFAULT_HEALTH_PATH = "/readyz"

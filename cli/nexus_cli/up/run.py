@@ -18,6 +18,7 @@ from nexus_core.problems import Problem
 
 from nexus_cli import manifests, output
 from nexus_cli.errors import UserError
+from nexus_cli.offline import translate
 from nexus_cli.up import plans, ports, screen
 from nexus_cli.up.gateways import LocalGateway
 from nexus_cli.up.guard import Guard
@@ -64,6 +65,8 @@ def run(settings: UpSettings) -> int:
         raise UserError(
             f"{settings.directory} has no NexusService, so there is nothing to run. Add one; see examples/shop."
         )
+    for problem in translate(loaded).problems:
+        output.note(f"nexus: {describe(problem, loaded)}")  # costs that object alone: the rest is started
     _check_ports(settings, wanted)
     with _lock(settings.data_dir):
         return asyncio.run(_Up(settings, wanted).run())
@@ -214,7 +217,7 @@ class _Up:
             sys.stdout.write(f"\n{line}")
         sys.stdout.write(f"\nUp in {took_s:.1f} s. Next:\n\n")
         commands = screen.next_commands(
-            supervisor.plans().values(), str(self._settings.directory), gateway.url, gateway.admin_url
+            supervisor.current().values(), str(self._settings.directory), gateway.url, gateway.admin_url
         )
         for command, what in commands:
             sys.stdout.write(f"  {command:<60}  # {what}\n")
@@ -257,7 +260,7 @@ class _Up:
             said = lines
             if any(problem.where.kind == "File" for problem in loaded.problems):
                 continue  # a file that is no YAML now: whose services it held cannot be told, so none is stopped
-            wanted = plans.build_plans(loaded.resources, self._supervisor.plans())
+            wanted = plans.build_plans(loaded.resources, self._supervisor.current())
             for key, action in (await self._supervisor.apply(wanted)).items():
                 if action != "update":
                     self._terminal.say(f"nexus: {key}: {_DONE[action]}")

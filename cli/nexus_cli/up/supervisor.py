@@ -47,12 +47,12 @@ class Supervisor:
     def is_ready(self) -> bool:
         return all(replica.state == "ready" for replica in self.replicas)
 
-    def plans(self) -> dict[str, ServicePlan]:
+    def current(self) -> dict[str, ServicePlan]:
         return {key: group.plan for key, group in self._groups.items()}
 
     async def apply(self, wanted: Mapping[str, ServicePlan]) -> dict[str, plans.Action]:
         """Start, stop, scale and replace until what runs is what is wanted. Returns what was done to which service."""
-        actions = plans.changes(self.plans(), wanted)
+        actions = plans.changes(self.current(), wanted)
         for key, action in actions.items():
             if action == "stop":
                 await self._remove(key)

@@ -1,0 +1,319 @@
+"""`nexus plugin`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nexus_cli.errors import StepFailed, UserError
+from nexus_cli.options import DEFAULT_ADMIN, output_format, output_option
+
+if TYPE_CHECKING:
+    from nexus_cli.plugins.homes import Home, Installed
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+HELP = """List, install, enable, disable and describe plugins.
+
+With -f they are changed in manifests on disk, which a running `nexus up` follows; without, in the cluster of
+--kubeconfig and --context. No gateway is restarted.
+
+\b
+Examples:
+  nexus plugin list -f examples/shop
+  nexus plugin enable api-key -f examples/shop
+  nexus plugin install request-id -n shop --context my-cluster
+  nexus plugin describe api-key -f examples/shop
+
+Exit codes: 0 done, 1 there is no such plugin, 2 not usable as given.
+"""
+
+
+@click.group(help=HELP)
+@output_option
+def plugin() -> None:
+    pass
+
+
+def _home_options(function: Function) -> Function:
+    for option in (
+        click.option("-f", "--filename", "path", type=click.Path(path_type=Path), metavar="PATH", help="Manifests."),
+        click.option("--kubeconfig", metavar="FILE", help="How to reach the cluster. [default: as kubectl]"),
+        click.option("--context", metavar="NAME", help="Context of the kubeconfig. [default: the current one]"),
+        output_option,
+    ):
+        function = option(function)
+    return function
+
+
+def _home(path: Path | None, kubeconfig: str | None, context: str | None) -> Home:
+    from nexus_cli.plugins.homes import ClusterHome, FilesHome
+
+    if path is None:
+        return ClusterHome(kubeconfig, context)
+    if kubeconfig or context:
+        raise UserError("-f names manifests and --kubeconfig a cluster. Give one of them.")
+    return FilesHome(path)
+
+
+def _pick(home: Home, name: str, namespace: str | None) -> Installed:
+    found = [p for p in home.list() if p.name == name and namespace in (None, p.namespace)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"Several namespaces have {name}: {', '.join(p.namespace for p in found)}. Choose with -n.")
+    known = ", ".join(p.id for p in home.list()) or "none"
+    raise StepFailed(
+        f"There is no NexusPlugin {name!r}. Installed: {known}. `nexus plugin install {name}` installs it."
+    )
+
+
+@plugin.command("list", help="List plugins with their state.\n\n\b\nExample:\n  nexus plugin list -f examples/shop")
+@_home_options
+@click.option(
+    "--admin", default=DEFAULT_ADMIN, show_default=True, metavar="URL", help="Where -f asks for the running state."
+)
+def list_plugins(path: Path | None, kubeconfig: str | None, context: str | None, admin: str) -> None:
+    from nexus_cli import output
+
+    live = {} if path is None else _live(admin)
+    rows, values = [], []
+    for each in _home(path, kubeconfig, context).list():
+        state, version, why = _state(each, live)
+        spec = each.spec
+        targets = ", ".join(f"{t.kind} {t.name}" for t in spec.target_refs) if spec is not None else ""
+        enabled = "" if spec is None else "yes" if spec.enabled else "no"
+        rows.append((each.id, version or (spec.version if spec else ""), enabled, state, targets or "all routes", why))
+        values.append(
+            {
+                "namespace": each.namespace,
+                "name": each.name,
+                "enabled": spec.enabled if spec else None,
+                "range": spec.version if spec else None,
+                "version": version,
+                "state": state,
+                "why": why,
+                "targets": targets,
+                "where": each.where,
+            }
+        )
+    output.show_rows(
+        ("plugin", "version", "enabled", "state", "applies to", "why"),
+        rows,
+        as_json=values,
+        empty="No plugins are installed.",
+    )
+
+
+def _live(admin: str) -> dict[str, Any] | None:
+    """Return the running plugins by id; None when no gateway answers, which is no error when files are asked for."""
+    from nexus_cli.admin import get
+
+    try:
+        return {row["id"]: row for row in get(admin, "/plugins")["plugins"]}
+    except UserError:
+        return None
+
+
+def _state(each: Installed, live: dict[str, Any] | None) -> tuple[str, str, str]:
+    """Return (state, version, why)."""
+    if each.spec is None:
+        return "broken", each.version, each.why
+    if each.where == "cluster":
+        return each.state, each.version, each.why
+    if live is None:
+        return "no gateway runs", "", ""
+    row = live.get(each.id)
+    if row is None:
+        return ("not loaded yet", "", "") if each.spec.enabled else ("disabled", "", "")
+    why = f"{row['reason']}: {row['message']}" if row["reason"] else ""
+    return str(row["state"]), str(row["running_version"] or row["version"]), why
+
+
+def _switch(name: str, namespace: str | None, home: Home, enabled: bool) -> None:
+    from nexus_cli import output
+
+    found = _pick(home, name, namespace)
+    if found.spec is None:
+        raise UserError(f"{found.id} in {found.where} is broken: {found.why} Mend it first.")
+    where, word = home.set_enabled(found, enabled), "enabled" if enabled else "disabled"
+    if output_format() == "json":
+        output.show_json(
+            {"plugin": found.id, "enabled": enabled, "changed": found.spec.enabled != enabled, "where": where}
+        )
+    elif found.spec.enabled == enabled:
+        click.echo(f"{found.id} was {word} already.")
+    else:
+        click.echo(f"{found.id} is {word} in {where}. Running gateways follow by themselves.")
+
+
+@plugin.command(help="Enable a plugin.\n\n\b\nExample:\n  nexus plugin enable api-key -f examples/shop")
+@click.argument("name")
+@click.option("-n", "--namespace", metavar="NAME", help="Of the NexusPlugin, if several have the name.")
+@_home_options
+def enable(name: str, namespace: str | None, path: Path | None, kubeconfig: str | None, context: str | None) -> None:
+    _switch(name, namespace, _home(path, kubeconfig, context), True)
+
+
+@plugin.command(
+    help="Disable a plugin; its configuration stays.\n\n\b\nExample:\n  nexus plugin disable api-key -f examples/shop"
+)
+@click.argument("name")
+@click.option("-n", "--namespace", metavar="NAME", help="Of the NexusPlugin, if several have the name.")
+@_home_options
+def disable(name: str, namespace: str | None, path: Path | None, kubeconfig: str | None, context: str | None) -> None:
+    _switch(name, namespace, _home(path, kubeconfig, context), False)
+
+
+INSTALL_HELP = """Install a plugin of a marketplace.
+
+\b
+Examples:
+  nexus plugin install request-id -n shop -f examples/shop
+  nexus plugin install api-key -n shop --target NexusService/orders --config '{"keys": [...]}' --disabled
+"""
+
+
+@plugin.command(help=INSTALL_HELP)
+@click.argument("plugin_name", metavar="PLUGIN")
+@click.option("-n", "--namespace", default="default", show_default=True, metavar="NAME", help="Where it is installed.")
+@click.option("--name", metavar="NAME", help="Name of the NexusPlugin. [default: the plugin's]")
+@click.option(
+    "--marketplace", default="official", show_default=True, metavar="NAME", help="The NexusMarketplace that lists it."
+)
+@click.option(
+    "--version", "version_range", metavar="RANGE", help="PEP 440 range. [default: the newest and compatible ones]"
+)
+@click.option("--config", "config_text", default="{}", metavar="JSON", help="Its configuration.")
+@click.option(
+    "--target", "targets", multiple=True, metavar="KIND/NAME", help="What it applies to. [default: all routes]"
+)
+@click.option("--disabled", is_flag=True, help="Install it switched off.")
+@_home_options
+def install(
+    plugin_name: str,
+    namespace: str,
+    name: str | None,
+    marketplace: str,
+    version_range: str | None,
+    config_text: str,
+    targets: tuple[str, ...],
+    disabled: bool,
+    path: Path | None,
+    kubeconfig: str | None,
+    context: str | None,
+) -> None:
+    from nexus_core.model.load import parse
+
+    from nexus_cli import output
+
+    manifest = _manifest(plugin_name, namespace, name, marketplace, version_range, config_text, targets, disabled)
+    problems = parse(manifest).problems
+    if problems:
+        raise UserError("; ".join(str(problem) for problem in problems))
+    home = _home(path, kubeconfig, context)
+    installed = f"{namespace}/{manifest['metadata']['name']}"
+    if any(each.id == installed for each in home.list()):
+        raise UserError(f"{installed} is installed already. Choose another --name, or `nexus plugin describe` it.")
+    where = home.install(manifest)
+    if output_format() == "json":
+        output.show_json({"plugin": installed, "where": where, "manifest": manifest})
+    else:
+        click.echo(f"{installed} is installed in {where}. `nexus plugin list` shows when it runs.")
+
+
+def _manifest(
+    plugin_name: str,
+    namespace: str,
+    name: str | None,
+    marketplace: str,
+    version_range: str | None,
+    config_text: str,
+    targets: tuple[str, ...],
+    disabled: bool,
+) -> dict[str, Any]:
+    import json
+
+    try:
+        config = json.loads(config_text)
+    except ValueError as error:
+        raise UserError(f'--config is not JSON ({error}). Write it like \'{{"header": "x-api-key"}}\'.') from error
+    if not isinstance(config, dict):
+        raise UserError('--config is not an object. Write it like \'{"header": "x-api-key"}\'.')
+    spec: dict[str, Any] = {"marketplace": marketplace}
+    if name is not None and name != plugin_name:
+        spec["plugin"] = plugin_name
+    spec["version"] = version_range if version_range is not None else _newest(plugin_name, marketplace)
+    spec["enabled"] = not disabled
+    if config:
+        spec["config"] = config
+    if targets:
+        spec["targetRefs"] = [_target(text) for text in targets]
+    return {
+        "apiVersion": "nexus.dev/v1alpha1",
+        "kind": "NexusPlugin",
+        "metadata": {"name": name or plugin_name, "namespace": namespace},
+        "spec": spec,
+    }
+
+
+def _target(text: str) -> dict[str, str]:
+    kind, slash, name = text.partition("/")
+    if not slash or not name:
+        raise UserError(f"--target {text!r} is not KIND/NAME. Write it like NexusService/orders.")
+    return {"kind": kind, "name": name}
+
+
+def _newest(plugin_name: str, marketplace: str) -> str:
+    """Return the range from the newest bundled release to its next major version; any, for other marketplaces."""
+    from packaging.version import Version
+
+    from nexus_cli.offline import bundled_index
+
+    releases = bundled_index().by_name
+    if plugin_name not in releases:
+        if marketplace == "official":
+            raise StepFailed(
+                f"The plugins that ship with Nexus have no {plugin_name!r}. They are: {', '.join(releases)}."
+            )
+        return ""
+    newest = Version(releases[plugin_name][0].version)
+    return f">={newest.major}.{newest.minor},<{newest.major + 1}"
+
+
+@plugin.command(
+    help="Show a plugin's manifest, release and state.\n\n\b\nExample:\n  nexus plugin describe api-key -f examples/shop"
+)
+@click.argument("name")
+@click.option("-n", "--namespace", metavar="NAME", help="Of the NexusPlugin, if several have the name.")
+@_home_options
+@click.option(
+    "--admin", default=DEFAULT_ADMIN, show_default=True, metavar="URL", help="Where -f asks for the running state."
+)
+def describe(
+    name: str, namespace: str | None, path: Path | None, kubeconfig: str | None, context: str | None, admin: str
+) -> None:
+    import yaml
+
+    from nexus_cli import output
+    from nexus_cli.offline import bundled_index
+
+    found = _pick(_home(path, kubeconfig, context), name, namespace)
+    state, version, why = _state(found, None if path is None else _live(admin))
+    plugin_name = (found.spec.plugin if found.spec else None) or found.name
+    releases = bundled_index().by_name.get(plugin_name, ())
+    release = next((r for r in releases if r.version == version), releases[0] if releases else None)
+    told: dict[str, Any] = {"plugin": found.id, "where": found.where, "state": state, "version": version, "why": why}
+    if release is not None:
+        told["summary"] = release.summary
+        told["publisher"] = release.publisher
+        told["failurePolicy"] = (found.spec.failure_policy if found.spec else None) or release.failure_policy
+        told["configSchema"] = release.config_schema
+    told["spec"] = found.raw.get("spec", {})
+    if output_format() == "json":
+        output.show_json(told)
+    else:
+        click.echo(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), nl=False)

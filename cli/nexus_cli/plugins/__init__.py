@@ -1,0 +1,1 @@
+"""NexusPlugins where they are kept: manifests on disk, or a cluster."""
