@@ -237,7 +237,7 @@ class ServiceApp:
             raise UsageError(f"{self.settings.name} has been started before. Make a new ServiceApp.")
         # Cancelling handlers when the client leaves would break writes that are under way; the deadline does it.
         self._runner = web.AppRunner(
-            self.web, access_log=None, handle_signals=False, shutdown_timeout=1.0, handler_cancellation=False
+            self.web, access_log=None, handle_signals=False, shutdown_timeout=0.1, handler_cancellation=False
         )
         try:
             return await self._start(host or self.settings.host, self.settings.port if port is None else port)
@@ -290,9 +290,15 @@ class ServiceApp:
             await self._or_hurry(asyncio.sleep(settle_s), settle_s)
             for site in list(self._runner.sites):
                 await site.stop()
+            ends_at = asyncio.get_running_loop().time() + drain_s
             await self._call("on_drain", self._drain_hooks)
             if not await self._or_hurry(self._in_flight.wait_idle(), drain_s):
                 self.log.warning("drain ended with requests in flight; they are cancelled", waited_s=drain_s)
+                ends_at = 0.0
+            if (server := self._runner.server) is not None:
+                # Handlers have ended; what is left are answers on their way to slow clients. 0.1: to see what is done.
+                server.pre_shutdown()
+                await server.shutdown(max(ends_at - asyncio.get_running_loop().time(), 0.1))
         await self._runner.cleanup()
         await self._background.stop(HOOK_STOP_S)
         await self._call("on_stop", self._stop_hooks[::-1])
