@@ -48,7 +48,10 @@ class Index:
 
 
 def parse_index(data: bytes, origin: str) -> Index:
-    """Return the index. origin: its address, for messages. Raises IndexInvalid for anything that is not one, whole and well-formed."""
+    """Return the index. origin: its address, for messages.
+
+    Raises IndexInvalid for anything that is not one, whole and well-formed: nothing of a damaged index is used.
+    """
     if len(data) > MAX_INDEX_BYTES:
         raise IndexInvalid(
             f"The index {origin} has {len(data)} bytes; at most {MAX_INDEX_BYTES} are read. Split it in two."

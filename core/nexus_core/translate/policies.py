@@ -239,7 +239,7 @@ def _salvage(resource: Resource) -> tuple[Wishes, set[str]]:
         except (pydantic.ValidationError, TypeError, ValueError, RecursionError, OverflowError):
             frozen.add(SECTION_OF[attribute])
         else:
-            wishes |= wishes_of(model.PolicyFields(**{attribute: section}))
+            wishes |= wishes_of(model.PolicyFields.model_validate({attribute: section}))
     return wishes, frozen
 
 

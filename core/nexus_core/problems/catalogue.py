@@ -1,0 +1,118 @@
+"""Every reason Nexus gives, with the condition that shows it and its page. Tests walk the code, this list and `docs/errors/`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonInfo:
+    """condition: type of the condition that shows it; `File` for texts that are no object yet; `Reply` for answers to
+    clients of the gateway. summary: one sentence. page: file name in `docs/errors/`.
+    """
+
+    condition: str
+    summary: str
+    page: str
+
+
+def slug(reason: str) -> str:
+    """Return a reason in kebab-case: `PathConflict` → `path-conflict`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", reason).lower()
+
+
+_SUMMARIES: Mapping[str, Mapping[str, str]] = {
+    "File": {
+        "InvalidYaml": "A file is not YAML.",
+        "InvalidManifest": "A document in a file is not a Kubernetes manifest.",
+    },
+    "Accepted": {
+        "DuplicateObject": "The same object is defined more than once.",
+        "HostnameConflict": "Two listeners of a Gateway share name, or port and host name.",
+        "IncompatibleFilters": "Filters of one rule exclude each other.",
+        "InvalidSpec": "A field of the object is missing, unknown or has a value that is not allowed.",
+        "NoMatchingListener": "No Gateway of class nexus has a listener that works.",
+        "NoMatchingListenerHostname": "No listener serves any of the object's host names.",
+        "NoMatchingParent": "A route names a Gateway or listener that does not exist.",
+        "NotAllowedByListeners": "No listener allows routes from the object's namespace.",
+        "PathConflict": "Another NexusService that has precedence exposes the same path.",
+        "PolicyConflict": "Two policies set one field of one target to different values.",
+        "UnknownKind": "The group nexus.dev has no such kind.",
+        "UnsupportedProtocol": "A listener asks for a protocol that Nexus does not serve.",
+        "UnsupportedValue": "A field or value is valid, but Nexus does not implement it.",
+    },
+    "ResolvedRefs": {
+        "BackendNotFound": "A backend that a route or service names does not exist.",
+        "InvalidKind": "A backend is of a kind that cannot be one.",
+        "InvalidRouteKinds": "A listener allows kinds of routes that Nexus does not serve.",
+        "MarketplaceNotFound": "A plugin names a NexusMarketplace that does not exist or is broken.",
+        "MarketplaceUnreachable": "The index of a marketplace could not be read.",
+        "PluginIncompatible": "No version of a plugin in the range works with this plugin API.",
+        "PluginNotFound": "The marketplace does not list the plugin.",
+        "PluginVersionNotFound": "No version of a plugin is in the range.",
+        "PublisherNotTrusted": "A plugin's publisher is not among those the marketplace trusts.",
+        "RefNotPermitted": "A route names a backend of another namespace that has not permitted it.",
+        "TargetNotFound": "A policy or plugin targets an object that does not exist.",
+    },
+    "Fetched": {
+        "MarketplaceInvalid": "The index of a marketplace is not one.",
+        "MarketplaceUnavailable": "The index of a marketplace could not be fetched and none was kept.",
+    },
+    "WorkloadReady": {
+        "ChildConflict": "An object that Nexus wants to create exists already and belongs to somebody else.",
+        "ChildRefused": "The API server refuses what Nexus makes of a workload.",
+        "WorkloadFailed": "Replicas of a workload do not start.",
+        "WorkloadProgressing": "Replicas of a workload are starting.",
+    },
+    "Programmed": {
+        "AddressNotAssigned": "The Service in front of the gateways has no address.",
+        "ConsulUnreachable": "The operator cannot publish, because Consul does not answer.",
+        "NoGateways": "No gateway replica is running, or none reaches Consul.",
+        "NotProgrammed": "Nothing of the object is in the gateways' configuration.",
+        "Pending": "Not every gateway replica serves this version yet.",
+        "PluginArtefactInvalid": "A plugin's artefact is not the zip of one package.",
+        "PluginConfigInvalid": "A plugin's configuration does not fit its schema.",
+        "PluginDigestMismatch": "A plugin's artefact is not the one its release names.",
+        "PluginFailed": "A plugin does not run on every gateway, and no more is known.",
+        "PluginFetchFailed": "A plugin's artefact could not be fetched.",
+        "PluginLoadFailed": "A plugin's code could not be imported or constructed.",
+        "PluginSignatureInvalid": "A plugin's release is not signed by the key its marketplace pins.",
+        "PluginStartFailed": "A plugin refused to start.",
+    },
+    "Reply": {
+        "BadRequest": "The request is malformed.",
+        "BodyTimeout": "The request's body stopped coming.",
+        "CircuitOpen": "All endpoints of the service failed lately and are left alone for a moment.",
+        "HeadTimeout": "The request's head took too long.",
+        "HeadTooLarge": "The request line or headers are too large.",
+        "InternalError": "The gateway failed.",
+        "MethodRefused": "The gateway does not pass this method on.",
+        "NoBackends": "The route has no backend that takes requests.",
+        "NoEndpoints": "The service has no live endpoint.",
+        "NotConfigured": "The gateway has no configuration yet.",
+        "Overloaded": "The gateway serves as many requests as it can.",
+        "PluginUnavailable": "A plugin that the route needs is not running.",
+        "RequestTimeout": "The service did not answer in time.",
+        "RouteNotFound": "No route matches the request.",
+        "UpstreamConnectFailure": "The service could not be reached.",
+        "UpstreamProtocolError": "The service's answer is not valid HTTP.",
+        "UpstreamReset": "The service broke the connection.",
+    },
+}
+
+REASONS: Mapping[str, ReasonInfo] = {
+    reason: ReasonInfo(condition, summary, f"{slug(reason)}.md")
+    for condition, summaries in _SUMMARIES.items()
+    for reason, summary in sorted(summaries.items())
+}
+"""By reason."""
+
+HEALTHY = frozenset(
+    {"Accepted", "Disabled", "Fetched", "NoConflicts", "Programmed", "Ready", "ResolvedRefs", "WorkloadReady"}
+)
+"""Reasons of conditions that say all is well; they have no page."""
+
+GATEWAY_API = frozenset({"Invalid", "ListenersNotValid", "NoResources"})
+"""Reasons the Gateway API prescribes for conditions of Gateways whose cause stands in a listener's own condition."""
