@@ -20,7 +20,7 @@ from nexus_graphql.schema import ServiceInfo, ServiceModel
 from nexus_graphql.settings import CatalogueSettings
 
 META = "nexus-openapi"
-AT_ONCE = 8
+AT_ONCE = 32
 """Documents fetched at the same time."""
 
 EngineFactory = Callable[[Sequence[ServiceModel]], Engine]
@@ -113,6 +113,14 @@ class Catalogue:
                 self._log.info("service left", service=name, kept_s=self._settings.keep_s)
 
     async def _fetch(self, known: Known, slots: asyncio.Semaphore) -> Known:
+        """Return what is known after asking for the document. Raises nothing: one service never spoils the look."""
+        try:
+            return await self._ask(known, slots)
+        except Exception as err:
+            self._log.exception("document not read", service=known.name)
+            return replace(known, away=f"Its document cannot be read ({type(err).__name__}). The log has the details.")
+
+    async def _ask(self, known: Known, slots: asyncio.Semaphore) -> Known:
         if not known.path.startswith("/") or known.path.startswith("//"):
             return replace(known, away=f"Its {META} is {known.path!r}. Register a path such as '/openapi.json'.")
         headers = {"accept": "application/json"}

@@ -42,8 +42,16 @@ class UpstreamRequest:
 def build(operation: Operation, arguments: Mapping[str, Any]) -> UpstreamRequest:
     """Return the request. arguments: by GraphQL name; None counts as left out, except inside a body.
 
-    Raises Unsendable for a path with empty or dot segments, and for control characters in a header.
+    Raises Unsendable for a path with empty or dot segments, control characters in a header, and text that is no
+    Unicode (lone surrogates, which JSON can carry and UTF-8 cannot).
     """
+    try:
+        return _build(operation, arguments)
+    except UnicodeEncodeError as err:
+        raise Unsendable(f"An argument of {operation.method} {operation.path} holds text that is not Unicode.") from err
+
+
+def _build(operation: Operation, arguments: Mapping[str, Any]) -> UpstreamRequest:
     path_values: dict[str, str] = {}
     query: list[str] = []
     headers = {"accept": "text/*, */*;q=0.1" if operation.answer == "text" else "application/json"}
@@ -66,6 +74,7 @@ def build(operation: Operation, arguments: Mapping[str, Any]) -> UpstreamRequest
                 raise Unsendable(
                     f"The argument {argument.name!r} travels in a header: it may not hold control characters."
                 )
+            text.encode()  # raises here, not in the client
             headers[argument.source.lower()] = text
     path, start = "", 0
     for hole in _HOLE.finditer(operation.path):

@@ -85,7 +85,8 @@ def read(service: str, types: Types) -> Iterator[Operation]:
                 if wanted != operation.wanted:
                     types.note(operation.at, f"Two operations want the field {operation.wanted!r}.",
                                f"This one is {wanted!r}; give it an operationId of its own.")  # fmt: skip
-                yield replace(operation, wanted=wanted)
+                # Its own place in the document, also when the path item is shared by reference: it identifies the operation.
+                yield replace(operation, wanted=wanted, at=join("/paths", path, method))
 
 
 def _base_path(servers: Any) -> str:

@@ -41,7 +41,8 @@ class Types:
         self._open: set[str] = set()
 
     def note(self, at: str, what: str, fix: str) -> None:
-        self.notes.setdefault(Note(at, what, fix))
+        # Bounded, because names and pointers are the document's.
+        self.notes.setdefault(Note(at[:500], what[:500], fix[:500]))
 
     def read(self, node: Any, at: str, hint: str, *, is_input: bool, depth: int = 0) -> TypeRef:
         """Return the type of the schema at pointer `at`, nullable as the schema itself says. Never raises.
