@@ -6,6 +6,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from nexus_testbed.cli import main  # noqa: E402 - the package beside this file must be importable first
+from nexus_testbed.cli import main
 
 sys.exit(main())

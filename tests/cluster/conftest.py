@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # `import nexus_testbed` from this folder; it is no part of the product
 
-from nexus_testbed import Cluster  # noqa: E402 - after the line above
+from nexus_testbed import Cluster
 
 
 @pytest.fixture(scope="session")

@@ -142,8 +142,9 @@ DAEMONS: dict[str, Daemon] = {
         Daemon("kube-scheduler", _scheduler, "https://127.0.0.1:10259/healthz", needs="kubehost"),
         Daemon("kubelet", _kubelet, f"https://{NODE_IP}:10250/healthz"),
         Daemon("lb", _lb, "http://127.0.0.1:10256/healthz"),
-        # A quoted address: the leader is known. Before the election the answer is "".
-        Daemon("consul", _consul, f"{CONSUL_URL}/v1/status/leader", f'"{NODE_IP}', needs="consul"),
+        # A consistent read of what the leader itself writes: answered only when the election is over *and* the log of
+        # an earlier run has been replayed (/v1/status/leader answers before that).
+        Daemon("consul", _consul, f"{CONSUL_URL}/v1/catalog/nodes?consistent", f'"{places.NODE}"', needs="consul"),
         Daemon("jaeger", _jaeger, f"http://{NODE_IP}:14269/", needs="jaeger"),
         Daemon("nats", _nats, f"http://{NODE_IP}:8222/healthz", needs="nats"),
     )
