@@ -57,9 +57,12 @@ class Inbound:
     request_id: str
 
 
-def read(message: BaseRequest, trusted: Sequence[Network]) -> Inbound:
+def read(message: BaseRequest, trusted: Sequence[Network], max_head_bytes: int) -> Inbound:
     """Return the request's head, checked and cleaned. Raises `RequestRefused`."""
     method = message.method
+    # aiohttp bounds each line and their number; this bounds them together.
+    if sum(len(name) + len(value) + 4 for name, value in message.raw_headers) + len(message.raw_path) > max_head_bytes:
+        raise RequestRefused("HeadTooLarge", "")
     if method in _REFUSED_METHODS:
         raise RequestRefused("MethodRefused", f"{method} is not passed on.")
     raw: list[tuple[str, str]] = [
@@ -76,6 +79,8 @@ def read(message: BaseRequest, trusted: Sequence[Network]) -> Inbound:
         path = paths.normalise(path)
     except (hosts.HostRefused, paths.PathRefused) as refused:
         raise RequestRefused("BadRequest", str(refused)) from refused
+    if any(name == "transfer-encoding" and value.strip().lower() != "chunked" for name, value in raw):
+        raise RequestRefused("BadRequest", "The only transfer coding that is taken is chunked.")
     options = connection_options(value for name, value in raw if name == "connection")
     if not options.isdisjoint(_NOT_CONNECTION_OPTIONS):
         raise RequestRefused("BadRequest", "The Connection header names an end-to-end header.")

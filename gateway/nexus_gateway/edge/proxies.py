@@ -123,7 +123,9 @@ class Proxy:
         try:
             if self.in_flight > self._settings.max_in_flight:
                 raise Refused("Overloaded")
-            work.inbound = inbound = heads.read(work.message, self._settings.trusted_proxies)
+            work.inbound = inbound = heads.read(
+                work.message, self._settings.trusted_proxies, self._settings.max_head_bytes
+            )
             self._note(work, inbound)
             return await self._route(work, inbound)
         except (Refused, RequestRefused) as refused:
@@ -349,7 +351,7 @@ class Proxy:
 
     async def _send(self, work: Work, reply: Reply) -> StreamResponse:
         response = to_response(reply)
-        if self.draining or work.record.reason in ("BadRequest", "BodyTimeout", "MethodRefused"):
+        if self.draining or work.record.reason in ("BadRequest", "BodyTimeout", "MethodRefused", "HeadTooLarge"):
             response.force_close()
         work.record.status = reply.status
         work.record.bytes_out = len(reply.body)
