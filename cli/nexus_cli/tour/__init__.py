@@ -1,0 +1,1 @@
+"""`nexus tour`: the journey of a user through a running shop, step by step, each one checked."""
