@@ -11,12 +11,15 @@ from nexus_sdk import SettingsError
 from nexus_graphql.execute.limits import Limits
 
 Value = TypeVar("Value")
+_PATTERN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.*")
 _TRUE, _FALSE = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueSettings:
-    """refresh_s: between two looks at the registry and the documents, 5: a new service shows while one still looks.
+    """services: patterns of names that take part, `orders.*`; `!events.*` takes out again. Empty: the own namespace,
+    because whoever may ask GraphQL may ask everything it offers. (NEXUS_GRAPHQL_SERVICES)
+    refresh_s: between two looks at the registry and the documents, 5: a new service shows while one still looks.
     (NEXUS_GRAPHQL_REFRESH_SECONDS)
     fetch_s: for one document, 5. (NEXUS_GRAPHQL_FETCH_SECONDS)
     keep_s: how long the fields of a service stay after it left the registry, 300: longer than a bad roll-out.
@@ -24,6 +27,7 @@ class CatalogueSettings:
     document_bytes: of one OpenAPI document, 4 MiB. (NEXUS_GRAPHQL_MAX_DOCUMENT_BYTES)
     """
 
+    services: tuple[str, ...] = ()
     refresh_s: float = 5.0
     fetch_s: float = 5.0
     keep_s: float = 300.0
@@ -95,6 +99,8 @@ def parse(environ: Mapping[str, str]) -> GraphqlSettings:
             tokens=count("NEXUS_GRAPHQL_MAX_TOKENS", most.tokens),
         ),
         catalogue=CatalogueSettings(
+            services=read("NEXUS_GRAPHQL_SERVICES", look.services, _patterns,
+                          "Use names such as 'orders.shop', '*.shop' or '!events.*', joined with commas."),
             refresh_s=seconds("NEXUS_GRAPHQL_REFRESH_SECONDS", look.refresh_s),
             fetch_s=seconds("NEXUS_GRAPHQL_FETCH_SECONDS", look.fetch_s),
             keep_s=seconds("NEXUS_GRAPHQL_KEEP_SECONDS", look.keep_s),
@@ -123,6 +129,13 @@ def _path(text: str) -> str:
     if not text.startswith("/") or text.startswith("//") or text.endswith("/") or set(text) & set("{}?# "):
         raise ValueError(text)
     return text
+
+
+def _patterns(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not all(set(p.removeprefix("!")) <= _PATTERN and p != "!" for p in found):
+        raise ValueError(text)
+    return found
 
 
 def _names(text: str) -> tuple[str, ...]:

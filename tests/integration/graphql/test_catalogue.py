@@ -7,6 +7,7 @@ import hashlib
 import json
 from typing import Any
 
+import pytest
 from aiohttp import web
 from nexus_sdk import ServiceApp
 
@@ -173,3 +174,38 @@ async def test_path_items_shared_by_reference_stay_two_operations(empty_shop: An
     await empty_shop.start_graphql()
     await empty_shop.until_live("shared")
     assert await empty_shop.ask("{ a b }") == {"data": {"a": "/a", "b": "/b"}}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [
+        ("", ["a.shop", "b.shop"]), ("*", ["a.other", "a.shop", "b.shop"]), ("a.*", ["a.other", "a.shop"]),
+        ("*.shop,!a.*", ["b.shop"]), ("!a.*", ["b.shop"]), ("!*.shop, a.shop", ["a.shop"]), ("b.shop", ["b.shop"]),
+    ],
+)  # fmt: skip
+async def test_services_of_the_own_namespace_take_part_or_those_that_are_named(
+    empty_shop: Any, patterns: str, names: list[str]
+) -> None:
+    meta = {"nexus-openapi": "/openapi.json"}
+    empty_shop.table.update({n: {"endpoints": [], "meta": meta} for n in ("a.shop", "b.shop", "a.other")})
+    empty_shop.table["c.shop"] = {"endpoints": [], "meta": {}}
+    empty_shop.table["graphql.shop"] = {"endpoints": [], "meta": meta}
+    empty_shop.write()
+    await empty_shop.start_graphql(NEXUS_GRAPHQL_SERVICES=patterns)
+    view = await empty_shop.until(lambda v: v.version == 1)
+    assert [s.name for s in view.services] == names
+    assert {s.state for s in view.services} == {"waiting"}
+
+
+async def test_a_weaker_type_is_a_note_and_a_lost_operation_a_problem(empty_shop: Any) -> None:
+    document = one_field("either", {"oneOf": [{"type": "string"}, {"type": "integer"}]})
+    await empty_shop.serve("weak", document)
+    document["paths"]["/lost/{id}"] = {"get": {"responses": {"204": {"description": ""}}}}
+    await empty_shop.serve("lossy", document)
+    await empty_shop.start_graphql()
+    view = await empty_shop.until_live("weak", "lossy")
+    lossy, weak = view.services
+    assert (weak.problem, len(weak.notes)) == (None, 1)
+    assert lossy.problem is not None
+    assert lossy.problem.startswith("/paths/~1lost~1{id}/get: ")
+    assert (weak.operations, lossy.operations) == (1, 1)

@@ -29,7 +29,7 @@ def test_defaults_hold_without_environment_and_empty_counts_as_unset() -> None:
         ("NEXUS_GRAPHQL_PATH", "graphql"), ("NEXUS_GRAPHQL_PATH", "//host"), ("NEXUS_GRAPHQL_PATH", "/a{b}"),
         ("NEXUS_GRAPHQL_TIMEOUT_SECONDS", "nan"), ("NEXUS_GRAPHQL_TIMEOUT_SECONDS", "soon"),
         ("NEXUS_GRAPHQL_MAX_DEPTH", "0"), ("NEXUS_GRAPHQL_MAX_DEPTH", "1.5"), ("NEXUS_GRAPHQL_INTROSPECTION", "maybe"),
-        ("NEXUS_GRAPHQL_FORWARD_HEADERS", "bad header"),
+        ("NEXUS_GRAPHQL_FORWARD_HEADERS", "bad header"), ("NEXUS_GRAPHQL_SERVICES", "[a]"), ("NEXUS_GRAPHQL_SERVICES", "!"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_is_named(variable: str, value: str) -> None:

@@ -6,6 +6,7 @@ Readers take `view` once per request: a request runs to its end on the schema it
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -81,7 +82,7 @@ class Catalogue:
                 return  # nothing is known, so there is nothing to serve yet
         else:
             self._trouble = ""
-            self._note_entries([e for e in entries.values() if META in e.meta and e.name != self._own_name])
+            self._note_entries([e for e in entries.values() if META in e.meta and self._takes(e.name)])
         slots = asyncio.Semaphore(AT_ONCE)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._fetch(known, slots)) for known in self._known.values()]
@@ -92,6 +93,17 @@ class Catalogue:
         await self._swap()
         self._looked = True
         self._changed.set()
+
+    def _takes(self, name: str) -> bool:
+        """Return whether a service takes part: the last pattern that fits decides."""
+        if name == self._own_name:
+            return False
+        patterns = self._settings.services or (f"*.{self._own_name.partition('.')[2]}",)
+        taken = all(p.startswith("!") for p in patterns)  # only exceptions: everything else
+        for pattern in patterns:
+            if fnmatch.fnmatchcase(name, pattern.removeprefix("!")):
+                taken = not pattern.startswith("!")
+        return taken
 
     def _complain(self, text: str) -> None:
         if text != self._trouble:

@@ -35,7 +35,7 @@ class Known:
         notes = tuple(str(n) for n in model.notes)
         if model.is_broken:
             return ServiceInfo(self.name, url, "broken", 0, notes[0], notes)
-        problem = self.broken or self.away or (notes[0] if notes else None)
+        problem = self.broken or self.away or next((str(n) for n in model.notes if n.lost), None)
         state = "broken" if self.broken else "stale" if self.away else "live"
         return ServiceInfo(self.name, url, state, len(model.operations), problem, notes)  # type: ignore[arg-type]
 

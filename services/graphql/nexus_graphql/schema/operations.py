@@ -56,15 +56,15 @@ def read(service: str, types: Types) -> Iterator[Operation]:
         at = join("/paths", path)
         if not path.startswith("/") or path.startswith("//"):  # '//host/…' would lead to another host
             if not path.startswith("x-"):
-                types.note(at, f"The path {path!r} does not start with one '/'.", "Write it as '/…'.")
+                types.note(at, f"The path {path!r} does not start with one '/'.", "Write it as '/…'.", lost=True)
             continue
         try:
             item, at = types.document.resolve(paths[path], at)
         except Unresolved as err:
-            types.note(at, str(err), "Write the path item here.")
+            types.note(at, str(err), "Write the path item here.", lost=True)
             continue
         if not isinstance(item, Mapping):
-            types.note(at, "This path item is not an object.", "Write its operations: get, post, …")
+            types.note(at, "This path item is not an object.", "Write its operations: get, post, …", lost=True)
             continue
         for method in ROOTS:
             if method not in item:
@@ -72,19 +72,22 @@ def read(service: str, types: Types) -> Iterator[Operation]:
             count += 1
             if count > MOST_OPERATIONS:
                 types.note(
-                    "/paths", f"The document has more than {MOST_OPERATIONS} operations.", "The rest is left out."
+                    "/paths",
+                    f"The document has more than {MOST_OPERATIONS} operations.",
+                    "The rest is left out.",
+                    lost=True,
                 )
                 return
             try:
                 operation = _read_one(service, types, base, path, method, item, join(at, method))
             except _LeftOut as why:
-                types.note(why.at, f"{why.what} {method.upper()} {path} is left out.", why.fix)
+                types.note(why.at, f"{why.what} {method.upper()} {path} is left out.", why.fix, lost=True)
                 continue
             if operation is not None:
                 wanted = scopes[operation.root].take(operation.wanted)
                 if wanted != operation.wanted:
                     types.note(operation.at, f"Two operations want the field {operation.wanted!r}.",
-                               f"This one is {wanted!r}; give it an operationId of its own.")  # fmt: skip
+                               f"This one is {wanted!r}; give it an operationId of its own.", lost=True)  # fmt: skip
                 # Its own place in the document, also when the path item is shared by reference: it identifies the operation.
                 yield replace(operation, wanted=wanted, at=join("/paths", path, method))
 

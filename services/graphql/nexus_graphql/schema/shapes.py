@@ -116,12 +116,17 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What could not be carried over, and where. fatal: the whole document is left out, not only the place."""
+    """What could not be carried over, and where: a JSON pointer.
+
+    fatal: the whole document is left out. lost: an operation is left out, or not what its author meant. Neither: it is
+    there with a weaker type.
+    """
 
     at: str
     what: str
     fix: str
     fatal: bool = False
+    lost: bool = False
 
     def __str__(self) -> str:
         return f"{self.at or '/'}: {self.what} {self.fix}"

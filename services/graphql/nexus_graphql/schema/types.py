@@ -40,9 +40,9 @@ class Types:
         self._nodes = 0
         self._open: set[str] = set()
 
-    def note(self, at: str, what: str, fix: str) -> None:
+    def note(self, at: str, what: str, fix: str, *, lost: bool = False) -> None:
         # Bounded, because names and pointers are the document's.
-        self.notes.setdefault(Note(at[:500], what[:500], fix[:500]))
+        self.notes.setdefault(Note(at[:500], what[:500], fix[:500], lost=lost))
 
     def read(self, node: Any, at: str, hint: str, *, is_input: bool, depth: int = 0) -> TypeRef:
         """Return the type of the schema at pointer `at`, nullable as the schema itself says. Never raises.
