@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
 import kopf
 
@@ -32,10 +33,12 @@ STOP_S = 10.0
 class Operator:
     """One operator replica. `run()` ends when `stop()` is called, or raises when a part that must not end does."""
 
-    def __init__(self, settings: Settings, kube: KubeApi) -> None:
-        """kube: closed by `run()`."""
+    def __init__(self, settings: Settings, kube: KubeApi, *, take_signals: Callable[[], None] = lambda: None) -> None:
+        """kube: closed by `run()`. take_signals: installs the process's signal handlers; called again once kopf has put
+        in its own, which would let kopf finish before the Lease is released."""
         self._settings = settings
         self._kube = kube
+        self._take_signals = take_signals
         self._stop = asyncio.Event()
         self._synced = False
         self.identity = f"{settings.identity or socket.gethostname()}-{secrets.token_hex(3)}"
@@ -57,16 +60,7 @@ class Operator:
         self._kube.on_back = lister.list_soon
         try:
             await self.health.start()
-            stopping = asyncio.ensure_future(self._stop.wait())
-            parts = asyncio.ensure_future(self._run_parts(reconciler, lister))
-            try:
-                await asyncio.wait({stopping, parts}, return_when=asyncio.FIRST_COMPLETED)
-                if parts.done():
-                    parts.result()
-            finally:
-                for task in (stopping, parts):
-                    task.cancel()
-                await asyncio.gather(stopping, parts, return_exceptions=True)
+            await self._run_parts(reconciler, lister)
         finally:
             await reconciler.close()
             await self.health.stop()
@@ -74,13 +68,32 @@ class Operator:
             await self._kube.close()
 
     async def _run_parts(self, reconciler: Reconciler, lister: Lister) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(lister.run(), name="lister")
-            await lister.complete.wait()
-            self._synced = True
-            log.info("every kind is listed: %s", ", ".join(f"{self.inventory.count(k.kind)} {k.plural}" for k in WATCHED))
-            group.create_task(self._watch(reconciler, lister), name="kopf")
-            group.create_task(self._compete(reconciler), name="election")
+        """Run lister, kopf and election until stopped, or until one of them ends, which none should.
+
+        They end in the opposite order: first the leader's work and its Lease. kopf goes after that, since when it ends it
+        cancels every task that was begun after it.
+        """
+        stopping = asyncio.ensure_future(self._stop.wait())
+        parts: list[asyncio.Future[object]] = []
+        try:
+            parts.append(asyncio.ensure_future(lister.run()))
+            complete = asyncio.ensure_future(lister.complete.wait())
+            await asyncio.wait({stopping, complete, *parts}, return_when=asyncio.FIRST_COMPLETED)
+            complete.cancel()
+            if not any(task.done() for task in (stopping, *parts)):
+                self._synced = True
+                known = ", ".join(f"{self.inventory.count(k.kind)} {k.plural}" for k in WATCHED)
+                log.info("every kind is listed: %s", known)
+                parts.append(asyncio.ensure_future(self._watch(reconciler, lister)))
+                parts.append(asyncio.ensure_future(self._compete(reconciler)))
+                await asyncio.wait({stopping, *parts}, return_when=asyncio.FIRST_COMPLETED)
+            for task in parts:
+                if task.done():
+                    task.result()
+        finally:
+            for task in (*reversed(parts), stopping):
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     async def _compete(self, reconciler: Reconciler) -> None:
         async def lead() -> None:
@@ -103,17 +116,22 @@ class Operator:
         registry = handlers.build_registry(
             self.inventory, login=self._kube.login, changed=reconciler.wake_for, relisted=lambda _: lister.list_soon()
         )
-        stop_kopf = asyncio.Event()
+        stop_kopf, kopf_is_up = asyncio.Event(), asyncio.Event()
         running = asyncio.ensure_future(
             kopf.operator(
-                registry=registry, settings=handlers.build_settings(), clusterwide=True, standalone=True, stop_flag=stop_kopf
+                registry=registry, settings=handlers.build_settings(), clusterwide=True, standalone=True,
+                ready_flag=kopf_is_up, stop_flag=stop_kopf,
             )
-        )
+        )  # fmt: skip
+        up = asyncio.ensure_future(kopf_is_up.wait())
         try:
+            await asyncio.wait({running, up}, return_when=asyncio.FIRST_COMPLETED)
+            self._take_signals()
             await asyncio.shield(running)
-            # kopf has taken over SIGTERM and SIGINT, and returns after one of them.
+            # It ends by itself only for a signal that came before ours were back.
             self.stop()
         finally:
+            up.cancel()
             stop_kopf.set()
             done, _ = await asyncio.wait({running}, timeout=STOP_S)
             if not done:
@@ -126,10 +144,14 @@ class Operator:
 
 async def serve(settings: Settings) -> None:
     """Run one replica until SIGTERM or SIGINT. Raises KubeError without access to a cluster."""
-    operator = Operator(settings, await KubeApi.connect())
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, operator.stop)
+
+    def take_signals() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, operator.stop)
+
+    operator = Operator(settings, await KubeApi.connect(), take_signals=take_signals)
+    take_signals()
     log.info("operator %s starts, Consul at %s", operator.identity, settings.consul_url)
     await operator.run()
     log.info("operator %s has stopped", operator.identity)

@@ -74,6 +74,7 @@ def build_settings() -> kopf.OperatorSettings:
     settings.networking.request_timeout = 60
     settings.watching.connect_timeout = 5
     settings.watching.reconnect_backoff = 0.2
+    settings.queueing.exit_timeout = 0.5
     settings.background.instant_exit_timeout = 0.1
     for kind in WATCHED:
         if kind.selector:

@@ -24,10 +24,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str) -> None:
-    """Send all logging to standard error as JSON. level: of our own loggers; kopf and aiohttp speak from warnings on."""
+    """Send all logging to standard error as JSON. level: of our own loggers; other packages speak from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("nexus_operator").setLevel(level.upper())
+    # While the API server is away, every watch would report every try at error level; the lister and the election say it once.
+    logging.getLogger("kopf._cogs.clients").setLevel(logging.CRITICAL)

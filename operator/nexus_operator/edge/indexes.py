@@ -99,7 +99,7 @@ class Indexes:
                 )
             except _Unreachable as err:
                 entry.trouble = Trouble(
-                    "MarketplaceUnreachable", str(err), f"Check .spec.source.url and the network; it is tried again every {RETRY_S:.0f} s.",
+                    "MarketplaceUnavailable", str(err), f"Check .spec.source.url and the network; it is tried again every {RETRY_S:.0f} s.",
                     entry.index is not None,
                 )  # fmt: skip
             if (entry.index, entry.trouble) != before:

@@ -70,13 +70,17 @@ class Election:
             await asyncio.gather(work, keep, return_exceptions=True)
 
     async def _until_held(self) -> None:
+        away = False
         while True:
             try:
                 async with asyncio.timeout(self._lease_s / 3):
                     if await self._try():
                         return
+                away = False
             except (KubeError, TimeoutError) as err:
-                log.warning("cannot take part in the election: %s", err)
+                if not away:
+                    log.warning("cannot take part in the election until the API answers: %s", err or "no answer in time")
+                away = True
             await asyncio.sleep(self._lease_s / 7 * (1 + random.random() / 2))
 
     async def _renew(self) -> None:
@@ -91,7 +95,7 @@ class Election:
                         return
                     renewed_at = started
             except (KubeError, TimeoutError) as err:
-                log.warning("the lease could not be renewed yet: %s", err or "no answer in time")
+                log.info("the lease could not be renewed yet: %s", err or "no answer in time")
                 await asyncio.sleep(min(1.0, max(0.0, renewed_at + deadline_s - time.monotonic())))
                 continue
             await asyncio.sleep(self._lease_s / 5)
