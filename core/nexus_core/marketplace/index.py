@@ -64,7 +64,8 @@ def parse_index(data: bytes, origin: str) -> Index:
         ) from error
     if document.version != INDEX_VERSION:
         raise IndexInvalid(
-            f"The index {origin} is of version {document.version}, this release of Nexus reads {INDEX_VERSION}. Upgrade the older of the two."
+            f"The index {origin} is of version {document.version}, this release of Nexus reads {INDEX_VERSION}. "
+            "Upgrade the older of the two."
         )
     releases = tuple(_release(raw, number, origin) for number, raw in enumerate(document.releases))
     seen: set[tuple[str, Version]] = set()

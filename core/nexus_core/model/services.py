@@ -50,8 +50,8 @@ def _is_address(text: str) -> bool:
 
 
 ADDRESS = Rule(
-    cel=r"self.matches('^.+:[0-9]{1,5}$') && int(self.split(':')[self.split(':').size() - 1]) >= 1"
-    r" && int(self.split(':')[self.split(':').size() - 1]) <= 65535",
+    cel=r"self.matches('^.+:[0-9]{1,5}$') && int(self.substring(self.lastIndexOf(':') + 1)) >= 1"
+    r" && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535",
     what="The address is not host:port.",
     fix="Write it like 127.0.0.1:9000 or [::1]:9000, with a port of 1 to 65535.",
     holds=_is_address,
@@ -105,7 +105,7 @@ class Expose(Model):
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="self.hostnames.all(h, self.hostnames.exists_one(o, o == h))",
+            cel="!has(self.hostnames) || self.hostnames.all(h, self.hostnames.exists_one(o, o == h))",
             what="A host name is listed twice.",
             fix="Remove one of the two.",
             holds=lambda s: len(set(s.hostnames)) == len(s.hostnames),

@@ -77,7 +77,7 @@ class Resources(Model):
 class Probe(Model):
     """An HTTP GET that has to answer 200 to 399."""
 
-    path: str = Field(default="/healthz", min_length=1, max_length=1024, description="Path of the request.")
+    path: str = Field(min_length=1, max_length=1024, description="Path of the request.")
     port: Port | None = Field(default=None, description="Port of the request. Default: the workload's port.")
     initial_delay_seconds: int | None = Field(
         default=None, ge=0, le=86400, description="Seconds after the start before the first probe."
