@@ -8,7 +8,7 @@ import logging
 import random
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -218,10 +218,11 @@ class Gateway:
         async with self._swapped:
             await self._swapped.wait_for(lambda: self._runtime.published.generation >= generation)
 
-    async def stop(self, drain_s: float | None = None) -> None:
+    async def stop(self, drain_s: float | None = None, *, drained: Callable[[], Awaitable[None]] | None = None) -> None:
         """Say not ready, wait for load balancers to notice, stop accepting, let requests finish, release everything.
 
-        drain_s: longest wait for requests in flight; None takes the setting.
+        drain_s: longest wait for requests in flight; None takes the setting. drained: awaited when no request is left
+        and the admin API still answers; `nexus up` stops the services there, which send their last spans to it.
         """
         bound_s = self.settings.drain_s if drain_s is None else drain_s
         self._draining = True
@@ -236,6 +237,8 @@ class Gateway:
         except TimeoutError:
             log.warning("%d requests did not finish within %g s and are cut off", self._proxy.in_flight, bound_s)
         await self._server.shutdown(0.5)
+        if drained is not None:
+            await drained()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
