@@ -63,7 +63,8 @@ generate: dev ## rewrite every generated file (CRDs, references); the tests diff
 
 .PHONY: cluster cluster-down
 cluster: components ## a real control plane, Consul, Jaeger and the shop on this machine; prints how to use it
-	@$(BED) up --shop
+	@$(BED) up --with consul,jaeger,nats --gateway-api
+	@PYTHONPATH=tests/cluster $(BIN)/python tests/cluster/play.py
 cluster-down: dev ## take it down and remove every trace
 	@$(BED) down
 

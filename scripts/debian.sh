@@ -2,7 +2,7 @@
 # Installs the Debian packages that the tests (`test`) or the benchmarks (`bench`) need, or prints the one command that does.
 set -euo pipefail
 declare -A wanted=(
-  [test]="chromium curl etcd-server iproute2 openssl procps util-linux"
+  [test]="chromium curl etcd-server iproute2 mount procps util-linux"
   [bench]="curl haproxy nginx procps util-linux wrk"
 )
 role=${1:?usage: scripts/debian.sh test|bench}

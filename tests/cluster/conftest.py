@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # `import nexus_testbed` from this folder; it is no part of the product
 
 from nexus_testbed import Cluster
+from shop import Shop
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +23,11 @@ def cluster() -> Iterator[Cluster]:
     with Cluster(components=("consul", "jaeger")) as running:
         running.install_gateway_api()
         yield running
+
+
+@pytest.fixture(scope="session")
+def shop(cluster: Cluster) -> Shop:
+    """Nexus installed by its chart, and `examples/shop` applied and Ready."""
+    installed = Shop(cluster)
+    installed.install()
+    return installed

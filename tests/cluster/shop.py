@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from nexus_testbed import images
 from nexus_testbed.cluster import Cluster, CommandError
 
 T = TypeVar("T")
@@ -33,6 +34,10 @@ class Shop:
 
     def install(self) -> None:
         """helm install, kubectl apply, wait until every service is Ready."""
+        bare = images.defaults()[r"^(docker\.io/library/)?python(:|@|$)"]
+        for name in ("catalog", "orders", "web"):  # what the images' entrypoints would be
+            argv = (*bare.argv, "-m", f"shop_{name}")
+            self.cluster.add_image(rf"^shop/{name}(:|@|$)", images.Image(argv, bare.env))
         self.cluster.install_gateway_api()
         self.cluster.helm(
             "install", "nexus", str(REPOSITORY / "charts" / "nexus"),

@@ -135,9 +135,9 @@ def test_kill_9_of_the_operator(shop: Shop) -> None:
         shop.kubectl(
             "patch", "nexusservice", "orders", "--type=merge", "-p", '{"spec":{"expose":{"path":"/orders-moved"}}}'
         )
-        shop.eventually(lambda: shop.status_of("/orders-moved/orders") == 200, "the edit takes effect", 60)
+        shop.eventually(lambda: shop.status_of("/orders-moved") == 200, "the edit takes effect", 60)
     shop.kubectl("patch", "nexusservice", "orders", "--type=merge", "-p", '{"spec":{"expose":{"path":"/orders"}}}')
-    shop.eventually(lambda: shop.status_of("/orders/orders") == 200, "and back", 60)
+    shop.eventually(lambda: shop.status_of("/orders") == 200, "and back", 60)
     expect_no_failure(load.report())
 
 
@@ -150,9 +150,9 @@ def test_consul_away_for_30_s(shop: Shop) -> None:
         shop.kubectl(
             "patch", "nexusservice", "orders", "--type=merge", "-p", '{"spec":{"expose":{"path":"/orders-again"}}}'
         )
-        shop.eventually(lambda: shop.status_of("/orders-again/orders") == 200, "an edit reaches the gateways again", 60)
+        shop.eventually(lambda: shop.status_of("/orders-again") == 200, "an edit reaches the gateways again", 60)
     shop.kubectl("patch", "nexusservice", "orders", "--type=merge", "-p", '{"spec":{"expose":{"path":"/orders"}}}')
-    shop.eventually(lambda: shop.status_of("/orders/orders") == 200, "and back", 60)
+    shop.eventually(lambda: shop.status_of("/orders") == 200, "and back", 60)
     for service in shop.services():
         shop.wait_ready(service, timeout_s=60)
     expect_no_failure(load.report())
@@ -183,7 +183,7 @@ def test_nothing_acknowledged_is_lost_when_the_event_service_is_killed(shop: Sho
             "data": {"n": number},
         }
         status = shop.status_of(
-            "/events/events", "-X", "POST", "-H", "content-type: application/cloudevents+json", "-d", json.dumps(event)
+            "/events", "-X", "POST", "-H", "content-type: application/cloudevents+json", "-d", json.dumps(event)
         )
         if 200 <= status < 300:
             acknowledged.append(event["id"])
@@ -194,7 +194,7 @@ def test_nothing_acknowledged_is_lost_when_the_event_service_is_killed(shop: Sho
         found: set[str] = set()
         after = 0
         while True:
-            page = json.loads(shop.curl(f"/events/events?type=test.crash&after={after}&limit=500"))
+            page = json.loads(shop.curl(f"/events?type=test.crash&after={after}&limit=500"))
             events = page["events"]
             if not events:
                 return found

@@ -69,13 +69,13 @@ def test_traffic_flows_through_the_gateway_balanced_over_replicas(shop: Shop) ->
 def test_a_plugin_from_a_marketplace_is_enabled_and_disabled_without_restart(shop: Shop) -> None:
     gateways = {pod["metadata"]["uid"]: restarts(pod) for pod in shop.gateway_pods()}
     shop.kubectl("patch", "nexusplugin", "api-key", "--type=merge", "-p", '{"spec":{"enabled":true}}')
-    shop.eventually(lambda: shop.status_of("/orders/orders") == 401, "the api-key plugin asks for a key")
+    shop.eventually(lambda: shop.status_of("/orders") == 401, "the api-key plugin asks for a key")
     shop.wait_condition("nexusplugin", "api-key", "Ready", "True")
     row = shop.kubectl("get", "nexusplugin", "api-key")
     assert "1." in row, f"the installed version is shown: {row}"
 
     shop.kubectl("patch", "nexusplugin", "api-key", "--type=merge", "-p", '{"spec":{"enabled":false}}')
-    shop.eventually(lambda: shop.status_of("/orders/orders") == 200, "the disabled plugin lets requests pass")
+    shop.eventually(lambda: shop.status_of("/orders") == 200, "the disabled plugin lets requests pass")
     assert {pod["metadata"]["uid"]: restarts(pod) for pod in shop.gateway_pods()} == gateways
 
 
@@ -92,7 +92,7 @@ async def test_one_request_is_one_trace_to_the_websocket(shop: Shop) -> None:
     ):
         await socket.send_json({"subscribe": "orders"})
         async with session.post(
-            f"{shop.gateway}/orders/orders",
+            f"{shop.gateway}/orders",
             json={"item": "cup", "quantity": 1},
             headers={"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"},
         ) as reply:
