@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,7 +40,7 @@ class _GuardedResolver(AbstractResolver):
         found = await self._inner.resolve(host, port, family)
         allowed = [result for result in found if not self._rules.is_address_denied(result["host"])]
         if not allowed:
-            raise AddressDenied(f"{host} leads to a network that sinks may not lead to")
+            raise AddressDenied(errno.EACCES, f"{host} leads to a network that sinks may not lead to")
         return allowed
 
     async def close(self) -> None:

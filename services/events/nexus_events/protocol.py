@@ -280,7 +280,18 @@ def _parse_binary(
                     "body", f"not JSON, though content-type says so ({err}).", "Send JSON, or its real content type."
                 )
             )
-    return problems or replace(event, data=data)
+    return problems or replace(event, data=data, is_text=data is not None and _is_text(content_type, data))
+
+
+def _is_text(content_type: str, data: bytes) -> bool:
+    """Whether the structured form should show the data as a text and not as Base64."""
+    if not content_type.lower().startswith("text/") or is_json(content_type):
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _check(values: Mapping[str, Any], where: str, problems: list[Problem], *, binary: bool = False) -> CloudEvent:

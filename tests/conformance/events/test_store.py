@@ -82,7 +82,9 @@ async def test_an_append_whose_caller_gave_up_is_heard_nevertheless_or_not_store
     assert [s.offset for s in heard] == [s.offset for s in events]
 
 
-@pytest.mark.parametrize(("pattern", "expected"), [("*", [1, 2, 3, 4]), ("order.*", [1, 3]), ("user.made", [2]), ("%", []), ("order.", [])])
+@pytest.mark.parametrize(
+    ("pattern", "expected"), [("*", [1, 2, 3, 4]), ("order.*", [1, 3]), ("user.made", [2]), ("%", []), ("order.", [])]
+)
 async def test_a_page_holds_what_matches(store: Store, pattern: str, expected: list[int]) -> None:
     for number, event_type in enumerate(["order.placed", "user.made", "order.paid", "orders"], 1):
         await store.append([offer(number, event_type)], 1.0)
@@ -118,7 +120,10 @@ async def test_subscriptions_are_kept_whole_and_advance(store: Store) -> None:
     await store.put_subscription(SUBSCRIPTION)
     await store.put_subscription(replace(SUBSCRIPTION, id="audit"))
     await store.advance({"billing": (9, 2), "unknown": (1, 0)})
-    assert await store.subscriptions() == (replace(SUBSCRIPTION, id="audit"), replace(SUBSCRIPTION, cursor=9, skipped=2))
+    assert await store.subscriptions() == (
+        replace(SUBSCRIPTION, id="audit"),
+        replace(SUBSCRIPTION, cursor=9, skipped=2),
+    )
     assert await store.delete_subscription("billing")
     assert not await store.delete_subscription("billing")
     assert [s.id for s in await store.subscriptions()] == ["audit"]

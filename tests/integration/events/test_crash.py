@@ -52,7 +52,13 @@ def free_port() -> int:
 
 async def start(directory: Path, port: int) -> asyncio.subprocess.Process:
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("NEXUS_", "OTEL_"))}
-    environ = {**keep, "NEXUS_DATA_DIR": str(directory), "PORT": str(port), "NEXUS_HOST": "127.0.0.1", "NEXUS_LOG_LEVEL": "WARNING"}
+    environ = {
+        **keep,
+        "NEXUS_DATA_DIR": str(directory),
+        "PORT": str(port),
+        "NEXUS_HOST": "127.0.0.1",
+        "NEXUS_LOG_LEVEL": "WARNING",
+    }
     return await asyncio.create_subprocess_exec(sys.executable, "-m", "nexus_events", env=environ)
 
 
@@ -71,7 +77,13 @@ async def until_ready(session: aiohttp.ClientSession, url: str) -> None:
 async def publish(session: aiohttp.ClientSession, url: str, name: str, acked: list[str], until: asyncio.Event) -> None:
     number = 0
     while not until.is_set():
-        event = {"specversion": "1.0", "id": f"{name}-{number}", "source": "/crash", "type": "crash.test", "data": {"n": number}}
+        event = {
+            "specversion": "1.0",
+            "id": f"{name}-{number}",
+            "source": "/crash",
+            "type": "crash.test",
+            "data": {"n": number},
+        }
         try:
             async with session.post(f"{url}/events", json=event, headers=HEADERS) as reply:
                 if reply.status == 202:

@@ -64,7 +64,9 @@ async def test_a_write_error_loses_only_what_was_not_acknowledged(tmp_path: Path
     await store.open(ignore)
     await store.append([offer(1)], 1.0)
     other = sqlite3.connect(tmp_path / "events.db", isolation_level=None)
-    other.execute("CREATE TRIGGER broken BEFORE INSERT ON events WHEN NEW.id = '13' BEGIN SELECT RAISE(ABORT, 'disk says no'); END")
+    other.execute(
+        "CREATE TRIGGER broken BEFORE INSERT ON events WHEN NEW.id = '13' BEGIN SELECT RAISE(ABORT, 'disk says no'); END"
+    )
     answers = await asyncio.gather(*(store.append([offer(n)], 1.0) for n in range(2, 20)), return_exceptions=True)
     failed = [a for a in answers if isinstance(a, StoreUnavailable)]
     assert failed

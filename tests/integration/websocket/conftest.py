@@ -28,7 +28,9 @@ class Bed:
     http: aiohttp.ClientSession
 
     @asynccontextmanager
-    async def running(self, build: Callable[..., Any], name: str, environ: dict[str, str]) -> AsyncIterator[RunningService]:
+    async def running(
+        self, build: Callable[..., Any], name: str, environ: dict[str, str]
+    ) -> AsyncIterator[RunningService]:
         app = build(environ, discovery=self.discovery, span_processors=[SimpleSpanProcessor(self.spans)])
         async with app.test_server() as server:
             self.discovery.set(f"{name}.default", [Endpoint(server.host, server.port)])

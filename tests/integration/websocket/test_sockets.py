@@ -59,7 +59,9 @@ async def test_an_event_reaches_the_client_in_one_trace(bed: Any) -> None:
     assert (message["channel"], message["data"]) == ("orders", {"id": 7})
     assert message["traceparent"].split("-")[1] == TRACE
     async with asyncio.timeout(5):
-        while len(spans := bed.spans.get_finished_spans()) < 4 or not any(s.name.startswith("events deliver") for s in spans):
+        while len(spans := bed.spans.get_finished_spans()) < 4 or not any(
+            s.name.startswith("events deliver") for s in spans
+        ):
             await asyncio.sleep(0.01)
     by_id = {span.context.span_id: span for span in spans}
     span = next(s for s in spans if s.name == "websocket deliver orders")
@@ -72,7 +74,9 @@ async def test_an_event_reaches_the_client_in_one_trace(bed: Any) -> None:
     assert way == ["websocket deliver orders", "POST /ingest", "events deliver order.placed", "POST /events"]
 
 
-async def test_the_subscription_is_made_again_when_the_event_service_lost_everything(bed: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_the_subscription_is_made_again_when_the_event_service_lost_everything(
+    bed: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     server = await bed.websocket(NEXUS_WEBSOCKET_EVENTS="order.*=orders", NEXUS_WEBSOCKET_TTL_SECONDS="1")
     async with connect(ws(server)) as client:
         await subscribe(client, "orders")
@@ -94,7 +98,9 @@ async def test_a_pushed_event_is_delivered_once_though_it_comes_twice(bed: Any) 
     async with connect(ws(server)) as client:
         await subscribe(client, "orders")
         for number in (1, 1, 2):
-            async with bed.http.post(f"{server.url}/ingest", json={**EVENT, "id": str(number), "data": number}, headers=HEADERS) as reply:
+            async with bed.http.post(
+                f"{server.url}/ingest", json={**EVENT, "id": str(number), "data": number}, headers=HEADERS
+            ) as reply:
                 assert reply.status == 204
         assert [(await receive(client, "channel"))["data"] for _ in range(2)] == [1, 2]
 
@@ -239,7 +245,9 @@ async def test_beyond_the_limit_of_connections_there_is_503(bed: Any) -> None:
 async def test_a_client_that_does_not_answer_pings_is_dropped_and_one_that_does_stays(bed: Any) -> None:
     server = await bed.websocket(NEXUS_WEBSOCKET_PING_SECONDS="0.2")
     reader, writer = await asyncio.open_connection(server.host, server.port)
-    writer.write(b"GET /ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n")
+    writer.write(
+        b"GET /ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+    )
     async with connect(ws(server)) as good:
         async with asyncio.timeout(10):
             await reader.read(-1)  # until the server ends it
