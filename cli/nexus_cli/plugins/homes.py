@@ -130,7 +130,9 @@ class ClusterHome:
         from kubernetes.config.config_exception import ConfigException
 
         try:
-            api = config.new_client_from_config(config_file=kubeconfig, context=context)
+            api = config.new_client_from_config(  # type: ignore[no-untyped-call]
+                config_file=kubeconfig, context=context
+            )
         except (ConfigException, OSError, yaml.YAMLError) as error:
             raise UserError(
                 f"No cluster to talk to ({error}). Name manifests with -f DIR, or a cluster with --kubeconfig and --context."
@@ -159,7 +161,7 @@ class ClusterHome:
         for item in items:
             resource = parse(item)
             status = item.get("status") or {}
-            ready = next((c for c in status.get("conditions", ()) if c.get("type") == "Ready"), {})
+            ready: Mapping[str, Any] = next((c for c in status.get("conditions", ()) if c.get("type") == "Ready"), {})
             state = {"True": "ready", "False": str(ready.get("reason", "not ready"))}.get(str(ready.get("status")), "")
             found.append(
                 Installed(

@@ -64,7 +64,7 @@ def build_tree(trace: dict[str, Any]) -> dict[str, Any]:
         references = [r["spanID"] for r in span.get("references", ()) if r["refType"] == "CHILD_OF"]
         if references:
             parents[span["spanID"]] = references[0]
-    roots = []
+    roots: list[dict[str, Any]] = []
     for span_id, node in nodes.items():
         parent = nodes.get(parents.get(span_id, ""))
         (roots if parent is None else parent["children"]).append(node)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -93,7 +94,7 @@ def curl_line(method: str, url: str, headers: Mapping[str, str], body: str | Non
     parts = ["curl"]
     if method != ("GET" if body is None else "POST"):
         parts.append(f"-X {method}")
-    parts.append(url)
+    parts.append(shlex.quote(url))
     parts.extend(f"-H '{name}: {value}'" for name, value in headers.items())
     if body is not None:
         parts.append(f"-d '{body}'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from nexus_core.discovery import Discovery
@@ -32,7 +32,6 @@ class LocalGateway:
             otlp_endpoint=otlp,
             traces_memory=0 if otlp else TRACES_KEPT,
         )
-        self.failed = asyncio.Event()
         listen_host, listen_port = ports.parse_address(listen, "--listen")
         admin_host, admin_port = ports.parse_address(admin, "--admin")
         self.url, self.admin_url = _url(listen_host, listen_port), _url(admin_host, admin_port)
@@ -48,10 +47,15 @@ class LocalGateway:
                 f"The gateway cannot listen: {error}. Choose other addresses with --listen and --admin."
             ) from error
 
-    async def stop(self, drain_s: float) -> None:
-        """Let requests finish for at most `drain_s` seconds."""
+    async def live(self) -> None:
+        """Return once the manifests' first Snapshot serves."""
         if self._gateway is not None:
-            await self._gateway.stop(drain_s)
+            await self._gateway.live()
+
+    async def stop(self, drain_s: float, drained: Callable[[], Awaitable[None]]) -> None:
+        """Let requests finish for at most `drain_s` seconds, await `drained`, then close the admin API, too."""
+        if self._gateway is not None:
+            await self._gateway.stop(drain_s, drained=drained)
 
 
 def _url(host: str, port: int) -> str:

@@ -153,7 +153,7 @@ class _Up:
                 settings.directory, settings.listen, settings.admin, settings.otlp, settings.data_dir
             )
             await gateway.start(registry.discovery())
-            await self._wait_ready()
+            await self._wait_ready(gateway)
             await self._announce(gateway, time.monotonic() - began)
             self._terminal.held = False
             await self._serve(gateway)
@@ -189,7 +189,7 @@ class _Up:
             self._supervisor.kill()
             os._exit(130)  # nothing here needs an orderly end, and half of one would only complain
 
-    async def _wait_ready(self) -> None:
+    async def _wait_ready(self, gateway: LocalGateway) -> None:
         """Return when every replica is ready, when START_WAIT_S are over, or on a signal."""
         progress = screen.Progress()
         with contextlib.suppress(TimeoutError):
@@ -198,6 +198,7 @@ class _Up:
                     progress.update(self._supervisor)
                     self._supervisor.changed.clear()
                     await _first(self._supervisor.changed.wait(), self._stop.wait())
+                await _first(gateway.live(), self._stop.wait())
         progress.update(self._supervisor)
         progress.close()
 
@@ -217,19 +218,17 @@ class _Up:
             sys.stdout.write(f"\n{line}")
         sys.stdout.write(f"\nUp in {took_s:.1f} s. Next:\n\n")
         commands = screen.next_commands(
-            supervisor.current().values(), str(self._settings.directory), gateway.url, gateway.admin_url
+            supervisor.current().values(), self._settings.directory, gateway.url, gateway.admin_url
         )
-        for command, what in commands:
-            sys.stdout.write(f"  {command:<60}  # {what}\n")
-        sys.stdout.write(
-            f"\nLogs: {self._settings.data_dir / 'logs'}. Edit the manifests and this follows. Ctrl-C stops everything.\n\n"
-        )
+        sys.stdout.write(screen.render_commands(commands))
+        logs = self._settings.data_dir / "logs"
+        sys.stdout.write(f"\nLogs are in {logs}. Edit the manifests and this follows. Ctrl-C stops everything.\n\n")
         sys.stdout.flush()
 
     async def _serve(self, gateway: LocalGateway) -> None:
         reloading = asyncio.create_task(self._follow_manifests(), name="manifests")
         try:
-            await _first(self._stop.wait(), reloading, gateway.failed.wait())
+            await _first(self._stop.wait(), reloading)
             if reloading.done():
                 reloading.result()
         finally:
@@ -271,7 +270,7 @@ class _Up:
             self._terminal.say("\nstopping: the gateway drains, then the services (Ctrl-C again stops at once)")
         began = time.monotonic()
         if gateway is not None:
-            await gateway.stop(DRAIN_S)
+            await gateway.stop(DRAIN_S, self._supervisor.stop)
         await self._supervisor.stop()
         if self._stop.is_set():
             self._terminal.say(f"stopped in {time.monotonic() - began:.1f} s")

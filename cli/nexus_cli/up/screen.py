@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from nexus_cli.options import DEFAULT_ADMIN, DEFAULT_GATEWAY
 from nexus_cli.output import render_rows
 from nexus_cli.up.plans import ServicePlan
 from nexus_cli.up.supervisor import Group, Supervisor
@@ -66,13 +69,16 @@ def unwell(supervisor: Supervisor) -> list[str]:
 
 
 SHOP_ORDER = '{"item": "cup", "quantity": 2, "customer": "Ada"}'
+DEFAULTS = (DEFAULT_GATEWAY, DEFAULT_ADMIN)
 
 
 def next_commands(
-    plans: Iterable[ServicePlan], directory: str, gateway_url: str, admin_url: str
+    plans: Iterable[ServicePlan], directory: Path, gateway_url: str, admin_url: str
 ) -> list[tuple[str, str]]:
-    """Return `(command, what it does)` that work by copy and paste for what is running."""
+    """Return `(command, what it does)` that work by copy and paste in the directory `nexus up` was started in."""
     exposed = {plan.key: plan for plan in plans if plan.exposed}
+    nexus, where = _program(), shlex.quote(str(directory))
+    admin = "" if admin_url == DEFAULT_ADMIN else f" --admin {admin_url}"
     made: list[tuple[str, str]] = []
     if {"shop/catalog", "shop/orders"} <= exposed.keys():
         made.append((f"curl {gateway_url}{exposed['shop/catalog'].exposed}/items", "what the shop sells"))
@@ -80,21 +86,34 @@ def next_commands(
             f"curl {gateway_url}{exposed['shop/orders'].exposed} -H 'content-type: application/json' -d '{SHOP_ORDER}'"
         )
         made.append((order, "place an order"))
-        made.append((f"make tour{_tour_targets(gateway_url, admin_url)}", "walk the whole journey"))
         if "shop/web" in exposed:
-            made.append((f"open {gateway_url}{exposed['shop/web'].exposed} in a browser", "the shop, with live orders"))
+            made.append((f"open {gateway_url}{exposed['shop/web'].exposed} in a browser", "orders, live"))
+        if (gateway_url, admin_url) == DEFAULTS and Path("Makefile").is_file() and where == "examples/shop":
+            made.append(("make tour", "the whole journey"))
+        else:
+            made.append((f"{nexus} tour --gateway {gateway_url}{admin} -f {where}", "the whole journey"))
     else:
         made.extend((f"curl {gateway_url}{plan.exposed}", plan.key) for plan in list(exposed.values())[:3])
-    flag = "" if admin_url == "http://127.0.0.1:8081" else f" --admin {admin_url}"
-    made.append((f"nexus traces --last 1{flag}", "the way of the last request"))
-    made.append((f"nexus plugin list -f {shlex.quote(directory)}", "plugins, and how to switch them"))
+    made.append((f"{nexus} traces --last 1{admin}", "the way of the last request"))
+    made.append((f"{nexus} plugin list -f {where}{admin}", "plugins, and how they are"))
     return made
 
 
-def _tour_targets(gateway_url: str, admin_url: str) -> str:
-    if (gateway_url, admin_url) == ("http://127.0.0.1:8080", "http://127.0.0.1:8081"):
-        return ""
-    return f" NEXUS_TOUR_GATEWAY={gateway_url} NEXUS_TOUR_ADMIN={admin_url}"
+def render_commands(made: list[tuple[str, str]]) -> str:
+    """Return each command in a line of its own below what it does, so that a line can be copied whole."""
+    return "".join(f"  # {what}\n  {command}\n" for command, what in made)
+
+
+def _program() -> str:
+    """Return how `nexus` is called here: by name if that finds this very installation, else by path."""
+    here = Path(sys.executable).with_name("nexus")
+    found = shutil.which("nexus")
+    if found is not None and Path(found).resolve() == here.resolve():
+        return "nexus"
+    try:
+        return str(here.relative_to(Path.cwd()))
+    except ValueError:
+        return str(here) if here.exists() else "nexus"
 
 
 class Progress:
