@@ -136,13 +136,13 @@ class FileSource:
         where = ObjectRef("File", "", name)
         if size > MAX_FILE_BYTES:
             fix = f"Split it: files of up to {MAX_FILE_BYTES // 2**20} MiB are read."
-            return (), (Problem(where, ".", "InvalidSpec", f"The file has {size} bytes.", fix),)
+            return (), (Problem(where, ".", "InvalidManifest", f"The file has {size} bytes.", fix),)
         try:
             text = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             return (), (
                 Problem(
-                    where, ".", "InvalidSpec", f"The file cannot be read: {error}.", "Make it readable UTF-8 text."
+                    where, ".", "InvalidManifest", f"The file cannot be read: {error}.", "Make it readable UTF-8 text."
                 ),
             )
         return load.parse_text(text, name)
@@ -150,7 +150,7 @@ class FileSource:
     def _trouble(self, what: str) -> Problem:
         where = ObjectRef("File", "", str(self._path))
         return Problem(
-            where, ".", "InvalidSpec", f"{self._path} {what}", "Give a readable file or directory of manifests."
+            where, ".", "InvalidManifest", f"{self._path} {what}", "Give a readable file or directory of manifests."
         )
 
     def _say(self, problems: tuple[Problem, ...]) -> None:

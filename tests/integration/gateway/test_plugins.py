@@ -1,0 +1,260 @@
+"""Plugins in a running gateway: installed, changed, refused and removed without a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nexus_core.marketplace import parse_index, signed_bytes
+from nexus_core.marketplace.artefact import build_zip
+from nexus_core.snapshot import PluginInstance, Release
+from nexus_gateway.edge.plugins.publish import public_key
+from nexus_gateway.edge.sources.indexes import read_bundled_index
+from nexus_gateway.testing import Harness, route, rule, snapshot, upstream
+
+KEY = Ed25519PrivateKey.generate()
+CODE = '''
+from nexus_sdk.plugin import Plugin
+VERSION = "{version}"
+LOG = []
+class Demo(Plugin):
+    async def start(self):
+        {start}
+    async def stop(self):
+        with open(self.config["log"], "a") as log:
+            log.write("stopped " + VERSION + "\\n")
+    {kind}def on_request(self, request):
+        {request}
+    def on_response(self, request, response):
+        return response.with_header("x-demo", VERSION)
+'''
+
+
+class Market:
+    """A publisher and the server of its artefacts."""
+
+    def __init__(self, harness: Harness) -> None:
+        self.harness = harness
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.port = 0
+
+    async def open(self) -> None:
+        self.port = await self.harness.upstreams.start(self.serve)
+
+    async def serve(self, request: web.Request) -> web.Response:
+        self.asked.append(request.path)
+        data = self.files.get(request.path)
+        return web.Response(status=404) if data is None else web.Response(body=io.BytesIO(data))
+
+    def release(
+        self, version: str = "1.0", *, start: str = "pass", request: str = "return request", kind: str = "", data: bytes | None = None,
+        **fields: Any,
+    ) -> Release:  # fmt: skip
+        code = CODE.format(version=version, start=start, request=request, kind=kind).encode()
+        data = data if data is not None else build_zip({"demo/__init__.py": b"", "demo/plugin.py": code})
+        name = f"/demo-{version}-{hashlib.sha256(data).hexdigest()[:8]}.zip"
+        self.files[name] = data
+        values: dict[str, Any] = {
+            "name": "demo", "version": version, "api": ">=1,<2", "package": "demo", "entry_point": "demo.plugin:Demo",
+            "sha256": hashlib.sha256(data).hexdigest(), "url": name[1:], "publisher": "me",
+            "config_schema": {"type": "object", "properties": {"n": {"type": "integer"}}}, **fields,
+        }  # fmt: skip
+        unsigned = Release(**values)
+        signature = base64.b64encode(KEY.sign(signed_bytes(unsigned))).decode()
+        return msgspec.structs.replace(unsigned, signature=signature)
+
+    def instance(self, release: Release, *, config: dict[str, Any] | None = None, **fields: Any) -> PluginInstance:
+        settings = {"log": str(self.harness.tmp_path / "log"), **(config or {})}
+        values = {"public_key": public_key(KEY), "base_url": f"http://127.0.0.1:{self.port}/index.json", **fields}
+        return PluginInstance(
+            id="shop/demo", source="NexusPlugin shop/demo", release=release, config=msgspec.json.encode(settings).decode(), **values
+        )
+
+
+@pytest.fixture
+async def market(harness: Harness) -> Market:
+    made = Market(harness)
+    await made.open()
+    return made
+
+
+async def echo(request: web.Request) -> web.Response:
+    return web.json_response({name.lower(): value for name, value in request.headers.items()})
+
+
+async def publish(harness: Harness, *instances: PluginInstance) -> None:
+    if harness.gateway is None:
+        harness.backend = await harness.upstreams.start(echo)  # type: ignore[attr-defined]
+        await harness.start()
+    rules = rule("shop/orders", plugins=tuple(each.id for each in instances))
+    await harness.publish(snapshot(route(rules), upstream(harness.backend), plugins=instances))  # type: ignore[attr-defined]
+
+
+async def ask(harness: Harness, **headers: str) -> tuple[int, dict[str, Any], Any]:
+    async with harness.client.get(harness.url("/"), headers={name.replace("_", "-"): value for name, value in headers.items()}) as response:
+        return response.status, await response.json(content_type=None), response.headers
+
+
+def report(harness: Harness) -> Any:
+    return harness.source.acks[-1].plugins["shop/demo"]
+
+
+async def stopped(harness: Harness, *versions: str) -> None:
+    """Return once just these versions have been stopped, in this order."""
+    log = harness.tmp_path / "log"
+    async with asyncio.timeout(5):
+        while not log.exists() or log.read_text().split("\n")[:-1] != [f"stopped {version}" for version in versions]:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_plugin_is_installed_updated_and_removed_without_a_restart(harness: Harness, market: Market) -> None:
+    await publish(harness, market.instance(market.release("1.0")))
+    assert (await ask(harness))[2]["x-demo"] == "1.0"
+    assert (report(harness).state, report(harness).version) == ("loaded", "1.0")
+    await publish(harness, market.instance(market.release("2.0")))
+    assert (await ask(harness))[2]["x-demo"] == "2.0"
+    await stopped(harness, "1.0")
+    await publish(harness)
+    assert "x-demo" not in (await ask(harness))[2]
+    await stopped(harness, "1.0", "2.0")
+
+
+async def test_an_unchanged_plugin_keeps_its_instance_over_swaps(harness: Harness, market: Market) -> None:
+    release = market.release()
+    await publish(harness, market.instance(release))
+    assert harness.gateway is not None
+    before = harness.gateway.runtime.slots["shop/demo"].plugin
+    await publish(harness, market.instance(release, timeout_s=2.0, failure_policy="closed"))
+    assert harness.gateway.runtime.slots["shop/demo"].plugin is before
+    assert not (harness.tmp_path / "log").exists()
+    await publish(harness, market.instance(release, config={"n": 2}))
+    assert harness.gateway.runtime.slots["shop/demo"].plugin is not before
+
+
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "other digest": ({"sha256": "0" * 64}, "PluginDigestMismatch"),
+    "other API": ({"api": ">=9"}, "PluginIncompatible"),
+    "not a zip": ({"data": b"no zip"}, "PluginArtefactInvalid"),
+    "no such class": ({"entry_point": "demo.plugin:Missing"}, "PluginLoadFailed"),
+    "fails in start": ({"start": "raise RuntimeError('x')"}, "PluginStartFailed"),
+    "not there": ({"url": "missing.zip"}, "PluginFetchFailed"),
+    "other scheme": ({"url": "file:///etc/passwd"}, "PluginFetchFailed"),
+    "config": ({"config_schema": {"properties": {"n": {"type": "string"}}, "required": ["n"]}}, "PluginConfigInvalid"),
+    "remote schema": ({"config_schema": {"$ref": "http://127.0.0.1:1/schema.json"}}, "PluginConfigInvalid"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_a_broken_version_leaves_the_previous_one_running(harness: Harness, market: Market, name: str) -> None:
+    changes, reason = BROKEN[name]
+    await publish(harness, market.instance(market.release("1.0")))
+    await publish(harness, market.instance(market.release("2.0", **changes)))
+    assert (report(harness).state, report(harness).version, report(harness).reason) == ("previous", "1.0", reason)
+    assert report(harness).message
+    assert (await ask(harness))[2]["x-demo"] == "1.0"
+    assert (await harness.ask("/plugins"))["plugins"][0]["reason"] == reason
+
+
+@pytest.mark.parametrize(("policy", "status"), [("open", 200), ("closed", 503)])
+async def test_a_plugin_that_never_ran_passes_or_refuses_as_its_policy_says(
+    harness: Harness, market: Market, policy: str, status: int
+) -> None:
+    forged = msgspec.structs.replace(market.release("1.0"), summary="changed after signing")
+    await publish(harness, market.instance(forged, failure_policy=policy))
+    assert (report(harness).state, report(harness).reason) == ("failed", "PluginSignatureInvalid")
+    answer = await ask(harness)
+    assert answer[0] == status
+    assert market.asked == [], "nothing unsigned is even fetched"
+    if status == 503:
+        assert answer[1]["reason"] == "PluginUnavailable"
+
+
+@pytest.mark.parametrize(
+    "member", ["../evil.py", "/evil.py", "other/x.py", "demo/../../evil.py", "demo\\evil.py"]
+)
+async def test_an_artefact_that_leaves_its_package_is_refused(harness: Harness, market: Market, member: str) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("demo/__init__.py", "")
+        archive.writestr(member, "x")
+    await publish(harness, market.instance(market.release(data=buffer.getvalue())))
+    assert report(harness).reason == "PluginArtefactInvalid"
+
+
+async def test_a_zip_bomb_is_refused(harness: Harness, market: Market) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("demo/__init__.py", "")
+        archive.writestr("demo/bomb.py", b"\0" * 2**25)
+    await publish(harness, market.instance(market.release(data=buffer.getvalue())))
+    assert report(harness).reason == "PluginArtefactInvalid"
+
+
+@pytest.mark.parametrize(
+    ("kind", "request_body"),
+    [("", "raise RuntimeError('x')"), ("", "return None"), ("async ", "import asyncio; await asyncio.sleep(30); return request")],
+    ids=["raises", "returns the wrong thing", "is too slow"],
+)
+@pytest.mark.parametrize(("policy", "status"), [("open", 200), ("closed", 503)])
+async def test_a_failing_hook_is_isolated(
+    harness: Harness, market: Market, kind: str, request_body: str, policy: str, status: int
+) -> None:
+    release = market.release(kind=kind, request=request_body)
+    await publish(harness, market.instance(release, failure_policy=policy, timeout_s=0.1))
+    assert (await ask(harness))[0] == status
+    async with harness.client.get(harness.admin("/metrics")) as response:
+        assert 'nexus_gateway_plugin_hook_errors_total{hook="on_request",plugin="shop/demo"} 1.0' in await response.text()
+
+
+async def test_a_cached_artefact_needs_no_marketplace(harness: Harness, market: Market, tmp_path: Path) -> None:
+    release = market.release()
+    await publish(harness, market.instance(release))
+    market.files.clear()
+    again = Harness(tmp_path)
+    try:
+        await publish(again, market.instance(release))
+        assert report(again).state == "loaded"
+        cached = tmp_path / "plugins" / f"{release.sha256}.zip"
+        cached.write_bytes(b"damaged")
+    finally:
+        await again.close()
+    third = Harness(tmp_path)
+    try:
+        await publish(third, market.instance(release))
+        assert report(third).reason == "PluginFetchFailed"
+    finally:
+        await third.close()
+
+
+def bundled(name: str, **fields: Any) -> PluginInstance:
+    (release,) = parse_index(read_bundled_index(), "bundled").by_name[name]
+    key = Path(__file__).parents[3] / "plugins/index/nexus_plugins/publisher.pub"
+    return PluginInstance(
+        id=f"shop/{name}", source=f"NexusPlugin shop/{name}", release=release, public_key=key.read_text().strip(),
+        failure_policy=release.failure_policy, **fields,
+    )  # fmt: skip
+
+
+async def test_the_bundled_plugins_load_and_work(harness: Harness) -> None:
+    digest = hashlib.sha256(b"secret").hexdigest()
+    api_key = bundled("api-key", config=f'{{"keys": [{{"name": "app", "sha256": "{digest}"}}]}}')
+    await publish(harness, api_key, bundled("request-id", config='{"header": "X-Trace-Me", "format": "ulid"}'))
+    assert {name: each.state for name, each in harness.source.acks[-1].plugins.items()} == {
+        "shop/api-key": "loaded", "shop/request-id": "loaded",
+    }  # fmt: skip
+    status, body, headers = await ask(harness)
+    assert (status, body["reason"], headers["WWW-Authenticate"]) == (401, "ApiKeyMissing", 'ApiKey realm="nexus"')
+    status, seen, headers = await ask(harness, x_api_key="secret", x_consumer_name="forged")
+    assert (status, seen["x-consumer-name"], "x-api-key" in seen) == (200, "app", False)
+    assert len(seen["x-trace-me"]) == 26
+    assert headers["X-Trace-Me"] == seen["x-trace-me"]
