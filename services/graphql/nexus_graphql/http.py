@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
 from nexus_graphql import protocol
 from nexus_graphql.catalogue import Catalogue
-from nexus_graphql.execute.ports import FormattedError, Outcome, Plan
+from nexus_graphql.execute.ports import FormattedError, Outcome
 from nexus_graphql.execute.upstream import Client, RequestCaller
 from nexus_graphql.graphiql import GraphiqlPage
 from nexus_graphql.protocol import GraphqlRequest, Refused
@@ -77,7 +77,7 @@ class Endpoint:
             if name:
                 span.set_attribute("graphql.operation.name", name)
             try:
-                outcome = await self._run(view.engine, plan, asked, caller)
+                outcome = await view.engine.execute(plan, asked.operation_name, asked.variables, caller)
             finally:
                 await caller.close()
             if outcome.errors:
@@ -86,11 +86,6 @@ class Endpoint:
         if not outcome.started:
             return _reply(media, refusal, None, outcome.errors)
         return _reply(media, 200, outcome, outcome.errors)
-
-    @staticmethod
-    async def _run(engine: Any, plan: Plan, asked: GraphqlRequest, caller: RequestCaller) -> Outcome:
-        outcome: Outcome = await engine.execute(plan, asked.operation_name, asked.variables, caller)
-        return outcome
 
     async def _read(self, request: web.Request) -> GraphqlRequest:
         if request.method in ("GET", "HEAD"):

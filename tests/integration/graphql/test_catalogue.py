@@ -155,6 +155,32 @@ async def test_json_literals_take_variables_and_odd_text_is_refused(empty_shop: 
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
+async def test_what_was_read_before_a_change_is_read_again_after_it(empty_shop: Any) -> None:
+    read = one_field("count", {"type": "integer"})["paths"]["/count"]
+    read["get"]["x-nexus-graphql"] = {"kind": "mutation"}
+    document = {
+        "openapi": "3.1.0",
+        "paths": {"/count": {**read, "post": {"operationId": "add", "responses": {"204": {}}}}},
+    }
+    state = {"count": 0}
+
+    def add(app: ServiceApp) -> None:
+        @app.get("/count")
+        async def count(request: web.Request) -> web.Response:
+            return web.json_response(state["count"])
+
+        @app.post("/count")
+        async def more(request: web.Request) -> web.Response:
+            state["count"] += 1
+            return web.Response(status=204)
+
+    await empty_shop.serve("counter", document, add)
+    await empty_shop.start_graphql()
+    await empty_shop.until_live("counter")
+    answer = await empty_shop.ask("mutation { before: count add after: count }")
+    assert answer == {"data": {"before": 0, "add": True, "after": 1}}
+
+
 async def test_path_items_shared_by_reference_stay_two_operations(empty_shop: Any) -> None:
     item = one_field("x", {"type": "string"})["paths"]["/x"]
     del item["get"]["operationId"]

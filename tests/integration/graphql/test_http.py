@@ -140,6 +140,13 @@ async def test_a_document_that_doubles_itself_is_refused_in_no_time(http: aiohtt
         assert "more than 10^9 fields" in (await answer.json())["errors"][0]["message"]
 
 
+async def test_a_circle_of_fragments_is_refused_by_name(http: aiohttp.ClientSession) -> None:
+    circle = "{ ...A } fragment A on Query { ...B } fragment B on Query { __typename ...A }"
+    async with http.post("/graphql", json={"query": circle}, headers={"accept": NEW}) as answer:
+        assert answer.status == 400
+        assert "within itself" in (await answer.json(content_type=None))["errors"][0]["message"]
+
+
 async def test_tokens_are_limited(http: aiohttp.ClientSession) -> None:
     async with http.post("/graphql", json={"query": "{" + " a" * 2001 + "}"}, headers={"accept": NEW}) as answer:
         assert answer.status == 400

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nexus_graphql.schema import Note, ServiceInfo, ServiceModel, read
+from nexus_graphql.schema import Note, ServiceInfo, ServiceModel, State, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ class Known:
         if model.is_broken:
             return ServiceInfo(self.name, url, "broken", 0, notes[0], notes)
         problem = self.broken or self.away or next((str(n) for n in model.notes if n.lost), None)
-        state = "broken" if self.broken else "stale" if self.away else "live"
-        return ServiceInfo(self.name, url, state, len(model.operations), problem, notes)  # type: ignore[arg-type]
+        state: State = "broken" if self.broken else "stale" if self.away else "live"
+        return ServiceInfo(self.name, url, state, len(model.operations), problem, notes)
 
 
 def receive(known: Known, body: bytes, etag: str) -> Known:

@@ -32,9 +32,7 @@ def settle(models: Sequence[ServiceModel]) -> Names:
     """Return final names. models: one a service, in any order."""
     models = sorted(models, key=lambda m: m.service)
     prefixes = _prefixes([m.service for m in models])
-    wanted_types = [
-        (m.service, key, m.types[key].wanted) for m in models for key in sorted(reachable(m), key=lambda k: (k, ""))
-    ]
+    wanted_types = [(m.service, key, m.types[key].wanted) for m in models for key in sorted(reachable(m))]
     types = _assign(wanted_types, prefixes, RESERVED, capital=True)
     fields: dict[tuple[str, str], str] = {}
     for root, reserved in (("query", frozenset({"_services"})), ("mutation", frozenset[str]())):
