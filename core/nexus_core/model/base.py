@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
-from nexus_core.model.rules import Rule
+from nexus_core.model.rules import ERROR_TYPE, Rule
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 """A Kubernetes object name (DNS subdomain)."""
@@ -39,7 +39,26 @@ class Model(BaseModel):
     def _check_rules(self) -> Self:
         for rule in self.cel_rules:
             rule.check(self)
+        self._check_keys_of_lists()
         return self
+
+    def _check_keys_of_lists(self) -> None:
+        """Two items with one key: the API server refuses them for `x-kubernetes-list-type: map`, in these words."""
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            if not isinstance(extra, dict) or extra.get("x-kubernetes-list-type") != "map":
+                continue
+            (key,) = extra["x-kubernetes-list-map-keys"]  # type: ignore[misc] # a list of one name, by our own hand
+            seen: set[str] = set()
+            for item in getattr(self, name):
+                value = getattr(item, str(key))
+                if value in seen:
+                    what = f'Duplicate value: "{value}" is listed twice.'
+                    context = {"what": what, "fix": "Remove one of the two.", "reason": "InvalidSpec"}
+                    raise PydanticCustomError(
+                        ERROR_TYPE, "{what} {fix}", context | {"field": f".{field.alias or name}"}
+                    )
+                seen.add(value)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

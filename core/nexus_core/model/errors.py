@@ -72,6 +72,9 @@ def unknown_field(ref: ObjectRef, parents: Loc, key: str, known: Iterable[str], 
     known = sorted(known)
     near = difflib.get_close_matches(key, known, n=1)
     fix = f'Did you mean "{near[0]}"?' if near else f"Remove it; known here: {', '.join(known)}."
+    if key in ("true", "false"):
+        known_text = '"when"' if "when" in known else f"one of {', '.join(known)}"
+        fix = f"YAML reads a bare on or yes as true, off or no as false. Write {known_text}."
     path = path_of([*parents, key], root)
     return Problem(ref, path, "InvalidSpec", f'unknown field "{path[1:]}".', fix)
 

@@ -48,7 +48,8 @@ class Retry(Model):
     attempts: int | None = Field(
         default=None, ge=0, le=10, description="Attempts after the first one, at most. 0 turns retries off. Default 2."
     )
-    on: tuple[RetryOn, ...] | None = Field(
+    # Not `on`: YAML 1.1, and so kubectl, reads a bare `on` as `true`.
+    when: tuple[RetryOn, ...] | None = Field(
         default=None,
         max_length=6,
         description="Outcomes that are repeated. Default: connect-failure, reset, 503.",

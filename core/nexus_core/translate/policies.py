@@ -51,7 +51,7 @@ FIELDS = (
     _Field(("circuit_breaker", "failures"), ("breaker", "failures")),
     _Field(("circuit_breaker", "reset_seconds"), ("breaker", "reset_s"), float),
     _Field(("retry", "attempts"), ("retry", "attempts")),
-    _Field(("retry", "on"), ("retry", "on"), lambda on: tuple(sorted(set(on)))),
+    _Field(("retry", "when"), ("retry", "on"), lambda when: tuple(sorted(set(when)))),
     _Field(("retry", "budget_percent"), ("retry", "budget_ratio"), lambda percent: percent / 100),
     _Field(("timeouts", "request_seconds"), ("timeouts", "request_s"), float),
     _Field(("timeouts", "try_timeout_seconds"), ("timeouts", "try_s"), float),
