@@ -60,8 +60,10 @@ class _Transport(base.HTTPClient):  # type: ignore[misc]  # py-consul has no typ
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        # A connection for each call: on a reused one aiohttp repeats a broken GET by itself, so a blocking query would go
+        # on, with its old index, at a Consul that has restarted meanwhile, and see no change until it has waited in full.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS), cookie_jar=aiohttp.DummyCookieJar()
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS, force_close=True), cookie_jar=aiohttp.DummyCookieJar()
         )
 
     async def _request(
