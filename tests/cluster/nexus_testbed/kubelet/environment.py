@@ -121,6 +121,8 @@ async def build(api: Api, pod: Object, container: Object, pod_ip: str, image_env
 
     env = {
         "PATH": DEFAULT_PATH,
+        # Container runtimes set it for every user, also for one without an entry in /etc/passwd.
+        "HOME": "/",
         **image_env,
         **STANDARD,
         "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"],
