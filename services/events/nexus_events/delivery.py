@@ -111,7 +111,8 @@ class Dispatcher:
             restart = not lane.subscription.is_same_order(subscription)
             lane.subscription = subscription
             if restart and lane.task is not None:
-                lane.task.cancel()  # `run` starts it again, with the new order
+                lane.task.add_done_callback(lambda _: self._changed.set())  # `run` starts it again, with the new order
+                lane.task.cancel()
         self._changed.set()
         return known is None
 

@@ -109,7 +109,8 @@ class Store(Protocol):
     async def read(self, after: int, limit: int, pattern: str = "*") -> tuple[tuple[Stored, ...], int]:
         """Return events with offset > after, in order, whose type matches; and the offset up to which was looked.
 
-        When fewer than `limit` are returned the second value is the head: nothing further matches.
+        With `limit` events, or fewer because they are large (a store may end a page at some megabytes), the second value
+        is the last one's offset; else it is the head: nothing further matches.
         """
         ...
 
@@ -143,7 +144,10 @@ class Store(Protocol):
     async def letters(
         self, subscription_id: str, after: int, limit: int, *, redriven: bool | None = None
     ) -> tuple[Letter, ...]:
-        """Return dead letters with offset > after, in order. redriven: only those that are, or are not, marked for redelivery."""
+        """Return dead letters with offset > after, in order; at most `limit`, fewer if they are large.
+
+        redriven: only those that are, or are not, marked for redelivery.
+        """
         ...
 
     async def redrive(self, subscription_id: str, offsets: Sequence[int] | None) -> int:

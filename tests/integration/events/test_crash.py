@@ -115,7 +115,7 @@ async def test_what_was_acknowledged_survives_kill_9_and_is_delivered(tmp_path: 
             for life in range(5):
                 before = len(acked)
                 async with asyncio.timeout(20):
-                    while len(acked) < before + 50:
+                    while len(acked) < before + 50:  # noqa: ASYNC110 - the other side is another process
                         await asyncio.sleep(0.005)
                 await asyncio.sleep(rng.random() * 0.1)  # a random point in the work; nothing is waited for
                 process.send_signal(signal.SIGKILL)
@@ -138,7 +138,7 @@ async def test_what_was_acknowledged_survives_kill_9_and_is_delivered(tmp_path: 
             assert not set(acked) - set(stored), "acknowledged but not stored"
             assert max(Counter(stored).values()) == 1
             async with asyncio.timeout(30):
-                while set(stored) - set(sink.got):
+                while set(stored) - set(sink.got):  # noqa: ASYNC110 - the other side is another process
                     await asyncio.sleep(0.02)
             first = list(dict.fromkeys(sink.got))
             assert first == stored, "first deliveries are in the order of acceptance"

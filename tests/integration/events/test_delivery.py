@@ -94,9 +94,9 @@ class Bed:
             return document
 
     async def eventually(self, path: str, is_so: Callable[[Any], bool]) -> Any:
-        """Poll the service's own state; it has no event to await from outside."""
+        """Poll the service's own state until it is so, and return it."""
         async with asyncio.timeout(15):
-            while not is_so(document := await self.call("GET", path)):
+            while not is_so(document := await self.call("GET", path)):  # noqa: ASYNC110 - it has no event to await from outside
                 await asyncio.sleep(0.02)
         return document
 

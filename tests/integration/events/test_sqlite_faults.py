@@ -46,7 +46,7 @@ async def test_a_full_store_refuses_and_recovers_when_retention_made_room(tmp_pa
     store = SqliteStore(tmp_path, max_bytes=1_000_000)
     await store.open(ignore)
     stored = 0
-    with pytest.raises(StoreUnavailable, match="full"):
+    with pytest.raises(StoreUnavailable, match="full"):  # noqa: PT012 - until it is full
         while True:
             await store.append([offer(stored, 10_000)], float(stored))
             stored += 1

@@ -11,6 +11,11 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+)
+
 
 async def receive(client: ClientConnection, key: str) -> dict[str, Any]:
     """Return the next message that has the key."""
@@ -59,7 +64,7 @@ async def test_an_event_reaches_the_client_in_one_trace(bed: Any) -> None:
     assert (message["channel"], message["data"]) == ("orders", {"id": 7})
     assert message["traceparent"].split("-")[1] == TRACE
     async with asyncio.timeout(5):
-        while len(spans := bed.spans.get_finished_spans()) < 4 or not any(
+        while len(spans := bed.spans.get_finished_spans()) < 4 or not any(  # noqa: ASYNC110 - spans end after the delivery
             s.name.startswith("events deliver") for s in spans
         ):
             await asyncio.sleep(0.01)
@@ -162,7 +167,7 @@ async def test_a_wrong_message_is_explained_and_the_connection_stays(bed: Any, m
 
 
 async def closed_with(client: ClientConnection) -> int:
-    with pytest.raises(websockets.ConnectionClosed) as stop:
+    with pytest.raises(websockets.ConnectionClosed) as stop:  # noqa: PT012 - reads until it ends
         async with asyncio.timeout(15):
             while True:
                 await client.recv()
@@ -211,9 +216,8 @@ async def test_a_slow_client_is_closed_and_the_others_are_not(bed: Any) -> None:
 async def test_a_client_that_never_reads_is_cut_off(bed: Any) -> None:
     server = await bed.websocket(NEXUS_WEBSOCKET_QUEUE_BYTES="65536")
     reader, writer = await asyncio.open_connection(server.host, server.port, limit=1024)
-    handshake = "GET /ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
     text = b'{"subscribe":"news"}'
-    writer.write(handshake.encode() + bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
+    writer.write(HANDSHAKE + bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
     assert b"101" in await reader.readuntil(b"\r\n\r\n")
     await reader.readuntil(b'"subscribed":"news"')
     writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -245,9 +249,7 @@ async def test_beyond_the_limit_of_connections_there_is_503(bed: Any) -> None:
 async def test_a_client_that_does_not_answer_pings_is_dropped_and_one_that_does_stays(bed: Any) -> None:
     server = await bed.websocket(NEXUS_WEBSOCKET_PING_SECONDS="0.2")
     reader, writer = await asyncio.open_connection(server.host, server.port)
-    writer.write(
-        b"GET /ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
-    )
+    writer.write(HANDSHAKE)
     async with connect(ws(server)) as good:
         async with asyncio.timeout(10):
             await reader.read(-1)  # until the server ends it

@@ -14,14 +14,15 @@ from nexus_events.protocol import CloudEvent, Limits, Refused
 
 STRUCTURED = {"content-type": "application/cloudevents+json; charset=utf-8"}
 BATCH = {"content-type": protocol.BATCH}
+LIMITS = Limits()
 GOOD: dict[str, Any] = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 
 
-def parse(headers: Mapping[str, str], body: bytes | object, limits: Limits = Limits()) -> tuple[CloudEvent, ...]:
+def parse(headers: Mapping[str, str], body: bytes | object, limits: Limits = LIMITS) -> tuple[CloudEvent, ...]:
     return protocol.parse(headers.items(), body if isinstance(body, bytes) else json.dumps(body).encode(), limits)
 
 
-def refusal(headers: Mapping[str, str], body: bytes | object, limits: Limits = Limits()) -> Refused:
+def refusal(headers: Mapping[str, str], body: bytes | object, limits: Limits = LIMITS) -> Refused:
     with pytest.raises(Refused) as stop:
         parse(headers, body, limits)
     assert all(p.where and p.what and p.fix for p in stop.value.problems)

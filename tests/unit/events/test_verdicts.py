@@ -68,13 +68,18 @@ def test_retry_after_is_a_number_or_a_date(text: str | None, expected: float | N
     ("document", "where"),
     [
         ([], "body"), ({}, ".sink"), ({"sink": "ftp://x", "types": ["a"]}, ".sink"), ({"sink": "http://", "types": ["a"]}, ".sink"),
-        ({"sink": "http://u:p@x/", "types": ["a"]}, ".sink"), ({"sink": "http://169.254.169.254/latest", "types": ["a"]}, ".sink"),
-        ({"sink": "http://[::ffff:169.254.169.254]/", "types": ["a"]}, ".sink"), ({"sink": {"service": "A B"}, "types": ["a"]}, ".sink.service"),
-        ({"sink": {"service": "a", "path": "x"}, "types": ["a"]}, ".sink.path"), ({"sink": "http://x", "types": []}, ".types"),
+        ({"sink": "http://u:p@x/", "types": ["a"]}, ".sink"),
+        ({"sink": "http://169.254.169.254/latest", "types": ["a"]}, ".sink"),
+        ({"sink": "http://[::ffff:169.254.169.254]/", "types": ["a"]}, ".sink"),
+        ({"sink": {"service": "A B"}, "types": ["a"]}, ".sink.service"),
+        ({"sink": {"service": "a", "path": "x"}, "types": ["a"]}, ".sink.path"),
+        ({"sink": "http://x", "types": []}, ".types"),
         ({"sink": "http://x", "types": ["a*b"]}, ".types[0]"), ({"sink": "http://x", "types": ["a", 5]}, ".types[1]"),
-        ({"sink": "http://x", "types": ["a"], "ttlSeconds": 0}, ".ttlSeconds"), ({"sink": "http://x", "types": ["a"], "colour": 1}, ".colour"),
+        ({"sink": "http://x", "types": ["a"], "ttlSeconds": 0}, ".ttlSeconds"),
+        ({"sink": "http://x", "types": ["a"], "colour": 1}, ".colour"),
         ({"sink": "http://x", "types": ["a"], "delivery": {"maxAttempts": 0}}, ".delivery.maxAttempts"),
-        ({"sink": "http://x", "types": ["a"], "start": "now"}, ".start"), ({"sink": "http://x", "types": ["a"], "start": {"after": -1}}, ".start"),
+        ({"sink": "http://x", "types": ["a"], "start": "now"}, ".start"),
+        ({"sink": "http://x", "types": ["a"], "start": {"after": -1}}, ".start"),
     ],
 )  # fmt: skip
 def test_subscriptions_that_are_refused_say_where(document: object, where: str) -> None:

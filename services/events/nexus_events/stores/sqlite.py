@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -28,6 +28,8 @@ T = TypeVar("T")
 VERSION = 1
 LOCK_WAIT_S = 10.0
 """How long to wait for a predecessor to release the directory: a rolling restart overlaps for some seconds."""
+PAGE_BYTES = 8 * 1024 * 1024
+"""Of the events in one answer: a thousand of the largest ones must not cost the memory of the process."""
 SCAN = 2000
 """Rows looked at in one read, so that a filter that matches little does not hold the reader for long."""
 
@@ -225,7 +227,7 @@ class SqliteStore:
                 functools.partial(_scan, after=after, limit=limit - len(found), pattern=pattern, head=head)
             )
             found += page
-            if len(found) == limit:
+            if len(found) == limit or sum(len(event.body) for event in found) >= PAGE_BYTES:
                 return tuple(found), found[-1].offset
         return tuple(found), after
 
@@ -315,7 +317,7 @@ class SqliteStore:
         if redriven is not None:
             where, values = f"{where} AND redriven = ?", [*values, redriven]
         query = f"SELECT {LETTER} FROM letters WHERE {where} ORDER BY offset LIMIT ?"
-        rows = await self._read(lambda c: c.execute(query, (*values, limit)).fetchall())
+        rows = await self._read(lambda c: _take(c.execute(query, (*values, limit)), body=3))
         return tuple(Letter(Stored(*row[:5]), row[5], row[6], row[7], bool(row[8])) for row in rows)
 
     async def redrive(self, subscription_id: str, offsets: Sequence[int] | None) -> int:
@@ -356,8 +358,21 @@ def _scan(
         query, values = f"{query} AND substr(type, 1, ?) = ?", [*values, len(pattern) - 1, pattern[:-1]]
     else:
         query, values = f"{query} AND type = ?", [*values, pattern]
-    rows = connection.execute(f"{query} ORDER BY offset LIMIT ?", (*values, limit)).fetchall()
-    return [Stored(*row) for row in rows], last
+    rows = _take(connection.execute(f"{query} ORDER BY offset LIMIT ?", (*values, limit)), body=3)
+    found = [Stored(*row) for row in rows]
+    cut = sum(len(event.body) for event in found) >= PAGE_BYTES
+    return found, found[-1].offset if cut else last
+
+
+def _take(rows: sqlite3.Cursor, *, body: int) -> list[tuple[Any, ...]]:
+    """Return rows until their bodies, column number `body`, reach PAGE_BYTES; at least one if there is one."""
+    taken, size = [], 0
+    for row in rows:
+        taken.append(row)
+        size += len(row[body])
+        if size >= PAGE_BYTES:
+            break
+    return taken
 
 
 def _subscription(key: str, document: bytes, cursor: int, skipped: int) -> Subscription:
