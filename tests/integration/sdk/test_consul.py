@@ -152,14 +152,20 @@ async def _next(changes: AsyncIterator[Any]) -> Any:
         return await anext(changes)
 
 
-async def test_nobody_is_believed_only_after_the_hold(consul: LocalConsul) -> None:
-    """A Consul that lost its data says that nobody is there; the last endpoints hold for `hold_s`."""
+async def test_nobody_is_believed_only_after_the_hold(consul: LocalConsul, caplog: pytest.LogCaptureFixture) -> None:
+    """A Consul that lost its data says that nobody is there; the last endpoints hold for `hold_s`.
+
+    A restart that falls between two queries is seen when the next one has waited in full (30 s), by its index.
+    """
     loop = asyncio.get_running_loop()
     await consul.register("orders.shop", "a", 7001)
     discovery = ConsulDiscovery(consul.url, hold_s=3.0, rng=random.Random(1))
     async with _closing(discovery), contextlib.aclosing(discovery.watch("orders.shop")) as changes:
         assert await _next(changes) == (Endpoint("127.0.0.1", 7001, "a"),)
         await consul.kill()
+        async with asyncio.timeout(WITHIN_S):
+            while "discovery waits for Consul" not in caplog.text:
+                await asyncio.sleep(0.01)
         await consul.start()
         back = loop.time()
         assert await _next(changes) == ()
