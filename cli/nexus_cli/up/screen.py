@@ -87,7 +87,7 @@ def next_commands(
         )
         made.append((order, "place an order"))
         if "shop/web" in exposed:
-            made.append((f"open {gateway_url}{exposed['shop/web'].exposed} in a browser", "orders, live"))
+            made.append(("", f"orders, live: open {gateway_url}{exposed['shop/web'].exposed} in a browser"))
         if (gateway_url, admin_url) == DEFAULTS and Path("Makefile").is_file() and where == "examples/shop":
             made.append(("make tour", "the whole journey"))
         else:
@@ -101,7 +101,7 @@ def next_commands(
 
 def render_commands(made: list[tuple[str, str]]) -> str:
     """Return each command in a line of its own below what it does, so that a line can be copied whole."""
-    return "".join(f"  # {what}\n  {command}\n" for command, what in made)
+    return "".join(f"  # {what}\n" + (f"  {command}\n" if command else "") for command, what in made)
 
 
 def _program() -> str:
