@@ -115,7 +115,8 @@ class Up:
     def event_of(self, order_id: str) -> dict[str, Any] | None:
         after, found = 0, None
         while found is None:
-            _, _, text = self.get(f"/events?type=order.placed&after={after}&limit=100")
+            status, _, text = self.get(f"/events?type=order.placed&after={after}&limit=100")
+            assert status == 200, text
             page = json.loads(text)
             found = next((e for e in page["events"] if e["event"]["id"] == order_id), None)
             if not page["events"] or page["next"] >= page["head"]:

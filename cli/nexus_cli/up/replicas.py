@@ -74,6 +74,11 @@ class Replica:
         """Where it takes requests now, or None."""
         return Endpoint(HOST, self.port, f"{self.plan.registered}-{self.name}") if self.state == "ready" else None
 
+    @property
+    def looping(self) -> bool:
+        """Whether its last starts all ended quickly."""
+        return self._backoff.is_loop
+
     def start(self) -> None:
         self._task = asyncio.create_task(self._supervise(), name=f"replica {self.name}")
 

@@ -190,11 +190,11 @@ class _Up:
             os._exit(130)  # nothing here needs an orderly end, and half of one would only complain
 
     async def _wait_ready(self, gateway: LocalGateway) -> None:
-        """Return when every replica is ready, when START_WAIT_S are over, or on a signal."""
+        """Return when every replica is ready or hopeless, when START_WAIT_S are over, or on a signal."""
         progress = screen.Progress()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_WAIT_S):
-                while not self._supervisor.is_ready and not self._stop.is_set():
+                while not self._supervisor.is_settled and not self._stop.is_set():
                     progress.update(self._supervisor)
                     self._supervisor.changed.clear()
                     await _first(self._supervisor.changed.wait(), self._stop.wait())

@@ -47,6 +47,11 @@ class Supervisor:
     def is_ready(self) -> bool:
         return all(replica.state == "ready" for replica in self.replicas)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether waiting longer would hardly change the picture: each replica is ready or in a crash loop."""
+        return all(replica.state in ("ready", "crash loop") or replica.looping for replica in self.replicas)
+
     def current(self) -> dict[str, ServicePlan]:
         return {key: group.plan for key, group in self._groups.items()}
 
