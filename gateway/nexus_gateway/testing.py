@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,13 @@ def snapshot(*parts: Route | Upstream, plugins: tuple[Any, ...] = ()) -> Snapsho
 def simple(*ports: int, **policies: Any) -> Snapshot:
     """Everything goes to these ports."""
     return snapshot(route(rule("shop/orders")), upstream(*ports, **policies))
+
+
+async def until(check: Callable[[], object], timeout_s: float = 20.0) -> None:
+    """Return once `check()` is true, awaited if it is awaitable: for what sends no event. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            found = check()
+            if await found if inspect.isawaitable(found) else found:
+                return
+            await asyncio.sleep(0.01)

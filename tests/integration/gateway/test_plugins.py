@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import io
@@ -19,7 +18,7 @@ from nexus_core.marketplace.artefact import build_zip
 from nexus_core.snapshot import PluginInstance, Release
 from nexus_gateway.edge.plugins.publish import public_key
 from nexus_gateway.edge.sources.indexes import read_bundled_index
-from nexus_gateway.testing import Harness, route, rule, snapshot, upstream
+from nexus_gateway.testing import Harness, route, rule, snapshot, until, upstream
 
 KEY = Ed25519PrivateKey.generate()
 CODE = '''
@@ -112,9 +111,8 @@ def report(harness: Harness) -> Any:
 async def stopped(harness: Harness, *versions: str) -> None:
     """Return once just these versions have been stopped, in this order."""
     log = harness.tmp_path / "log"
-    async with asyncio.timeout(5):
-        while not log.exists() or log.read_text().split("\n")[:-1] != [f"stopped {version}" for version in versions]:
-            await asyncio.sleep(0.01)
+    wanted = [f"stopped {version}" for version in versions]
+    await until(lambda: log.exists() and log.read_text().split("\n")[:-1] == wanted)
 
 
 async def test_a_plugin_is_installed_updated_and_removed_without_a_restart(harness: Harness, market: Market) -> None:

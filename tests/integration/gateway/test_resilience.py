@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from nexus_core.discovery import Endpoint
 from nexus_core.snapshot import CircuitBreaker, Discovered, Retry, Snapshot, Timeouts, Upstream
-from nexus_gateway.testing import Harness, route, rule, simple, snapshot, upstream
+from nexus_gateway.testing import Harness, route, rule, simple, snapshot, until, upstream
 from nexus_sdk.discovery.memory import MemoryDiscovery
 
 
@@ -208,9 +208,8 @@ async def test_a_snapshot_that_cannot_run_leaves_the_live_one(harness: Harness) 
     good = simple(await harness.upstreams.start(Counting().handle))
     gateway = await harness.start(good)
     await harness.source.publish(snapshot(route(rule("shop/orders", plugins=("no/such",))), upstream(1)))
-    async with asyncio.timeout(5):
-        while gateway.measurements.registry.get_sample_value("nexus_gateway_snapshot_failures_total") != 1.0:
-            await asyncio.sleep(0.01)
+    registry = gateway.measurements.registry
+    await until(lambda: registry.get_sample_value("nexus_gateway_snapshot_failures_total") == 1.0)
     assert await _status(harness) == 200
     await harness.publish(good)
     assert await _status(harness) == 200

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from aiohttp import WSCloseCode, WSMsgType, WSServerHandshakeError, web
-from nexus_gateway.testing import Harness, route, rule, simple, snapshot, upstream
+from nexus_gateway.testing import Harness, route, rule, simple, snapshot, until, upstream
 
 
 async def echo(request: web.Request) -> web.StreamResponse:
@@ -40,9 +40,8 @@ async def test_messages_subprotocol_pings_and_close_codes_pass(harness: Harness)
         closing = await socket.receive()
         assert (closing.type, closing.data, closing.extra) == (WSMsgType.CLOSE, 4001, "because")
     assert harness.gateway is not None
-    async with asyncio.timeout(5):
-        while harness.gateway._proxy.in_flight:  # the tunnel ends with its sockets
-            await asyncio.sleep(0.01)
+    proxy = harness.gateway._proxy
+    await until(lambda: not proxy.in_flight)  # the tunnel ends with its sockets
 
 
 async def test_messages_sent_right_after_the_handshake_are_not_lost(harness: Harness) -> None:

@@ -1,0 +1,301 @@
+"""Start, drain and stop of the real process, and what the admin API, metrics, logs and traces show."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientConnectorError, ClientSession, web
+from nexus_core.problems import Problem
+from nexus_gateway.edge.logs import AccessLog
+from nexus_gateway.settings import GatewaySettings
+from nexus_gateway.telemetry.names import METRICS
+from nexus_gateway.telemetry.records import AccessRecord
+from nexus_gateway.testing import Harness, Upstreams, route, rule, simple, snapshot, until, upstream
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+MANIFEST = """
+apiVersion: nexus.dev/v1alpha1
+kind: NexusService
+metadata: {name: orders, namespace: shop}
+spec: {type: http, backend: {addresses: ["127.0.0.1:PORT"]}, expose: {path: /}}
+"""
+PROGRAM = """
+import os, sys, pathlib
+from nexus_gateway.app import run
+from nexus_gateway.settings import GatewaySettings
+run(GatewaySettings.from_env(os.environ), pathlib.Path(sys.argv[1]))
+"""
+
+
+class Process:
+    """The gateway as a process of its own, on ports found free."""
+
+    def __init__(self, tmp_path: Path, upstream_port: int, **environ: str) -> None:
+        import socket
+
+        ports = []
+        for _ in range(2):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                ports.append(probe.getsockname()[1])
+        self.port, self.admin = ports
+        (tmp_path / "manifests").mkdir()
+        (tmp_path / "manifests" / "orders.yaml").write_text(MANIFEST.replace("PORT", str(upstream_port)))
+        self._folder = tmp_path / "manifests"
+        self._environ = {
+            **os.environ, "NEXUS_GATEWAY_LISTEN": f"127.0.0.1:{self.port}", "NEXUS_GATEWAY_ADMIN": f"127.0.0.1:{self.admin}",
+            "NEXUS_PLUGIN_CACHE": str(tmp_path / "cache"), **environ,
+        }  # fmt: skip
+
+    async def start(self, client: ClientSession) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PROGRAM, str(self._folder), env=self._environ, stdout=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(20):
+            while await self.ready(client) != 200:
+                assert process.returncode is None
+                await asyncio.sleep(0.05)
+        return process
+
+    async def ready(self, client: ClientSession) -> int:
+        try:
+            async with client.get(f"http://127.0.0.1:{self.admin}/readyz") as response:
+                return response.status
+        except ClientConnectorError:
+            return 0
+
+
+async def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:
+    """Keep-alive connections, new connections and slow requests: all are answered; only new connections are refused in the end."""
+
+    async def answer(request: web.Request) -> web.Response:
+        await asyncio.sleep(1.0 if request.path == "/slow" else 0.005)
+        return web.Response(text="ok")
+
+    upstreams = Upstreams()
+    gateway = Process(tmp_path, await upstreams.start(answer), NEXUS_DRAIN_DELAY="0.5", NEXUS_DRAIN_SECONDS="10")
+    statuses: list[int] = []
+    async with ClientSession() as client:
+        process = await gateway.start(client)
+
+        async def load(fresh: bool) -> None:
+            async with ClientSession() as session:
+                while True:
+                    try:
+                        headers = {"Connection": "close"} if fresh else {}
+                        async with session.get(f"http://127.0.0.1:{gateway.port}/", headers=headers) as response:
+                            assert await response.text() == "ok"
+                            statuses.append(response.status)
+                    except ClientConnectorError:
+                        return
+
+        workers = [asyncio.create_task(load(number % 2 == 0)) for number in range(8)]
+        slow = asyncio.create_task(client.get(f"http://127.0.0.1:{gateway.port}/slow").__aenter__())
+        await until(lambda: len(statuses) >= 50)
+        process.send_signal(signal.SIGTERM)
+        seen: set[int] = set()
+
+        async def not_ready() -> bool:
+            seen.add(await gateway.ready(client))
+            return seen != {200}
+
+        await until(not_ready)
+        async with asyncio.timeout(20):
+            await asyncio.gather(*workers)
+            assert (await slow).status == 200
+            output, _ = await process.communicate()
+    await upstreams.close()
+    assert 503 in seen, "not ready is said before the listener closes"
+    assert set(statuses) == {200}
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in output.decode().splitlines()]
+    assert sum(line["kind"] == "access" for line in lines) == len(statuses) + 1
+
+
+async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    async def stuck(request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    upstreams = Upstreams()
+    gateway = Process(tmp_path, await upstreams.start(stuck), NEXUS_DRAIN_SECONDS="60")
+    async with ClientSession() as client:
+        process = await gateway.start(client)
+        request = asyncio.create_task(client.get(f"http://127.0.0.1:{gateway.port}/").__aenter__())
+        await asyncio.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+
+        async def draining() -> bool:
+            return await gateway.ready(client) != 200
+
+        await until(draining)
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            await process.communicate()
+        await asyncio.gather(request, return_exceptions=True)
+    await upstreams.close()
+
+
+async def ok(request: web.Request) -> web.Response:
+    return web.Response(text=request.headers.get("traceparent", ""))
+
+
+async def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_open(harness: Harness) -> None:
+    gateway = await harness.start()
+    other = Harness(harness.tmp_path)
+    with pytest.raises(OSError, match="address already in use"):
+        await other.start(listen=f"127.0.0.1:{gateway.port}")
+    other.gateway = None
+    await other.close()
+
+
+async def test_ready_follows_the_first_snapshot_and_the_drain(harness: Harness) -> None:
+    gateway = await harness.start()
+    async with harness.client.get(harness.admin("/readyz")) as response:
+        assert (response.status, (await response.json())["reason"]) == (503, "no Snapshot yet")
+    await harness.publish(simple(await harness.upstreams.start(ok)))
+    async with harness.client.get(harness.admin("/readyz")) as response:
+        assert (response.status, (await response.json())["generation"]) == (200, 1)
+    async with harness.client.get(harness.admin("/healthz")) as response:
+        assert response.status == 200
+    gateway._draining = True
+    async with harness.client.get(harness.admin("/readyz")) as response:
+        assert (response.status, (await response.json())["reason"]) == (503, "draining")
+
+
+async def test_one_trace_goes_from_the_caller_through_the_attempts(harness: Harness) -> None:
+    calls = 0
+
+    async def flaky(request: web.Request) -> web.Response:
+        nonlocal calls
+        calls += 1
+        return web.Response(status=503 if calls == 1 else 200, text=request.headers["traceparent"])
+
+    await harness.start(simple(await harness.upstreams.start(flaky)))
+    caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with harness.client.get(harness.url("/a?token=secret"), headers={"traceparent": caller, "tracestate": "v=1"}) as response:
+        seen = await response.text()
+    _, trace_id, span_id, _ = seen.split("-")
+    assert trace_id == "0af7651916cd43dd8448eb211c80319c"
+    trace = await harness.ask(f"/traces/{trace_id}")
+    (root,) = trace["spans"]
+    first, second = root["children"]
+    assert (root["name"], root["kind"], root["attributes"]["http.route"]) == ("GET HTTPRoute/shop/main", "server", "HTTPRoute/shop/main")
+    assert root["attributes"]["url.query"] == "token=[redacted]"
+    assert (first["attributes"]["http.response.status_code"], first["status"]) == (503, "error")
+    assert (second["span_id"], second["attributes"]["http.request.resend_count"], second["kind"]) == (span_id, 1, "client")
+    assert second["attributes"]["nexus.breaker.state"] == "closed"
+    assert (await harness.ask("/traces?limit=1"))["traces"][0]["trace_id"] == trace_id
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("b3", "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1"),
+        ("uber-trace-id", "0af7651916cd43dd8448eb211c80319c:b7ad6b7169203331:0:1"),
+        ("x-b3-traceid", "0af7651916cd43dd8448eb211c80319c"),
+    ],
+)
+async def test_callers_with_b3_or_jaeger_headers_keep_their_trace(harness: Harness, header: str, value: str) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({name.lower(): value for name, value in request.headers.items()})
+
+    await harness.start(simple(await harness.upstreams.start(answer)))
+    sent = {header: value}
+    if header == "x-b3-traceid":
+        sent |= {"x-b3-spanid": "b7ad6b7169203331", "x-b3-sampled": "1"}
+    async with harness.client.get(harness.url("/"), headers=sent) as response:
+        seen = await response.json()
+    trace_id, span_id = seen["traceparent"].split("-")[1:3]
+    assert trace_id == "0af7651916cd43dd8448eb211c80319c"
+    assert span_id in (seen[header] if header != "x-b3-traceid" else seen["x-b3-spanid"])
+    assert "b7ad6b7169203331" not in json.dumps(seen)
+
+
+async def test_services_send_their_spans_to_the_admin_api(harness: Harness) -> None:
+    await harness.start()
+    export = ExportTraceServiceRequest()
+    group = export.resource_spans.add()
+    name = group.resource.attributes.add()
+    name.key, name.value.string_value = "service.name", "orders"
+    span = group.scope_spans.add().spans.add()
+    span.trace_id, span.span_id, span.name = bytes(range(16)), bytes(range(8)), "work"
+    span.start_time_unix_nano, span.end_time_unix_nano = 10**9, 2 * 10**9
+    data = export.SerializeToString()
+    headers = {"Content-Type": "application/x-protobuf"}
+    url = harness.admin("/v1/traces")
+    async with harness.client.post(url, data=gzip.compress(data), headers={**headers, "Content-Encoding": "gzip"}) as response:
+        assert response.status == 200
+    trace = (await harness.ask("/traces"))["traces"][0]
+    assert (trace["services"], trace["duration_ms"], trace["spans"][0]["name"]) == (["orders"], 1000.0, "work")
+    for body, sent, status in ((b"\xff", headers, 400), (b"{}", {"Content-Type": "application/json"}, 415)):
+        async with harness.client.post(url, data=body, headers=sent) as response:
+            assert response.status == status
+    bomb = gzip.compress(b"\0" * 2**24)
+    async with harness.client.post(url, data=bomb, headers={**headers, "Content-Encoding": "gzip"}) as response:
+        assert response.status == 413
+
+
+async def test_metrics_are_all_there_and_forget_what_is_gone(harness: Harness) -> None:
+    port = await harness.upstreams.start(ok)
+    await harness.start(simple(port))
+    async with harness.client.get(harness.url("/")) as response:
+        assert response.status == 200
+    async with harness.client.get(harness.admin("/metrics")) as response:
+        text = await response.text()
+    for metric in METRICS:
+        assert f"# TYPE {metric.name}" in text, metric.name
+    wanted = 'nexus_gateway_requests_total{code_class="2xx",route="HTTPRoute/shop/main",upstream="shop/orders"} 1.0'
+    assert wanted in text
+    await harness.publish(snapshot(route(rule("shop/b"), route_id="HTTPRoute/shop/b"), upstream(port, upstream_id="shop/b")))
+    async with harness.client.get(harness.admin("/metrics")) as response:
+        assert "shop/orders" not in await response.text()
+
+
+async def test_explain_names_the_winner_and_why_others_lost(harness: Harness) -> None:
+    rules = (rule("shop/orders", path="/a"), rule("shop/orders", path="/a/b", rule_id="HTTPRoute/shop/main/1"))
+    await harness.start(snapshot(route(*rules), upstream(9000)))
+    answer = await harness.ask("/explain?url=http://x/a/b/c")
+    assert (answer["rule"], answer["upstreams"][0]["endpoints"][0]["endpoint"]) == ("HTTPRoute/shop/main/1", "127.0.0.1:9000")
+    assert answer["others"][0]["why"] == "It matches too, but the winner's prefix is longer."
+    async with harness.client.get(harness.admin("/explain?url=/a%252Fb")) as response:
+        assert response.status == 400
+    for path in ("/config", "/routes", "/endpoints", "/breakers", "/plugins", "/problems"):
+        assert isinstance(await harness.ask(path), dict)
+
+
+async def test_problems_of_the_source_are_shown(harness: Harness) -> None:
+    from nexus_core.problems import ObjectRef
+
+    gateway = await harness.start()
+    shown = Problem(ObjectRef("NexusService", "shop", "x"), ".spec", "InvalidSpec", "What.", "Fix.")
+    type(gateway.source).problems = property(lambda self: (shown,))  # type: ignore[assignment, method-assign]
+    try:
+        (row,) = (await harness.ask("/problems"))["problems"]
+    finally:
+        type(gateway.source).problems = property(lambda self: ())  # type: ignore[assignment, method-assign]
+    assert (row["where"], row["reason"], row["fix"]) == ("NexusService shop/x", "InvalidSpec", "Fix.")
+
+
+async def test_the_access_log_is_one_json_line_a_request() -> None:
+    stream = io.StringIO()
+    log = AccessLog(True, stream)
+    log.start()
+    log.write(AccessRecord(method="GET", path="/a", query="api_key=s&x=1", status=200, route="r"))
+    await log.close()
+    line: dict[str, Any] = json.loads(stream.getvalue())
+    assert (line["method"], line["path"], line["status"]) == ("GET", "/a?api_key=[redacted]&x=1", 200)
+
+
+def test_settings_name_the_variable_that_is_wrong() -> None:
+    with pytest.raises(ValueError, match="NEXUS_TRACE_RATIO='2' cannot be used: it wants a number from 0 to 1"):
+        GatewaySettings.from_env({"NEXUS_TRACE_RATIO": "2"})
