@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
@@ -48,10 +48,10 @@ class Model(BaseModel):
             extra = field.json_schema_extra
             if not isinstance(extra, dict) or extra.get("x-kubernetes-list-type") != "map":
                 continue
-            (key,) = extra["x-kubernetes-list-map-keys"]  # type: ignore[misc] # a list of one name, by our own hand
+            (key,) = cast("list[str]", extra["x-kubernetes-list-map-keys"])
             seen: set[str] = set()
             for item in getattr(self, name):
-                value = getattr(item, str(key))
+                value = getattr(item, key)
                 if value in seen:
                     what = f'Duplicate value: "{value}" is listed twice.'
                     context = {"what": what, "fix": "Remove one of the two.", "reason": "InvalidSpec"}

@@ -175,15 +175,12 @@ def _keep(
     ref = resource.ref
     kept = last.plugins_of(ref)
     release = kept[0].release if kept else None
-    found.statuses[plugin_id] = PluginStatus(
-        ref,
-        resource.generation,
-        bool(kept),
-        release.name if release else "",
-        release.version if release else "",
-        (),
-        bool(kept),
-    )
+    spec = resource.spec
+    enabled, name = bool(kept), release.name if release else ""
+    if isinstance(spec, NexusPluginSpec):
+        enabled, name = spec.enabled, spec.plugin or ref.name
+    version = release.version if release else ""
+    found.statuses[plugin_id] = PluginStatus(ref, resource.generation, enabled, name, version, (), bool(kept))
     for instance in kept:
         if not aims and not everywhere:
             aims = frozenset(targets.resolve(ref, targets.readable(resource))[0])

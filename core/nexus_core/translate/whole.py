@@ -58,7 +58,7 @@ def translate(
         plugins=tuple(installed.instances[name] for name in sorted(installed.instances)),
     )
     found = (
-        *world.repeated,
+        *world.problems,
         *opened.problems,
         *served.problems,
         *routed.problems,

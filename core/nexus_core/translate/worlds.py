@@ -17,11 +17,11 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class World:
-    """by_kind: resources of each kind by (namespace, name), in that order. repeated: objects that were given twice."""
+    """by_kind: resources of each kind by (namespace, name), in that order. problems: objects given twice, unknown kinds."""
 
     by_kind: Mapping[str, Mapping[Key, Resource]]
     class_names: frozenset[str]
-    repeated: tuple[Problem, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
     def all(self, kind: str) -> Iterator[Resource]:
         """Yield the resources of a kind, sorted by namespace and name."""
@@ -40,21 +40,22 @@ class World:
 def build_world(resources: Iterable[Resource], class_name: str) -> World:
     """Return the index. class_name: GatewayClass that is ours even when its object is not there (files)."""
     found: dict[str, dict[Key, Resource]] = {}
-    repeated = []
+    problems: list[Problem] = []
     for resource in resources:
         ref = resource.ref
         if (resource.group, ref.kind) not in KINDS:
+            problems.extend(resource.problems)
             continue
         here = found.setdefault(ref.kind, {})
         key = (ref.namespace, ref.name)
         other = here.get(key)
         if other is not None and other != resource:
             what = f"{ref} is defined more than once."
-            repeated.append(Problem(ref, ".", "DuplicateObject", what, "Keep one of the definitions."))
+            problems.append(Problem(ref, ".", "DuplicateObject", what, "Keep one of the definitions."))
             resource = min(other, resource, key=_text_of)
         here[key] = resource
     by_kind = {kind: dict(sorted(items.items())) for kind, items in sorted(found.items())}
-    return World(by_kind, _our_classes(by_kind.get("GatewayClass", {}), class_name), tuple(repeated))
+    return World(by_kind, _our_classes(by_kind.get("GatewayClass", {}), class_name), tuple(problems))
 
 
 def precedence(resource: Resource) -> tuple[bool, str, str, str]:

@@ -1,0 +1,118 @@
+"""Golden pairs of translation: `translate/<kind>-<situation>.in.yaml` → `.out.yaml`. `pytest --accept` rewrites them.
+
+An input may begin with documents of `kind: Setting`: `previous` (manifests whose Snapshot was published before) and
+`indexes` (releases by marketplace).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from nexus_core.marketplace import Index
+from nexus_core.model.load import parse_text
+from nexus_core.snapshot import Release, Snapshot
+from nexus_core.translate import Translation, translate
+
+HERE = Path(__file__).parent / "translate"
+CASES = sorted(path.name.removesuffix(".in.yaml") for path in HERE.glob("*.in.yaml"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_translation_gives(case: str, accept: bool) -> None:
+    text = (HERE / f"{case}.in.yaml").read_text("utf-8")
+    found = render(*run(text))
+    golden = HERE / f"{case}.out.yaml"
+    if accept:
+        golden.write_text(found, "utf-8")
+    assert golden.exists(), (
+        f"{golden.name} is missing; look at what `pytest --accept` writes and keep it if it is right"
+    )
+    assert found == golden.read_text("utf-8")
+
+
+def test_there_is_an_input_for_every_output() -> None:
+    assert {path.name.removesuffix(".out.yaml") for path in HERE.glob("*.out.yaml")} == set(CASES)
+
+
+def run(text: str) -> tuple[Translation, list[str]]:
+    settings, manifests = split(text)
+    resources, problems = parse_text(manifests, "in.yaml")
+    indexes = {
+        name: Index(tuple(msgspec.convert({**DEFAULT_RELEASE, **release}, Release) for release in releases))
+        for name, releases in settings.get("indexes", {}).items()
+    }
+    previous: Snapshot | None = None
+    if "previous" in settings:
+        before, broken = parse_text(yaml.safe_dump_all(settings["previous"]), "previous")
+        assert not broken
+        previous = translate(before, indexes=indexes).snapshot
+    if settings.get("indexesLost"):
+        indexes = {}
+    return translate(resources, previous=previous, indexes=indexes), [str(p) for p in problems]
+
+
+DEFAULT_RELEASE = {
+    "version": "1.0.0",
+    "api": ">=1,<2",
+    "package": "demo",
+    "entry_point": "demo:Plugin",
+    "sha256": "0" * 64,
+    "url": "bundled:",
+    "publisher": "nexus",
+}
+
+
+def split(text: str) -> tuple[dict[str, Any], str]:
+    """Return the settings of an input and its manifests."""
+    parts = text.split("\n---\n")
+    settings: dict[str, Any] = {}
+    while parts and "kind: Setting" in parts[0]:
+        settings |= yaml.safe_load(parts.pop(0))
+    return settings, "\n---\n".join(parts)
+
+
+def render(translation: Translation, texts: list[str]) -> str:
+    """Return what matters, as YAML: defaults are left out."""
+    snapshot = translation.snapshot
+    shown: dict[str, Any] = {
+        name: [msgspec.to_builtins(item) for item in getattr(snapshot, name)]
+        for name in ("listeners", "routes", "upstreams", "plugins")
+    }
+    shown["mirrors"] = [msgspec.to_builtins(m) for m in translation.mirrors]
+    for name in ("gateways", "routes", "services", "plugins", "policies"):
+        statuses = [_plain(status) for status in getattr(translation, name)]
+        shown[f"status of {name}"] = statuses
+    shown["problems"] = [*texts, *(str(p) for p in translation.problems)]
+    return yaml.safe_dump({k: v for k, v in shown.items() if v}, sort_keys=False, width=140, allow_unicode=True)
+
+
+def _plain(status: Any) -> Any:
+    found: dict[str, Any] = {}
+    for name in status.__dataclass_fields__:
+        value = getattr(status, name)
+        if value in ("", (), None, 0, False):
+            continue
+        found[name] = _value(value)
+    return found
+
+
+def _value(value: Any) -> Any:
+    kind = type(value).__name__
+    if kind == "ObjectRef":
+        return str(value)
+    if kind == "Verdict":
+        return (
+            value.reason
+            if value.ok
+            else f"not {value.reason}"
+            if not value.message
+            else f"not {value.reason}: {value.message}"
+        )
+    if isinstance(value, tuple):
+        return [_value(item) for item in value]
+    return _plain(value) if hasattr(value, "__dataclass_fields__") else value

@@ -1,0 +1,156 @@
+"""Manifests for property tests: sound worlds in which everything refers to something, and arbitrary ones."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from hypothesis import strategies as st
+
+NAMES = ("a", "b", "orders", "web")
+NAMESPACES = ("shop", "infra", "default")
+names = st.sampled_from(NAMES)
+namespaces = st.sampled_from(NAMESPACES)
+dates = st.sampled_from(("", "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"))
+
+
+def _object(group: str, kind: str, name: str, namespace: str, spec: Any, created: str = "") -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace} | ({"creationTimestamp": created} if created else {})
+    return {"apiVersion": group, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+policies = st.fixed_dictionaries(
+    {},
+    optional={
+        "retry": st.fixed_dictionaries({"attempts": st.integers(0, 3)}),
+        "timeouts": st.fixed_dictionaries({"requestSeconds": st.integers(0, 9)}),
+        "loadBalancing": st.fixed_dictionaries({"algorithm": st.sampled_from(("least-request", "round-robin"))}),
+    },
+)
+
+
+@st.composite
+def services(draw: st.DrawFn) -> dict[str, Any]:
+    spec: dict[str, Any] = draw(
+        st.sampled_from(
+            (
+                {"workload": {"image": "x", "port": 8001}},
+                {"process": {"command": ["x"]}},
+                {"backend": {"addresses": ["10.0.0.1:80"]}},
+                {"backend": {"consul": {"service": "x"}}},
+                {"backend": {"kubernetesService": {"name": "a", "port": 80}}},
+            )
+        )
+    )
+    spec = copy.deepcopy(spec)
+    if draw(st.booleans()):
+        spec["expose"] = {"path": draw(st.sampled_from(("/", "/a", "/b/"))), "hostnames": draw(hostnames)}
+    if draw(st.booleans()):
+        spec["policy"] = draw(policies)
+    return _object("nexus.dev/v1alpha1", "NexusService", draw(names), draw(namespaces), spec, draw(dates))
+
+
+hostnames = st.lists(st.sampled_from(("a.example", "b.example", "*.example")), unique=True, max_size=2)
+targets = st.fixed_dictionaries({"kind": st.sampled_from(("NexusService", "HTTPRoute", "Gateway")), "name": names})
+
+
+@st.composite
+def routes(draw: st.DrawFn) -> dict[str, Any]:
+    backends = st.one_of(
+        st.builds(lambda n: {"group": "nexus.dev", "kind": "NexusService", "name": n}, names),
+        st.builds(lambda n, p: {"name": n, "port": p}, names, st.sampled_from((80, 81))),
+    )
+    rules = st.fixed_dictionaries(
+        {"backendRefs": st.lists(backends, max_size=2)},
+        optional={
+            "matches": st.just([{"path": {"value": "/x"}}]),
+            "timeouts": st.just({"request": "5s"}),
+            "name": st.just("r"),
+        },
+    )
+    spec = {
+        "parentRefs": [{"name": draw(names), "namespace": draw(namespaces)}],
+        "hostnames": draw(hostnames),
+        "rules": draw(st.lists(rules, min_size=1, max_size=2)),
+    }
+    group = "gateway.networking.k8s.io/v1"
+    return _object(group, "HTTPRoute", draw(names), draw(namespaces), spec, draw(dates))
+
+
+@st.composite
+def gateways(draw: st.DrawFn) -> dict[str, Any]:
+    listener = st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(("http", "alt")),
+            "port": st.sampled_from((80, 8080)),
+            "protocol": st.sampled_from(("HTTP", "HTTP", "HTTPS")),
+            "allowedRoutes": st.just({"namespaces": {"from": "All"}}),
+        },
+        optional={"hostname": st.sampled_from(("*.example", "a.example"))},
+    )
+    listeners = draw(st.lists(listener, min_size=1, max_size=2))
+    spec = {"gatewayClassName": draw(st.sampled_from(("nexus", "nexus", "other"))), "listeners": listeners}
+    return _object("gateway.networking.k8s.io/v1", "Gateway", draw(names), draw(namespaces), spec)
+
+
+@st.composite
+def nexus_policies(draw: st.DrawFn) -> dict[str, Any]:
+    spec = {"targetRefs": draw(st.lists(targets, min_size=1, max_size=2)), "retry": {"attempts": 1}, **draw(policies)}
+    return _object("nexus.dev/v1alpha1", "NexusPolicy", draw(names), draw(namespaces), spec, draw(dates))
+
+
+@st.composite
+def nexus_plugins(draw: st.DrawFn) -> dict[str, Any]:
+    spec = {
+        "plugin": "demo",
+        "enabled": draw(st.booleans()),
+        "order": draw(st.integers(-1, 1)),
+        "targetRefs": draw(st.lists(targets, max_size=2)),
+    }
+    return _object("nexus.dev/v1alpha1", "NexusPlugin", draw(names), draw(namespaces), spec)
+
+
+kubernetes_services = st.builds(
+    lambda n, ns: _object("v1", "Service", n, ns, {"ports": [{"port": 80}]}), names, namespaces
+)
+marketplace = _object(
+    "nexus.dev/v1alpha1",
+    "NexusMarketplace",
+    "official",
+    "",
+    {"source": {"bundled": True}, "publishers": [{"name": "nexus", "publicKey": "A" * 43 + "="}]},
+)
+
+sound = st.one_of(services(), routes(), gateways(), nexus_policies(), nexus_plugins(), kubernetes_services)
+
+
+def _key(manifest: dict[str, Any]) -> tuple[str, str, str]:
+    return manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+
+
+worlds = st.lists(sound, max_size=12, unique_by=_key).map(lambda found: [*found, marketplace])
+"""Sound manifests, each object once."""
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> Any:
+    """A sound manifest with some part of it replaced by anything."""
+    manifest = copy.deepcopy(draw(sound))
+    here: Any = manifest
+    while True:
+        if isinstance(here, dict) and here:
+            step: Any = draw(st.sampled_from(sorted(here)))
+        elif isinstance(here, list) and here:
+            step = draw(st.integers(0, len(here) - 1))
+        else:
+            return manifest
+        if not isinstance(here[step], (dict, list)) or draw(st.integers(0, 2)) == 0:
+            here[step] = draw(json_values | st.dates() | st.binary(max_size=3))
+            return manifest
+        here = here[step]

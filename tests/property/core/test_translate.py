@@ -1,0 +1,157 @@
+"""What holds of translation whatever the manifests are."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nexus_core.marketplace import Index
+from nexus_core.model.load import parse, parse_text
+from nexus_core.problems import ObjectRef
+from nexus_core.snapshot import Release, Snapshot, wire
+from nexus_core.translate import Translation, translate
+
+sys.path.insert(0, str(Path(__file__).parent))
+import manifests  # noqa: E402 - a module beside this one; importlib mode gives it no package
+
+INDEXES = {
+    "official": Index(
+        (
+            Release(
+                name="demo",
+                version="1.0",
+                api=">=1,<2",
+                package="demo",
+                entry_point="demo:Plugin",
+                sha256="0" * 64,
+                url="bundled:",
+                publisher="nexus",
+            ),
+        )
+    )
+}
+
+
+def run(world: list[Any], previous: Snapshot | None = None) -> Translation:
+    return translate([parse(manifest) for manifest in world], previous=previous, indexes=INDEXES)
+
+
+def check_whole(snapshot: Snapshot) -> None:
+    """Every name points into the same snapshot; everything is sorted."""
+    upstreams = {upstream.id for upstream in snapshot.upstreams}
+    plugins = {plugin.id for plugin in snapshot.plugins}
+    listeners = {listener.id for listener in snapshot.listeners}
+    for route in snapshot.routes:
+        assert route.listeners
+        assert set(route.listeners) <= listeners
+        for rule in route.rules:
+            assert rule.matches
+            assert {b.upstream for b in rule.backends} - {""} <= upstreams
+            assert set(rule.plugins) <= plugins
+    for items in (snapshot.listeners, snapshot.routes, snapshot.upstreams, snapshot.plugins):
+        ids = [item.id for item in items]
+        assert ids == sorted(set(ids))
+
+
+@given(manifests.worlds, st.randoms(use_true_random=False))
+@settings(max_examples=120, deadline=None)
+def test_the_order_of_manifests_does_not_show(world: list[Any], random: Any) -> None:
+    shuffled = list(world)
+    random.shuffle(shuffled)
+    first, second = run(world), run(shuffled)
+    assert first == second
+    assert wire.encode(first.snapshot) == wire.encode(second.snapshot)
+    check_whole(first.snapshot)
+
+
+@given(st.lists(manifests.damaged() | manifests.json_values | manifests.sound, max_size=6), manifests.worlds)
+@settings(max_examples=150, deadline=None)
+def test_nothing_raises_and_the_snapshot_is_whole(world: list[Any], before: list[Any]) -> None:
+    previous = run(before).snapshot
+    check_whole(previous)
+    check_whole(run(world, previous).snapshot)
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=80, deadline=None)
+def test_no_text_makes_the_loader_raise(text: str) -> None:
+    parse_text(text, "x.yaml")
+    parse_text("apiVersion: nexus.dev/v1alpha1\nkind: NexusService\n" + text, "x.yaml")
+
+
+@given(manifests.worlds)
+@settings(max_examples=60, deadline=None)
+def test_publishing_twice_changes_nothing(world: list[Any]) -> None:
+    first = run(world)
+    assert run(world, first.snapshot).snapshot == first.snapshot
+
+
+@given(manifests.worlds, st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_broken_object_keeps_its_items_and_leaves_its_neighbours_alone(world: list[Any], data: st.DataObject) -> None:
+    before = run(world)
+    ours = [m for m in world if m["kind"] in ("NexusService", "HTTPRoute", "NexusPlugin")]
+    if not ours:
+        return
+    victim = data.draw(st.sampled_from(ours))
+    broken = {
+        **victim,
+        "spec": {**victim["spec"], "noSuchField": {"a": 1}, "parentRefs": victim["spec"].get("parentRefs")},
+    }
+    if victim["kind"] != "HTTPRoute":
+        del broken["spec"]["parentRefs"]
+    edited = [broken if m is victim else m for m in world]
+    ref = ObjectRef(victim["kind"], victim["metadata"]["namespace"], victim["metadata"]["name"])
+    after = run(edited, before.snapshot)
+    assert any(p.where == ref and "noSuchField" in p.path for p in after.problems) or ref.kind == "HTTPRoute"
+    assert after.snapshot.listeners == before.snapshot.listeners
+    assert after.snapshot.upstreams == before.snapshot.upstreams
+    assert after.snapshot.plugins == before.snapshot.plugins
+    had_conflict = any(p.reason == "PathConflict" for p in before.problems)
+    if not had_conflict:
+        assert after.snapshot.routes == before.snapshot.routes
+    again = run(edited, after.snapshot)
+    assert again.snapshot == after.snapshot
+
+
+def test_five_thousand_routes_take_seconds_not_minutes() -> None:
+    """A bound an order of magnitude above what it takes: it fails for quadratic work, not for a slow machine."""
+    import time
+
+    service = {"workload": {"image": "x"}, "expose": {"path": "/s"}}
+    world: list[Any] = []
+    for n in range(5000):
+        backend = {"group": "nexus.dev", "kind": "NexusService", "name": f"s{n % 500}"}
+        rules = [{"matches": [{"path": {"value": f"/r{n}"}}], "backendRefs": [backend]}]
+        spec = {"parentRefs": [{"name": "default", "namespace": "nexus"}], "rules": rules}
+        world.append(
+            {
+                "apiVersion": "gateway.networking.k8s.io/v1",
+                "kind": "HTTPRoute",
+                "metadata": {"name": f"r{n}"},
+                "spec": spec,
+            }
+        )
+    for n in range(500):
+        spec = {**service, "expose": {"path": f"/s{n}"}}
+        world.append(
+            {"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusService", "metadata": {"name": f"s{n}"}, "spec": spec}
+        )
+    began = time.process_time()
+    first = run(world)
+    second = run(world, first.snapshot)
+    wire.encode(second.snapshot)
+    took = time.process_time() - began
+    assert len(first.snapshot.routes) == 5500
+    assert first.snapshot == second.snapshot
+    assert took < 30, f"{took:.1f} s of CPU"
+
+
+def test_snapshots_survive_msgspec_round_trips() -> None:
+    found = run([manifests.marketplace])
+    assert msgspec.json.decode(msgspec.json.encode(found.snapshot), type=Snapshot) == found.snapshot
