@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import kopf
 
@@ -73,11 +74,11 @@ class Operator:
         They end in the opposite order: first the leader's work and its Lease. kopf goes after that, since when it ends it
         cancels every task that was begun after it.
         """
-        stopping = asyncio.ensure_future(self._stop.wait())
-        parts: list[asyncio.Future[object]] = []
+        stopping: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
+        parts: list[asyncio.Future[Any]] = []
         try:
             parts.append(asyncio.ensure_future(lister.run()))
-            complete = asyncio.ensure_future(lister.complete.wait())
+            complete: asyncio.Future[Any] = asyncio.ensure_future(lister.complete.wait())
             await asyncio.wait({stopping, complete, *parts}, return_when=asyncio.FIRST_COMPLETED)
             complete.cancel()
             if not any(task.done() for task in (stopping, *parts)):
@@ -91,7 +92,7 @@ class Operator:
                 if task.done():
                     task.result()
         finally:
-            for task in (*reversed(parts), stopping):
+            for task in [*reversed(parts), stopping]:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 

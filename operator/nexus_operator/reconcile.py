@@ -23,7 +23,7 @@ from nexus_core.translate import Mirror, Translation, translate
 from nexus_operator.children.render import Surroundings, render
 from nexus_operator.edge.ackwatch import AckWatch
 from nexus_operator.edge.catalog import Catalog
-from nexus_operator.edge.childwriter import ChildWriter
+from nexus_operator.edge.childwriter import RETRY_S, ChildWriter
 from nexus_operator.edge.consul import ConsulApi, ConsulAway
 from nexus_operator.edge.indexes import BUNDLED, Indexes
 from nexus_operator.edge.kube import KubeApi, KubeError
@@ -127,7 +127,7 @@ class Reconciler:
             started = time.monotonic()
             await self._round()
             self._metrics.reconcile_seconds_total += time.monotonic() - started
-            wait_s = self._settings.resync_s
+            wait_s = min(self._settings.resync_s, RETRY_S) if self._child_problems else self._settings.resync_s
             if self._failures:
                 worst = min(self._failures.values())
                 wait_s = min(wait_s, LAST_RETRY_S, FIRST_RETRY_S * 2 ** (worst - 1)) * (1 + random.random() / 4)
@@ -137,9 +137,8 @@ class Reconciler:
                 await asyncio.sleep(self._settings.debounce_s)
             except TimeoutError:
                 if not self._failures:
-                    # Nothing has happened for a while: look whether Consul and the refused children still are as they were.
+                    # Nothing has happened for a while: look whether Consul's catalog still is as it was.
                     self._catalog.forget()
-                    self._children.retry_refused()
 
     async def _round(self) -> None:
         if self._config_changed or self._translation is None:

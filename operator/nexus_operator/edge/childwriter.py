@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from nexus_core.problems import ObjectRef, Problem
 
@@ -14,7 +16,16 @@ from nexus_operator.world.inventory import Inventory, Object
 from nexus_operator.world.kinds import BY_NAME, DEPLOYMENT, MANAGED_BY, SERVICE
 
 log = logging.getLogger(__name__)
+RETRY_S = 3.0
+"""Pause before a refused child is tried again: what stood in its way may be gone, and is not always watched."""
 CHILD_KINDS = (DEPLOYMENT.kind, SERVICE.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    wanted: Object
+    problem: Problem
+    retry_at: float
 
 
 class ChildWriter:
@@ -25,11 +36,7 @@ class ChildWriter:
         self._inventory = inventory
         self._metrics = metrics
         self._settled: dict[ChildKey, Settled] = {}
-        self._refused: dict[ChildKey, tuple[Object, Problem]] = {}
-
-    def retry_refused(self) -> None:
-        """Try children again that were refused; what stood in their way may be gone."""
-        self._refused.clear()
+        self._refused: dict[ChildKey, _Refused] = {}
 
     async def sync(self, wanted: Iterable[Object], keep: frozenset[str]) -> tuple[Problem, ...]:
         """Apply and delete what is needed; return a problem for each child that cannot be.
@@ -48,15 +55,17 @@ class ChildWriter:
         self._refused = {key: known for key, known in self._refused.items() if key in keys}
         for obj in plan.apply:
             key = child_key(obj)
-            if key in self._refused and self._refused[key][0] == obj:
+            known = self._refused.get(key)
+            if known is not None and known.wanted == obj and time.monotonic() < known.retry_at:
                 continue
-            self._refused.pop(key, None)
-            problem = await self._apply(key, obj)
-            if problem is not None:
-                self._refused[key] = (obj, problem)
-        return tuple(problem for _, problem in self._refused.values())
+            problem = await self._apply(key, obj, owners)
+            if problem is None:
+                self._refused.pop(key, None)
+            else:
+                self._refused[key] = _Refused(obj, problem, time.monotonic() + RETRY_S)
+        return tuple(refused.problem for refused in self._refused.values())
 
-    async def _apply(self, key: ChildKey, obj: Object) -> Problem | None:
+    async def _apply(self, key: ChildKey, obj: Object, owners: set[str]) -> Problem | None:
         kind, (_, namespace, name) = BY_NAME[key[0]], key
         owner = ObjectRef("NexusService", namespace, name)
         try:
@@ -64,6 +73,11 @@ class ChildWriter:
                 live = await self._kube.get(kind, namespace, name)
             except NotFound:
                 live = None
+            if live is not None and owner_uid(live) and owner_uid(live) not in owners:
+                # Left by a NexusService of this name that was deleted. The garbage collector would come too, but in its
+                # own time: half a minute when the CRD is new to it.
+                await self._kube.delete(kind, namespace, name, uid=live["metadata"]["uid"])
+                raise KubeAway(f"{kind.kind} {namespace}/{name} of a deleted NexusService is being removed first.")
             if live is not None and owner_uid(live) != owner_uid(obj):
                 return Problem(
                     owner, ".metadata.name", "ChildConflict",

@@ -32,7 +32,7 @@ def _plugin(view: View, status: PluginStatus, obj: Object, problems: list[Proble
         ready = summary(conditions, conditions[-1].message)
     else:
         ready = Condition("Ready", "True", "Disabled", "It is switched off by .spec.enabled: requests pass without it.")
-    fields: dict[str, Any] = {"version": status.version or None}
+    fields: dict[str, Any] = {"plugin": status.plugin or None, "version": status.version or None}
     return _write(view, obj, [*conditions, ready], fields)
 
 

@@ -15,6 +15,8 @@ from nexus_operator.status.view import View
 from nexus_operator.status.writes import StatusWrite
 from nexus_operator.world.inventory import Object
 
+TARGETS_LIMIT = 4096
+"""Characters; the CRD's limit."""
 LAST_GOOD = "Its last good version keeps serving."
 
 
@@ -38,7 +40,7 @@ def build(view: View, problems: dict[ObjectRef, list[Problem]]) -> Iterator[Stat
         shown = [accepted, view.verdict("ResolvedRefs", found)]
         targets = ", ".join(str(t) for t in policy.targets)
         conditions = [*shown, summary(shown, f"in force for {targets}" if targets else "in force for nothing")]
-        yield _write(view, obj, conditions, {})
+        yield _write(view, obj, conditions, {"targets": targets[:TARGETS_LIMIT] or None})
 
 
 def _service(

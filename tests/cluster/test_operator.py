@@ -1,0 +1,482 @@
+"""The operator on a real API server and a real Consul: what it makes of manifests, and what it survives.
+
+It runs as processes beside a cluster of its own, not from the chart, so that it can be killed and doubled at will.
+Gateways are stood in for by their acks; `test_journey.py` has real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from nexus_core.snapshot import Ack, wire
+from nexus_testbed import Cluster
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+
+HERE = Path(__file__).resolve().parent
+CRDS = HERE.parents[1] / "crds"
+WEBPOD = str(HERE / "webpod.py")
+CONSUL = "http://10.100.0.1:8500"
+NS = "op"
+LEASE_S = 4
+
+
+@pytest.fixture(scope="module")
+def bed() -> Iterator[Cluster]:
+    """A control plane with Consul and our CRDs. The Gateway API comes later: see the first test."""
+    with Cluster(components=("consul",)) as running:
+        for crd in sorted(CRDS.glob("*.yaml")):
+            running.kubectl("apply", "--server-side", "-f", str(crd))
+        running.kubectl("create", "namespace", NS)
+        yield running
+
+
+class Operators:
+    """Operator processes in the cluster's network."""
+
+    def __init__(self, cluster: Cluster, logs: Path) -> None:
+        self._cluster = cluster
+        self._logs = logs
+        self._running: list[subprocess.Popen[Any]] = []
+        self._started = 0
+
+    def start(self) -> subprocess.Popen[Any]:
+        self._started += 1
+        env = {
+            "NEXUS_CONSUL_URL": CONSUL,
+            "NEXUS_GATEWAY_URL": "http://gateway.example",
+            "NEXUS_LEASE_SECONDS": str(LEASE_S),
+            "NEXUS_RESYNC_SECONDS": "2",
+            "NEXUS_OPERATOR_LISTEN": f"127.0.0.1:{18080 + self._started}",
+        }
+        with (self._logs / f"operator-{self._started}.log").open("wb") as log:
+            process = self._cluster.spawn_in_net([sys.executable, "-m", "nexus_operator"], stdout=log, env=env)
+        self._running.append(process)
+        return process
+
+    def kill(self, process: subprocess.Popen[Any]) -> None:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        self._running.remove(process)
+
+    def stop(self, process: subprocess.Popen[Any]) -> int:
+        process.terminate()
+        self._running.remove(process)
+        return process.wait(15)
+
+    def stop_all(self) -> None:
+        for process in list(self._running):
+            self.stop(process)
+
+    def log(self, number: int) -> str:
+        return (self._logs / f"operator-{number}.log").read_text()
+
+    def dump(self) -> str:
+        return "\n".join(path.read_text()[-4000:] for path in sorted(self._logs.glob("operator-*.log"))[-2:])
+
+
+class AckingGateway:
+    """Acks every published generation as a gateway replica does: under a lock of a session that dies with it."""
+
+    def __init__(self, cluster: Cluster, replica: str) -> None:
+        self._cluster = cluster
+        self._replica = replica
+        self._stop = threading.Event()
+        self.failing: dict[str, Any] = {}
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def _put(self, path: str, body: bytes) -> Any:
+        return self._cluster.http("PUT", f"{CONSUL}{path}", body=body).json()
+
+    def _follow(self) -> None:
+        session, acked = "", b""
+        while not self._stop.wait(0.05):
+            try:
+                if not session:
+                    settings = {"Name": self._replica, "TTL": "10s", "Behavior": "delete", "LockDelay": "0s"}
+                    session = self._put("/v1/session/create", json.dumps(settings).encode())["ID"]
+                raw = self._cluster.http_get(f"{CONSUL}/v1/kv/{wire.manifest_key()}?raw")
+                if raw.status != 200:
+                    continue
+                manifest = wire.parse_manifest(raw.body)
+                body = wire.encode_ack(Ack(self._replica, manifest.generation, manifest.digest, plugins=self.failing))
+                if body != acked and self._put(f"/v1/kv/{wire.ack_key(self._replica)}?acquire={session}", body):
+                    acked = body
+                elif self._put(f"/v1/session/renew/{session}", b"") == []:
+                    session, acked = "", b""
+            except (OSError, ValueError, KeyError):
+                session, acked = "", b""  # Consul is away, or has lost the session
+        try:
+            self._put(f"/v1/session/destroy/{session}", b"")
+        except (OSError, ValueError):
+            return
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def operators(bed: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operators]:
+    running = Operators(bed, tmp_path_factory.mktemp("operators"))
+    yield running
+    running.stop_all()
+
+
+@pytest.fixture
+def operator(operators: Operators) -> Iterator[subprocess.Popen[Any]]:
+    yield operators.start()
+    operators.stop_all()
+
+
+@pytest.fixture
+def gateway(bed: Cluster) -> Iterator[AckingGateway]:
+    running = AckingGateway(bed, "gw-1")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(autouse=True)
+def clean(bed: Cluster) -> Iterator[None]:
+    yield
+    for kind in ("nexusservices", "nexuspolicies", "nexusplugins"):
+        bed.kubectl("delete", kind, "--all", "-n", NS)
+    bed.kubectl("delete", "nexusmarketplaces", "--all")
+
+
+def web(name: str = "web", replicas: int = 1, **spec: Any) -> dict[str, Any]:
+    """A NexusService that runs webpod.py."""
+    env = [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]
+    workload = {"image": "python:3.11", "args": [WEBPOD], "replicas": replicas, "env": env}
+    return service(name, workload=workload, health={"path": "/healthz", "intervalSeconds": 1}, **spec)
+
+
+def service(name: str, **spec: Any) -> dict[str, Any]:
+    meta = {"name": name, "namespace": NS}
+    return {"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusService", "metadata": meta, "spec": spec}
+
+
+def conditions(obj: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {c["type"]: c for c in obj.get("status", {}).get("conditions", ())}
+
+
+def wait_condition(
+    bed: Cluster, name: str, kind: str, status: str, reason: str = "", *, of: str = "nexusservice", timeout_s: float = 30
+) -> dict[str, Any]:
+    """Return the condition once it is so for the newest generation."""
+    found: dict[str, Any] = {}
+
+    def look() -> dict[str, Any]:
+        found.update(bed.get(of, name, NS))
+        condition = conditions(found).get(kind, {})
+        fresh = condition.get("observedGeneration") == found["metadata"]["generation"]
+        return condition if fresh and condition["status"] == status and reason in ("", condition["reason"]) else {}
+
+    try:
+        return bed.wait(look, f"{name} {kind}={status} {reason}", timeout_s)
+    except Exception as err:
+        raise AssertionError(f"{err}\n{yaml.safe_dump(found.get('status'))}") from err
+
+
+def catalog(bed: Cluster, name: str) -> dict[str, str]:
+    """Address → status of the service's check in Consul."""
+    entries = bed.http_get(f"{CONSUL}/v1/health/service/{name}").json()
+    return {entry["Service"]["Address"]: entry["Checks"][0]["Status"] for entry in entries}
+
+
+def manifest(bed: Cluster) -> wire.Manifest:
+    return wire.parse_manifest(bed.http_get(f"{CONSUL}/v1/kv/{wire.manifest_key()}?raw").body)
+
+
+def published(bed: Cluster) -> Any:
+    found = manifest(bed)
+    chunks = {c: bed.http_get(f"{CONSUL}/v1/kv/{wire.chunk_key(c)}?raw").body for c in found.chunks}
+    return wire.decode(found, chunks)
+
+
+def eventually(bed: Cluster, condition: Callable[[], Any], what: str, timeout_s: float = 30) -> Any:
+    return bed.wait(condition, what, timeout_s)
+
+
+# --- what it makes of manifests --------------------------------------------------------------------------------------------
+
+
+def test_kinds_installed_later_are_found(
+    bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway
+) -> None:
+    """Without the Gateway API the operator works; once it is installed, its objects are served without a restart."""
+    bed.apply(web(expose={"path": "/web"}))
+    wait_condition(bed, "web", "Ready", "True")
+    bed.install_gateway_api()
+    bed.apply(
+        [
+            {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "nexus"},
+             "spec": {"controllerName": "nexus.dev/gateway-controller"}},
+            {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "main", "namespace": NS},
+             "spec": {"gatewayClassName": "nexus", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}},
+            {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r", "namespace": NS},
+             "spec": {"parentRefs": [{"name": "main"}],
+                      "rules": [{"backendRefs": [{"group": "nexus.dev", "kind": "NexusService", "name": "web"}]}]}},
+        ]
+    )  # fmt: skip
+
+    def accepted() -> bool:
+        found = bed.get("httproute", "r", NS).get("status", {}).get("parents", [])
+        states = {c["type"]: c["status"] for parent in found for c in parent["conditions"]}
+        return states.get("Accepted") == states.get("ResolvedRefs") == states.get("Programmed") == "True"
+
+    eventually(bed, accepted, "the HTTPRoute is live")
+
+    def gateway_programmed() -> bool:
+        found = bed.get("gateway", "main", NS)
+        states = {c["type"]: c for c in found["status"].get("conditions", ())}
+        fresh = all(c["observedGeneration"] == found["metadata"]["generation"] for c in states.values())
+        return fresh and states["Accepted"]["status"] == states["Programmed"]["status"] == "True"
+
+    eventually(bed, gateway_programmed, "the Gateway is programmed")
+    found = bed.get("gateway", "main", NS)["status"]
+    assert found["addresses"] == [{"type": "Hostname", "value": "gateway.example"}]
+    assert found["listeners"][0]["attachedRoutes"] == 1
+
+
+def test_a_workload_becomes_ready_and_shows_its_endpoints(
+    bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway
+) -> None:
+    bed.apply(web(replicas=2, expose={"path": "/web"}))
+    ready = wait_condition(bed, "web", "Ready", "True")
+    assert ready["message"].startswith("live on 1/1 gateways, generation ")
+    eventually(bed, lambda: bed.get("nexusservice", "web", NS)["status"].get("endpoints") == "2/2", "2/2 endpoints")
+    found = bed.get("nexusservice", "web", NS)
+    assert found["status"]["url"] == "http://gateway.example/web"
+    assert found["status"]["observedGeneration"] == found["metadata"]["generation"]
+
+    def mirrored() -> bool:
+        pods = {pod["status"].get("podIP") for pod in bed.pods("app.kubernetes.io/name=web", NS)}
+        return len(pods) == 2 and catalog(bed, f"web.{NS}") == dict.fromkeys(pods, "passing")
+
+    eventually(bed, mirrored, "the catalog holds the two pods")
+
+    bed.kubectl("patch", "nexusservice", "web", "-n", NS, "--type=merge", "-p", '{"spec":{"workload":{"replicas":1}}}')
+    eventually(bed, lambda: bed.get("nexusservice", "web", NS)["status"].get("endpoints") == "1/1", "1/1 endpoints")
+    eventually(bed, lambda: len(catalog(bed, f"web.{NS}")) == 1, "one registration is left")
+
+
+def test_it_leaves_no_trace_on_what_users_own(
+    bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway
+) -> None:
+    bed.apply(web())
+    wait_condition(bed, "web", "Ready", "True")
+    for kind in ("nexusservice", "service", "deployment"):
+        found = bed.get(kind, "web", NS)
+        assert "finalizers" not in found["metadata"]
+        assert not [a for a in found["metadata"].get("annotations", {}) if "kopf" in a]
+        assert "kopf" not in found.get("status", {})
+
+
+def test_a_child_that_somebody_changes_or_deletes_is_put_back(
+    bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway
+) -> None:
+    bed.apply(web())
+    wait_condition(bed, "web", "Ready", "True")
+    bed.kubectl("scale", "deployment", "web", "-n", NS, "--replicas=3")
+    eventually(bed, lambda: bed.get("deployment", "web", NS)["spec"]["replicas"] == 1, "the edit is taken back")
+    before = bed.get("service", "web", NS)["metadata"]["uid"]
+    bed.kubectl("delete", "service", "web", "-n", NS)
+
+    def again() -> bool:
+        return any(s["metadata"]["name"] == "web" and s["metadata"]["uid"] != before for s in bed.find("services", NS))
+
+    eventually(bed, again, "the Service is made again")
+
+
+def test_a_removed_workload_takes_its_children_along(
+    bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway
+) -> None:
+    bed.apply(web(expose={"path": "/web"}))
+    wait_condition(bed, "web", "Ready", "True")
+    bed.kubectl("delete", "nexusservice", "web", "-n", NS)
+    bed.apply(service("web", backend={"addresses": ["10.9.9.9:80"]}, expose={"path": "/web"}))
+    eventually(bed, lambda: not bed.find("deployments", NS) and not bed.find("services", NS), "no child is left")
+    bed.apply(web("other"))
+    wait_condition(bed, "other", "Ready", "True")
+    patch = json.dumps([{"op": "remove", "path": "/spec/workload"},
+                        {"op": "add", "path": "/spec/backend", "value": {"addresses": ["10.9.9.9:80"]}}])  # fmt: skip
+    bed.kubectl("patch", "nexusservice", "other", "-n", NS, "--type=json", "-p", patch)
+    eventually(bed, lambda: not bed.find("deployments", NS) and not bed.find("services", NS), "no child is left")
+    assert wait_condition(bed, "other", "Ready", "True")
+    eventually(bed, lambda: not catalog(bed, f"other.{NS}"), "its endpoints are deregistered")
+
+
+def test_a_strangers_object_of_the_same_name_is_never_overwritten(
+    bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway
+) -> None:
+    spec = {"selector": {"app": "mine"}, "ports": [{"port": 1234}]}
+    bed.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "taken", "namespace": NS}, "spec": spec})
+    bed.apply(web("taken"))
+    condition = wait_condition(bed, "taken", "WorkloadReady", "False", "ChildConflict")
+    assert "Rename the NexusService" in condition["message"]
+    assert "docs/errors/child-conflict.md" in condition["message"]
+    assert bed.get("service", "taken", NS)["spec"]["ports"][0]["port"] == 1234
+    bed.kubectl("delete", "service", "taken", "-n", NS)
+    wait_condition(bed, "taken", "Ready", "True")
+
+
+def test_two_claims_on_one_path_and_the_others_keep_working(
+    bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway
+) -> None:
+    bed.apply(service("older", backend={"addresses": ["10.9.9.1:80"]}, expose={"path": "/same"}))
+    wait_condition(bed, "older", "Ready", "True")
+    time.sleep(1.1)  # creationTimestamp has whole seconds; the younger must be younger
+    bed.apply(service("younger", backend={"addresses": ["10.9.9.2:80"]}, expose={"path": "/same"}))
+    condition = wait_condition(bed, "younger", "Accepted", "False", "PathConflict")
+    assert ".spec.expose" in condition["message"]
+    assert "older" in condition["message"]
+    assert "docs/errors/path-conflict.md" in condition["message"]
+    wait_condition(bed, "older", "Ready", "True")
+    bed.kubectl("delete", "nexusservice", "older", "-n", NS)
+    wait_condition(bed, "younger", "Ready", "True")
+
+
+def test_one_objects_change_leaves_the_others_status_alone(
+    bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway
+) -> None:
+    for name in ("a", "b"):
+        bed.apply(service(name, backend={"addresses": ["10.9.9.1:80"]}, expose={"path": f"/{name}"}))
+        wait_condition(bed, name, "Ready", "True")
+    before = bed.get("nexusservice", "a", NS)["metadata"]["resourceVersion"]
+    bed.apply(service("b", backend={"addresses": ["10.9.9.2:80"]}, expose={"path": "/b"}))
+    wait_condition(bed, "b", "Ready", "True")
+    assert bed.get("nexusservice", "a", NS)["metadata"]["resourceVersion"] == before
+
+
+def test_a_plugin_that_a_gateway_cannot_load_says_so(
+    bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway
+) -> None:
+    key = "A" * 43 + "="
+    bed.apply({"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusMarketplace", "metadata": {"name": "official"},
+               "spec": {"source": {"url": f"{CONSUL}/v1/kv/market/index.json?raw"},
+                        "publishers": [{"name": "nexus", "publicKey": key}]}})  # fmt: skip
+    condition = eventually(
+        bed,
+        lambda: (c := conditions(bed.get("nexusmarketplace", "official", NS)).get("Fetched", {})).get("status") == "False" and c,
+        "the missing index is reported",
+    )
+    assert condition["reason"] == "MarketplaceUnavailable"
+    bed.apply({"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusPlugin", "metadata": {"name": "p", "namespace": NS}, "spec": {}})
+    wait_condition(bed, "p", "Ready", "False", of="nexusplugin")
+
+
+# --- what it survives ------------------------------------------------------------------------------------------------------
+
+
+def test_kill_9_of_the_operator_loses_nothing(bed: Cluster, operators: Operators, gateway: AckingGateway) -> None:
+    """Everything that changes while it is dead is made up for; generations go on."""
+    first = operators.start()
+    bed.apply(web(expose={"path": "/web"}))
+    bed.apply(service("gone", backend={"addresses": ["10.9.9.9:80"]}, expose={"path": "/gone"}))
+    wait_condition(bed, "web", "Ready", "True")
+    wait_condition(bed, "gone", "Ready", "True")
+    generation = manifest(bed).generation
+    operators.kill(first)
+    bed.kubectl("delete", "nexusservice", "gone", "-n", NS)
+    [pod] = bed.pods("app.kubernetes.io/name=web", NS)
+    bed.kubectl("delete", "pod", pod["metadata"]["name"], "-n", NS, "--wait=false")
+    assert [r.id for r in published(bed).routes if r.id.startswith("NexusService/")] == [
+        f"NexusService/{NS}/gone", f"NexusService/{NS}/web",
+    ]  # fmt: skip
+    operators.start()
+    wanted = [f"NexusService/{NS}/web"]
+    eventually(
+        bed,
+        lambda: [r.id for r in published(bed).routes if r.id.startswith("NexusService/")] == wanted,
+        "the deleted service's route is gone",
+    )
+    assert manifest(bed).generation > generation
+    new = eventually(
+        bed,
+        lambda: [p for p in bed.pods("app.kubernetes.io/name=web", NS) if p["metadata"]["uid"] != pod["metadata"]["uid"]],
+        "another pod",
+    )
+    eventually(
+        bed,
+        lambda: catalog(bed, f"web.{NS}") == {new[0]["status"].get("podIP"): "passing"}
+        or new.__setitem__(0, bed.pods("app.kubernetes.io/name=web", NS)[-1]),
+        "the catalog holds the new pod alone",
+    )
+    wait_condition(bed, "web", "Ready", "True")
+    operators.stop_all()
+
+
+def test_a_lost_consul_is_shown_and_made_up_for(
+    bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway
+) -> None:
+    bed.apply(service("kept", backend={"addresses": ["10.9.9.1:80"]}, expose={"path": "/kept"}))
+    wait_condition(bed, "kept", "Ready", "True")
+    generation = manifest(bed).generation
+    bed.kill("consul")
+    bed.apply(service("late", backend={"addresses": ["10.9.9.2:80"]}, expose={"path": "/late"}))
+    condition = wait_condition(bed, "late", "Programmed", "False", "ConsulUnreachable", timeout_s=60)
+    assert "docs/errors/consul-unreachable.md" in condition["message"]
+    assert conditions(bed.get("nexusservice", "kept", NS))["Ready"]["status"] == "True", "what is live stays so"
+    bed.start("consul")
+    wait_condition(bed, "late", "Ready", "True", timeout_s=60)
+    assert manifest(bed).generation > generation
+
+
+def test_a_lost_api_server_is_waited_for_and_no_deletion_is_missed(
+    bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway
+) -> None:
+    bed.apply(service("stays", backend={"addresses": ["10.9.9.1:80"]}, expose={"path": "/stays"}))
+    bed.apply(service("goes", backend={"addresses": ["10.9.9.2:80"]}, expose={"path": "/goes"}))
+    wait_condition(bed, "stays", "Ready", "True")
+    wait_condition(bed, "goes", "Ready", "True")
+    bed.kill("kube-apiserver")
+    time.sleep(2 * LEASE_S)  # longer than the Lease: the leadership is lost meanwhile
+    assert operator.poll() is None
+    bed.start("kube-apiserver")
+    bed.kubectl("delete", "nexusservice", "goes", "-n", NS)
+    wanted = [f"NexusService/{NS}/stays"]
+    eventually(
+        bed, lambda: [r.id for r in published(bed).routes if r.id.startswith("NexusService/")] == wanted, "the deletion is seen"
+    )
+    bed.apply(service("stays", backend={"addresses": ["10.9.9.3:80"]}, expose={"path": "/stays"}))
+    wait_condition(bed, "stays", "Ready", "True", timeout_s=60)
+
+
+def test_one_replica_writes_and_another_takes_over(bed: Cluster, operators: Operators, gateway: AckingGateway) -> None:
+    def holder() -> str:
+        return str(bed.get("lease", "nexus-operator", "default")["spec"].get("holderIdentity") or "")
+
+    before = holder()
+    first = operators.start()
+    led = eventually(bed, lambda: (h := holder()) != before and h, "the first replica leads")
+    second = operators.start()
+    bed.apply(service("a", backend={"addresses": ["10.9.9.1:80"]}, expose={"path": "/a"}))
+    wait_condition(bed, "a", "Ready", "True")
+    assert holder() == led
+    operators.kill(first)
+    eventually(bed, lambda: holder() not in ("", led), "the second leads once the lease has run out", LEASE_S * 4)
+    bed.apply(service("b", backend={"addresses": ["10.9.9.1:80"]}, expose={"path": "/b"}))
+    wait_condition(bed, "b", "Ready", "True")
+
+    third = operators.start()
+    led = holder()
+    time.sleep(2)  # the third is up and waiting
+    stopped_at = time.monotonic()
+    assert operators.stop(second) == 0
+    eventually(bed, lambda: holder() not in ("", led), "the third leads")
+    assert time.monotonic() - stopped_at < LEASE_S, "a stopped leader releases the lease instead of letting it run out"
+    assert third.poll() is None
+    operators.stop_all()
