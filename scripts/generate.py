@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 GENERATORS: dict[str, tuple[str, ...]] = {
     "crds/": ("-m", "nexus_core.model.crds", "crds"),
+    "docs/reference/cli.md": ("-m", "nexus_cli.reference", "docs/reference/cli.md"),
 }
 
 

@@ -59,7 +59,10 @@ def gateway(directory: Path | None, listen: str | None, admin: str | None) -> No
         raise UserError("A gateway needs its configuration: name a directory with -f, or set NEXUS_CONSUL_URL.")
     for address, option in ((settings.listen, "--listen"), (settings.admin, "--admin")):
         ports.require_free(*ports.parse_address(address, option), option)
-    app.run(settings, directory)
+    try:
+        app.run(settings, directory)
+    except (app.NothingToServe, OSError) as error:
+        raise UserError(f"The gateway cannot run: {error}") from error
 
 
 @click.command(

@@ -1,0 +1,135 @@
+"""The command table: quick to start, complete, documented, and kind to mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from nexus_cli import reference
+from nexus_cli.app import COMMANDS, cli
+
+REPOSITORY = Path(__file__).parent.parent.parent.parent
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        yield name, command
+        if isinstance(command, click.Group):
+            for below, inner in command.commands.items():
+                yield f"{name} {below}", inner
+
+
+@pytest.mark.parametrize(("name", "command"), [pytest.param(n, c, id=n) for n, c in commands()])
+def test_each_command_has_examples_and_takes_o(name: str, command: click.Command) -> None:
+    assert command.help
+    assert "Example" in command.help
+    assert f"nexus {name.split()[0]}" in command.help
+    assert any("-o" in parameter.opts for parameter in command.params)
+    undescribed = [p.name for p in command.params if isinstance(p, click.Option) and not p.help]
+    assert undescribed == []
+
+
+def test_the_reference_page_is_as_the_commands_say() -> None:
+    page = (REPOSITORY / "docs" / "reference" / "cli.md").read_text()
+    assert page == reference.render(), "run: make generate"
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """Return the modules that a run of the command line imports."""
+    program = (
+        "import sys, json\nfrom nexus_cli.app import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "sys.stderr.write('\\n' + json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("up", "--help"), ("events", "--help"), ("version",)])
+def test_help_and_version_import_no_role(arguments: tuple[str, ...]) -> None:
+    """What keeps `nexus --help` quick."""
+    heavy = {
+        "aiohttp",
+        "rich",
+        "pydantic",
+        "kubernetes",
+        "kopf",
+        "opentelemetry",
+        "nexus_gateway",
+        "nexus_events",
+        "yaml",
+    }
+    assert loaded_by(*arguments) & heavy == set()
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "nexus_cli", *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("up",), 2, "DIR"),
+        (("upp",), 2, "Did you mean 'up'?"),
+        (("validate", "nowhere"), 2, "nowhere does not exist"),
+        (("explain", "PathConflikt"), 1, "Did you mean PathConflict"),
+        (("explain", "FETCH", "/x"), 2, "'FETCH' is not a method"),
+        (("traces", "xyz"), 2, "not a trace id"),
+        (("traces", "--admin", "http://127.0.0.1:9"), 2, "No gateway answers at http://127.0.0.1:9"),
+        (("traces", "--admin", "nonsense"), 2, "is not a URL"),
+        (("gateway",), 2, "NEXUS_CONSUL_URL"),
+        (("plugin", "list", "-f", "nowhere"), 2, "nowhere does not exist"),
+        (("plugin", "list", "--kubeconfig", "/nowhere"), 2, "No cluster to talk to"),
+        (("plugin", "install", "x", "-f", "examples/shop"), 1, "api-key, request-id"),
+        (("plugin", "enable", "x", "-f", "examples/shop"), 1, "Installed: shop/api-key, shop/request-id"),
+        (("plugin", "install", "api-key", "-f", "examples/shop", "--config", "{"), 2, "--config is not JSON"),
+        (("marketplace", "verify", "x.json", "--key", "k"), 2, "neither a base64 Ed25519 public key"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_an_exit_code(arguments: tuple[str, ...], code: int, says: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nexus_cli", *arguments], capture_output=True, text=True, check=False, cwd=REPOSITORY
+    )
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_validate_says_where_and_how_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "apiVersion: nexus.dev/v1alpha1\nkind: NexusService\nmetadata: {name: a}\nspec: {typ: http, process: {command: [x]}}\n"
+    )
+    done = run("validate", str(tmp_path), "-o", "json")
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert done.returncode == 1
+    assert (problem["file"], problem["path"]) == (str(tmp_path / "a.yaml"), ".spec.typ")
+    assert problem["fix"]
+    assert problem["page"]
+
+
+def test_the_example_is_valid() -> None:
+    done = run("validate", str(REPOSITORY / "examples" / "shop"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_explain_answers_from_files() -> None:
+    done = run("explain", "GET", "/orders/7", "-f", str(REPOSITORY / "examples" / "shop"), "-o", "json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["route"]) == (0, "NexusService/shop/orders")
+    assert found["plugins"][0]["id"] == "shop/request-id"
+
+
+def test_output_may_stand_before_or_after_the_command() -> None:
+    assert json.loads(run("-o", "json", "version").stdout) == json.loads(run("version", "-o", "json").stdout)
+
+
+def test_the_example_pins_the_key_of_the_bundled_plugins() -> None:
+    key = (REPOSITORY / "plugins" / "index" / "nexus_plugins" / "publisher.pub").read_text().strip()
+    assert key in (REPOSITORY / "examples" / "shop" / "marketplace.yaml").read_text()
