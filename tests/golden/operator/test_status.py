@@ -1,0 +1,86 @@
+"""`<case>.in.yaml` → `<case>.out.yaml`: the statuses of a small world.
+
+Input: `objects` as the API server holds them; `published`: objects of the Snapshot that is out (default: the same ones), or
+null; `acks`: gateways as `{name, generation?, plugins?}`; `consulFault`, `addresses`, `counts`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from nexus_core.model.load import parse
+from nexus_core.snapshot import Ack, PluginReport, Published, wire
+from nexus_core.translate import translate
+from nexus_operator.publication.acks import Ledger, fingerprints
+from nexus_operator.status.build import build_statuses
+from nexus_operator.status.view import View
+from nexus_operator.status.writes import needed
+from nexus_operator.world.inventory import Inventory
+from nexus_operator.world.kinds import WATCHED
+
+CASES = Path(__file__).parent / "status"
+GENERATION = 42
+
+
+def view_of(case: dict[str, Any]) -> View:
+    inventory = Inventory(kind.kind for kind in WATCHED)
+    for number, obj in enumerate(case["objects"]):
+        meta = {"uid": f"u{number}", "generation": 1, "resourceVersion": str(number + 1), **obj["metadata"]}
+        inventory.observe(obj["kind"], {**obj, "metadata": meta})
+    ledger, published, previous = Ledger(), None, None
+    if case.get("published", []) is not None:
+        before = case.get("published") or case["objects"]
+        previous = translate([parse(o) for o in before if o["kind"] not in ("Deployment", "EndpointSlice")]).snapshot
+        published = Published(GENERATION, wire.encode(previous).digest, previous)
+        ledger.record(published)
+    resources = tuple(
+        parse(obj) for kind in WATCHED if kind.kind not in ("Deployment", "EndpointSlice") for obj in inventory.all(kind.kind)
+    )
+    translation = translate(resources, previous=previous)
+    acks = tuple(
+        Ack(
+            a["name"], a.get("generation", GENERATION), published.digest if published and "generation" not in a else "other",
+            plugins={k: PluginReport(**v) for k, v in a.get("plugins", {}).items()},
+        )
+        for a in case.get("acks", ())
+    )  # fmt: skip
+    return View(
+        inventory=inventory,
+        resources=resources,
+        translation=translation,
+        published=published,
+        wanted=fingerprints(translation.snapshot),
+        since=ledger.since,
+        acks=acks,
+        now_utc="2026-02-02T00:00:00Z",
+        docs_base="docs/errors/",
+        consul_fault=case.get("consulFault", ""),
+        counts={name: tuple(pair) for name, pair in case.get("counts", {}).items()},
+        addresses=tuple(case.get("addresses", ())),
+        base_url=f"http://{case['addresses'][0]}" if case.get("addresses") else "",
+    )
+
+
+@pytest.mark.parametrize("case", sorted(p.name.removesuffix(".in.yaml") for p in CASES.glob("*.in.yaml")))
+def test_statuses_are_as_reviewed(case: str, accept: bool) -> None:
+    """Run `pytest --accept` after a meant change; the diff is the review."""
+    writes = needed(build_statuses(view_of(yaml.safe_load((CASES / f"{case}.in.yaml").read_text()))))
+    shown = {f"{w.kind} {w.obj['metadata']['name']}": dict(w.status) for w in writes}
+    rendered = yaml.safe_dump(shown, sort_keys=False, width=140, allow_unicode=True)
+    golden = CASES / f"{case}.out.yaml"
+    if accept:
+        golden.write_text(rendered)
+    assert rendered == golden.read_text()
+
+
+@pytest.mark.parametrize("case", sorted(p.name.removesuffix(".in.yaml") for p in CASES.glob("*.in.yaml")))
+def test_what_is_written_is_not_written_again(case: str) -> None:
+    """Writing a status wakes the operator; were it to find a difference in its own words, it would never rest."""
+    view = view_of(yaml.safe_load((CASES / f"{case}.in.yaml").read_text()))
+    for write in needed(build_statuses(view)):
+        status = {**(write.obj.get("status") or {}), **write.status}
+        view.inventory.observe(write.kind, {**write.obj, "status": {k: v for k, v in status.items() if v is not None}})
+    assert needed(build_statuses(view)) == ()
