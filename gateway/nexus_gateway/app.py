@@ -15,6 +15,7 @@ from pathlib import Path
 from aiohttp import web
 from nexus_core.discovery import Discovery
 from nexus_core.snapshot import Ack, Published
+from nexus_sdk import logs
 from nexus_sdk.discovery.consul import ConsulDiscovery
 from nexus_sdk.discovery.file import FileDiscovery
 from nexus_sdk.discovery.memory import MemoryDiscovery
@@ -42,6 +43,7 @@ log = logging.getLogger("nexus.gateway")
 _IDLE_GRACE_S = 1.0
 """While stopping, connections without a request are kept open this long: one may be on its way, and is still answered."""
 _FOLLOW_AGAIN_S = 1.0
+_HOUSEKEEPING_S = 60.0
 
 
 class Gateway:
@@ -110,6 +112,7 @@ class Gateway:
             self.port = self._listener.sockets[0].getsockname()[1]
             self._stack.push_async_callback(self._close_source)
             self._own(self._follow(), "snapshots")
+            self._own(self._housekeep(), "housekeeping")
         except BaseException:
             await self._stack.aclose()
             raise
@@ -141,6 +144,12 @@ class Gateway:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _housekeep(self) -> None:
+        """Bound what a long life would pile up: pods come and go, and each address leaves state behind."""
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_S)
+            self.pools.forget(asyncio.get_running_loop().time())
 
     async def _follow(self) -> None:
         while True:
@@ -285,7 +294,11 @@ def build_discovery(settings: GatewaySettings, discovery_file: Path | None) -> D
 
 
 def run(settings: GatewaySettings, manifests: Path | None = None, discovery_file: Path | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Raises `NothingToServe`, OSError."""
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Raises `NothingToServe`, OSError.
+
+    Logs go to stderr as JSON, the access log to stdout.
+    """
+    logs.install(settings.log_level, {"service": "nexus-gateway", "replica": settings.replica})
     factory = None
     if sys.platform != "win32":
         import uvloop

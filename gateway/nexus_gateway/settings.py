@@ -72,6 +72,8 @@ class GatewaySettings:
     """Networks (comma-separated CIDRs) whose X-Forwarded-* headers are believed and extended; others' are replaced."""
     access_log: bool = _env("NEXUS_ACCESS_LOG", True)
     """JSON access log on standard output."""
+    log_level: str = _env("NEXUS_LOG_LEVEL", "INFO")
+    """Least level of the log on standard error: DEBUG, INFO, WARNING or ERROR."""
     trace_ratio: float = _env("NEXUS_TRACE_RATIO", 1.0)
     """Share of new traces that are recorded, 0..1; a caller's own decision wins."""
     otlp_endpoint: str = _env("OTEL_EXPORTER_OTLP_ENDPOINT", "")
@@ -145,6 +147,12 @@ def _address(text: str) -> str:
     return text
 
 
+def _level(text: str) -> str:
+    if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ValueError(text)
+    return text.upper()
+
+
 def _replica(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", text):
         raise ValueError(text)
@@ -172,6 +180,7 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "keepalive_s": (_seconds, "seconds, 0 or more"),
     "endpoints_wait_s": (_seconds, "seconds, 0 or more"),
     "trusted_proxies": (_networks, "networks separated by commas, for example 10.0.0.0/8,::1/128"),
+    "log_level": (_level, "DEBUG, INFO, WARNING or ERROR"),
     "access_log": (_flag, "true or false"),
     "trace_ratio": (_ratio, "a number from 0 to 1"),
     "traces_memory": (_count, "a whole number, 0 or more"),

@@ -17,9 +17,10 @@ class RequestBody:
     """The body of one request.
 
     refused: why the client's part of the exchange went wrong while the body streamed; None while it is fine.
+    waiting: whether the next piece is the client's to send: time that passes then is not the upstream's.
     """
 
-    __slots__ = ("_expects", "_held", "_idle_s", "_message", "_present", "_started", "refused")
+    __slots__ = ("_expects", "_held", "_idle_s", "_message", "_present", "_started", "refused", "waiting")
 
     def __init__(self, message: BaseRequest, idle_s: float) -> None:
         """idle_s: longest pause between two pieces of the body, 0 for any."""
@@ -30,22 +31,28 @@ class RequestBody:
         self._idle_s = idle_s or None
         self._expects = message.version >= HttpVersion11 and message.headers.get("Expect", "").lower() == "100-continue"
         self.refused: RequestRefused | None = None
+        self.waiting = False
 
     @property
     def replayable(self) -> bool:
         """Whether the request can be sent (again) from its first byte."""
         return not self._present or self._held is not None or not self._started
 
-    async def hold(self, limit: int) -> None:
-        """Read a sized body of at most `limit` bytes into memory; leave others to stream. Raises `RequestRefused`."""
+    async def hold(self, limit: int, deadline_at: float | None) -> None:
+        """Read a sized body of at most `limit` bytes into memory, until the deadline; leave others to stream.
+
+        Raises `RequestRefused`.
+        """
         length = self._message.content_length
         if not self._present or length is None or length > limit:
             return
         held = bytearray()
-        async for chunk in self._read():
-            held += chunk
-        if self.refused is not None:  # pragma: no cover - `_read` raises it
-            raise self.refused
+        try:
+            async with asyncio.timeout_at(deadline_at):
+                async for chunk in self._read():
+                    held += chunk
+        except TimeoutError as error:
+            raise RequestRefused("BodyTimeout", "The request body did not come within the request's time.") from error
         self._held = bytes(held)
 
     def data(self) -> bytes | AsyncIterator[bytes] | None:
@@ -65,8 +72,10 @@ class RequestBody:
         content = self._message.content
         try:
             while True:
+                self.waiting = True
                 async with asyncio.timeout(self._idle_s):
                     chunk = await content.readany()
+                self.waiting = False
                 if not chunk:
                     return
                 yield chunk

@@ -66,8 +66,7 @@ def read(message: BaseRequest, trusted: Sequence[Network], max_head_bytes: int) 
     if method in _REFUSED_METHODS:
         raise RequestRefused("MethodRefused", f"{method} is not passed on.")
     raw: list[tuple[str, str]] = [
-        (name.decode("ascii", "replace").lower(), value.decode("utf-8", "surrogateescape"))
-        for name, value in message.raw_headers
+        (name.decode("ascii", "replace").lower(), text(value)) for name, value in message.raw_headers
     ]
     host_values = [value for name, value in raw if name == "host"]
     path, query, absolute_host = _split_target(message.raw_path)
@@ -119,11 +118,11 @@ def read(message: BaseRequest, trusted: Sequence[Network], max_head_bytes: int) 
         query=query,
         host=host,
         headers=(
-            ("host", authority),
+            *((("host", authority),) if authority else ()),
             *kept,
             ("x-forwarded-for", chain),
             ("x-forwarded-proto", proto),
-            ("x-forwarded-host", forwarded_host),
+            *((("x-forwarded-host", forwarded_host),) if forwarded_host else ()),
             ("x-request-id", request_id),
         ),
         client_ip=peer,
@@ -150,6 +149,17 @@ def _split_target(target: str) -> tuple[str, str, str]:
     return path, query, authority
 
 
+def text(value: bytes) -> str:
+    """Return a header value as text: UTF-8, else ISO-8859-1, which HTTP once meant. It goes on as UTF-8.
+
+    Not `surrogateescape`: aiohttp's writer drops what that makes of other bytes, in silence.
+    """
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 def connection_options(values: Iterable[str]) -> frozenset[str]:
     """Return the tokens of Connection headers, lower-case."""
     return frozenset(token.strip().lower() for value in values for token in value.split(",") if token.strip())
@@ -173,7 +183,7 @@ def outbound(headers: Headers) -> CIMultiDict[str]:
 
 def from_upstream(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Return an upstream's end-to-end response headers: hop-by-hop and Connection-listed ones are gone."""
-    pairs = [(name.decode("ascii", "replace").lower(), value.decode("utf-8", "surrogateescape")) for name, value in raw]
+    pairs = [(name.decode("ascii", "replace").lower(), text(value)) for name, value in raw]
     options = connection_options(value for name, value in pairs if name == "connection")
     return tuple((name, value) for name, value in pairs if name not in HOP_BY_HOP and name not in options)
 

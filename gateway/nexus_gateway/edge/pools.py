@@ -114,6 +114,9 @@ class Pools:
             self._stop_watch(gone)
         self._watches.update({upstream: task for upstream, task in staged.fresh.items() if task is not None})
         self._pools = dict(staged.pools)
+
+    def forget(self, now: float) -> None:
+        """Let go of the state of endpoints that are long gone; called now and then."""
         self._registry.forget((state for pool in self._pools.values() for state in pool.endpoints), now)
 
     def discard(self, staged: Staged) -> None:

@@ -33,11 +33,14 @@ from nexus_gateway.edge.tunnels import Tunnel
 from nexus_gateway.edge.upstreams import AttemptFailed, Upstreams
 from nexus_gateway.filters.place import HeadFilter, Place
 from nexus_gateway.match.router import Entry
-from nexus_gateway.resilience.exchanges import Exchange, Outcome, Refusal, outcome_of
+from nexus_gateway.resilience.exchanges import IDEMPOTENT, Exchange, Outcome, Refusal, outcome_of
 from nexus_gateway.settings import GatewaySettings
 from nexus_gateway.telemetry.records import AccessRecord
 
 log = logging.getLogger("nexus.gateway")
+
+_CLIENT_CLOSED = 499
+"""What logs and metrics show for a client that left before the answer; nginx made the number common."""
 
 
 class Refused(Exception):
@@ -110,6 +113,7 @@ class Proxy:
             return await self._answer(work)
         except asyncio.CancelledError:
             work.record.reason = work.record.reason or "ClientClosed"
+            work.record.status = work.record.status or _CLIENT_CLOSED
             raise
         finally:
             runtime.leave()
@@ -203,8 +207,8 @@ class Proxy:
             head.method, backend.retry, timeouts, pool.budget, pool.balancer.pick, self._rng, work.started_at,
             heads.client_timeout_s(inbound.headers),
         )  # fmt: skip
-        if backend.retry.attempts:
-            await body.hold(self._settings.max_body_replay_bytes)
+        if backend.retry.attempts and head.method in IDEMPOTENT:
+            await body.hold(self._settings.max_body_replay_bytes, exchange.deadline_at)
         if not pool.endpoints:
             wait_s = self._settings.endpoints_wait_s
             if exchange.deadline_at is not None:
@@ -263,6 +267,11 @@ class Proxy:
             except AttemptFailed as failed:
                 if body.refused is not None:
                     raise body.refused from failed
+                if failed.outcome is Outcome.TIMEOUT and body.waiting:
+                    # Not the endpoint's failure: a few slow uploads must not open its circuit.
+                    raise RequestRefused(
+                        "BodyTimeout", "The request body did not come within the request's time."
+                    ) from failed
                 outcome, last = failed.outcome, failed.reason
             finally:
                 exchange.settle(outcome, loop.time())

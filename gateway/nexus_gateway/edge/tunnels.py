@@ -90,7 +90,7 @@ class Tunnel:
         server: Any = connection.protocol
         head = "".join(f"{name}: {value}\r\n" for name, value in headers)
         status = self._upstream.status
-        client.transport.write(f"HTTP/1.1 {status} {_REASON[status]}\r\n{head}\r\n".encode("utf-8", "surrogateescape"))
+        client.transport.write(f"HTTP/1.1 {status} {_REASON[status]}\r\n{head}\r\n".encode())
         from_client, from_server = _Inlet(client), _Inlet(server)
         client.set_parser(from_client)
         server.set_parser(from_server, from_server)

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from aiohttp import web
+from nexus_core.snapshot import CircuitBreaker, Timeouts
 from nexus_gateway.testing import Harness, simple
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -186,3 +187,33 @@ async def test_a_hostile_upstream_gets_a_502_for_its_client(harness: Harness, an
         assert response.status == 502
         assert (await response.json())["reason"] in ("UpstreamReset", "UpstreamProtocolError")
     server.close()
+
+
+@pytest.mark.parametrize("size", [b"10", b"1000000"], ids=["held", "streamed"])
+async def test_slow_uploads_are_the_clients_fault_and_open_no_circuit(harness: Harness, size: bytes) -> None:
+    upstream = Seen()
+    timeouts = Timeouts(request_s=0.2)
+    await harness.start(simple(await harness.upstreams.start(upstream.handle), timeouts=timeouts, breaker=CircuitBreaker(failures=1)))
+    for _ in range(2):
+        answer = await harness.raw(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: " + size + b"\r\n\r\nabc")
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b'"reason": "BodyTimeout"' in answer
+    (row,) = (await harness.ask("/breakers"))["breakers"]
+    assert (row["state"], row["failures"]) == ("closed", 0)
+
+
+async def test_header_text_beyond_ascii_passes_as_utf_8(harness: Harness) -> None:
+    """UTF-8 unchanged; ISO-8859-1, which is not valid UTF-8, as the same text in UTF-8."""
+    got: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Old: caf\xe9\r\nX-New: caf\xc3\xa9\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    await harness.start(simple(server.sockets[0].getsockname()[1]))
+    answer = await harness.raw(b"GET / HTTP/1.1\r\nHost: x\r\nX-Old: caf\xe9\r\nX-New: caf\xc3\xa9\r\nConnection: close\r\n\r\n")
+    server.close()
+    for message in (got[0], answer):
+        assert message.count(b"caf\xc3\xa9\r\n") == 2

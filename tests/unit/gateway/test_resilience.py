@@ -106,7 +106,9 @@ def endpoints(*names: str, policy: CircuitBreaker = POLICY) -> tuple[EndpointSta
     return registry.update("u", [Endpoint(name, 80) for name in names], policy, 0.0)
 
 
-def exchange(method: str = "GET", retry: Retry | None = None, timeouts: Timeouts | None = None, now: float = 0.0, **fields: float) -> Exchange:
+def exchange(
+    method: str = "GET", retry: Retry | None = None, timeouts: Timeouts | None = None, now: float = 0.0, **fields: float
+) -> Exchange:
     return Exchange(
         method, retry or Retry(), timeouts or Timeouts(), RetryBudget(), lambda found: found[0], random.Random(1), now, **fields
     )

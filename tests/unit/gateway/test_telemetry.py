@@ -40,7 +40,10 @@ def test_invalid_trace_context_starts_a_new_trace(value: str | None) -> None:
     assert find_traceparent(value) is None
 
 
-@pytest.mark.parametrize("name", ["Authorization", "cookie", "set-cookie", "x-api-key", "access_token", "password", "sig", "code", "X-Amz-Signature"])
+@pytest.mark.parametrize(
+    "name",
+    ["Authorization", "cookie", "set-cookie", "x-api-key", "access_token", "password", "sig", "code", "X-Amz-Signature"],
+)
 def test_secrets_are_known_by_name(name: str) -> None:
     assert is_secret(name)
 

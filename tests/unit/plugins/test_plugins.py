@@ -71,7 +71,7 @@ async def test_the_query_parameter_is_taken_and_stripped_only_when_configured() 
 
 
 def test_a_header_that_the_plugin_sets_itself_is_refused() -> None:
-    with pytest.raises(PluginConfigError, match="config.header"):
+    with pytest.raises(PluginConfigError, match=r"config\.header"):
         ApiKey({**KEYS, "header": "X-Consumer-Name"})
 
 
