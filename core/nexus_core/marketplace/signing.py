@@ -14,8 +14,8 @@ UNSIGNED = frozenset({"signature", "url"})
 def signed_bytes(release: Release) -> bytes:
     """Return the canonical JSON of a release (sorted keys, no spaces, UTF-8) without `signature` and `url`.
 
-    Every other field is there, with its default if need be: a field that is added later changes no old signature
-    only if it is left out when it has its default; so do that, and add it here.
+    Every other field is there, defaults too. A field that is added to `Release` later must be left out here while it
+    has its default: otherwise it would change the bytes that old signatures are over.
     """
     fields = {name: getattr(release, name) for name in release.__struct_fields__ if name not in UNSIGNED}
     return _ENCODER.encode(fields)

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-
 from nexus_core.marketplace import Index
 from nexus_core.model.load import parse_text
 from nexus_core.snapshot import Release, Snapshot

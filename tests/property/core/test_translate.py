@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from nexus_core.marketplace import Index
 from nexus_core.model.load import parse, parse_text
 from nexus_core.problems import ObjectRef
@@ -17,7 +16,7 @@ from nexus_core.snapshot import Release, Snapshot, wire
 from nexus_core.translate import Translation, translate
 
 sys.path.insert(0, str(Path(__file__).parent))
-import manifests  # noqa: E402 - a module beside this one; importlib mode gives it no package
+import manifests
 
 INDEXES = {
     "official": Index(
