@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 GENERATORS: dict[str, tuple[str, ...]] = {
-    "crds/": ("-m", "nexus_core.model.crds", "crds"),
+    "crds/ and docs/reference/crds.md": ("-m", "nexus_core.model.crds", "crds", "--reference", "docs/reference/crds.md"),
     "docs/reference/cli.md": ("-m", "nexus_cli.reference", "docs/reference/cli.md"),
 }
 
