@@ -15,11 +15,11 @@ from types import MappingProxyType
 
 import aiohttp
 from nexus_core.marketplace import Index, IndexInvalid, parse_index
+from nexus_core.marketplace.index import MAX_INDEX_BYTES
 
 from nexus_operator.status.view import Trouble
 
 log = logging.getLogger(__name__)
-LIMIT_BYTES = 8 * 1024 * 1024
 FETCH_TIMEOUT_S = 15.0
 FIRST_WAIT_S = 5.0
 """How long a reconciliation waits for the first answer of a new marketplace, so that its plugins need no second round."""
@@ -72,6 +72,8 @@ class Indexes:
                 self._entries[name] = _Entry(source, task)
         if fresh:
             await asyncio.wait([asyncio.create_task(e.wait()) for e in fresh], timeout=FIRST_WAIT_S)
+            for answered in fresh:
+                answered.set()  # from now on a first answer is news like any other
 
     async def close(self) -> None:
         """Stop following."""
@@ -126,8 +128,8 @@ class Indexes:
                 body = bytearray()
                 async for piece in reply.content.iter_chunked(65536):
                     body += piece
-                    if len(body) > LIMIT_BYTES:
-                        raise _Unreachable(f"{entry.source} is larger than {LIMIT_BYTES // 1024 // 1024} MiB, the limit for an index.")
+                    if len(body) > MAX_INDEX_BYTES:
+                        raise _Unreachable(f"{entry.source} is larger than {MAX_INDEX_BYTES} bytes, the limit for an index.")
                 entry.etag = reply.headers.get("ETag", "")
                 return bytes(body)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as err:
