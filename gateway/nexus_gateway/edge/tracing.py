@@ -18,6 +18,7 @@ from opentelemetry.propagators.jaeger import JaegerPropagator
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -46,6 +47,9 @@ class Tracing:
 
     def __init__(self, ratio: float, otlp_endpoint: str, extra: tuple[SpanProcessor, ...], replica: str) -> None:
         """otlp_endpoint: base URL of a collector, empty for none. extra: processors besides, in-memory traces for one."""
+        self._recording = bool(otlp_endpoint or extra)
+        self._ids = RandomIdGenerator()
+        self._sampled_below = TraceIdRatioBased.get_bound_for_rate(ratio)
         resource = Resource.create({"service.name": "nexus-gateway", "service.instance.id": replica})
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(ratio)), resource=resource, shutdown_on_exit=False
@@ -60,6 +64,8 @@ class Tracing:
     def request(self, head: RequestHead, headers: Mapping[str, str], scheme: str) -> RequestSpan:
         """Open the span of a request, as child of the caller's. headers: names lower-case."""
         parent = _parent(headers)
+        if not self._recording:
+            return RequestSpan(None, NonRecordingSpan(self._passed_on(parent)), headers)
         attributes: dict[str, Any] = {
             "http.request.method": head.method,
             "url.scheme": scheme,
@@ -76,6 +82,19 @@ class Tracing:
         span = self._tracer.start_span(head.method, context=context, kind=SpanKind.SERVER, attributes=attributes)
         return RequestSpan(self._tracer, span, headers)
 
+    def _passed_on(self, parent: SpanContext | None) -> SpanContext:
+        """Return the context for upstreams when nobody takes spans from here.
+
+        They may still record theirs, so a new trace gets the sampling decision that recording would have made; making
+        spans only to throw them away costs 60 µs a request.
+        """
+        if parent is not None:
+            return parent
+        trace_id = self._ids.generate_trace_id()
+        sampled = trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._sampled_below
+        flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
+        return SpanContext(trace_id, self._ids.generate_span_id(), False, flags)
+
     def close(self) -> None:
         """Send what is left, for at most the exporter's timeout; blocking."""
         self._provider.shutdown()
@@ -86,7 +105,8 @@ class RequestSpan:
 
     __slots__ = ("_headers", "_span", "_tracer")
 
-    def __init__(self, tracer: trace.Tracer, span: Span, headers: Mapping[str, str]) -> None:
+    def __init__(self, tracer: trace.Tracer | None, span: Span, headers: Mapping[str, str]) -> None:
+        """tracer: None when nothing is recorded; attempts then carry this span's context on."""
         self._tracer = tracer
         self._span = span
         self._headers = headers
@@ -106,6 +126,8 @@ class RequestSpan:
 
     def attempt(self, method: str, upstream: str, attempt: Attempt) -> AttemptSpan:
         """Open the span of one attempt."""
+        if self._tracer is None:
+            return AttemptSpan(self._span, self._headers)
         endpoint = attempt.endpoint.endpoint
         attributes: dict[str, Any] = {
             "http.request.method": method,

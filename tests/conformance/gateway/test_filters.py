@@ -29,7 +29,8 @@ def test_filter(case: dict[str, Any]) -> None:
     (made,) = build_filters([msgspec.convert(case["filter"], Filter)])
     if "request" in case:
         sent = dict(case["request"])
-        head = RequestHead("GET", sent.pop("path", "/"), sent.pop("query", ""), sent.pop("host", "shop"), headers(sent.pop("headers", None)))
+        lines = headers(sent.pop("headers", None))
+        head = RequestHead("GET", sent.pop("path", "/"), sent.pop("query", ""), sent.pop("host", "shop"), lines)
         result = made.on_request(head, Place(**sent))
         wanted = dict(case["expect"])
         if isinstance(result, Reply):

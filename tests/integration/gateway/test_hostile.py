@@ -73,7 +73,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_ambiguous_requests_are_refused_and_their_connection_closed(harness: Harness, seen: Seen, name: str) -> None:
+async def test_ambiguous_requests_are_refused_and_their_connection_closed(
+    harness: Harness, seen: Seen, name: str
+) -> None:
     answer = await harness.raw(REFUSED[name] + SMUGGLED)
     assert seen.paths == []
     status = answer.split(b" ")[1] if answer else b""
@@ -85,10 +87,16 @@ async def test_ambiguous_requests_are_refused_and_their_connection_closed(harnes
     "body",
     [
         b"5\r\nabc\r\n0\r\n\r\n",
-        b"zz\r\nabc\r\n0\r\n\r\n", b"-1\r\n\r\n", b"3\nabc\n0\n\n", b"3\r\nabcX\r\n0\r\n\r\n", b"fffffffffffffffff\r\n",
+        b"zz\r\nabc\r\n0\r\n\r\n",
+        b"-1\r\n\r\n",
+        b"3\nabc\n0\n\n",
+        b"3\r\nabcX\r\n0\r\n\r\n",
+        b"fffffffffffffffff\r\n",
     ],
 )
-async def test_a_broken_chunk_is_a_400_and_never_a_whole_request_upstream(harness: Harness, seen: Seen, body: bytes) -> None:
+async def test_a_broken_chunk_is_a_400_and_never_a_whole_request_upstream(
+    harness: Harness, seen: Seen, body: bytes
+) -> None:
     head = b"POST /chunks HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = await harness.raw(head + body + SMUGGLED, half_close=True)
     assert b" 200 " not in answer
@@ -99,8 +107,13 @@ async def test_a_broken_chunk_is_a_400_and_never_a_whole_request_upstream(harnes
 
 @pytest.mark.parametrize(
     ("sent", "arrives"),
-    [("//a///b", "/a/b"), ("/a/./b/../c", "/a/c"), ("/a/b/..", "/a/"), ("/a%20b;v=1/", "/a%20b;v=1/"),
-     ("/.well-known/x", "/.well-known/x")],
+    [
+        ("//a///b", "/a/b"),
+        ("/a/./b/../c", "/a/c"),
+        ("/a/b/..", "/a/"),
+        ("/a%20b;v=1/", "/a%20b;v=1/"),
+        ("/.well-known/x", "/.well-known/x"),
+    ],
 )
 async def test_paths_are_made_plain_before_anyone_looks(harness: Harness, seen: Seen, sent: str, arrives: str) -> None:
     answer = await harness.raw(f"GET {sent} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
@@ -111,7 +124,6 @@ async def test_paths_are_made_plain_before_anyone_looks(harness: Harness, seen: 
 async def test_a_head_that_drips_is_cut_off_with_408(harness: Harness, seen: Seen) -> None:
     assert harness.gateway is not None
     reader, writer = await asyncio.open_connection("127.0.0.1", harness.gateway.port)
-
 
     async def drip() -> None:
         for byte in b"GET / HTTP/1.1\r\nX-Slow: " + b"1" * 100:
@@ -193,7 +205,9 @@ async def test_a_hostile_upstream_gets_a_502_for_its_client(harness: Harness, an
 async def test_slow_uploads_are_the_clients_fault_and_open_no_circuit(harness: Harness, size: bytes) -> None:
     upstream = Seen()
     timeouts = Timeouts(request_s=0.2)
-    await harness.start(simple(await harness.upstreams.start(upstream.handle), timeouts=timeouts, breaker=CircuitBreaker(failures=1)))
+    await harness.start(
+        simple(await harness.upstreams.start(upstream.handle), timeouts=timeouts, breaker=CircuitBreaker(failures=1))
+    )
     for _ in range(2):
         answer = await harness.raw(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: " + size + b"\r\n\r\nabc")
         assert answer.startswith(b"HTTP/1.1 408")
@@ -213,7 +227,9 @@ async def test_header_text_beyond_ascii_passes_as_utf_8(harness: Harness) -> Non
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     await harness.start(simple(server.sockets[0].getsockname()[1]))
-    answer = await harness.raw(b"GET / HTTP/1.1\r\nHost: x\r\nX-Old: caf\xe9\r\nX-New: caf\xc3\xa9\r\nConnection: close\r\n\r\n")
+    answer = await harness.raw(
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Old: caf\xe9\r\nX-New: caf\xc3\xa9\r\nConnection: close\r\n\r\n"
+    )
     server.close()
     for message in (got[0], answer):
         assert message.count(b"caf\xc3\xa9\r\n") == 2

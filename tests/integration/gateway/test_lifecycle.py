@@ -197,6 +197,18 @@ async def test_one_trace_goes_from_the_caller_through_the_attempts(harness: Harn
     assert (await harness.ask("/traces?limit=1"))["traces"][0]["trace_id"] == trace_id
 
 
+@pytest.mark.parametrize(("ratio", "flags"), [(1.0, "01"), (0.0, "00")])
+async def test_without_a_collector_contexts_still_go_through(harness: Harness, ratio: float, flags: str) -> None:
+    await harness.start(simple(await harness.upstreams.start(ok)), traces_memory=0, trace_ratio=ratio)
+    caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with harness.client.get(harness.url("/"), headers={"traceparent": caller}) as response:
+        assert await response.text() == caller
+    async with harness.client.get(harness.url("/")) as response:
+        assert (await response.text()).split("-")[3] == flags
+    async with harness.client.get(harness.admin("/traces")) as response:
+        assert response.status == 404
+
+
 @pytest.mark.parametrize(
     ("header", "value"),
     [
@@ -284,6 +296,26 @@ async def test_problems_of_the_source_are_shown(harness: Harness) -> None:
     finally:
         type(gateway.source).problems = property(lambda self: ())  # type: ignore[assignment, method-assign]
     assert (row["where"], row["reason"], row["fix"]) == ("NexusService shop/x", "InvalidSpec", "Fix.")
+
+
+async def test_no_line_of_the_access_log_is_lost_or_torn() -> None:
+    """Lines are added all the time while a slow writer takes them, and right before the end."""
+
+    class Slow(io.StringIO):
+        def write(self, text: str) -> int:
+            for character in text:
+                super().write(character)
+            return len(text)
+
+    stream = Slow()
+    access = AccessLog(True, stream)
+    access.start()
+    for number in range(3000):
+        access.write(AccessRecord(method="GET", path=f"/{number}", status=200))
+        if number % 300 == 0:
+            await asyncio.sleep(0.05)
+    await access.close()
+    assert [json.loads(line)["path"] for line in stream.getvalue().splitlines()] == [f"/{number}" for number in range(3000)]
 
 
 async def test_the_access_log_is_one_json_line_a_request() -> None:
