@@ -131,7 +131,7 @@ class _Builder:
         self._finish(statuses, quarantined=bool(kept))
 
     def _last_resolved(self) -> Route | None:
-        """The last good version, if every backend of it was found and the listeners are the ones it may have."""
+        """The last good version, if every backend of it is still there."""
         for route in self.last.routes_of(self.ref):
             backends = [b for rule in route.rules for b in rule.backends]
             if backends and all(b.upstream and self.upstreams.keep(b.upstream) for b in backends):

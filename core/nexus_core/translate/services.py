@@ -120,7 +120,7 @@ def _build_routes(
     gateways: Gateways,
     found: Services,
 ) -> None:
-    """Older services claim first. One that is refused a path keeps its last good route, if nobody claims that."""
+    """Older services claim first. One that is refused keeps its last good route, if nobody claims that."""
     claims = Claims()
     refused: list[Resource] = []
     for ref in sorted(r for r, status in found.statuses.items() if status.quarantined):
@@ -133,6 +133,7 @@ def _build_routes(
             continue
         route = _route(world, resource, spec.expose, gateways, found)
         if route is None:
+            refused.append(resource)
             continue
         winner = claims.first_conflict(route)
         if winner is None:

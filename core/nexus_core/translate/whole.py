@@ -21,7 +21,7 @@ from nexus_core.problems import ObjectRef, sort_problems
 from nexus_core.snapshot import EMPTY, Route, Rule, Snapshot
 from nexus_core.translate import gateways, http_routes, plugins, policies, services, targets, upstreams, worlds
 from nexus_core.translate.quarantine import LastGood
-from nexus_core.translate.translation import GatewayStatus, ServiceStatus, Translation
+from nexus_core.translate.translation import GatewayStatus, RouteStatus, ServiceStatus, Translation
 
 
 def translate(
@@ -43,16 +43,16 @@ def translate(
     ups = upstreams.Upstreams(world)
     served = services.build_services(world, last, opened, ups)
     routed = http_routes.build_http_routes(world, last, opened, ups)
-    listeners = tuple(sorted((o.listener for o in opened.listeners()), key=lambda x: x.id))
-    names = {listener.id for listener in listeners}
-    settled = [_settle(route, names, ups) for route in (*served.routes.values(), *routed.routes.values())]
+    by_id = {o.listener.id: o for o in opened.listeners()}
+    settled = [_settle(route, by_id, world, ups) for route in (*served.routes.values(), *routed.routes.values())]
     aims = targets.Targets(world, opened)
     installed = plugins.build_plugins(world, last, aims, indexes or {})
     routes = installed.attach(sorted((r for r in settled if r.listeners), key=lambda x: x.id))
     merging = policies.Policies(world, last, aims)
     routes = _apply_policies(merging, routes, ups, routed.timeouts)
+    route_statuses = _route_statuses(routed, routes)
     snapshot = Snapshot(
-        listeners=listeners,
+        listeners=tuple(by_id[name].listener for name in sorted(by_id)),
         routes=tuple(routes),
         upstreams=tuple(sorted(ups.by_id.values(), key=lambda x: x.id)),
         plugins=tuple(installed.instances[name] for name in sorted(installed.instances)),
@@ -70,8 +70,8 @@ def translate(
         snapshot=snapshot,
         problems=sort_problems(found),
         mirrors=tuple(ups.mirrors[name] for name in sorted(ups.mirrors)),
-        routes=tuple(routed.statuses),
-        gateways=_gateway_statuses(opened, routed),
+        routes=route_statuses,
+        gateways=_gateway_statuses(opened, route_statuses),
         services=_service_statuses(served, routes),
         plugins=tuple(sorted(installed.statuses.values(), key=lambda status: status.ref)),
         policies=tuple(merging.statuses),
@@ -100,8 +100,21 @@ def _apply_policies(
     ]
 
 
-def _gateway_statuses(opened: gateways.Gateways, routed: http_routes.Routes) -> tuple[GatewayStatus, ...]:
-    attached = Counter(i for s in routed.statuses for i in {x for p in s.parents for x in p.listeners})
+def _route_statuses(routed: http_routes.Routes, routes: list[Route]) -> tuple[RouteStatus, ...]:
+    """The statuses, with the listeners that were left to kept routes."""
+    by_id = {route.id: frozenset(route.listeners) for route in routes}
+    found = []
+    for status in routed.statuses:
+        left = by_id.get(status.route, frozenset())
+        parents = tuple(
+            replace(parent, listeners=tuple(i for i in parent.listeners if i in left)) for parent in status.parents
+        )
+        found.append(replace(status, parents=parents, quarantined=status.quarantined and bool(left)))
+    return tuple(found)
+
+
+def _gateway_statuses(opened: gateways.Gateways, statuses: tuple[RouteStatus, ...]) -> tuple[GatewayStatus, ...]:
+    attached = Counter(i for s in statuses for i in {x for p in s.parents for x in p.listeners})
     return tuple(
         replace(s, listeners=tuple(replace(x, attached_routes=attached[x.id]) for x in s.listeners))
         for s in opened.statuses
@@ -120,10 +133,18 @@ def _service_statuses(served: services.Services, routes: list[Route]) -> tuple[S
     return tuple(found)
 
 
-def _settle(route: Route, listeners: set[str], ups: upstreams.Upstreams) -> Route:
-    """Cut off what a kept route names and is no more: its listeners; its upstreams, whose share then gets 500."""
+def _settle(
+    route: Route, opened: Mapping[str, gateways.OpenListener], world: worlds.World, ups: upstreams.Upstreams
+) -> Route:
+    """Cut off what a kept route names and may no more: listeners that are gone or no longer allow it; upstreams that
+    are gone, whose share then gets 500.
+    """
+    source = ObjectRef.parse(route.source)
+    listeners = tuple(
+        i for i in route.listeners if i in opened and opened[i].allows(world, source.namespace, route.id, source.kind)
+    )
     rules = tuple(_settle_rule(rule, ups) for rule in route.rules)
-    return msgspec.structs.replace(route, listeners=tuple(i for i in route.listeners if i in listeners), rules=rules)
+    return msgspec.structs.replace(route, listeners=listeners, rules=rules)
 
 
 def _settle_rule(rule: Rule, ups: upstreams.Upstreams) -> Rule:
