@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import kopf
+from kopf._core.engines.peering import Identity  # kopf asks for this type and exports no name for it
 
 from nexus_operator import handlers, logs
 from nexus_operator.edge.consul import ConsulApi
@@ -122,6 +123,8 @@ class Operator:
             kopf.operator(
                 registry=registry, settings=handlers.build_settings(), clusterwide=True, standalone=True,
                 ready_flag=kopf_is_up, stop_flag=stop_kopf,
+                # kopf's own would ask the password database for a user, and the image's has none.
+                identity=Identity(self.identity),
             )
         )  # fmt: skip
         up = asyncio.ensure_future(kopf_is_up.wait())
