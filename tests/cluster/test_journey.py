@@ -31,11 +31,9 @@ def test_nexusservices_show_ready_endpoints_url_and_age(shop: Shop) -> None:
     explained = shop.kubectl("explain", "nexusservice.spec", "--recursive=false")
     fields = re.findall(r"^  (\w+)\t<", explained, re.MULTILINE)
     assert {"workload", "expose", "policy", "contract", "health", "process", "backend"} <= set(fields), explained
-    undescribed = [
-        match[1]
-        for match in re.finditer(r"^  (\w+)\t<[^\n]*\n((?:    \S[^\n]*\n)*)", explained, re.MULTILINE)
-        if not match[2].strip()
-    ]
+    # Each field is a line `  name <type>`, for some a line `  enum: …`, then the description, indented by four, and a blank line.
+    blocks = re.findall(r"^  (\w+)\t<[^\n]*\n(.*?)(?:\n\n|\Z)", explained, re.MULTILINE | re.DOTALL)
+    undescribed = [name for name, text in blocks if not re.search(r"^    \S", text, re.MULTILINE)]
     assert not undescribed, f"fields without a word of explanation: {undescribed}"
 
 
@@ -124,7 +122,7 @@ async def test_one_request_is_one_trace_to_the_websocket(shop: Shop) -> None:
         found = spans()
         names = {service for service, *_ in found}
         delivered = [s for s in found if "deliver" in s[1] and "websocket" in s[0]]
-        return found if delivered and {"orders", "events", "websocket"} <= names else []
+        return found if delivered and {"nexus-gateway", "orders", "events", "websocket"} <= names else []
 
     found = await asyncio.to_thread(shop.eventually, complete, "Jaeger holds the whole trace", 30)
     by_id = {span_id: (service, parent) for service, _, parent, span_id in found}
@@ -158,7 +156,7 @@ async def test_one_request_is_one_trace_to_the_websocket(shop: Shop) -> None:
             {"metadata": {"name": "typo"}, "spec": {"workload": {"image": "x", "port": 99999999}}},
             r"65535",
         ),
-        ("NexusPlugin", {"metadata": {"name": "none"}, "spec": {}}, r"marketplace"),
+        ("NexusPlugin", {"metadata": {"name": "none"}, "spec": {"marketplace": "Not A Name"}}, r"marketplace"),
     ],
 )
 def test_the_api_server_refuses_with_the_remedy(shop: Shop, kind: str, manifest: dict[str, Any], says: str) -> None:
@@ -231,7 +229,7 @@ def test_a_broken_edit_keeps_the_last_good_version(shop: Shop) -> None:
             "metadata": {"name": "mirror"},
             "spec": {
                 "backend": {"kubernetesService": {"name": "catalog", "port": shop.port_of("catalog")}},
-                "expose": {"path": "/mirror"},
+                "expose": {"path": "/mirror", "rewritePrefix": "/"},
             },
         }
     )
