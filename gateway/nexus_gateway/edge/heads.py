@@ -46,7 +46,8 @@ class Inbound:
     """A request as it came in. request: what plugins and filters see: end-to-end headers only.
 
     headers: for matching; names lower-case, repeats joined by `,`. port: the client's, from Host; 0 for none.
-    upgrade: the protocol asked for, lower-case, empty for none.
+    upgrade: `websocket` when the client asks for it, else empty: other upgrades are not passed on.
+    last: whether the connection ends with this request: its server has stopped parsing at an upgrade that is not made.
     """
 
     request: RequestHead
@@ -55,6 +56,7 @@ class Inbound:
     port: int
     upgrade: str
     request_id: str
+    last: bool
 
 
 def read(message: BaseRequest, trusted: Sequence[Network], max_head_bytes: int) -> Inbound:
@@ -84,8 +86,9 @@ def read(message: BaseRequest, trusted: Sequence[Network], max_head_bytes: int) 
     if not options.isdisjoint(_NOT_CONNECTION_OPTIONS):
         raise RequestRefused("BadRequest", "The Connection header names an end-to-end header.")
     upgrade = ""
-    if "upgrade" in options:
-        upgrade = next((value.strip().lower() for name, value in raw if name == "upgrade"), "")
+    if "upgrade" in options and method == "GET" and joined_upgrade(raw) == "websocket":
+        # No other protocol: an h2c tunnel, for one, would carry requests that no route, plugin or limit ever sees.
+        upgrade = "websocket"
     peer = message.remote or ""
     believed = is_trusted(peer, trusted)
     joined: dict[str, str] = {}
@@ -127,7 +130,15 @@ def read(message: BaseRequest, trusted: Sequence[Network], max_head_bytes: int) 
         ),
         client_ip=peer,
     )
-    return Inbound(head, joined, proto if proto in ("http", "https") else "http", int(port or 0), upgrade, request_id)
+    return Inbound(
+        head,
+        joined,
+        proto if proto in ("http", "https") else "http",
+        int(port or 0),
+        upgrade,
+        request_id,
+        last="upgrade" in options and not upgrade,
+    )
 
 
 def _split_target(target: str) -> tuple[str, str, str]:
@@ -147,6 +158,11 @@ def _split_target(target: str) -> tuple[str, str, str]:
     if not query.isascii() or not query.isprintable() or " " in query or "#" in query:
         raise RequestRefused("BadRequest", "The query holds a character that must be percent-encoded.")
     return path, query, authority
+
+
+def joined_upgrade(headers: Iterable[tuple[str, str]]) -> str:
+    """Return the one protocol that is asked for, lower-case; empty for none, joined by `,` for several."""
+    return ",".join(value.strip().lower() for name, value in headers if name == "upgrade")
 
 
 def text(value: bytes) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from aiohttp import ClientError, ClientResponse
-from aiohttp.hdrs import CONTENT_TYPE
+from aiohttp.hdrs import CONTENT_TYPE, SERVER
 from aiohttp.web import BaseRequest, StreamResponse
 from nexus_core.hooks import Reply, RequestHead, ResponseHead
 from nexus_core.snapshot import Timeouts
@@ -27,7 +27,7 @@ from nexus_gateway.edge.measurements import Measurements
 from nexus_gateway.edge.plugins.slots import PluginUnavailable, Slot
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.runtimes import Backend, Plan, Runtime
-from nexus_gateway.edge.servers import to_response
+from nexus_gateway.edge.servers import SERVER_NAME, to_response
 from nexus_gateway.edge.tracing import RequestSpan, Tracing
 from nexus_gateway.edge.tunnels import Tunnel
 from nexus_gateway.edge.upstreams import AttemptFailed, Upstreams
@@ -72,6 +72,7 @@ class ProxyResponse(StreamResponse):
 
     async def _prepare_headers(self) -> None:
         typed = CONTENT_TYPE in self.headers
+        self.headers.setdefault(SERVER, SERVER_NAME)
         await super()._prepare_headers()
         if not typed:
             self.headers.popall(CONTENT_TYPE, None)
@@ -304,7 +305,7 @@ class Proxy:
         out = ProxyResponse(
             status=answer.status, reason=_reason(response, answer), headers=heads.outbound(answer.headers)
         )
-        if self.draining:
+        if self.draining or (work.inbound is not None and work.inbound.last):
             out.force_close()
         idle_s = timeouts.idle_s or None
         await out.prepare(message)
@@ -360,7 +361,11 @@ class Proxy:
 
     async def _send(self, work: Work, reply: Reply) -> StreamResponse:
         response = to_response(reply)
-        if self.draining or work.record.reason in ("BadRequest", "BodyTimeout", "MethodRefused", "HeadTooLarge"):
+        if (
+            self.draining
+            or (work.inbound is not None and work.inbound.last)
+            or work.record.reason in ("BadRequest", "BodyTimeout", "MethodRefused", "HeadTooLarge")
+        ):
             response.force_close()
         work.record.status = reply.status
         work.record.bytes_out = len(reply.body)

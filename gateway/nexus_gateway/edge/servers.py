@@ -19,6 +19,8 @@ _HEAD_TIMEOUT = (
     b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/problem+json\r\nConnection: close\r\nContent-Length: "
 )
 _MAX_FIELD_BYTES = 16384
+SERVER_NAME = "nexus"
+"""What answers without a Server header of their own carry: not aiohttp's name and version, which tell attackers more."""
 
 
 class Connection(RequestHandler):
@@ -153,4 +155,6 @@ class EdgeServer(Server):
 
 def to_response(reply: Reply) -> Response:
     """Return a reply of ours or of a plugin as aiohttp sends it."""
-    return Response(status=reply.status, headers=[*reply.headers], body=reply.body)
+    response = Response(status=reply.status, headers=[*reply.headers], body=reply.body)
+    response.headers.setdefault("Server", SERVER_NAME)
+    return response

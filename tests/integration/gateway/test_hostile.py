@@ -233,3 +233,23 @@ async def test_header_text_beyond_ascii_passes_as_utf_8(harness: Harness) -> Non
     server.close()
     for message in (got[0], answer):
         assert message.count(b"caf\xc3\xa9\r\n") == 2
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket, h2c", b"TLS/1.3"])
+async def test_only_websocket_upgrades_pass(harness: Harness, upgrade: bytes) -> None:
+    """An upstream that would switch to another protocol is never asked: nothing that follows reaches it."""
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    await harness.start(simple(server.sockets[0].getsockname()[1]))
+    asked = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\nUpgrade: " + upgrade
+    answer = await harness.raw(asked + b"\r\n\r\n" + SMUGGLED)
+    server.close()
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"Connection: close" in answer
+    assert (len(heads), b"upgrade" in heads[0].lower(), b"http2-settings" in heads[0].lower()) == (1, False, False)

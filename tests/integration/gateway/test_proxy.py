@@ -253,6 +253,7 @@ async def test_problems_are_rfc_9457_with_reason_and_request_id(harness: Harness
     async with harness.client.get(harness.url("/x"), headers={"X-Request-Id": "abc"}) as response:
         body = await response.json()
     assert (response.status, body["reason"], body["request_id"]) == (503, "NotConfigured", "abc")
+    assert response.headers["Server"] == "nexus"
     await harness.publish(snapshot(route(rule("shop/orders", path="/a")), upstream()))
     async with harness.client.get(harness.url("/x"), headers={"X-Request-Id": "abc"}) as response:
         body = await response.json()

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponseError, ClientSession
-from nexus_core.snapshot import Ack, Published, Snapshot, wire
+from aiohttp import ClientResponseError, ClientSession, web
+from nexus_core.snapshot import Ack, Discovered, Published, Snapshot, Upstream, wire
+from nexus_gateway.app import Gateway
 from nexus_gateway.edge.sources.consul import ConsulSource
 from nexus_gateway.edge.sources.files import FileSource
-from nexus_gateway.testing import route, rule, snapshot, until, upstream
+from nexus_gateway.settings import GatewaySettings
+from nexus_gateway.testing import Upstreams, route, rule, snapshot, until, upstream
+from nexus_sdk.discovery.consul import ConsulDiscovery
 from nexus_sdk.testing.consul import LocalConsul
 from nexus_testbed import components
 
@@ -143,6 +146,47 @@ class TestConsul:
         assert (session["TTL"], session["Behavior"]) == ("15s", "delete")
         await here.close()
         assert await read_ack(consul) is None
+
+    async def test_a_gateway_on_consul_outlives_its_loss(self, consul: LocalConsul, tmp_path: Path) -> None:
+        """Snapshot, endpoints and ack through one Consul; requests go on while it is away and after it lost everything."""
+
+        async def answer(request: web.Request) -> web.Response:
+            return web.Response(text="ok")
+
+        upstreams = Upstreams()
+        port = await upstreams.start(answer)
+        service = {"Name": "orders.shop", "ID": "o1", "Address": "127.0.0.1", "Port": port}
+        found = Upstream("shop/orders", "NexusService shop/orders", Discovered("orders.shop"))
+        discovery = ConsulDiscovery(consul.url)
+        settings = GatewaySettings(
+            listen="127.0.0.1:0", admin="127.0.0.1:0", replica="one", access_log=False, plugin_cache=tmp_path / "plugins"
+        )
+        gateway = Gateway(settings, source(consul, tmp_path), discovery)
+        await gateway.start()
+        await consul.request("PUT", "/v1/agent/service/register", service)
+        await publish(consul, snapshot(route(rule("shop/orders")), found), 1)
+        async with asyncio.timeout(WITHIN_S):
+            await gateway.live()
+        await wait_ack(consul, 1)
+        async with ClientSession() as client:
+
+            async def ask() -> str:
+                async with client.get(f"http://127.0.0.1:{gateway.port}/") as response:
+                    assert response.status == 200
+                    return await response.text()
+
+            assert await ask() == "ok"
+            await consul.kill()
+            assert await ask() == "ok"
+            await consul.start()
+            assert await ask() == "ok"
+            await consul.request("PUT", "/v1/agent/service/register", service)
+            await publish(consul, snapshot(route(rule("shop/orders")), found), 1)
+            await wait_ack(consul, 1)
+            assert await ask() == "ok"
+        await gateway.stop(1.0)
+        await discovery.close()
+        await upstreams.close()
 
 
 GOOD = """
