@@ -9,10 +9,11 @@ from pydantic import Field
 from nexus_core.model.base import ForeignModel, ThinModel
 
 GROUP = "gateway.networking.k8s.io"
-Weight = int
 
 
 class ParentRef(ForeignModel):
+    """The Gateway (and listener) a route wants to attach to."""
+
     group: str = GROUP
     kind: str = "Gateway"
     namespace: str | None = None
@@ -22,45 +23,61 @@ class ParentRef(ForeignModel):
 
 
 class PathMatch(ForeignModel):
+    """type: `PathPrefix` and `Exact` are served."""
+
     type: str = "PathPrefix"
     value: str = "/"
 
 
 class HTTPHeaderMatch(ForeignModel):
+    """type: `Exact` is served."""
+
     type: str = "Exact"
     name: str
     value: str
 
 
 class RouteMatch(ForeignModel):
+    """All parts must hold. method: empty for any."""
+
     path: PathMatch = PathMatch()
     headers: tuple[HTTPHeaderMatch, ...] = ()
     method: str = ""
 
 
 class HTTPHeader(ForeignModel):
+    """A header to set or add."""
+
     name: str
     value: str
 
 
 class HeaderFilter(ForeignModel):
+    """Changes to the headers of the request or the response."""
+
     set: tuple[HTTPHeader, ...] = ()
     add: tuple[HTTPHeader, ...] = ()
     remove: tuple[str, ...] = ()
 
 
 class PathModifier(ForeignModel):
+    """type: `ReplaceFullPath` or `ReplacePrefixMatch`, with the setting of that name."""
+
     type: str
     replace_full_path: str | None = None
     replace_prefix_match: str | None = None
 
 
 class URLRewriteFilter(ForeignModel):
+    """A change of host and path before the request goes on."""
+
     hostname: str = ""
     path: PathModifier | None = None
 
 
 class RedirectFilter(ForeignModel):
+    """An answer that sends the client elsewhere."""
+
     scheme: str = ""
     hostname: str = ""
     path: PathModifier | None = None
@@ -69,6 +86,8 @@ class RedirectFilter(ForeignModel):
 
 
 class RouteFilter(ForeignModel):
+    """type says which one of the settings is there."""
+
     type: str
     request_header_modifier: HeaderFilter | None = None
     response_header_modifier: HeaderFilter | None = None
@@ -77,6 +96,8 @@ class RouteFilter(ForeignModel):
 
 
 class BackendRef(ForeignModel):
+    """A share of the requests. namespace: None for the route's own."""
+
     group: str = ""
     kind: str = "Service"
     name: str
@@ -87,11 +108,15 @@ class BackendRef(ForeignModel):
 
 
 class RouteTimeouts(ForeignModel):
+    """Durations as text; see `translate.durations`."""
+
     request: str | None = None
     backend_request: str | None = None
 
 
 class RouteRule(ForeignModel):
+    """No matches mean every path."""
+
     name: str | None = None
     matches: tuple[RouteMatch, ...] = ()
     filters: tuple[RouteFilter, ...] = ()
@@ -100,18 +125,24 @@ class RouteRule(ForeignModel):
 
 
 class HTTPRouteSpec(ForeignModel):
+    """Which requests of which Gateways go where."""
+
     parent_refs: tuple[ParentRef, ...] = ()
     hostnames: tuple[str, ...] = ()
     rules: tuple[RouteRule, ...] = (RouteRule(),)
 
 
 class Expression(ThinModel):
+    """One requirement of a label selector."""
+
     key: str
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
     values: tuple[str, ...] = ()
 
 
 class LabelSelector(ThinModel):
+    """Which objects are meant, by their labels."""
+
     match_labels: dict[str, str] = Field(default={})
     match_expressions: tuple[Expression, ...] = ()
 
@@ -132,21 +163,29 @@ class LabelSelector(ThinModel):
 
 
 class AllowedNamespaces(ForeignModel):
+    """from: `Same`, `All` or `Selector`."""
+
     from_: str = Field(default="Same", alias="from")
     selector: LabelSelector | None = None
 
 
 class RouteGroupKind(ForeignModel):
+    """A kind of route."""
+
     group: str = GROUP
     kind: str
 
 
 class AllowedRoutes(ForeignModel):
+    """Which routes may attach to a listener."""
+
     namespaces: AllowedNamespaces = AllowedNamespaces()
     kinds: tuple[RouteGroupKind, ...] = ()
 
 
 class ListenerSpec(ForeignModel):
+    """A listener as its author wrote it."""
+
     name: str
     hostname: str | None = None
     port: int = Field(ge=1, le=65535)
@@ -156,26 +195,36 @@ class ListenerSpec(ForeignModel):
 
 
 class GatewaySpec(ForeignModel):
+    """The listeners of a Gateway, and whose they are."""
+
     gateway_class_name: str
     listeners: tuple[ListenerSpec, ...]
 
 
 class GatewayClassSpec(ThinModel):
+    """Which controller serves the Gateways of a class."""
+
     controller_name: str
 
 
 class GrantFrom(ThinModel):
+    """Who may refer."""
+
     group: str
     kind: str
     namespace: str
 
 
 class GrantTo(ThinModel):
+    """What may be referred to. name: None for every object of the kind."""
+
     group: str
     kind: str
     name: str | None = None
 
 
 class ReferenceGrantSpec(ThinModel):
+    """A namespace's permission for others to use its objects."""
+
     from_: tuple[GrantFrom, ...] = Field(alias="from")
     to: tuple[GrantTo, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from nexus_core.model import gateway_api
@@ -12,7 +12,8 @@ from nexus_core.snapshot import Filter, HeaderModifier, Redirect, UrlRewrite
 from nexus_core.translate.paths import without_trailing_slash
 
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]{1,256}")
-STATUSES = (301, 302, 303, 307, 308)
+STATUSES: Mapping[int, Literal[301, 302, 303, 307, 308]] = {301: 301, 302: 302, 303: 303, 307: 307, 308: 308}
+"""Redirects that are served; a table, so that the type of a status is exact."""
 SUPPORTED = "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite, RequestRedirect"
 
 
@@ -107,14 +108,11 @@ class FilterBuilder:
         elif value.scheme:
             what = f'Nexus does not redirect to scheme "{value.scheme}".'
             self._refuse(f"{path}.scheme", "UnsupportedValue", what, "Write http or https.")
-        status: Literal[301, 302, 303, 307, 308] = 302
-        for known in (301, 302, 303, 307, 308):
-            if value.status_code == known:
-                status = known
-        if value.status_code not in STATUSES:
+        status = STATUSES.get(value.status_code)
+        if status is None:
             what = f"Status {value.status_code} is no redirect."
             self._refuse(f"{path}.statusCode", "UnsupportedValue", what, "Write 301, 302, 303, 307 or 308.")
-        return Redirect(scheme, value.hostname.lower(), value.port or 0, kind, target, status)
+        return Redirect(scheme, value.hostname.lower(), value.port or 0, kind, target, status or 302)
 
     def _path(self, value: gateway_api.PathModifier | None, path: str) -> tuple[Literal["none", "full", "prefix"], str]:
         if value is None:
