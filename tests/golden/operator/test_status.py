@@ -6,13 +6,15 @@ null; `acks`: gateways as `{name, generation?, plugins?}`; `consulFault`, `addre
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from nexus_core.marketplace import Index
 from nexus_core.model.load import parse
-from nexus_core.snapshot import Ack, PluginReport, Published, wire
+from nexus_core.snapshot import Ack, PluginReport, Published, Release, wire
 from nexus_core.translate import translate
 from nexus_operator.publication.acks import Ledger, fingerprints
 from nexus_operator.status.build import build_statuses
@@ -84,3 +86,61 @@ def test_what_is_written_is_not_written_again(case: str) -> None:
         status = {**(write.obj.get("status") or {}), **write.status}
         view.inventory.observe(write.kind, {**write.obj, "status": {k: v for k, v in status.items() if v is not None}})
     assert needed(build_statuses(view)) == ()
+
+
+def plugin_view(*states: dict[str, Any]) -> View:
+    """One plugin, on as many gateways as there are states."""
+    release = Release(
+        name="key", version="1.2.0", api=">=1,<2", package="p", entry_point="p:P", sha256="0" * 64, url="key.zip", publisher="nexus"
+    )
+    index = Index(origin="http://market/index.json", releases=(release,))
+    case = {
+        "objects": [
+            {"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusMarketplace", "metadata": {"name": "official"},
+             "spec": {"source": {"url": "http://market/index.json"}, "publishers": [{"name": "nexus", "publicKey": "A" * 43 + "="}]}},
+            {"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusPlugin", "metadata": {"name": "key", "namespace": "shop"}, "spec": {}},
+            {"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusService", "metadata": {"name": "a", "namespace": "shop"},
+             "spec": {"backend": {"addresses": ["10.0.0.1:80"]}, "expose": {"path": "/a"}}},
+        ],
+    }  # fmt: skip
+    view = view_of(case)
+    translation = translate(view.resources, indexes={"official": index})
+    published = Published(GENERATION, "digest", translation.snapshot)
+    ledger = Ledger()
+    ledger.record(published)
+    acks = tuple(
+        Ack(f"gw-{n}", GENERATION, "digest", plugins={"shop/key": PluginReport(**state)} if state else {})
+        for n, state in enumerate(states)
+    )
+    return replace(
+        view, translation=translation, published=published, wanted=fingerprints(translation.snapshot), since=ledger.since,
+        acks=acks, indexes={"official": index},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("states", "status", "reason", "says"),
+    [
+        ([{"state": "loaded", "version": "1.2.0"}] * 2, "True", "Ready", "live on 2/2 gateways"),
+        (
+            [{"state": "loaded"}, {"state": "failed", "reason": "PluginSignatureInvalid", "message": "Signed by another key."}],
+            "False", "PluginSignatureInvalid",
+            "On 1 of 2 gateways it does not run as declared. Signed by another key. → docs/errors/plugin-signature-invalid.md",
+        ),
+        (
+            [{"state": "previous", "version": "1.1.0", "reason": "PluginFetchFailed", "message": "No answer."}],
+            "False", "PluginFetchFailed", "there version 1.1.0 stays in use. No answer.",
+        ),
+        ([{"state": "failed"}], "False", "PluginFailed", "docs/errors/plugin-failed.md"),
+        ([{"state": "loaded"}, {}], "Unknown", "Pending", "1 of 2 gateways have not loaded it yet."),
+        ([], "False", "NoGateways", "No gateway is running"),
+    ],
+)  # fmt: skip
+def test_a_plugin_is_ready_when_every_gateway_runs_it(
+    states: list[dict[str, Any]], status: str, reason: str, says: str
+) -> None:
+    [write] = [w for w in build_statuses(plugin_view(*states)) if w.kind == "NexusPlugin"]
+    ready = write.status["conditions"][-1]
+    assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", status, reason)
+    assert says in ready["message"]
+    assert write.status["version"] == "1.2.0"
