@@ -25,6 +25,7 @@ from nexus_gateway.edge.collectors import OwnSpans
 from nexus_gateway.edge.logs import AccessLog
 from nexus_gateway.edge.measurements import Measurements
 from nexus_gateway.edge.plugins.loading import Loader
+from nexus_gateway.edge.plugins.slots import STOP_S
 from nexus_gateway.edge.pools import Pools
 from nexus_gateway.edge.proxies import Proxy
 from nexus_gateway.edge.runtimes import Runtime, empty
@@ -44,6 +45,8 @@ _IDLE_GRACE_S = 1.0
 """While stopping, connections without a request are kept open this long: one may be on its way, and is still answered."""
 _FOLLOW_AGAIN_S = 1.0
 _HOUSEKEEPING_S = 60.0
+_SECOND_SIGNAL_S = 0.5
+"""A second signal this soon is the same wish twice: supervisors often signal a process and then its group."""
 
 
 class Gateway:
@@ -236,22 +239,34 @@ class Gateway:
         bound_s = self.settings.drain_s if drain_s is None else drain_s
         self._draining = True
         self._proxy.draining = True
-        if bound_s and self.settings.drain_delay_s:
-            await asyncio.sleep(self.settings.drain_delay_s)
-        self._listener.close()
         try:
-            async with asyncio.timeout(bound_s):
-                await self._server.quiet(min(_IDLE_GRACE_S, bound_s))
-                await self._proxy.drained()
-        except TimeoutError:
-            log.warning("%d requests did not finish within %g s and are cut off", self._proxy.in_flight, bound_s)
-        await self._server.shutdown(0.5)
-        if drained is not None:
-            await drained()
+            if bound_s and self.settings.drain_delay_s:
+                await asyncio.sleep(self.settings.drain_delay_s)
+            self._listener.close()
+            try:
+                async with asyncio.timeout(bound_s):
+                    await self._server.quiet(min(_IDLE_GRACE_S, bound_s))
+                    await self._proxy.drained()
+            except TimeoutError:
+                log.warning("%d requests did not finish within %g s and are cut off", self._proxy.in_flight, bound_s)
+            await self._server.shutdown(0.5)
+            if drained is not None:
+                await drained()
+        finally:
+            # Also when the drain itself is cancelled, by a second signal: nothing stays open.
+            await self._release()
+
+    async def _release(self) -> None:
+        self._listener.close()
+        await self._server.shutdown(0.1)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._runtime.retire()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await self._runtime.retire()
+        except TimeoutError:
+            log.warning("plugins were not stopped: a request still holds them")
         await self._stack.aclose()
 
     async def _close_source(self) -> None:
@@ -314,8 +329,15 @@ async def _serve(settings: GatewaySettings, manifests: Path | None, discovery_fi
     stopping = asyncio.Event()
     forced = asyncio.Event()
 
+    asked_at = 0.0
+
     def asked() -> None:
-        (forced if stopping.is_set() else stopping).set()
+        nonlocal asked_at
+        if not stopping.is_set():
+            asked_at = loop.time()
+            stopping.set()
+        elif loop.time() - asked_at >= _SECOND_SIGNAL_S:
+            forced.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked)
