@@ -12,7 +12,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 GENERATORS: dict[str, tuple[str, ...]] = {
-    "crds/ and docs/reference/crds.md": ("-m", "nexus_core.model.crds", "crds", "--reference", "docs/reference/crds.md"),
+    "crds/ and docs/reference/crds.md": (
+        "-m",
+        "nexus_core.model.crds",
+        "crds",
+        "--reference",
+        "docs/reference/crds.md",
+    ),
+    "charts/nexus/crds/": ("scripts/copies.py", "crds", "charts/nexus/crds"),
     "docs/reference/cli.md": ("-m", "nexus_cli.reference", "docs/reference/cli.md"),
 }
 
@@ -25,7 +32,9 @@ def main() -> int:
         if done.returncode:
             failed.append(what)
     if failed:
-        sys.stderr.write(f"{'out of date' if check else 'could not generate'}: {', '.join(failed)}; run: make generate\n")
+        sys.stderr.write(
+            f"{'out of date' if check else 'could not generate'}: {', '.join(failed)}; run: make generate\n"
+        )
     return 1 if failed else 0
 
 

@@ -48,7 +48,9 @@ def build_registry(
 
     kopf.on.login(registry=registry)(authenticate)
     for kind in WATCHED:
-        kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(_handler(kind, inventory, changed, relisted))
+        kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(
+            _handler(kind, inventory, changed, relisted)
+        )
     return registry
 
 

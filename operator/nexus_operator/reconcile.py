@@ -50,7 +50,9 @@ RETIRE_S = 60.0
 class Reconciler:
     """Does the leader's work. `lead()` runs while this replica leads; the rest of the time it only collects wake-ups."""
 
-    def __init__(self, settings: Settings, kube: KubeApi, consul: ConsulApi, inventory: Inventory, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, kube: KubeApi, consul: ConsulApi, inventory: Inventory, metrics: Metrics
+    ) -> None:
         self._settings = settings
         self._inventory = inventory
         self._metrics = metrics
@@ -77,7 +79,9 @@ class Reconciler:
     def _start_leading(self) -> None:
         """Forget what another leader may have changed since."""
         self._ledger = Ledger()
-        self._acks = AckWatch(self._consul, self._settings.prefix, changed=self._on_runtime, returned=self._on_consul_back)
+        self._acks = AckWatch(
+            self._consul, self._settings.prefix, changed=self._on_runtime, returned=self._on_consul_back
+        )
         self._loaded = False
         self._consul_fault = ""
         self._child_problems: tuple[Problem, ...] = ()

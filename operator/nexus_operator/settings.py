@@ -99,11 +99,15 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
         raw = text(name)
         if not raw:
             if required:
-                faults.append(f"{name} is not set. Set it to the address of Consul's HTTP API, such as http://consul.consul:8500.")
+                faults.append(
+                    f"{name} is not set. Set it to the address of Consul's HTTP API, such as http://consul.consul:8500."
+                )
             return ""
         try:
             parts = urlsplit(raw)
-            sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+            sound = (
+                parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+            )
         except ValueError:
             sound = False
         if not sound:
@@ -125,7 +129,9 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
         faults.append(f"NEXUS_OPERATOR_LISTEN={listen_text!r} is not host:port. Write it as 0.0.0.0:8082.")
     gateway_service = text("NEXUS_GATEWAY_SERVICE")
     if gateway_service and gateway_service.count("/") != 1:
-        faults.append(f"NEXUS_GATEWAY_SERVICE={gateway_service!r} is not namespace/name. Write it as nexus-system/nexus-gateway.")
+        faults.append(
+            f"NEXUS_GATEWAY_SERVICE={gateway_service!r} is not namespace/name. Write it as nexus-system/nexus-gateway."
+        )
     settings = Settings(
         consul_url=url("NEXUS_CONSUL_URL", required=True),
         consul_token=text("NEXUS_CONSUL_TOKEN"),

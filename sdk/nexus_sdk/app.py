@@ -254,7 +254,9 @@ class ServiceApp:
             await web.TCPSite(self._runner, host, port, backlog=1024).start()
         except OSError as error:
             what = f"cannot listen on {host}:{port} ({error.strerror or error})"
-            raise SettingsError(f"{self.settings.name} {what}. Stop what uses it, or set PORT and NEXUS_HOST.") from error
+            raise SettingsError(
+                f"{self.settings.name} {what}. Stop what uses it, or set PORT and NEXUS_HOST."
+            ) from error
         self.port = int(self._runner.addresses[0][1])
         self._started = True
         for name, work in self._background_work.items():

@@ -16,7 +16,9 @@ CALM_S = 60.0
 """A task that ran this long before it crashed starts again with the first wait."""
 
 
-def backoff_s(failures: int, rng: random.Random, *, first_s: float = FIRST_WAIT_S, cap_s: float = LONGEST_WAIT_S) -> float:
+def backoff_s(
+    failures: int, rng: random.Random, *, first_s: float = FIRST_WAIT_S, cap_s: float = LONGEST_WAIT_S
+) -> float:
     """Return the wait after the n-th failure in a row (1, 2, …): doubling, capped, jittered over its upper half.
 
     Half and not full jitter: a crashing task must never spin.

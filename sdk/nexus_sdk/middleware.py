@@ -65,8 +65,12 @@ def build_answering(max_body_bytes: int, log: Log) -> Middleware:
         except web.HTTPException as stop:
             if stop.status < 400:
                 raise
-            headers = {k: v for k, v in stop.headers.items() if k.lower() in ("allow", "retry-after", "www-authenticate")}
-            detail = stop.text if stop.text and stop.text != f"{stop.status}: {stop.reason}" else _explain(request, stop)
+            headers = {
+                k: v for k, v in stop.headers.items() if k.lower() in ("allow", "retry-after", "www-authenticate")
+            }
+            detail = (
+                stop.text if stop.text and stop.text != f"{stop.status}: {stop.reason}" else _explain(request, stop)
+            )
             reason = (stop.reason or replies.title_of(stop.status)).title().replace(" ", "").replace("-", "")
             return _refuse(request, stop.status, reason, detail, headers=headers)
         except NexusError as error:
@@ -94,7 +98,9 @@ async def _within_deadline(request: web.Request, handler: Handler) -> web.Stream
         return await handler(request)
     seconds = deadlines.parse(text)
     if seconds is None:
-        detail = f"Header {deadlines.HEADER}: {text[:40]!r} is no number of seconds. Send decimal seconds, such as '2.5'."
+        detail = (
+            f"Header {deadlines.HEADER}: {text[:40]!r} is no number of seconds. Send decimal seconds, such as '2.5'."
+        )
         return _refuse(request, 400, "DeadlineInvalid", detail)
     token = deadlines.enter(asyncio.get_running_loop().time() + seconds)
     limit = asyncio.timeout(seconds)
@@ -111,7 +117,11 @@ async def _within_deadline(request: web.Request, handler: Handler) -> web.Stream
 
 
 def _too_large(limit: int) -> tuple[int, str, str]:
-    return 413, "BodyTooLarge", f"The request body is larger than {limit} bytes. Send less, or raise NEXUS_MAX_BODY_BYTES."
+    return (
+        413,
+        "BodyTooLarge",
+        f"The request body is larger than {limit} bytes. Send less, or raise NEXUS_MAX_BODY_BYTES.",
+    )
 
 
 def _explain(request: web.Request, stop: web.HTTPException) -> str:

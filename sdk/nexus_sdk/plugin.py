@@ -28,9 +28,7 @@ class Plugin:
         """Return the head that goes on, or a `Reply` that ends the request."""
         return request
 
-    def on_response(
-        self, request: RequestHead, response: ResponseHead
-    ) -> ResponseHead | Awaitable[ResponseHead]:
+    def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead | Awaitable[ResponseHead]:
         """Return the head the client gets. request: as this plugin's `on_request` returned it."""
         del request
         return response

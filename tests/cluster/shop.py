@@ -98,6 +98,11 @@ class Shop:
     def get(self, kind: str, name: str) -> dict[str, Any]:
         return self.cluster.get(kind, name, self.namespace)
 
+    def running_pods(self, service: str) -> list[str]:
+        """Names of a service's pods that are not on their way out."""
+        found = self.cluster.pods(f"app.kubernetes.io/name={service}", self.namespace)
+        return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
     def gateway_pods(self) -> list[dict[str, Any]]:
         return self.cluster.pods("app.kubernetes.io/component=gateway", self.namespace_of_nexus)
 

@@ -173,7 +173,14 @@ def conditions(obj: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def wait_condition(
-    bed: Cluster, name: str, kind: str, status: str, reason: str = "", *, of: str = "nexusservice", timeout_s: float = 30
+    bed: Cluster,
+    name: str,
+    kind: str,
+    status: str,
+    reason: str = "",
+    *,
+    of: str = "nexusservice",
+    timeout_s: float = 30,
 ) -> dict[str, Any]:
     """Return the condition once it is so for the newest generation."""
     found: dict[str, Any] = {}
@@ -213,9 +220,7 @@ def eventually(bed: Cluster, condition: Callable[[], Any], what: str, timeout_s:
 # --- what it makes of manifests --------------------------------------------------------------------------------------------
 
 
-def test_kinds_installed_later_are_found(
-    bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway
-) -> None:
+def test_kinds_installed_later_are_found(bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway) -> None:
     """Without the Gateway API the operator works; once it is installed, its objects are served without a restart."""
     bed.apply(web(expose={"path": "/web"}))
     wait_condition(bed, "web", "Ready", "True")
@@ -370,11 +375,21 @@ def test_a_plugin_that_a_gateway_cannot_load_says_so(
                         "publishers": [{"name": "nexus", "publicKey": key}]}})  # fmt: skip
     condition = eventually(
         bed,
-        lambda: (c := conditions(bed.get("nexusmarketplace", "official", NS)).get("Fetched", {})).get("status") == "False" and c,
+        lambda: (
+            (c := conditions(bed.get("nexusmarketplace", "official", NS)).get("Fetched", {})).get("status") == "False"
+            and c
+        ),
         "the missing index is reported",
     )
     assert condition["reason"] == "MarketplaceUnavailable"
-    bed.apply({"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusPlugin", "metadata": {"name": "p", "namespace": NS}, "spec": {}})
+    bed.apply(
+        {
+            "apiVersion": "nexus.dev/v1alpha1",
+            "kind": "NexusPlugin",
+            "metadata": {"name": "p", "namespace": NS},
+            "spec": {},
+        }
+    )
     wait_condition(bed, "p", "Ready", "False", of="nexusplugin")
 
 
@@ -406,13 +421,17 @@ def test_kill_9_of_the_operator_loses_nothing(bed: Cluster, operators: Operators
     assert manifest(bed).generation > generation
     new = eventually(
         bed,
-        lambda: [p for p in bed.pods("app.kubernetes.io/name=web", NS) if p["metadata"]["uid"] != pod["metadata"]["uid"]],
+        lambda: [
+            p for p in bed.pods("app.kubernetes.io/name=web", NS) if p["metadata"]["uid"] != pod["metadata"]["uid"]
+        ],
         "another pod",
     )
     eventually(
         bed,
-        lambda: catalog(bed, f"web.{NS}") == {new[0]["status"].get("podIP"): "passing"}
-        or new.__setitem__(0, bed.pods("app.kubernetes.io/name=web", NS)[-1]),
+        lambda: (
+            catalog(bed, f"web.{NS}") == {new[0]["status"].get("podIP"): "passing"}
+            or new.__setitem__(0, bed.pods("app.kubernetes.io/name=web", NS)[-1])
+        ),
         "the catalog holds the new pod alone",
     )
     wait_condition(bed, "web", "Ready", "True")
@@ -449,7 +468,9 @@ def test_a_lost_api_server_is_waited_for_and_no_deletion_is_missed(
     bed.kubectl("delete", "nexusservice", "goes", "-n", NS)
     wanted = [f"NexusService/{NS}/stays"]
     eventually(
-        bed, lambda: [r.id for r in published(bed).routes if r.id.startswith("NexusService/")] == wanted, "the deletion is seen"
+        bed,
+        lambda: [r.id for r in published(bed).routes if r.id.startswith("NexusService/")] == wanted,
+        "the deletion is seen",
     )
     bed.apply(service("stays", backend={"addresses": ["10.9.9.3:80"]}, expose={"path": "/stays"}))
     wait_condition(bed, "stays", "Ready", "True", timeout_s=60)

@@ -41,8 +41,7 @@ def build_plan(wanted: Iterable[Object], live: Iterable[Object], settled: Mappin
     apply = [
         obj
         for key, obj in want.items()
-        if key not in by_key
-        or (settled.get(key) != Settled(obj, edition(by_key[key])) and not holds(by_key[key], obj))
+        if key not in by_key or (settled.get(key) != Settled(obj, edition(by_key[key])) and not holds(by_key[key], obj))
     ]
     delete = [obj for key, obj in sorted(by_key.items()) if key not in want and owner_uid(obj)]
     return Plan(tuple(apply), tuple(delete))
@@ -62,7 +61,11 @@ def edition(obj: Object) -> str:
 def owner_uid(obj: Object) -> str:
     """Return the uid of the NexusService that controls the object; empty for none."""
     for ref in obj["metadata"].get("ownerReferences") or ():
-        if ref.get("controller") and ref.get("kind") == "NexusService" and str(ref.get("apiVersion", "")).startswith("nexus.dev/"):
+        if (
+            ref.get("controller")
+            and ref.get("kind") == "NexusService"
+            and str(ref.get("apiVersion", "")).startswith("nexus.dev/")
+        ):
             return str(ref.get("uid") or "")
     return ""
 
@@ -70,7 +73,9 @@ def owner_uid(obj: Object) -> str:
 def holds(live: Any, wanted: Any) -> bool:
     """Return whether everything in `wanted` is in `live`; what the API server has added besides does not matter."""
     if isinstance(wanted, Mapping):
-        return isinstance(live, Mapping) and all(key in live and holds(live[key], value) for key, value in wanted.items())
+        return isinstance(live, Mapping) and all(
+            key in live and holds(live[key], value) for key, value in wanted.items()
+        )
     if isinstance(wanted, list | tuple):
         return isinstance(live, list | tuple) and len(live) == len(wanted) and all(map(holds, live, wanted))
     return bool(live == wanted)

@@ -63,7 +63,10 @@ def render(resource: Resource, surroundings: Surroundings) -> tuple[Object, ...]
             "replicas": workload.replicas,
             "selector": {"matchLabels": identity},
             "strategy": _strategy(workload),
-            "template": {"metadata": {"labels": labels}, "spec": _pod(resource, workload, spec.health or Health(), surroundings)},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": _pod(resource, workload, spec.health or Health(), surroundings),
+            },
         },
     }
     return deployment, service
@@ -131,7 +134,10 @@ def _env(resource: Resource, workload: Workload, surroundings: Surroundings) -> 
         {"name": "PORT", "value": str(workload.port)},
         # The operator mirrors the pods into Consul by their readiness; a second registration would outlive it.
         {"name": "NEXUS_CONSUL_REGISTER", "value": "false"},
-        {"name": "NEXUS_ADVERTISE_ADDRESS", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}},
+        {
+            "name": "NEXUS_ADVERTISE_ADDRESS",
+            "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}},
+        },
     ]
     if surroundings.consul_url:
         own.append({"name": "NEXUS_CONSUL_URL", "value": surroundings.consul_url})
@@ -153,7 +159,10 @@ def _probes(workload: Workload, health: Health) -> dict[str, Any]:
         "startupProbe": given.startup if given else None,
     }
     rendered = {name: _probe(probe) for name, probe in probes.items() if probe is not None}
-    by_health = {"httpGet": {"path": health.path, "port": PORT_NAME}, "periodSeconds": max(1, round(health.interval_seconds))}
+    by_health = {
+        "httpGet": {"path": health.path, "port": PORT_NAME},
+        "periodSeconds": max(1, round(health.interval_seconds)),
+    }
     return {"readinessProbe": by_health, **rendered}
 
 

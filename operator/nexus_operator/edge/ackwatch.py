@@ -21,7 +21,9 @@ BREATH_S = 0.02
 class AckWatch:
     """The live acks. fault: why they are not known now, empty while they are."""
 
-    def __init__(self, consul: ConsulApi, prefix: str, *, changed: Callable[[], None], returned: Callable[[], None]) -> None:
+    def __init__(
+        self, consul: ConsulApi, prefix: str, *, changed: Callable[[], None], returned: Callable[[], None]
+    ) -> None:
         """changed: called when the acks are not what they were. returned: called when Consul answers again, or answers
         with an older index than before, which means that its data was lost or restored."""
         self._consul = consul

@@ -39,7 +39,9 @@ class Catalog:
             self._held = None
             raise
         if difference:
-            log.info("catalog: %d registered or changed, %d removed", len(difference.register), len(difference.deregister))
+            log.info(
+                "catalog: %d registered or changed, %d removed", len(difference.register), len(difference.deregister)
+            )
         return difference
 
     async def _register(self, entry: Registration) -> None:

@@ -10,7 +10,9 @@ from aiohttp import web
 class HealthServer:
     """Serves until `stop()`. port: the one bound, also when 0 was asked for."""
 
-    def __init__(self, listen: tuple[str, int], *, alive: Callable[[], str], ready: Callable[[], str], metrics: Callable[[], str]) -> None:
+    def __init__(
+        self, listen: tuple[str, int], *, alive: Callable[[], str], ready: Callable[[], str], metrics: Callable[[], str]
+    ) -> None:
         """alive, ready: return an empty string, or why not. metrics: the Prometheus text format."""
         self._listen = listen
         self._checks = {"/healthz": alive, "/readyz": ready}

@@ -129,7 +129,9 @@ class Indexes:
                 async for piece in reply.content.iter_chunked(65536):
                     body += piece
                     if len(body) > MAX_INDEX_BYTES:
-                        raise _Unreachable(f"{entry.source} is larger than {MAX_INDEX_BYTES} bytes, the limit for an index.")
+                        raise _Unreachable(
+                            f"{entry.source} is larger than {MAX_INDEX_BYTES} bytes, the limit for an index."
+                        )
                 entry.etag = reply.headers.get("ETag", "")
                 return bytes(body)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as err:
@@ -145,4 +147,3 @@ def _bundled() -> bytes:
         return importlib.resources.files("nexus_plugins").joinpath("index.json").read_bytes()
     except OSError as err:
         raise _Unreachable("This installation of Nexus holds no bundled plugin index.") from err
-

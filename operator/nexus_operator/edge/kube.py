@@ -199,7 +199,9 @@ class KubeApi:
         except (aiohttp.ClientError, OSError, TimeoutError, api.ApiException) as err:
             if self._away_since is None:
                 self._away_since = time.monotonic()
-            raise KubeAway(f"{method} {path}: the Kubernetes API did not answer ({type(err).__name__}: {err}).") from err
+            raise KubeAway(
+                f"{method} {path}: the Kubernetes API did not answer ({type(err).__name__}: {err})."
+            ) from err
         status = int(response.status)
         if 200 <= status <= 299:
             self._answered()

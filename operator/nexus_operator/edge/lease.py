@@ -79,7 +79,9 @@ class Election:
                 away = False
             except (KubeError, TimeoutError) as err:
                 if not away:
-                    log.warning("cannot take part in the election until the API answers: %s", err or "no answer in time")
+                    log.warning(
+                        "cannot take part in the election until the API answers: %s", err or "no answer in time"
+                    )
                 away = True
             await asyncio.sleep(self._lease_s / 7 * (1 + random.random() / 2))
 
@@ -103,7 +105,11 @@ class Election:
     async def _try(self) -> bool:
         """Take or renew the Lease; return whether it is ours now."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        mine = {"holderIdentity": self._identity, "leaseDurationSeconds": max(1, round(self._lease_s)), "renewTime": now}
+        mine = {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": max(1, round(self._lease_s)),
+            "renewTime": now,
+        }
         try:
             lease = await self._kube.get(LEASE, self._namespace, self._name)
         except NotFound:

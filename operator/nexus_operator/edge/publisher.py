@@ -86,7 +86,9 @@ class Publisher:
                 published = self._remember(Published(generation, encoded.digest, snapshot), encoded)
                 await self._collect()
                 return published
-        raise ConsulAway(f"{manifest_key} changed {ATTEMPTS} times while it was being written. Is another operator publishing here?")
+        raise ConsulAway(
+            f"{manifest_key} changed {ATTEMPTS} times while it was being written. Is another operator publishing here?"
+        )
 
     async def _stored(self) -> frozenset[str]:
         keys = await self._consul.keys(wire.chunk_key("", self._prefix))

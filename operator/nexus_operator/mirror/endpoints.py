@@ -60,7 +60,9 @@ def _of_mirror(mirror: Mirror, service: Object, slices: Iterable[Object]) -> Ite
     for piece in slices:
         if piece.get("addressType") not in _FAMILIES or (family and piece["addressType"] != family):
             continue
-        number = next((p.get("port") for p in piece.get("ports") or () if (p.get("name") or "") == (port.get("name") or "")), None)
+        number = next(
+            (p.get("port") for p in piece.get("ports") or () if (p.get("name") or "") == (port.get("name") or "")), None
+        )
         if not number:
             continue
         for endpoint in piece.get("endpoints") or ():

@@ -32,13 +32,17 @@ def liveness(acks: Iterable[Ack], generation: int, current: Published) -> Livene
     lost its data the same content is published under a new number.
     """
     all_acks = tuple(acks)
-    live = sum(1 for ack in all_acks if ack.digest == current.digest or generation <= ack.generation <= current.generation)
+    live = sum(
+        1 for ack in all_acks if ack.digest == current.digest or generation <= ack.generation <= current.generation
+    )
     return Liveness(live, len(all_acks), generation)
 
 
 def reports_of(acks: Iterable[Ack], plugin: str) -> tuple[tuple[str, PluginReport], ...]:
     """Return what each replica reports of one plugin instance, as (replica, report) by replica."""
-    return tuple(sorted(((a.replica, a.plugins[plugin]) for a in acks if plugin in a.plugins), key=lambda pair: pair[0]))
+    return tuple(
+        sorted(((a.replica, a.plugins[plugin]) for a in acks if plugin in a.plugins), key=lambda pair: pair[0])
+    )
 
 
 class Ledger:

@@ -26,7 +26,9 @@ def build(view: View, problems: dict[ObjectRef, list[Problem]]) -> Iterator[Stat
     for cls in view.inventory.all("GatewayClass"):
         if (cls.get("spec") or {}).get("controllerName") == CONTROLLER_NAME:
             accepted = Condition("Accepted", "True", "Accepted", "Nexus serves Gateways of this class.")
-            yield StatusWrite("GatewayClass", cls, {"conditions": _merged(view, cls, cls.get("status") or {}, [accepted])})
+            yield StatusWrite(
+                "GatewayClass", cls, {"conditions": _merged(view, cls, cls.get("status") or {}, [accepted])}
+            )
     for gateway in view.translation.gateways:
         obj = view.inventory.get("Gateway", gateway.ref.namespace, gateway.ref.name)
         if obj is not None:
@@ -66,7 +68,9 @@ def _listener(view: View, obj: Object, status: ListenerStatus, gateway: Conditio
     before: Mapping[str, Any] = next(
         (entry for entry in (obj.get("status") or {}).get("listeners") or () if entry.get("name") == status.name), {}
     )
-    programmed = gateway if status.accepted.ok else Condition("Programmed", "False", "Invalid", "The listener is not accepted.")
+    programmed = (
+        gateway if status.accepted.ok else Condition("Programmed", "False", "Invalid", "The listener is not accepted.")
+    )
     conflicted = status.conflicted
     conditions = [
         _condition(view, "Accepted", status.accepted),
@@ -89,7 +93,9 @@ def _route(view: View, status: RouteStatus | None, obj: Object, problems: list[P
     mine: list[dict[str, Any]] = []
     for parent in status.parents if status is not None else ():
         ref = {key: value for key, value in parent.parent.items() if value is not None}
-        before: Mapping[str, Any] = next((e for e in held if e.get("controllerName") == CONTROLLER_NAME and e.get("parentRef") == ref), {})
+        before: Mapping[str, Any] = next(
+            (e for e in held if e.get("controllerName") == CONTROLLER_NAME and e.get("parentRef") == ref), {}
+        )
         conditions = [
             _judged(view, "Accepted", parent.accepted, problems),
             _judged(view, "ResolvedRefs", parent.resolved, problems),

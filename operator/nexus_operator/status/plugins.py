@@ -52,7 +52,9 @@ def _programmed(view: View, status: PluginStatus) -> Condition:
         return Condition("Programmed", "False", reason, view.linked(reason, what.strip()))
     if len(reports) < len(view.acks):
         missing = len(view.acks) - len(reports)
-        return Condition("Programmed", "Unknown", "Pending", f"{missing} of {len(view.acks)} gateways have not loaded it yet.")
+        return Condition(
+            "Programmed", "Unknown", "Pending", f"{missing} of {len(view.acks)} gateways have not loaded it yet."
+        )
     return programmed
 
 

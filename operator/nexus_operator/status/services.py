@@ -27,7 +27,9 @@ def build(view: View, problems: dict[ObjectRef, list[Problem]]) -> Iterator[Stat
         obj = view.inventory.get("NexusService", status.ref.namespace, status.ref.name)
         spec = specs.get(status.ref)
         if obj is not None:
-            yield _service(view, status, spec if isinstance(spec, NexusServiceSpec) else None, obj, problems.get(status.ref, []))
+            yield _service(
+                view, status, spec if isinstance(spec, NexusServiceSpec) else None, obj, problems.get(status.ref, [])
+            )
     for policy in view.translation.policies:
         obj = view.inventory.get("NexusPolicy", policy.ref.namespace, policy.ref.name)
         if obj is None:

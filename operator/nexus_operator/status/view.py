@@ -67,7 +67,9 @@ class View:
 
         fallback: also take problems whose condition the object does not have.
         """
-        mine = [p for p in problems if condition_of(p) == condition or (fallback and condition_of(p) not in OWN_CONDITIONS)]
+        mine = [
+            p for p in problems if condition_of(p) == condition or (fallback and condition_of(p) not in OWN_CONDITIONS)
+        ]
         if not mine:
             return Condition(condition, "True", condition)
         return from_problems(condition, mine, docs_base=self.docs_base, pages=PAGES)

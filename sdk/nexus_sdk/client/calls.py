@@ -317,12 +317,16 @@ class ServiceClient:
         except aiohttp.InvalidURL as error:
             raise UsageError(f"{where}: the path makes no URL ({error}). Percent-encode it.") from error
         except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
-            return _Failure(PeerError(f"{where}: the answer is not HTTP ({error}). Correct that service."), error, "protocol")
+            return _Failure(
+                PeerError(f"{where}: the answer is not HTTP ({error}). Correct that service."), error, "protocol"
+            )
         except (aiohttp.ClientError, OSError) as error:
             text = f"{where}: the connection broke before the answer ({error or type(error).__name__}). Did that instance stop?"
             return _Failure(ConnectionLost(text), error, "connection-lost")
         if body is None:
-            text = f"{where}: the answer is larger than {self._settings.max_response_bytes} bytes. Ask for less (a page)."
+            text = (
+                f"{where}: the answer is larger than {self._settings.max_response_bytes} bytes. Ask for less (a page)."
+            )
             return _Failure(PeerError(text), None, "too-large")
         if response.status in retries.RETRIED_STATUS:
             wait_s = retries.parse_retry_after(response.headers.get("retry-after"))

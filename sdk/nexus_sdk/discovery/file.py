@@ -34,16 +34,16 @@ def parse(data: bytes, origin: str) -> Table:
     try:
         document = json.loads(data)
     except ValueError as error:
-        raise DiscoveryFileError(f"{origin}: not JSON ({error}). Write {{\"services\": {{…}}}}.") from error
+        raise DiscoveryFileError(f'{origin}: not JSON ({error}). Write {{"services": {{…}}}}.') from error
     services = document.get("services") if isinstance(document, dict) else None
     if not isinstance(services, dict):
-        raise DiscoveryFileError(f"{origin}: .services is missing or no object. Write {{\"services\": {{…}}}}.")
+        raise DiscoveryFileError(f'{origin}: .services is missing or no object. Write {{"services": {{…}}}}.')
     return {name: _service(name, value, f"{origin}: .services[{name!r}]") for name, value in services.items()}
 
 
 def _service(name: str, value: Any, where: str) -> tuple[ServiceEntry, Mapping[str, list[Endpoint]]]:
     if not isinstance(value, dict):
-        raise DiscoveryFileError(f"{where} is no object. Write {{\"endpoints\": []}}.")
+        raise DiscoveryFileError(f'{where} is no object. Write {{"endpoints": []}}.')
     meta, raw, tags = value.get("meta", {}), value.get("endpoints", []), dict[str, list[Endpoint]]()
     if not isinstance(meta, dict) or not all(isinstance(v, str) for v in meta.values()):
         raise DiscoveryFileError(f"{where}.meta has to map texts to texts.")
@@ -101,7 +101,9 @@ class FileDiscovery:
         except OSError as error:
             if isinstance(error, DiscoveryFileError):
                 raise
-            raise DiscoveryFileError(f"{self._path}: {error.strerror or error}. NEXUS_DISCOVERY_FILE names it.") from error
+            raise DiscoveryFileError(
+                f"{self._path}: {error.strerror or error}. NEXUS_DISCOVERY_FILE names it."
+            ) from error
         self._stamp = stamp
         self._memory.replace(table)
         self._loaded.set()

@@ -41,7 +41,9 @@ class LocalConsul:
         # The same ports each time: who knew the agent finds it again.
         off = {"dns": -1, "grpc": -1, "https": -1, "serf_wan": -1}
         config = self._directory / "consul.json"
-        config.write_text(json.dumps({"ports": {**off, **self._ports}, "disable_update_check": True, "bind_addr": "127.0.0.1"}))
+        config.write_text(
+            json.dumps({"ports": {**off, **self._ports}, "disable_update_check": True, "bind_addr": "127.0.0.1"})
+        )
         log = self._directory / "consul.log"
         with log.open("ab") as out:
             self._process = await asyncio.create_subprocess_exec(
@@ -86,7 +88,13 @@ class LocalConsul:
             return json.loads(body) if body.strip() else None
 
     async def register(
-        self, service: str, id: str, port: int, *, address: str = "127.0.0.1", **fields: Any  # noqa: A002 -- Consul's name
+        self,
+        service: str,
+        id: str,  # noqa: A002 -- Consul's name
+        port: int,
+        *,
+        address: str = "127.0.0.1",
+        **fields: Any,
     ) -> None:
         """Register an instance without checks. fields: further ones of `/v1/agent/service/register`, such as Weights."""
         document: Mapping[str, Any] = {"Name": service, "ID": id, "Address": address, "Port": port, **fields}

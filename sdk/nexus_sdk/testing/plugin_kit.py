@@ -66,16 +66,22 @@ class PluginKit:
         before = repr(head)
         result = await self._call("on_request", lambda: self.plugin.on_request(head))
         if repr(head) != before:
-            raise self._broken("on_request", "changed the head it was given", "return a changed copy: head.with_header(…)")
+            raise self._broken(
+                "on_request", "changed the head it was given", "return a changed copy: head.with_header(…)"
+            )
         if isinstance(result, RequestHead):
             self._check_headers("on_request", result.headers)
             if not result.path.startswith("/"):
-                raise self._broken("on_request", f"returned the path {result.path!r}", "return one that starts with '/'")
+                raise self._broken(
+                    "on_request", f"returned the path {result.path!r}", "return one that starts with '/'"
+                )
         elif isinstance(result, Reply):
             self._check_headers("on_request", result.headers)
             self._check_status("on_request", result.status)
             if not isinstance(result.body, bytes):
-                raise self._broken("on_request", f"replied with a body of {type(result.body).__name__}", "encode it to bytes")
+                raise self._broken(
+                    "on_request", f"replied with a body of {type(result.body).__name__}", "encode it to bytes"
+                )
         else:
             raise self._broken("on_request", f"returned {type(result).__name__}", "return a RequestHead or a Reply")
         return result
@@ -116,7 +122,9 @@ class PluginKit:
 
     def _check_headers(self, hook: str, headers: Headers) -> None:
         if not isinstance(headers, tuple):
-            raise self._broken(hook, f"returned headers as {type(headers).__name__}", "return a tuple of (name, value) pairs")
+            raise self._broken(
+                hook, f"returned headers as {type(headers).__name__}", "return a tuple of (name, value) pairs"
+            )
         for pair in headers:
             if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
                 raise self._broken(hook, f"returned the header {pair!r}", "return pairs of text")
@@ -124,7 +132,9 @@ class PluginKit:
             if not _NAME.match(name):
                 raise self._broken(hook, f"returned the header name {name!r}", "use a lower-case HTTP token")
             if _FORBIDDEN.search(value):
-                raise self._broken(hook, f"returned a line break in header {name!r}", "remove it: it would split the message")
+                raise self._broken(
+                    hook, f"returned a line break in header {name!r}", "remove it: it would split the message"
+                )
 
     def _check_status(self, hook: str, status: object) -> None:
         if not isinstance(status, int) or not 200 <= status <= 599:
@@ -132,7 +142,9 @@ class PluginKit:
 
     def _slow(self, hook: str) -> PluginContractError:
         return self._broken(
-            hook, f"took longer than {self._timeout_s:g} s", "await what is slow with a deadline, and do not block the event loop"
+            hook,
+            f"took longer than {self._timeout_s:g} s",
+            "await what is slow with a deadline, and do not block the event loop",
         )
 
     def _broken(self, hook: str, what: str, fix: str) -> PluginContractError:

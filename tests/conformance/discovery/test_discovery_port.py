@@ -28,7 +28,11 @@ class Registry(Protocol):
     discovery: Discovery
 
     async def put(
-        self, service: str, endpoints: Sequence[Endpoint], meta: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None
+        self,
+        service: str,
+        endpoints: Sequence[Endpoint],
+        meta: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         """Make these the endpoints. tags: one tag for each endpoint id that has one."""
 
@@ -114,7 +118,9 @@ async def registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     await made.discovery.close()
 
 
-async def until(changes: AsyncIterator[tuple[Endpoint, ...]], wanted: Callable[[tuple[Endpoint, ...]], bool]) -> list[Any]:
+async def until(
+    changes: AsyncIterator[tuple[Endpoint, ...]], wanted: Callable[[tuple[Endpoint, ...]], bool]
+) -> list[Any]:
     """Return what was seen up to the first wanted value."""
     seen = []
     async with asyncio.timeout(WITHIN_S):

@@ -30,7 +30,8 @@ def test_children_are_as_reviewed(case: str, request: pytest.FixtureRequest) -> 
 
 
 @pytest.mark.parametrize(
-    ("security", "root_allowed", "hardened"), [("compatible", True, True), ("restricted", False, True), ("none", True, False)]
+    ("security", "root_allowed", "hardened"),
+    [("compatible", True, True), ("restricted", False, True), ("none", True, False)],
 )
 def test_the_security_setting_shows_in_the_pod(security: str, root_allowed: bool, hardened: bool) -> None:
     doc = yaml.safe_load((CASES / "workload-minimal.in.yaml").read_text())

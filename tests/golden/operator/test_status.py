@@ -39,7 +39,10 @@ def view_of(case: dict[str, Any]) -> View:
         published = Published(GENERATION, wire.encode(previous).digest, previous)
         ledger.record(published)
     resources = tuple(
-        parse(obj) for kind in WATCHED if kind.kind not in ("Deployment", "EndpointSlice") for obj in inventory.all(kind.kind)
+        parse(obj)
+        for kind in WATCHED
+        if kind.kind not in ("Deployment", "EndpointSlice")
+        for obj in inventory.all(kind.kind)
     )
     translation = translate(resources, previous=previous)
     acks = tuple(
@@ -91,7 +94,14 @@ def test_what_is_written_is_not_written_again(case: str) -> None:
 def plugin_view(*states: dict[str, Any]) -> View:
     """One plugin, on as many gateways as there are states."""
     release = Release(
-        name="key", version="1.2.0", api=">=1,<2", package="p", entry_point="p:P", sha256="0" * 64, url="key.zip", publisher="nexus"
+        name="key",
+        version="1.2.0",
+        api=">=1,<2",
+        package="p",
+        entry_point="p:P",
+        sha256="0" * 64,
+        url="key.zip",
+        publisher="nexus",
     )
     index = Index(origin="http://market/index.json", releases=(release,))
     case = {

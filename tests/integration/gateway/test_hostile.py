@@ -247,7 +247,9 @@ async def test_only_websocket_upgrades_pass(harness: Harness, upgrade: bytes) ->
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     await harness.start(simple(server.sockets[0].getsockname()[1]))
-    asked = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\nUpgrade: " + upgrade
+    asked = (
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\nUpgrade: " + upgrade
+    )
     answer = await harness.raw(asked + b"\r\n\r\n" + SMUGGLED)
     server.close()
     assert answer.startswith(b"HTTP/1.1 200")

@@ -185,17 +185,27 @@ async def test_one_trace_goes_from_the_caller_through_the_attempts(harness: Harn
 
     await harness.start(simple(await harness.upstreams.start(flaky)))
     caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    async with harness.client.get(harness.url("/a?token=secret"), headers={"traceparent": caller, "tracestate": "v=1"}) as response:
+    async with harness.client.get(
+        harness.url("/a?token=secret"), headers={"traceparent": caller, "tracestate": "v=1"}
+    ) as response:
         seen = await response.text()
     _, trace_id, span_id, _ = seen.split("-")
     assert trace_id == "0af7651916cd43dd8448eb211c80319c"
     trace = await harness.ask(f"/traces/{trace_id}")
     (root,) = trace["spans"]
     first, second = root["children"]
-    assert (root["name"], root["kind"], root["attributes"]["http.route"]) == ("GET HTTPRoute/shop/main", "server", "HTTPRoute/shop/main")
+    assert (root["name"], root["kind"], root["attributes"]["http.route"]) == (
+        "GET HTTPRoute/shop/main",
+        "server",
+        "HTTPRoute/shop/main",
+    )
     assert root["attributes"]["url.query"] == "token=[redacted]"
     assert (first["attributes"]["http.response.status_code"], first["status"]) == (503, "error")
-    assert (second["span_id"], second["attributes"]["http.request.resend_count"], second["kind"]) == (span_id, 1, "client")
+    assert (second["span_id"], second["attributes"]["http.request.resend_count"], second["kind"]) == (
+        span_id,
+        1,
+        "client",
+    )
     assert second["attributes"]["nexus.breaker.state"] == "closed"
     assert (await harness.ask("/traces?limit=1"))["traces"][0]["trace_id"] == trace_id
 
@@ -248,7 +258,9 @@ async def test_services_send_their_spans_to_the_admin_api(harness: Harness) -> N
     data = export.SerializeToString()
     headers = {"Content-Type": "application/x-protobuf"}
     url = harness.admin("/v1/traces")
-    async with harness.client.post(url, data=gzip.compress(data), headers={**headers, "Content-Encoding": "gzip"}) as response:
+    async with harness.client.post(
+        url, data=gzip.compress(data), headers={**headers, "Content-Encoding": "gzip"}
+    ) as response:
         assert response.status == 200
     trace = (await harness.ask("/traces"))["traces"][0]
     assert (trace["services"], trace["duration_ms"], trace["spans"][0]["name"]) == (["orders"], 1000.0, "work")
@@ -271,7 +283,9 @@ async def test_metrics_are_all_there_and_forget_what_is_gone(harness: Harness) -
         assert f"# TYPE {metric.name}" in text, metric.name
     wanted = 'nexus_gateway_requests_total{code_class="2xx",route="HTTPRoute/shop/main",upstream="shop/orders"} 1.0'
     assert wanted in text
-    await harness.publish(snapshot(route(rule("shop/b"), route_id="HTTPRoute/shop/b"), upstream(port, upstream_id="shop/b")))
+    await harness.publish(
+        snapshot(route(rule("shop/b"), route_id="HTTPRoute/shop/b"), upstream(port, upstream_id="shop/b"))
+    )
     async with harness.client.get(harness.admin("/metrics")) as response:
         assert "shop/orders" not in await response.text()
 
@@ -280,7 +294,10 @@ async def test_explain_names_the_winner_and_why_others_lost(harness: Harness) ->
     rules = (rule("shop/orders", path="/a"), rule("shop/orders", path="/a/b", rule_id="HTTPRoute/shop/main/1"))
     await harness.start(snapshot(route(*rules), upstream(9000)))
     answer = await harness.ask("/explain?url=http://x/a/b/c")
-    assert (answer["rule"], answer["upstreams"][0]["endpoints"][0]["endpoint"]) == ("HTTPRoute/shop/main/1", "127.0.0.1:9000")
+    assert (answer["rule"], answer["upstreams"][0]["endpoints"][0]["endpoint"]) == (
+        "HTTPRoute/shop/main/1",
+        "127.0.0.1:9000",
+    )
     assert answer["others"][0]["why"] == "It matches too, but the winner's prefix is longer."
     async with harness.client.get(harness.admin("/explain?url=/a%252Fb")) as response:
         assert response.status == 400
@@ -318,7 +335,9 @@ async def test_no_line_of_the_access_log_is_lost_or_torn() -> None:
         if number % 300 == 0:
             await asyncio.sleep(0.05)
     await access.close()
-    assert [json.loads(line)["path"] for line in stream.getvalue().splitlines()] == [f"/{number}" for number in range(3000)]
+    assert [json.loads(line)["path"] for line in stream.getvalue().splitlines()] == [
+        f"/{number}" for number in range(3000)
+    ]
 
 
 async def test_the_access_log_is_one_json_line_a_request() -> None:

@@ -21,7 +21,7 @@ from nexus_gateway.edge.sources.indexes import read_bundled_index
 from nexus_gateway.testing import Harness, route, rule, snapshot, until, upstream
 
 KEY = Ed25519PrivateKey.generate()
-CODE = '''
+CODE = """
 from nexus_sdk.plugin import Plugin
 VERSION = "{version}"
 LOG = []
@@ -35,7 +35,7 @@ class Demo(Plugin):
         {request}
     def on_response(self, request, response):
         return response.with_header("x-demo", VERSION)
-'''
+"""
 
 
 class Market:
@@ -76,7 +76,11 @@ class Market:
         settings = {"log": str(self.harness.tmp_path / "log"), **(config or {})}
         values = {"public_key": public_key(KEY), "base_url": f"http://127.0.0.1:{self.port}/index.json", **fields}
         return PluginInstance(
-            id="shop/demo", source="NexusPlugin shop/demo", release=release, config=msgspec.json.encode(settings).decode(), **values
+            id="shop/demo",
+            source="NexusPlugin shop/demo",
+            release=release,
+            config=msgspec.json.encode(settings).decode(),
+            **values,
         )
 
 
@@ -100,7 +104,9 @@ async def publish(harness: Harness, *instances: PluginInstance) -> None:
 
 
 async def ask(harness: Harness, **headers: str) -> tuple[int, dict[str, Any], Any]:
-    async with harness.client.get(harness.url("/"), headers={name.replace("_", "-"): value for name, value in headers.items()}) as response:
+    async with harness.client.get(
+        harness.url("/"), headers={name.replace("_", "-"): value for name, value in headers.items()}
+    ) as response:
         return response.status, await response.json(content_type=None), response.headers
 
 
@@ -177,9 +183,7 @@ async def test_a_plugin_that_never_ran_passes_or_refuses_as_its_policy_says(
         assert answer[1]["reason"] == "PluginUnavailable"
 
 
-@pytest.mark.parametrize(
-    "member", ["../evil.py", "/evil.py", "other/x.py", "demo/../../evil.py", "demo\\evil.py"]
-)
+@pytest.mark.parametrize("member", ["../evil.py", "/evil.py", "other/x.py", "demo/../../evil.py", "demo\\evil.py"])
 async def test_an_artefact_that_leaves_its_package_is_refused(harness: Harness, market: Market, member: str) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -200,7 +204,11 @@ async def test_a_zip_bomb_is_refused(harness: Harness, market: Market) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "request_body"),
-    [("", "raise RuntimeError('x')"), ("", "return None"), ("async ", "import asyncio; await asyncio.sleep(30); return request")],
+    [
+        ("", "raise RuntimeError('x')"),
+        ("", "return None"),
+        ("async ", "import asyncio; await asyncio.sleep(30); return request"),
+    ],
     ids=["raises", "returns the wrong thing", "is too slow"],
 )
 @pytest.mark.parametrize(("policy", "status"), [("open", 200), ("closed", 503)])
@@ -211,7 +219,9 @@ async def test_a_failing_hook_is_isolated(
     await publish(harness, market.instance(release, failure_policy=policy, timeout_s=0.1))
     assert (await ask(harness))[0] == status
     async with harness.client.get(harness.admin("/metrics")) as response:
-        assert 'nexus_gateway_plugin_hook_errors_total{hook="on_request",plugin="shop/demo"} 1.0' in await response.text()
+        assert (
+            'nexus_gateway_plugin_hook_errors_total{hook="on_request",plugin="shop/demo"} 1.0' in await response.text()
+        )
 
 
 async def test_a_cached_artefact_needs_no_marketplace(harness: Harness, market: Market, tmp_path: Path) -> None:

@@ -36,7 +36,12 @@ async def test_a_request_arrives_as_it_was_sent(harness: Harness) -> None:
     url = URL(harness.url("/a%20b/c?x=%2F&y=+&z"), encoded=True)
     async with harness.client.post(url, data=b"hello", headers={"X-Custom": "v", "Host": "shop.example"}) as response:
         seen = await response.json()
-    assert (response.status, seen["method"], seen["path"], seen["body"]) == (200, "POST", "/a%20b/c?x=%2F&y=+&z", "hello")
+    assert (response.status, seen["method"], seen["path"], seen["body"]) == (
+        200,
+        "POST",
+        "/a%20b/c?x=%2F&y=+&z",
+        "hello",
+    )
     assert headers_of(seen, "x-custom") == ["v"]
     assert headers_of(seen, "host") == ["shop.example"]
     assert headers_of(seen, "x-forwarded-for") == ["127.0.0.1"]
@@ -46,10 +51,17 @@ async def test_a_request_arrives_as_it_was_sent(harness: Harness) -> None:
     assert headers_of(seen, "content-length") == ["5"]
 
 
-async def test_forwarding_headers_of_strangers_are_replaced_and_those_of_trusted_proxies_extended(harness: Harness) -> None:
+async def test_forwarding_headers_of_strangers_are_replaced_and_those_of_trusted_proxies_extended(
+    harness: Harness,
+) -> None:
     snap = simple(await harness.upstreams.start(echo))
     await harness.start(snap)
-    sent = {"X-Forwarded-For": "6.6.6.6", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil", "X-Request-Id": "mine"}
+    sent = {
+        "X-Forwarded-For": "6.6.6.6",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "evil",
+        "X-Request-Id": "mine",
+    }
     async with harness.client.get(harness.url("/"), headers=sent) as response:
         seen = await response.json()
     assert headers_of(seen, "x-forwarded-for") == ["127.0.0.1"]
@@ -73,11 +85,23 @@ async def test_hop_by_hop_headers_stop_at_the_gateway_both_ways(harness: Harness
     async def answer(request: web.Request) -> web.Response:
         return web.Response(
             text=json.dumps([[k.lower(), v] for k, v in request.headers.items()]),
-            headers={"Connection": "x-secret", "X-Secret": "1", "Keep-Alive": "timeout=5", "Proxy-Authenticate": "x", "X-Kept": "1"},
+            headers={
+                "Connection": "x-secret",
+                "X-Secret": "1",
+                "Keep-Alive": "timeout=5",
+                "Proxy-Authenticate": "x",
+                "X-Kept": "1",
+            },
         )
 
     await harness.start(simple(await harness.upstreams.start(answer)))
-    sent = {"Connection": "keep-alive, x-hop", "X-Hop": "1", "TE": "trailers", "Proxy-Authorization": "s", "Keep-Alive": "3"}
+    sent = {
+        "Connection": "keep-alive, x-hop",
+        "X-Hop": "1",
+        "TE": "trailers",
+        "Proxy-Authorization": "s",
+        "Keep-Alive": "3",
+    }
     async with harness.client.get(harness.url("/"), headers=sent) as response:
         names = {name for name, _ in json.loads(await response.text())}
     assert names.isdisjoint({"x-hop", "te", "proxy-authorization", "keep-alive"})
@@ -277,14 +301,20 @@ async def test_filters_rewrite_redirect_and_change_headers(harness: Harness) -> 
     assert (seen["path"], headers_of(seen, "host"), headers_of(seen, "x-set")) == ("/7?q=1", ["internal"], ["1"])
     assert headers_of(seen, "user-agent") == []
     assert response.headers["X-Added"] == "2"
-    async with harness.client.get(harness.url("/old/a?b=c"), headers={"Host": "shop.example:81"}, allow_redirects=False) as response:
+    async with harness.client.get(
+        harness.url("/old/a?b=c"), headers={"Host": "shop.example:81"}, allow_redirects=False
+    ) as response:
         assert (response.status, response.headers["Location"]) == (308, "http://shop.example:81/new/a?b=c")
 
 
-async def test_weights_are_kept_exactly_and_a_backend_that_does_not_exist_answers_for_its_share(harness: Harness) -> None:
+async def test_weights_are_kept_exactly_and_a_backend_that_does_not_exist_answers_for_its_share(
+    harness: Harness,
+) -> None:
     one, two = [await harness.upstreams.start(_named(name)) for name in "ab"]
     backends = (WeightedBackend("shop/a", 3), WeightedBackend("shop/b", 1), WeightedBackend("", 1))
-    await harness.start(snapshot(route(rule(*backends)), upstream(one, upstream_id="shop/a"), upstream(two, upstream_id="shop/b")))
+    await harness.start(
+        snapshot(route(rule(*backends)), upstream(one, upstream_id="shop/a"), upstream(two, upstream_id="shop/b"))
+    )
     answers: list[str] = []
     for _ in range(10):
         async with harness.client.get(harness.url("/")) as response:

@@ -58,7 +58,9 @@ async def test_a_dead_endpoint_costs_no_request_whatever_the_method(harness: Har
     [("GET", 0, 3), ("PUT", 100, 3), ("PUT", 100_000, 1), ("POST", 100, 1)],
     ids=["no body", "held body", "body too large to hold", "not idempotent"],
 )
-async def test_503_is_repeated_only_when_the_request_may_be(harness: Harness, method: str, size: int, attempts: int) -> None:
+async def test_503_is_repeated_only_when_the_request_may_be(
+    harness: Harness, method: str, size: int, attempts: int
+) -> None:
     live = Counting(503, 503)
     await harness.start(simple(await harness.upstreams.start(live.handle)))
     async with harness.client.request(method, harness.url("/"), data=b"x" * size or None) as response:
@@ -129,7 +131,9 @@ async def test_endpoint_state_survives_a_swap(harness: Harness) -> None:
     await harness.start(simple(port, **policies))
     for _ in range(3):
         await _status(harness)
-    changed = snapshot(route(rule("shop/orders", path="/new")), upstream(port, **{**policies, "timeouts": Timeouts(request_s=3)}))
+    changed = snapshot(
+        route(rule("shop/orders", path="/new")), upstream(port, **{**policies, "timeouts": Timeouts(request_s=3)})
+    )
     await harness.publish(changed)
     async with harness.client.get(harness.url("/new")) as response:
         assert (await response.json())["reason"] == "CircuitOpen"
@@ -147,7 +151,10 @@ async def test_retries_stop_when_the_budget_is_spent(harness: Harness) -> None:
 
 
 def discovered(**policies: Any) -> Snapshot:
-    return snapshot(route(rule("shop/orders")), Upstream("shop/orders", "NexusService shop/orders", Discovered("orders.shop"), **policies))
+    return snapshot(
+        route(rule("shop/orders")),
+        Upstream("shop/orders", "NexusService shop/orders", Discovered("orders.shop"), **policies),
+    )
 
 
 async def test_endpoints_follow_discovery(harness: Harness) -> None:

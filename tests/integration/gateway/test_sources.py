@@ -95,7 +95,9 @@ class TestConsul:
         await watch.aclose()
         await here.close()
 
-    async def test_damage_keeps_the_last_good_snapshot_until_a_good_one_comes(self, consul: LocalConsul, tmp_path: Path) -> None:
+    async def test_damage_keeps_the_last_good_snapshot_until_a_good_one_comes(
+        self, consul: LocalConsul, tmp_path: Path
+    ) -> None:
         here = source(consul, tmp_path)
         watch = here.watch()
         await publish(consul, some("/a"), 1)
@@ -111,7 +113,9 @@ class TestConsul:
         await watch.aclose()
         await here.close()
 
-    async def test_a_gateway_started_while_consul_is_away_serves_what_it_kept(self, consul: LocalConsul, tmp_path: Path) -> None:
+    async def test_a_gateway_started_while_consul_is_away_serves_what_it_kept(
+        self, consul: LocalConsul, tmp_path: Path
+    ) -> None:
         here = source(consul, tmp_path)
         watch = here.watch()
         await publish(consul, some("/a"), 7)
@@ -132,7 +136,9 @@ class TestConsul:
         await watch.aclose()
         await again.close()
 
-    async def test_the_ack_lives_as_long_as_the_replica_and_survives_a_lost_consul(self, consul: LocalConsul, tmp_path: Path) -> None:
+    async def test_the_ack_lives_as_long_as_the_replica_and_survives_a_lost_consul(
+        self, consul: LocalConsul, tmp_path: Path
+    ) -> None:
         here = source(consul, tmp_path)
         await here.ack(Ack("one", 1, "d1"))
         assert (await wait_ack(consul, 1)).digest == "d1"
@@ -159,7 +165,11 @@ class TestConsul:
         found = Upstream("shop/orders", "NexusService shop/orders", Discovered("orders.shop"))
         discovery = ConsulDiscovery(consul.url)
         settings = GatewaySettings(
-            listen="127.0.0.1:0", admin="127.0.0.1:0", replica="one", access_log=False, plugin_cache=tmp_path / "plugins"
+            listen="127.0.0.1:0",
+            admin="127.0.0.1:0",
+            replica="one",
+            access_log=False,
+            plugin_cache=tmp_path / "plugins",
         )
         gateway = Gateway(settings, source(consul, tmp_path), discovery)
         await gateway.start()
@@ -253,7 +263,10 @@ class TestFiles:
     async def test_the_bundled_marketplace_is_there_without_a_network(self, tmp_path: Path) -> None:
         write(tmp_path, "orders")
         key = (Path(__file__).parents[3] / "plugins/index/nexus_plugins/publisher.pub").read_text().strip()
-        write(tmp_path, "plugins", f"""
+        write(
+            tmp_path,
+            "plugins",
+            f"""
 apiVersion: nexus.dev/v1alpha1
 kind: NexusMarketplace
 metadata: {{name: official}}
@@ -263,7 +276,8 @@ apiVersion: nexus.dev/v1alpha1
 kind: NexusPlugin
 metadata: {{name: request-id, namespace: shop}}
 spec: {{marketplace: official, version: ">=1,<2"}}
-""")
+""",
+        )
         here = FileSource(tmp_path, cache=tmp_path / "cache", poll_s=0.05)
         watch = here.watch()
         published = await following(watch)

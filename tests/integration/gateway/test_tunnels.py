@@ -26,7 +26,9 @@ async def echo(request: web.Request) -> web.StreamResponse:
 
 async def test_messages_subprotocol_pings_and_close_codes_pass(harness: Harness) -> None:
     await harness.start(simple(await harness.upstreams.start(echo)))
-    async with harness.client.ws_connect(harness.url("/ws"), protocols=("v1",), compress=15, max_msg_size=0, autoping=False) as socket:
+    async with harness.client.ws_connect(
+        harness.url("/ws"), protocols=("v1",), compress=15, max_msg_size=0, autoping=False
+    ) as socket:
         assert (socket.protocol, socket.compress) == ("v1", 15)
         await socket.send_str("hello")
         assert (await socket.receive()).data == "hello"

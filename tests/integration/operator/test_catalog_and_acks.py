@@ -135,7 +135,9 @@ async def test_acks_come_and_go_with_their_replicas(consul: ConsulApi, shared_co
     await watched.stop()
 
 
-async def test_acks_stay_known_while_consul_is_away_and_are_read_again(own_consul: Any, fragile_consul: ConsulApi) -> None:
+async def test_acks_stay_known_while_consul_is_away_and_are_read_again(
+    own_consul: Any, fragile_consul: ConsulApi
+) -> None:
     watched = Watched(fragile_consul, "nexus")
     await acknowledge(own_consul, "nexus", "gw-1")
     await watched.until(["gw-1"])

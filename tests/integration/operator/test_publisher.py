@@ -31,7 +31,9 @@ async def read(consul: ConsulApi, prefix: str) -> tuple[int, Snapshot]:
     assert held is not None
     manifest = wire.parse_manifest(held.value)
     rows = [await consul.get(wire.chunk_key(chunk, prefix)) for chunk in manifest.chunks]
-    return manifest.generation, wire.decode(manifest, {c: r.value for c, r in zip(manifest.chunks, rows, strict=True) if r})
+    return manifest.generation, wire.decode(
+        manifest, {c: r.value for c, r in zip(manifest.chunks, rows, strict=True) if r}
+    )
 
 
 async def test_gateways_read_what_was_published(consul: ConsulApi) -> None:
@@ -127,7 +129,9 @@ async def test_nothing_is_lost_by_a_kill_of_consul(own_consul: Any, fragile_cons
     assert (await publisher.publish(world("b"))).generation == 2
 
 
-async def test_lost_data_is_published_again_above_the_old_generation(own_consul: Any, fragile_consul: ConsulApi) -> None:
+async def test_lost_data_is_published_again_above_the_old_generation(
+    own_consul: Any, fragile_consul: ConsulApi
+) -> None:
     publisher = Publisher(fragile_consul, "nexus")
     await publisher.publish(world("a"))
     await publisher.publish(world("b"))

@@ -261,7 +261,9 @@ async def test_a_killed_instance_costs_no_idempotent_request(world: World) -> No
 
 
 @pytest.mark.parametrize("length", [True, False])
-async def test_an_answer_above_the_bound_is_refused_and_is_no_reason_to_open_the_circuit(world: World, length: bool) -> None:
+async def test_an_answer_above_the_bound_is_refused_and_is_no_reason_to_open_the_circuit(
+    world: World, length: bool
+) -> None:
     async def large(request: web.Request) -> web.StreamResponse:
         if length:
             return web.Response(body=b"x" * 2001)

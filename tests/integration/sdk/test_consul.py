@@ -105,7 +105,9 @@ async def test_the_operator_may_keep_a_service_from_registering_itself(consul: L
         assert await consul.request("GET", "/v1/health/service/orders.shop") == []
 
 
-async def test_a_service_starts_serves_and_stops_without_consul_and_registers_when_it_comes(stopped_consul: LocalConsul) -> None:
+async def test_a_service_starts_serves_and_stops_without_consul_and_registers_when_it_comes(
+    stopped_consul: LocalConsul,
+) -> None:
     app = build(stopped_consul)
     async with app.test_server() as server:
         async with aiohttp.ClientSession() as http, http.get(server.url + "/hello") as answer:

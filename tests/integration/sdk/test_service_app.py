@@ -78,7 +78,9 @@ async def test_health_readiness_and_openapi(http: aiohttp.ClientSession) -> None
             assert (answer.status, await answer.json()) == (200, {"status": "ready", "checks": {"store": "ok"}})
 
 
-async def test_a_readiness_check_that_hangs_is_named(http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_readiness_check_that_hangs_is_named(
+    http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nexus_sdk.readiness.CHECK_S", 0.05)
     app = build()
     app.readiness("peer", asyncio.Event().wait)
@@ -95,7 +97,9 @@ async def test_a_readiness_check_that_hangs_is_named(http: aiohttp.ClientSession
         ("GET", "/refused", 409, "OrderClosed"),
     ],
 )
-async def test_errors_are_problem_documents(http: aiohttp.ClientSession, method: str, path: str, status: int, reason: str) -> None:
+async def test_errors_are_problem_documents(
+    http: aiohttp.ClientSession, method: str, path: str, status: int, reason: str
+) -> None:
     async with (
         build().test_server() as server,
         http.request(method, server.url + path, headers={**PARENT, "x-request-id": "me-1"}) as answer,
@@ -264,7 +268,9 @@ async def _hello(_: web.Request) -> web.Response:
 
 async def test_a_receiver_that_never_answers_does_not_hold_the_stop(http: aiohttp.ClientSession, caplog: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel takes connections; nobody reads them
-        app = ServiceApp("orders", environ={"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"})
+        app = ServiceApp(
+            "orders", environ={"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        )
         app.get("/hello")(_hello)
         app._tracing._flush_s = 0.2
         async with asyncio.timeout(4), app.test_server() as server:
@@ -310,7 +316,9 @@ async def test_a_start_hook_that_raises_keeps_the_app_from_starting_and_what_sta
     assert stopped.is_set()
 
 
-async def test_a_crashed_background_task_starts_again_and_ends_with_the_app(http: aiohttp.ClientSession, caplog: Any) -> None:
+async def test_a_crashed_background_task_starts_again_and_ends_with_the_app(
+    http: aiohttp.ClientSession, caplog: Any
+) -> None:
     app, runs, again, ended = build(), list[int](), asyncio.Event(), asyncio.Event()
 
     async def work() -> None:

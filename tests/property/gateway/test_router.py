@@ -28,10 +28,14 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         route_id = f"HTTPRoute/d/{number}"
         rules = tuple(
             Rule(f"{route_id}/{index}", tuple(matches))
-            for index, matches in enumerate(draw(st.lists(st.lists(MATCH, min_size=1, max_size=3), min_size=1, max_size=2)))
+            for index, matches in enumerate(
+                draw(st.lists(st.lists(MATCH, min_size=1, max_size=3), min_size=1, max_size=2))
+            )
         )
         names = tuple(sorted(set(draw(st.lists(PATTERN, max_size=2)))))
-        routes.append(Route(route_id, route_id, ("d/g/h",), names, rules, draw(st.sampled_from(["", "2026-01-01", "2026-02-01"]))))
+        routes.append(
+            Route(route_id, route_id, ("d/g/h",), names, rules, draw(st.sampled_from(["", "2026-01-01", "2026-02-01"])))
+        )
     return Snapshot((Listener("d/g/h", "Gateway d/g", 80),), tuple(routes))
 
 

@@ -110,7 +110,14 @@ def exchange(
     method: str = "GET", retry: Retry | None = None, timeouts: Timeouts | None = None, now: float = 0.0, **fields: float
 ) -> Exchange:
     return Exchange(
-        method, retry or Retry(), timeouts or Timeouts(), RetryBudget(), lambda found: found[0], random.Random(1), now, **fields
+        method,
+        retry or Retry(),
+        timeouts or Timeouts(),
+        RetryBudget(),
+        lambda found: found[0],
+        random.Random(1),
+        now,
+        **fields,
     )
 
 
@@ -215,4 +222,10 @@ def test_backoff_is_jittered_below_a_growing_cap() -> None:
 
 
 def test_statuses_have_outcomes() -> None:
-    assert [outcome_of(status).value for status in (200, 500, 502, 503, 504)] == ["answered", "answered", "502", "503", "504"]
+    assert [outcome_of(status).value for status in (200, 500, 502, 503, 504)] == [
+        "answered",
+        "answered",
+        "502",
+        "503",
+        "504",
+    ]

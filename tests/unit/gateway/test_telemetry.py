@@ -42,7 +42,17 @@ def test_invalid_trace_context_starts_a_new_trace(value: str | None) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["Authorization", "cookie", "set-cookie", "x-api-key", "access_token", "password", "sig", "code", "X-Amz-Signature"],
+    [
+        "Authorization",
+        "cookie",
+        "set-cookie",
+        "x-api-key",
+        "access_token",
+        "password",
+        "sig",
+        "code",
+        "X-Amz-Signature",
+    ],
 )
 def test_secrets_are_known_by_name(name: str) -> None:
     assert is_secret(name)
@@ -99,12 +109,16 @@ def test_every_metric_is_documented_with_its_labels() -> None:
 
 def test_every_setting_is_documented_with_its_variable() -> None:
     text = (DOCS / "gateway-settings.md").read_text()
-    assert set(re.findall(r"^\| `([A-Z_]+)`", text, re.MULTILINE)) == {each.metadata["env"] for each in fields(GatewaySettings)}
+    assert set(re.findall(r"^\| `([A-Z_]+)`", text, re.MULTILINE)) == {
+        each.metadata["env"] for each in fields(GatewaySettings)
+    }
 
 
 def test_every_filter_and_balancer_is_documented() -> None:
     filters = (DOCS / "filters.md").read_text()
-    assert set(re.findall(r"^## `([a-z-]+)`", filters, re.MULTILINE)) == {msgspec.inspect.type_info(kind).tag for kind in FILTERS}
+    assert set(re.findall(r"^## `([a-z-]+)`", filters, re.MULTILINE)) == {
+        msgspec.inspect.type_info(kind).tag for kind in FILTERS
+    }
     balancers = (DOCS / "balancers.md").read_text()
     assert set(re.findall(r"^\| `([a-z-]+)`", balancers, re.MULTILINE)) == set(BALANCERS)
 
@@ -112,7 +126,9 @@ def test_every_filter_and_balancer_is_documented() -> None:
 def test_every_hook_is_documented_with_its_signature() -> None:
     text = (DOCS / "hooks.md").read_text()
     assert f"API version {API_VERSION}" in text
-    hooks = {name: member for name, member in inspect.getmembers(HttpPlugin, inspect.isfunction) if not name.startswith("_")}
+    hooks = {
+        name: member for name, member in inspect.getmembers(HttpPlugin, inspect.isfunction) if not name.startswith("_")
+    }
     assert set(re.findall(r"^## `([a-z_]+)`", text, re.MULTILINE)) == set(hooks)
     for name, member in hooks.items():
         arguments = ", ".join(inspect.signature(member).parameters)

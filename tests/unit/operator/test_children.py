@@ -10,7 +10,11 @@ from nexus_operator.children.plan import Settled, build_plan, child_key, edition
 
 def child(name: str = "orders", *, owner: str = "u1", **spec: Any) -> dict[str, Any]:
     ref = {"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusService", "name": name, "uid": owner, "controller": True}
-    return {"kind": "Deployment", "metadata": {"namespace": "shop", "name": name, "ownerReferences": [ref]}, "spec": spec}
+    return {
+        "kind": "Deployment",
+        "metadata": {"namespace": "shop", "name": name, "ownerReferences": [ref]},
+        "spec": spec,
+    }
 
 
 def live(wanted: dict[str, Any], *, generation: int = 1, **added: Any) -> dict[str, Any]:

@@ -29,13 +29,18 @@ def test_the_transition_time_stays_while_the_status_does() -> None:
 
 def test_conditions_of_the_crds_default_are_replaced() -> None:
     """The Gateway API's CRDs put `Unknown/Pending` with observedGeneration 0 into new Gateways."""
-    pending = [{"type": t, "status": "Unknown", "reason": "Pending", "lastTransitionTime": EARLIER} for t in ("Accepted", "Programmed")]
+    pending = [
+        {"type": t, "status": "Unknown", "reason": "Pending", "lastTransitionTime": EARLIER}
+        for t in ("Accepted", "Programmed")
+    ]
     merged = merge(pending, [Condition("Accepted", "True", "Accepted")], generation=3, now_utc=NOW)
     assert [(c["type"], c["status"], c["observedGeneration"]) for c in merged] == [("Accepted", "True", 3)]
 
 
 def test_all_problems_are_shown_with_path_remedy_and_page() -> None:
-    shown = from_problems("Accepted", [problem(1), problem(2)], docs_base="docs/errors/", pages={"InvalidSpec": "invalid-spec.md"})
+    shown = from_problems(
+        "Accepted", [problem(1), problem(2)], docs_base="docs/errors/", pages={"InvalidSpec": "invalid-spec.md"}
+    )
     assert shown.reason == "InvalidSpec"
     assert shown.message.splitlines() == [
         ".spec.field1: It is wrong. Do that. → docs/errors/invalid-spec.md",
@@ -57,7 +62,11 @@ def test_a_reason_the_server_would_refuse_is_a_fault_of_ours(reason: str) -> Non
 
 
 def test_ready_is_the_worst_of_all() -> None:
-    good, unknown, bad = (Condition("A", "True", "A"), Condition("B", "Unknown", "Pending"), Condition("C", "False", "Broken", "why"))
+    good, unknown, bad = (
+        Condition("A", "True", "A"),
+        Condition("B", "Unknown", "Pending"),
+        Condition("C", "False", "Broken", "why"),
+    )
     assert summary([good], "fine") == Condition("Ready", "True", "Ready", "fine")
     assert summary([good, unknown], "fine").status == "Unknown"
     assert summary([good, unknown, bad], "fine") == Condition("Ready", "False", "Broken", "why")
@@ -109,7 +118,9 @@ def test_the_ledger_knows_what_changed_when() -> None:
     prints = fingerprints(world("a"))
     assert ledger.since("Gateway shop/g", prints["Gateway shop/g"]) == 1
     assert ledger.since("HTTPRoute shop/r", prints["HTTPRoute shop/r"]) == 4
-    assert ledger.since("HTTPRoute shop/r", fingerprints(world("b"))["HTTPRoute shop/r"]) is None, "not what is published"
+    assert ledger.since("HTTPRoute shop/r", fingerprints(world("b"))["HTTPRoute shop/r"]) is None, (
+        "not what is published"
+    )
     assert ledger.since("HTTPRoute shop/none", 1) is None
 
 

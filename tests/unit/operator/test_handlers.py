@@ -33,7 +33,8 @@ class Seen:
         [handler] = [
             h
             for h in self.registry._watching.get_all_handlers()
-            if h.selector is not None and (h.selector.group, h.selector.plural or h.selector.any_name) == (kind.group, kind.plural)
+            if h.selector is not None
+            and (h.selector.group, h.selector.plural or h.selector.any_name) == (kind.group, kind.plural)
         ]
         await handler.fn(event={"type": type_, "object": obj}, logger=None)
 

@@ -77,7 +77,9 @@ def test_the_port_is_found_by_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "of", [service({"name": "http", "port": 81}), service({"name": "other", "port": 80})], ids=["no such port", "no such name"]
+    "of",
+    [service({"name": "http", "port": 81}), service({"name": "other", "port": 80})],
+    ids=["no such port", "no such name"],
 )
 def test_a_port_that_is_not_there_has_no_endpoints(of: dict[str, Any]) -> None:
     assert mirror(piece(endpoint("10.0.0.1")), of=of) == {}

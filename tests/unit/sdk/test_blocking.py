@@ -78,7 +78,9 @@ def test_a_blocked_answer_may_lack_a_leader() -> None:
     assert answer(cursor, 6, (), 1, leader=False) == ()
 
 
-def instance(name: str, address: str, port: int, *, status: str = "passing", node: str = "10.9.9.9", **service: Any) -> Any:
+def instance(
+    name: str, address: str, port: int, *, status: str = "passing", node: str = "10.9.9.9", **service: Any
+) -> Any:
     return {
         "Node": {"Address": node},
         "Service": {"ID": name, "Address": address, "Port": port, "Meta": {}, "Weights": {"Passing": 1}, **service},

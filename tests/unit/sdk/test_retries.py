@@ -41,7 +41,15 @@ def test_wait_is_jittered_over_the_whole_range_below_a_doubling_ceiling(retry: i
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("3", 3.0), ("0", 0.0), (None, None), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None), ("9" * 30, None), ("³", None)],
+    [
+        ("3", 3.0),
+        ("0", 0.0),
+        (None, None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("-1", None),
+        ("9" * 30, None),
+        ("³", None),
+    ],
 )
 def test_retry_after(text: str | None, seconds: float | None) -> None:
     assert retries.parse_retry_after(text) == seconds

@@ -13,7 +13,14 @@ def test_defaults() -> None:
 
 
 def test_empty_variables_count_as_unset() -> None:
-    names = ("NEXUS_SERVICE_NAME", "NEXUS_NAMESPACE", "PORT", "NEXUS_CONSUL_URL", "NEXUS_CONSUL_REGISTER", "NEXUS_LOG_LEVEL")
+    names = (
+        "NEXUS_SERVICE_NAME",
+        "NEXUS_NAMESPACE",
+        "PORT",
+        "NEXUS_CONSUL_URL",
+        "NEXUS_CONSUL_REGISTER",
+        "NEXUS_LOG_LEVEL",
+    )
     assert settings.parse(dict.fromkeys(names, ""), default_name="orders") == settings.parse({}, default_name="orders")
 
 
@@ -33,7 +40,10 @@ def test_a_service_registers_itself_when_there_is_a_consul(environ: dict[str, st
     ("environ", "endpoint"),
     [
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://j:4318/"}, "http://j:4318/v1/traces"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://j:4318", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t/x"}, "http://t/x"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://j:4318", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t/x"},
+            "http://t/x",
+        ),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://j:4318", "OTEL_SDK_DISABLED": "true"}, None),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://j:4318", "OTEL_TRACES_EXPORTER": "none"}, None),
     ],
