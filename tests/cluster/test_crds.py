@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "crds" / "examples"
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "valid").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_valid_example_is_taken(shop: Shop, path: Path) -> None:
-    printed = shop.cluster.kubectl("apply", "--dry-run=server", "-n", shop.namespace, "-f", str(path))
+    printed = shop.cluster.kubectl("apply", "--dry-run=server", "-f", str(path))
     assert "(server dry run)" in printed
 
 
@@ -24,5 +24,5 @@ def test_an_invalid_example_is_refused_with_the_remedy(shop: Shop, path: Path) -
     """The first line of each file is a comment with the sentence that a person has to read."""
     expected = path.read_text().splitlines()[0].removeprefix("#").strip()
     with pytest.raises(CommandError) as refused:
-        shop.cluster.kubectl("apply", "--dry-run=server", "-n", shop.namespace, "-f", str(path))
+        shop.cluster.kubectl("apply", "--dry-run=server", "-f", str(path))
     assert expected in str(refused.value)
