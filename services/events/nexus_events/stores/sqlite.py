@@ -104,11 +104,15 @@ class SqliteStore:
 
     async def close(self) -> None:
         await self._writer.stop()
-        if self._reader is not None:
-            await asyncio.get_running_loop().run_in_executor(self._readers, self._reader.close)
-            self._reader = None
+        # Behind every read in the queue, on their thread: one of them may be opening the connection just now.
+        await asyncio.get_running_loop().run_in_executor(self._readers, self._close_reader)
         self._readers.shutdown(wait=False)
         self._release_lock()
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     async def _take_lock(self) -> None:
         lock = await asyncio.to_thread(
