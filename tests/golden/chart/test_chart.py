@@ -143,3 +143,20 @@ def test_every_value_is_explained() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     missing = [leaf for leaf in leaves(values, "") if f"`{leaf}`" not in page]
     assert not missing
+
+
+def test_the_gateway_keeps_its_configuration_where_a_restart_of_the_container_finds_it(helm: Helm) -> None:
+    """With Consul away, a gateway that was killed serves from there; the root file system goes with the container."""
+    [gateway] = [
+        each
+        for each in objects(render(helm, *REQUIRED))
+        if each["kind"] == "Deployment" and each["metadata"]["name"].endswith("-gateway")
+    ]
+    pod = gateway["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    kept = {each["name"]: each.get("value", "") for each in container["env"]}
+    mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+    volumes = {each["name"] for each in pod["volumes"]}
+    for setting in ("NEXUS_GATEWAY_STATE_DIR", "NEXUS_PLUGIN_CACHE"):
+        mount = next((path for path in mounts if f"{kept[setting]}/".startswith(f"{path}/")), None)
+        assert mount is not None and mounts[mount] in volumes, f"{setting} is not on a volume"
