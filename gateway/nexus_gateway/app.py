@@ -299,16 +299,16 @@ class NothingToServe(ValueError):
     """No Snapshot source is configured. The text says what to give."""
 
 
-def build_discovery(settings: GatewaySettings, discovery_file: Path | None) -> Discovery:
-    """Return Consul's discovery when it is configured, else the file's, else one that knows no service."""
+def build_discovery(settings: GatewaySettings) -> Discovery:
+    """Return the file's discovery when one is named, else Consul's, else one that knows no service; as in `nexus_sdk`."""
+    if settings.discovery_file is not None:
+        return FileDiscovery(settings.discovery_file)
     if settings.consul_url:
         return ConsulDiscovery(settings.consul_url, token=settings.consul_token or None)
-    if discovery_file is not None:
-        return FileDiscovery(discovery_file)
     return MemoryDiscovery()
 
 
-def run(settings: GatewaySettings, manifests: Path | None = None, discovery_file: Path | None = None) -> None:
+def run(settings: GatewaySettings, manifests: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Raises `NothingToServe`, OSError.
 
     Logs go to stderr as JSON, the access log to stdout.
@@ -320,11 +320,11 @@ def run(settings: GatewaySettings, manifests: Path | None = None, discovery_file
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_serve(settings, manifests, discovery_file))
+        runner.run(_serve(settings, manifests))
 
 
-async def _serve(settings: GatewaySettings, manifests: Path | None, discovery_file: Path | None) -> None:
-    source, discovery = build_source(settings, manifests), build_discovery(settings, discovery_file)
+async def _serve(settings: GatewaySettings, manifests: Path | None) -> None:
+    source, discovery = build_source(settings, manifests), build_discovery(settings)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     forced = asyncio.Event()

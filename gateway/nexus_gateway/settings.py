@@ -50,7 +50,10 @@ class GatewaySettings:
     """ACL token for it; empty sends none."""
     consul_prefix: str = _env("NEXUS_CONSUL_PREFIX", "nexus")
     """First part of the keys in Consul's KV store."""
-    state_dir: Path | None = _env("NEXUS_GATEWAY_STATE_DIR")  # noqa: RUF009 - `_env` makes a dataclass field
+    discovery_file: Path | None = _env("NEXUS_DISCOVERY_FILE")  # noqa: RUF009 - `_env` makes a dataclass field
+    """JSON file that names the services' endpoints, read again when it changes; wins over Consul, because someone named it
+    on purpose. None finds services in Consul."""
+    state_dir: Path | None = _env("NEXUS_GATEWAY_STATE_DIR")  # noqa: RUF009 - as above
     """Directory that keeps the last good Snapshot, so that a gateway restarted while Consul is away still serves.
     None keeps nothing: right for replicas that are replaced rather than restarted."""
     plugin_cache: Path = _env("NEXUS_PLUGIN_CACHE", factory=_default_cache)  # noqa: RUF009 - as above
@@ -171,6 +174,7 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "listen": (_address, "host:port, for example 127.0.0.1:8080"),
     "admin": (_address, "host:port, for example 127.0.0.1:8081"),
     "replica": (_replica, "letters, digits, dots, dashes and underscores, at most 128"),
+    "discovery_file": (Path, "a file"),
     "state_dir": (Path, "a directory"),
     "plugin_cache": (Path, "a directory"),
     "max_in_flight": (_count, "a whole number, 0 or more"),

@@ -26,7 +26,8 @@ Exit codes: 0 stopped as asked, 1 it could not start, 2 a setting cannot be used
     help="""Run a gateway alone.
 
 With -f it reads manifests from a directory and follows their edits; without, it takes its configuration from the
-Consul of NEXUS_CONSUL_URL, where the operator publishes it. Every setting of docs/reference/gateway-settings.md can be
+Consul of NEXUS_CONSUL_URL, where the operator publishes it. Services are found in Consul, or in the file that
+NEXUS_DISCOVERY_FILE names. Every setting of docs/reference/gateway-settings.md can be
 given in the environment. SIGTERM drains and stops.
 
 \b
