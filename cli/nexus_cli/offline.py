@@ -14,7 +14,7 @@ from nexus_core.translate import translate as translate_all
 
 from nexus_cli.manifests import Manifests
 
-_NEEDS_INDEX = frozenset({"PluginNotFound", "PluginVersionNotFound", "PluginIncompatible", "MarketplaceUnavailable"})
+_NEEDS_INDEX = frozenset({"PluginNotFound", "PluginVersionNotFound", "PluginIncompatible", "MarketplaceUnreachable"})
 
 
 @cache

@@ -381,7 +381,7 @@ def test_a_plugin_that_a_gateway_cannot_load_says_so(
         ),
         "the missing index is reported",
     )
-    assert condition["reason"] == "MarketplaceUnavailable"
+    assert condition["reason"] == "MarketplaceUnreachable"
     bed.apply(
         {
             "apiVersion": "nexus.dev/v1alpha1",

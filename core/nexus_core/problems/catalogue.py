@@ -58,7 +58,6 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
     },
     "Fetched": {
         "MarketplaceInvalid": "The index of a marketplace is not one.",
-        "MarketplaceUnavailable": "The index of a marketplace could not be fetched and none was kept.",
     },
     "WorkloadReady": {
         "ChildConflict": "An object that Nexus wants to create exists already and belongs to somebody else.",

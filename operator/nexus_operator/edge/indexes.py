@@ -101,7 +101,7 @@ class Indexes:
                 )
             except _Unreachable as err:
                 entry.trouble = Trouble(
-                    "MarketplaceUnavailable", str(err), f"Check .spec.source.url and the network; it is tried again every {RETRY_S:.0f} s.",
+                    "MarketplaceUnreachable", str(err), f"Check .spec.source.url and the network; it is tried again every {RETRY_S:.0f} s.",
                     entry.index is not None,
                 )  # fmt: skip
             if (entry.index, entry.trouble) != before:

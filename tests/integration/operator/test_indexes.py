@@ -87,9 +87,9 @@ async def test_an_unchanged_index_is_not_sent_again(following: Following, market
 @pytest.mark.parametrize(
     ("status", "body", "reason", "says"),
     [
-        (500, b"", "MarketplaceUnavailable", "HTTP 500"),
+        (500, b"", "MarketplaceUnreachable", "HTTP 500"),
         (200, b"<html>", "MarketplaceInvalid", "cannot be read"),
-        (200, b"x" * (MAX_INDEX_BYTES + 1), "MarketplaceUnavailable", "larger than"),
+        (200, b"x" * (MAX_INDEX_BYTES + 1), "MarketplaceUnreachable", "larger than"),
     ],
 )
 async def test_the_last_good_index_stays_and_the_trouble_is_told(

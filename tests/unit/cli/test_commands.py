@@ -114,6 +114,17 @@ def test_validate_says_where_and_how_to_mend(tmp_path: Path) -> None:
     assert problem["page"]
 
 
+def test_validate_says_nothing_of_what_only_a_remote_index_could_tell(tmp_path: Path) -> None:
+    key = (REPOSITORY / "plugins" / "index" / "nexus_plugins" / "publisher.pub").read_text().strip()
+    (tmp_path / "a.yaml").write_text(
+        "apiVersion: nexus.dev/v1alpha1\nkind: NexusMarketplace\nmetadata: {name: partners}\n"
+        f"spec: {{source: {{url: 'https://plugins.invalid/index.json'}}, publishers: [{{name: p, publicKey: '{key}'}}]}}\n---\n"
+        "apiVersion: nexus.dev/v1alpha1\nkind: NexusPlugin\nmetadata: {name: demo}\nspec: {marketplace: partners}\n"
+    )
+    done = run("validate", str(tmp_path), "-o", "json")
+    assert (done.returncode, json.loads(done.stdout)["problems"]) == (0, [])
+
+
 def test_the_example_is_valid() -> None:
     done = run("validate", str(REPOSITORY / "examples" / "shop"))
     assert done.returncode == 0, done.stderr

@@ -46,7 +46,7 @@ class Indexes:
             if trouble:
                 path = ".spec.source.bundled" if spec.source.bundled else ".spec.source.url"
                 fix = "Correct the address or its server; it is tried again by itself."
-                problems.append(Problem(marketplace.ref, path, "MarketplaceUnavailable", trouble, fix))
+                problems.append(Problem(marketplace.ref, path, "MarketplaceUnreachable", trouble, fix))
         return found, tuple(problems)
 
     def due(self, now: float) -> bool:
