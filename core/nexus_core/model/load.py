@@ -101,6 +101,43 @@ class _Loader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def construct_document(self, node: yaml.Node) -> Any:
+        """Refuse, as kubectl does, a key that is written twice, and aliases that make little text mean very much."""
+        _measure(node, {})
+        return super().construct_document(node)
+
+
+def _measure(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return about how many bytes the node is with its aliases written out. Raises ConstructorError.
+
+    known: sizes by `id` of what was met before, so that a text of a few aliases of aliases ("billion laughs") costs its
+    own length to measure and not what it stands for. A node inside itself counts nothing here: JSON refuses it later.
+    """
+    if (before := known.get(id(node))) is not None:
+        return before
+    known[id(node)] = 0
+    size = 2
+    if isinstance(node, yaml.ScalarNode):
+        size += len(node.value)
+    elif isinstance(node, yaml.MappingNode):
+        keys: set[tuple[str, str]] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in keys:
+                    said = f'the key "{key.value[:80]}" is there twice'
+                    raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
+                keys.add((key.tag, key.value))
+            size += _measure(key, known) + _measure(value, known)
+    else:
+        size += sum(_measure(value, known) for value in node.value)
+    # What has no aliases is as long as its text, and a text may be a List of many objects.
+    written = node.end_mark.index - node.start_mark.index
+    if size > MAX_MANIFEST_BYTES and size > 4 * written:
+        said = f"with its aliases written out this is {size} bytes, and {MAX_MANIFEST_BYTES} is the most"
+        raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+    known[id(node)] = size
+    return size
+
 
 def _unfold(doc: Any) -> list[Any]:
     if doc is None:
@@ -144,13 +181,14 @@ def _metadata_problems(
     if not ref.name:
         what, fix = "The object has no name.", "Set metadata.name."
         return [Problem(ref, ".metadata.name", "InvalidSpec", what, fix)]
-    found = [
-        Problem(ref, ".metadata.name", rule.reason, rule.what, rule.fix) for rule in kind.rules if not rule.holds(doc)
-    ]
-    if not found and (len(ref.name) > 253 or not _SUBDOMAIN.fullmatch(ref.name)):
+    # Before the rules: their remedies take for granted that it is a name.
+    if len(ref.name) > 253 or not _SUBDOMAIN.fullmatch(ref.name):
         what = f'"{ref.name[:80]}" is no object name.'
         fix = "Use lower-case letters, digits, '-' and '.', and begin and end with a letter or digit."
-        found.append(Problem(ref, ".metadata.name", "InvalidSpec", what, fix))
+        found = [Problem(ref, ".metadata.name", "InvalidSpec", what, fix)]
+    else:
+        broken = [rule for rule in kind.rules if not rule.holds(doc)]
+        found = [Problem(ref, ".metadata.name", rule.reason, rule.what, rule.fix) for rule in broken]
     if ref.namespace and (len(ref.namespace) > 63 or not _LABEL.fullmatch(ref.namespace)):
         what = f'"{ref.namespace[:80]}" is no namespace.'
         fix = "Use lower-case letters, digits and '-', 63 characters at most."

@@ -141,3 +141,32 @@ def test_yaml_tags_do_not_run_code() -> None:
     resources, problems = parse_text("!!python/object/apply:os.system ['true']", "x")
     assert not resources
     assert problems[0].reason == "InvalidYaml"
+
+
+def test_a_few_aliases_do_not_cost_what_they_stand_for() -> None:
+    """A "billion laughs": 10 lines that mean ten thousand million texts."""
+    lines = ["apiVersion: nexus.dev/v1alpha1", "kind: NexusService", "metadata: {name: a}", "spec:", "  a0: &a0 [x, x]"]
+    lines += [f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 11)]
+    resources, problems = parse_text("\n".join(lines), "bomb.yaml")
+    assert not resources
+    assert [p.reason for p in problems] == ["InvalidYaml"]
+    assert "aliases" in problems[0].what
+
+
+def test_aliases_and_merge_keys_of_sane_size_are_read() -> None:
+    text = "kind: ConfigMap\nmetadata: {name: a}\nbase: &base {x: 1, y: [1, 2]}\nmore: {<<: *base, x: 2}\nlist: [*base, *base]\n"
+    resources, problems = parse_text(text, "a.yaml")
+    assert problems == ()
+    assert resources[0].raw["more"] == {"x": 2, "y": [1, 2]}
+
+
+def test_a_key_written_twice_is_refused_as_kubectl_does() -> None:
+    text = "kind: NexusService\nspec:\n  type: http\n  expose: {path: /a}\n  expose: {path: /b}\n"
+    resources, problems = parse_text(text, "a.yaml")
+    assert not resources
+    assert 'line 5, column 3: the key "expose" is there twice' in problems[0].what
+
+
+def test_a_name_that_is_no_name_at_all_is_told_the_characters_it_may_have() -> None:
+    manifest = {"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusService", "metadata": {"name": "UP_per"}, "spec": {}}
+    assert "lower-case" in parse(manifest).problems[0].fix
