@@ -189,7 +189,7 @@ def nexus(port: int, backend_port: int, work: Path) -> Command:
     )
     return Command(
         (str(Path(sys.executable).parent / "nexus"), "gateway", "-f", str(manifests), "--listen", f"127.0.0.1:{port}"),
-        {"NEXUS_GATEWAY_ADMIN": f"127.0.0.1:{port + 1}", "NEXUS_GATEWAY_ACCESS_LOG": "off"},
+        {"NEXUS_GATEWAY_ADMIN": f"127.0.0.1:{port + 1}", "NEXUS_ACCESS_LOG": "false"},
     )
 
 
