@@ -95,18 +95,17 @@ class Breaker:
         self._probing = True
         return True
 
-    def success(self, now: float) -> None:
-        """Count an attempt that the endpoint answered well."""
-        # Late answers of attempts that began before the circuit opened say nothing about the endpoint now.
-        if not self.failing or self.state == OPEN:
+    def success(self, now: float, *, probe: bool = False) -> None:
+        """Count an attempt that the endpoint answered well. probe: whether it was let through a half-open circuit."""
+        if not self.failing or self._is_late(probe):
             return
         self._now = now
         self._machine.call(_nothing)
         self.failing = self.state != CLOSED
 
-    def failure(self, now: float) -> None:
-        """Count an attempt that failed: connect error, reset, timeout, 502, 503 or 504."""
-        if self.state == OPEN:
+    def failure(self, now: float, *, probe: bool = False) -> None:
+        """Count an attempt that failed: connect error, reset, timeout, 502, 503 or 504. probe: as for `success`."""
+        if self._is_late(probe):
             return
         self._now = now
         self.failing = True
@@ -115,9 +114,15 @@ class Breaker:
         except _AttemptFailed:
             return  # pybreaker counts it and hands our own exception back
 
-    def abandon(self) -> None:
-        """Give an acquired pass back without a verdict: the client left before the endpoint answered."""
-        self._probing = False
+    def abandon(self, *, probe: bool = False) -> None:
+        """Give an acquired pass back without a verdict: the client left before the endpoint answered. probe: as for `success`."""
+        if not self._is_late(probe):
+            self._probing = False
+
+    def _is_late(self, probe: bool) -> bool:
+        """Return whether an attempt began before the circuit opened: it says nothing about the endpoint now, and in a
+        half-open circuit the place and the verdict are the probe's alone."""
+        return self.state == OPEN or (self.state == HALF_OPEN and not probe)
 
 
 def _nothing() -> None:

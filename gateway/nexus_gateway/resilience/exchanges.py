@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from nexus_core.snapshot import Retry, Timeouts
 
+from nexus_gateway.resilience.breakers import HALF_OPEN
 from nexus_gateway.resilience.budgets import RetryBudget
 from nexus_gateway.resilience.endpoints import EndpointState
 
@@ -80,8 +81,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_budget", "_current", "_idempotent", "_pick", "_retry", "_rng", "_timeouts", "_tried", "attempts", "budget_spent",
-        "deadline_at",
+        "_budget", "_current", "_idempotent", "_pick", "_retry", "_rng", "_settled", "_timeouts", "_tried", "attempts",
+        "budget_spent", "deadline_at",
     )  # fmt: skip
 
     def __init__(
@@ -104,6 +105,7 @@ class Exchange:
         self._rng = rng
         self._tried: set[str] = set()
         self._current: Attempt | None = None
+        self._settled = True
         self.attempts = 0
         self.budget_spent = False
         limits = [limit for limit in (timeouts.request_s or None, client_timeout_s) if limit is not None]
@@ -137,6 +139,7 @@ class Exchange:
         self.attempts += 1
         self._tried.add(chosen.authority)
         self._current = attempt
+        self._settled = False
         chosen.active += 1
         chosen.attempts += 1
         return attempt
@@ -144,20 +147,26 @@ class Exchange:
     def settle(self, outcome: Outcome, now: float) -> None:
         """Report how the running attempt ended: once for each attempt, when its response head is there or will not come."""
         attempt = self._current
-        if attempt is None:
+        if attempt is None or self._settled:
             return
-        breaker = attempt.endpoint.breaker
+        self._settled = True
+        breaker, probe = attempt.endpoint.breaker, attempt.breaker_state == HALF_OPEN
         if outcome is Outcome.ANSWERED:
-            breaker.success(now)
+            breaker.success(now, probe=probe)
         elif outcome is Outcome.ABANDONED:
-            breaker.abandon()
+            breaker.abandon(probe=probe)
         else:
             attempt.endpoint.failures += 1
-            breaker.failure(now)
+            breaker.failure(now, probe=probe)
 
     def release(self) -> None:
-        """Give the endpoint back: its response is over, or there will be none. Harmless when called again."""
+        """Give the endpoint back: its response is over, or there will be none. Harmless when called again.
+
+        An attempt that nobody settled (something broke before it could be made) is abandoned: a probe's place that is
+        never given back would keep the circuit half-open, and its endpoint without requests, for ever.
+        """
         if self._current is not None:
+            self.settle(Outcome.ABANDONED, 0.0)
             self._current.endpoint.active -= 1
             self._current = None
 

@@ -50,11 +50,11 @@ def test_an_open_circuit_refuses_until_its_time_is_over_then_lets_one_probe_thro
 def test_the_probe_decides() -> None:
     breaker = opened()
     breaker.acquire(12.0)
-    breaker.failure(12.5)
+    breaker.failure(12.5, probe=True)
     assert (breaker.state, breaker.opened_at) == (OPEN, 12.5)
     assert not breaker.acquire(22.4)
     assert breaker.acquire(22.5)
-    breaker.success(22.6)
+    breaker.success(22.6, probe=True)
     assert (breaker.state, breaker.failing) == (CLOSED, False)
     for _ in range(2):
         breaker.failure(23.0)
@@ -64,7 +64,7 @@ def test_the_probe_decides() -> None:
 def test_an_abandoned_probe_leaves_its_place_to_another() -> None:
     breaker = opened()
     breaker.acquire(12.0)
-    breaker.abandon()
+    breaker.abandon(probe=True)
     assert breaker.acquire(12.1)
 
 
@@ -75,11 +75,25 @@ def test_late_answers_of_earlier_attempts_do_not_close_an_open_circuit() -> None
     assert (breaker.state, breaker.opened_at) == (OPEN, 2.0)
 
 
+@pytest.mark.parametrize("late", ["success", "failure", "abandon"])
+def test_in_a_half_open_circuit_only_the_probe_is_heard(late: str) -> None:
+    """Attempts that began before the circuit opened end while the probe runs: neither verdict nor second probe."""
+    breaker = opened()
+    assert breaker.acquire(12.0)
+    {"success": lambda: breaker.success(12.1), "failure": lambda: breaker.failure(12.1), "abandon": breaker.abandon}[
+        late
+    ]()
+    assert breaker.state == HALF_OPEN
+    assert not breaker.acquire(12.2), "still one probe at a time"
+    breaker.success(12.3, probe=True)
+    assert breaker.state == CLOSED
+
+
 def test_a_changed_policy_holds_at_once_and_keeps_the_state() -> None:
     breaker = opened()
     breaker.apply(CircuitBreaker(failures=1, reset_s=1.0))
     assert breaker.acquire(3.0)
-    breaker.success(3.1)
+    breaker.success(3.1, probe=True)
     breaker.failure(3.2)
     assert breaker.state == OPEN
 
@@ -229,3 +243,31 @@ def test_statuses_have_outcomes() -> None:
         "503",
         "504",
     ]
+
+
+def test_late_attempts_of_many_do_not_speak_for_the_probe() -> None:
+    """Three requests run when the circuit opens; they end, well and badly, while the probe is on its way."""
+    (state,) = found = endpoints("a", policy=CircuitBreaker(failures=1, reset_s=1.0))
+    runs = [exchange() for _ in range(4)]
+    for run in runs:
+        assert isinstance(run.next(found, 0.0), Attempt)
+    runs[0].settle(Outcome.RESET, 0.1)
+    probe = exchange()
+    assert isinstance(probe.next(found, 1.5), Attempt)
+    runs[1].settle(Outcome.ANSWERED, 1.6)
+    runs[2].settle(Outcome.ABANDONED, 1.6)
+    runs[3].settle(Outcome.TIMEOUT, 1.6)
+    assert state.breaker.state == HALF_OPEN
+    assert exchange().next(found, 1.7) is Refusal.CIRCUIT_OPEN
+    probe.settle(Outcome.ANSWERED, 1.8)
+    assert state.breaker.state == CLOSED
+
+
+def test_an_attempt_that_is_released_unsettled_gives_the_probes_place_back() -> None:
+    (state,) = found = endpoints("a", policy=CircuitBreaker(failures=1, reset_s=1.0))
+    state.breaker.failure(0.0)
+    broken = exchange()
+    assert isinstance(broken.next(found, 1.5), Attempt)
+    broken.release()
+    assert state.active == 0
+    assert isinstance(exchange().next(found, 1.6), Attempt)
