@@ -159,4 +159,5 @@ def test_the_gateway_keeps_its_configuration_where_a_restart_of_the_container_fi
     volumes = {each["name"] for each in pod["volumes"]}
     for setting in ("NEXUS_GATEWAY_STATE_DIR", "NEXUS_PLUGIN_CACHE"):
         mount = next((path for path in mounts if f"{kept[setting]}/".startswith(f"{path}/")), None)
-        assert mount is not None and mounts[mount] in volumes, f"{setting} is not on a volume"
+        assert mount is not None, f"{setting} is not on a mount"
+        assert mounts[mount] in volumes, f"{setting} is not on a volume of the pod"
