@@ -58,6 +58,8 @@ def problems_of(ref: ObjectRef, model: type[Model], error: pydantic.ValidationEr
     """Return one problem for each error of a spec."""
     found = []
     for item in error.errors(include_url=False):
+        if _counts_valid_items_alone(item):
+            continue
         loc = _without_union_members(item["loc"])
         if item["type"] == "extra_forbidden":
             *parents, key = loc
@@ -65,6 +67,16 @@ def problems_of(ref: ObjectRef, model: type[Model], error: pydantic.ValidationEr
         else:
             found.append(_problem(ref, loc, item["type"], item.get("input"), item.get("ctx") or {}, item["msg"]))
     return found
+
+
+def _counts_valid_items_alone(item: Any) -> bool:
+    """Whether a list is called too short only because Pydantic does not count its broken items, each of which has an error."""
+    given = item.get("input")
+    return (
+        item["type"] == "too_short"
+        and isinstance(given, list | tuple)
+        and len(given) >= (item.get("ctx") or {}).get("min_length", 0)
+    )
 
 
 def unknown_field(ref: ObjectRef, parents: Loc, key: str, known: Iterable[str], root: str = ".spec") -> Problem:
