@@ -37,7 +37,7 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "NoMatchingListenerHostname": "No listener serves any of the object's host names.",
         "NoMatchingParent": "A route names a Gateway or listener that does not exist.",
         "NotAllowedByListeners": "No listener allows routes from the object's namespace.",
-        "PathConflict": "Another NexusService that has precedence exposes the same path.",
+        "PathConflict": "Another NexusService, or an HTTPRoute, that has precedence has the same path.",
         "PolicyConflict": "Two policies set one field of one target to different values.",
         "UnknownKind": "The group nexus.dev has no such kind.",
         "UnsupportedProtocol": "A listener asks for a protocol that Nexus does not serve.",
@@ -62,6 +62,7 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
     "WorkloadReady": {
         "ChildConflict": "An object that Nexus wants to create exists already and belongs to somebody else.",
         "ChildRefused": "The API server refuses what Nexus makes of a workload.",
+        "NotOnKubernetes": "A NexusService says how `nexus up` runs it, and nothing runs it on Kubernetes.",
         "WorkloadFailed": "Replicas of a workload do not start.",
         "WorkloadProgressing": "Replicas of a workload are starting.",
     },

@@ -27,6 +27,11 @@ GRACE_S = 45
 """preStop, the SDK's drain (10 s by default) and room for programs that drain longer."""
 
 
+PROGRESS_DEADLINE_S = 120
+"""After so long without progress the status says WorkloadFailed. Kubernetes' 600 leaves people with a wrong image waiting.
+It changes what is said and nothing else: a rollout that is slower goes on and becomes ready."""
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What every rendered workload is told. Empty strings are left out."""
@@ -63,6 +68,7 @@ def render(resource: Resource, surroundings: Surroundings) -> tuple[Object, ...]
             "replicas": workload.replicas,
             "selector": {"matchLabels": identity},
             "strategy": _strategy(workload),
+            "progressDeadlineSeconds": PROGRESS_DEADLINE_S,
             "template": {
                 "metadata": {"labels": labels},
                 "spec": _pod(resource, workload, spec.health or Health(), surroundings),
@@ -85,7 +91,8 @@ def _owner(resource: Resource) -> dict[str, Any]:
 
 def _strategy(workload: Workload) -> dict[str, Any]:
     if any(_volume_source(v)[0] == "persistentVolumeClaim" for v in workload.volumes):
-        # Two pods must not write one disk at once (and most disks mount on one node only).
+        # Two pods must not write one disk at once (and most disks mount on one node only). An emptyDir needs no such care:
+        # each pod has its own, and what was in the old pod's goes with it.
         return {"type": "Recreate"}
     return {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
 

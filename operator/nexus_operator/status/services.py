@@ -54,6 +54,11 @@ def _service(
     conditions = [accepted, view.verdict("ResolvedRefs", problems)]
     if spec is not None and spec.workload is not None:
         conditions.append(_workload_ready(view, spec.workload.replicas, obj, problems))
+    elif spec is not None and spec.backend is None:
+        what = f"{status.ref} has a process alone, which `nexus up` runs; nothing of it runs on Kubernetes."
+        fix = "Set .spec.workload, or .spec.backend if it runs elsewhere."
+        message = view.linked("NotOnKubernetes", f"{what} {fix}")
+        conditions.append(Condition("WorkloadReady", "False", "NotOnKubernetes", message))
     programmed = view.programmed(str(status.ref))
     conditions.append(programmed)
     ready = summary(conditions, programmed.message)
@@ -91,13 +96,15 @@ def _workload_ready(view: View, replicas: int, obj: Object, problems: list[Probl
     ready, updated = int(state.get("readyReplicas") or 0), int(state.get("updatedReplicas") or 0)
     if fresh and ready >= replicas and updated >= replicas and int(state.get("replicas") or 0) == replicas:
         return Condition("WorkloadReady", "True", "WorkloadReady", f"{ready}/{replicas} replicas are ready")
+    counted = f"{ready}/{replicas} replicas are ready"
+    fix = f"kubectl --namespace {meta['namespace']} describe pods --selector app.kubernetes.io/name={meta['name']} says why."
     for condition in state.get("conditions") or ():
         stalled = condition.get("type") == "Progressing" and condition.get("status") == "False"
         if stalled or (condition.get("type") == "ReplicaFailure" and condition.get("status") == "True"):
-            what = f"{ready}/{replicas} replicas are ready. {condition.get('message') or condition.get('reason')}"
-            fix = f"kubectl --namespace {meta['namespace']} get pods --selector app.kubernetes.io/name={meta['name']} shows them."
+            what = f"{counted}. {condition.get('message') or condition.get('reason')}"
             return Condition("WorkloadReady", "False", "WorkloadFailed", view.linked("WorkloadFailed", f"{what} {fix}"))
-    return Condition("WorkloadReady", "False", "WorkloadProgressing", f"{ready}/{replicas} replicas are ready")
+    # An image that cannot be pulled looks like this, too, until the Deployment's deadline: say where to look at once.
+    return Condition("WorkloadReady", "False", "WorkloadProgressing", f"{counted}. If that stays so: {fix}")
 
 
 def _write(view: View, obj: Object, conditions: list[Condition], fields: dict[str, Any]) -> StatusWrite:
