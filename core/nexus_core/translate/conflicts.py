@@ -1,12 +1,16 @@
-"""Which NexusService a path belongs to. (Between HTTPRoutes the Gateway API's precedence decides, in the gateway.)"""
+"""Which object a path belongs to.
+
+Between NexusServices the one that has precedence gets the path. Between HTTPRoutes the Gateway API's precedence decides, in
+the gateway, and in silence, as that API wants it. Between the two the gateway decides likewise; here the loser is told.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 
-from nexus_core.problems import ObjectRef
-from nexus_core.snapshot import Route
+from nexus_core.problems import ObjectRef, Problem
+from nexus_core.snapshot import Match, Route
 
 Claim = tuple[str, str, str, str, str]
 """(listener, host name, path, path kind, method)"""
@@ -28,7 +32,53 @@ class Claims:
             self._owners.setdefault(claim, owner)
 
 
+def find_shadowed(routes: Iterable[Route]) -> Iterator[Problem]:
+    """Yield a problem for each NexusService or HTTPRoute whose requests go to one of the other kind instead.
+
+    One problem for each pair, at the loser's first such match. A match with headers is no rival: it is the closer one.
+    """
+    routes = sorted(routes, key=lambda route: (route.created_at, route.id))  # the gateway's order between equal matches
+    kinds = {route.source.partition(" ")[0] for route in routes}
+    if len(kinds) < 2:
+        return
+    winners: dict[Claim, Route] = {}
+    for route in routes:
+        told: set[str] = set()
+        for path, match in _plain_matches(route):
+            for claim in _claims_of(route, (match,)):
+                winner = winners.setdefault(claim, route)
+                if _kind(winner) != _kind(route) and winner.source not in told:
+                    told.add(winner.source)
+                    yield _shadowed(route, winner, match, path)
+
+
+def _plain_matches(route: Route) -> Iterator[tuple[str, Match]]:
+    """The matches without headers, with the field that says them."""
+    for number, rule in enumerate(route.rules):
+        for index, match in enumerate(rule.matches):
+            if not match.headers:
+                service = _kind(route) == "NexusService"
+                yield ".spec.expose.path" if service else f".spec.rules[{number}].matches[{index}].path", match
+
+
+def _shadowed(loser: Route, winner: Route, match: Match, path: str) -> Problem:
+    method = f"{match.method} " if match.method else ""
+    what = (
+        f'Requests for {method}"{match.path}" go to {winner.source}, which has the same match and precedence'
+        " (it is older, or first by kind and name)."
+    )
+    fix = "Choose another path, or other hostnames or methods, or remove one of the two."
+    return Problem(ObjectRef.parse(loser.source), path, "PathConflict", what, fix)
+
+
+def _kind(route: Route) -> str:
+    return route.source.partition(" ")[0]
+
+
 def _claims(route: Route) -> Iterator[Claim]:
-    matches = [match for rule in route.rules for match in rule.matches]
+    return _claims_of(route, [match for rule in route.rules for match in rule.matches])
+
+
+def _claims_of(route: Route, matches: Iterable[Match]) -> Iterator[Claim]:
     for listener, hostname, match in product(route.listeners, route.hostnames or ("",), matches):
         yield listener, hostname, match.path, match.path_kind, match.method

@@ -19,7 +19,7 @@ from nexus_core.marketplace import Index
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, sort_problems
 from nexus_core.snapshot import EMPTY, Route, Rule, Snapshot
-from nexus_core.translate import gateways, http_routes, plugins, policies, services, targets, upstreams, worlds
+from nexus_core.translate import conflicts, gateways, http_routes, plugins, policies, services, targets, upstreams, worlds
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.translation import GatewayStatus, RouteStatus, ServiceStatus, Translation
 
@@ -64,6 +64,7 @@ def translate(
         *routed.problems,
         *installed.problems,
         *merging.problems,
+        *conflicts.find_shadowed(routes),
         *(p for kind in ("GatewayClass", "ReferenceGrant") for r in world.all(kind) for p in r.problems),
     )
     return Translation(

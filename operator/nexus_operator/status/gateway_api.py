@@ -18,6 +18,8 @@ from nexus_operator.world.inventory import Object
 
 MAX_PARENTS = 32
 """The CRD's limit of `status.parents`."""
+SHADOWED = "nexus.dev/Shadowed"
+"""Condition of an HTTPRoute, there only when it is true: requests for some of its matches go to a NexusService."""
 LAST_GOOD = "Its last good version keeps serving."
 
 
@@ -105,11 +107,21 @@ def _route(view: View, status: RouteStatus | None, obj: Object, problems: list[P
             conditions[0] = Condition(first.type, first.status, first.reason, f"{first.message}\n{LAST_GOOD}")
         if parent.accepted.ok and status is not None:
             conditions.append(view.programmed(str(status.ref)))
+            conditions += _shadowed(view, problems)
         merged = _merged(view, obj, before, conditions)
         mine.append({"parentRef": ref, "controllerName": CONTROLLER_NAME, "conditions": merged})
     if not mine and len(others) == len(held):
         return StatusWrite("HTTPRoute", obj, {})  # nothing of ours in it, nothing to add
     return StatusWrite("HTTPRoute", obj, {"parents": [*others, *mine][:MAX_PARENTS]})
+
+
+def _shadowed(view: View, problems: list[Problem]) -> list[Condition]:
+    """A route whose requests go to a NexusService is Accepted all the same: the Gateway API leaves that to precedence."""
+    matching = [problem for problem in problems if problem.reason == "PathConflict"]
+    if not matching:
+        return []
+    told = from_problems(SHADOWED, matching, docs_base=view.docs_base, pages=PAGES)
+    return [Condition(SHADOWED, "True", told.reason, told.message)]
 
 
 def _judged(view: View, kind: str, verdict: Verdict, problems: list[Problem]) -> Condition:
