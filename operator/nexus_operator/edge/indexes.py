@@ -21,7 +21,7 @@ from nexus_operator.status.view import Trouble
 
 log = logging.getLogger(__name__)
 FETCH_TIMEOUT_S = 15.0
-FIRST_WAIT_S = 5.0
+FIRST_WAIT_S = 1.0
 """How long a reconciliation waits for the first answer of a new marketplace, so that its plugins need no second round."""
 RETRY_S = 15.0
 BUNDLED = "bundled:"
