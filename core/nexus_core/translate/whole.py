@@ -19,7 +19,17 @@ from nexus_core.marketplace import Index
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, sort_problems
 from nexus_core.snapshot import EMPTY, Route, Rule, Snapshot
-from nexus_core.translate import conflicts, gateways, http_routes, plugins, policies, services, targets, upstreams, worlds
+from nexus_core.translate import (
+    conflicts,
+    gateways,
+    http_routes,
+    plugins,
+    policies,
+    services,
+    targets,
+    upstreams,
+    worlds,
+)
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.translation import GatewayStatus, RouteStatus, ServiceStatus, Translation
 
