@@ -13,6 +13,7 @@ from nexus_sdk.errors import HttpProblem, NexusError
 from nexus_sdk.logs import Log
 from nexus_sdk.metrics import Metrics, route_of
 
+DOCUMENT = "/openapi.json"
 CLIENT_GONE = 499
 """Status in metrics and logs of a request whose connection ended before the answer (nginx's number)."""
 
@@ -38,7 +39,9 @@ def build_observing(metrics: Metrics, log: Log, is_draining: Callable[[], bool])
             seconds = loop.time() - started
             metrics.end(request, status, seconds)
             if request.path not in tracing.UNTRACED:
-                log.info(
+                # The GraphQL service asks for the document every few seconds: no news.
+                write = log.debug if request.path == DOCUMENT and status < 400 else log.info
+                write(
                     "request", method=request.method, path=request.path, route=route_of(request), status=status,
                     duration_ms=round(seconds * 1000, 3), request_id=replies.request_id(request),
                 )  # fmt: skip

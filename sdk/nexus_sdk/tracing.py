@@ -6,7 +6,8 @@ import asyncio
 import threading
 import uuid
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import aiohttp
 from aiohttp import web
@@ -18,6 +19,7 @@ from opentelemetry.instrumentation import aiohttp_server
 from opentelemetry.instrumentation.aiohttp_client import create_trace_config
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider, sampling
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from nexus_sdk.settings import Settings, TraceSettings
@@ -113,6 +115,22 @@ class Tracing:
         except TimeoutError:
             return False
         return True
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """Within this, calls to other services carry a context that is not sampled: no span is recorded, here or there.
+
+    For what a service does by itself every few seconds: its traces would hide those of people's requests. A service
+    whose sampler is not `parentbased_` records its own side all the same.
+    """
+    ids = RandomIdGenerator()
+    context = trace.SpanContext(ids.generate_trace_id(), ids.generate_span_id(), is_remote=False)  # flags: none
+    token = otel_context.attach(trace.set_span_in_context(trace.NonRecordingSpan(context), Context()))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
 
 
 def _exporting(endpoint: str) -> SpanProcessor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,3 +154,28 @@ spec:
     path.unlink()
     wait_for(lambda: second not in shop.pids(), "the removed service is stopped")
     wait_for(lambda: "shop_catalog" not in shop.get("/more/items")[2] and shop.get("/more/items")[0] == 404, "no route")
+
+
+def test_traces_and_logs_are_of_requests_and_not_of_what_services_do_by_themselves(
+    shop: Any, wait_for: Callable[..., Any]
+) -> None:
+    """The GraphQL service asks for documents every two seconds: that would soon be all that is kept in memory."""
+
+    def asked() -> int:
+        registry = json.loads((shop.directory / ".nexus" / "discovery.json").read_text())
+        (orders,) = registry["services"]["orders.shop"]["endpoints"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{orders['port']}/metrics", timeout=5) as reply:
+            text = reply.read().decode()
+        found = re.search(r'nexus_http_requests_total\{method="GET",route="/openapi.json",status="200"\} (\d+)', text)
+        return int(found[1]) if found else 0
+
+    before = asked()
+    wait_for(lambda: asked() >= before + 2, "the GraphQL service asked orders for its document twice")
+    shop.order("trace")
+    done = shop.nexus("traces", "--last", "200", "--admin", shop.admin, "-o", "json")
+    assert "POST /orders" in done.stdout
+    assert "/openapi.json" not in done.stdout
+    assert "/subscriptions/" not in done.stdout
+    log = (shop.directory / ".nexus" / "logs" / "shop-orders.log").read_text()
+    assert "POST" in log
+    assert "/openapi.json" not in log

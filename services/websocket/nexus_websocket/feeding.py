@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from nexus_sdk import NexusError, ServiceApp
+from nexus_sdk import NexusError, ServiceApp, tracing
 
 from nexus_websocket.settings import SocketSettings
 
@@ -66,9 +66,10 @@ class Feeding:
         if self._store:
             document["start"] = {"after": self._offset, "store": self._store}
         try:
-            answer = await self._app.client.request(
-                "PUT", self._settings.events_service, self._path, json=document, deadline_s=5.0
-            )
+            with tracing.untraced():
+                answer = await self._app.client.request(
+                    "PUT", self._settings.events_service, self._path, json=document, deadline_s=5.0
+                )
         except NexusError as err:
             return str(err)
         if answer.status not in (200, 201):

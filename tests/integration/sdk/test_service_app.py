@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from nexus_core.discovery import Endpoint
-from nexus_sdk import HttpProblem, ServiceApp, SettingsError
+from nexus_sdk import HttpProblem, ServiceApp, SettingsError, tracing
 from nexus_sdk.testing import MemoryDiscovery
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -236,6 +236,24 @@ async def test_one_trace_goes_through_the_client_to_the_next_service(http: aioht
     assert last.parent.span_id == client.context.span_id
     assert sent == f"00-{TRACE}-{client.context.span_id:016x}-01"
     assert server.resource.attributes["service.version"] == "1.2.3"
+
+
+async def test_what_a_service_does_untraced_is_recorded_on_neither_side() -> None:
+    spans, discovery = InMemorySpanExporter(), MemoryDiscovery()
+    orders = build(discovery=discovery, span_processors=[SimpleSpanProcessor(spans)])
+    catalog = ServiceApp("catalog", environ={}, discovery=discovery, span_processors=[SimpleSpanProcessor(spans)])
+
+    @catalog.get("/items")
+    async def items(request: web.Request) -> web.Response:
+        return web.json_response({"sampled": bool(int(request.headers["traceparent"][-2:], 16) & 1)})
+
+    async with orders.test_server(), catalog.test_server() as back:
+        discovery.set("catalog.default", [Endpoint(back.host, back.port)])
+        with tracing.untraced():
+            assert (await orders.client.get("catalog", "/items")).json() == {"sampled": False}
+        assert not spans.get_finished_spans()
+        assert (await orders.client.get("catalog", "/items")).json() == {"sampled": True}
+    assert len(spans.get_finished_spans()) == 2
 
 
 async def test_spans_reach_an_otlp_receiver_before_the_app_has_stopped(http: aiohttp.ClientSession) -> None:

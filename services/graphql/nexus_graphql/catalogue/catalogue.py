@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from nexus_core.discovery import Discovery, ServiceEntry
-from nexus_sdk import NexusError
+from nexus_sdk import NexusError, tracing
 from nexus_sdk.logs import Log
 
 from nexus_graphql.catalogue.documents import Known, receive
@@ -140,9 +140,10 @@ class Catalogue:
             headers["if-none-match"] = known.etag
         async with slots:
             try:
-                answer = await self._client.request(
-                    "GET", known.name, known.path, headers=headers, deadline_s=self._settings.fetch_s
-                )
+                with tracing.untraced():
+                    answer = await self._client.request(
+                        "GET", known.name, known.path, headers=headers, deadline_s=self._settings.fetch_s
+                    )
             except NexusError as err:
                 return replace(known, away=f"Its document cannot be read ({err.reason}). Is the service running?")
             if answer.status == 304 and known.digest:
