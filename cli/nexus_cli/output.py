@@ -53,7 +53,7 @@ def render_rows(columns: Sequence[str], rows: Sequence[Row], *, rich: bool) -> s
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for line in texts:

@@ -32,6 +32,8 @@ START_WAIT_S = 20.0
 RELOAD_POLL_S = 0.3
 DRAIN_S = 10.0
 """What requests in flight get to finish after Ctrl-C."""
+INHERITED = ("NEXUS_LOG_LEVEL", "NEXUS_CONSUL_TOKEN", "NEXUS_GRAPHIQL_ASSETS")
+"""What services may take from the environment of `nexus up`. No other NEXUS_ variable: they are of this command."""
 SECOND_SIGNAL_S = 0.3
 """A signal that follows the first sooner is the same one: `timeout` and some shells send it to the process and its group."""
 
@@ -168,7 +170,7 @@ class _Up:
     def _environment(self, registry: Registry) -> dict[str, str]:
         host, port = ports.parse_address(self._settings.admin, "--admin")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("NEXUS_", "OTEL_EXPORTER_"))}
-        kept = {k: v for k, v in os.environ.items() if k in ("NEXUS_LOG_LEVEL", "NEXUS_CONSUL_TOKEN")}
+        kept = {k: v for k, v in os.environ.items() if k in INHERITED}
         return {
             "OTEL_BSP_SCHEDULE_DELAY": "300",  # spans are looked at right after the request; the default is 5 s
             **inherited,

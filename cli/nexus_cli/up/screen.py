@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,22 @@ from nexus_cli.output import render_rows
 from nexus_cli.up.plans import ServicePlan
 from nexus_cli.up.supervisor import Group, Supervisor
 
-COLUMNS = ("service", "what", "through the gateway", "url", "pid", "state")
+COLUMNS = ("service", "what", "path", "url", "pid", "state")
+"""path: behind the gateway's URL. All of it fits into 80 columns for services with names of usual length."""
 
 
 def rows(groups: Mapping[str, Group], gateway_url: str, admin_url: str, pid: int) -> list[tuple[str, ...]]:
     """Return the table's rows: the gateway's first, then each replica's, then what is not run here."""
-    made: list[tuple[str, ...]] = [("gateway", "gateway", gateway_url, admin_url + " (admin)", str(pid), "ready")]
+    made: list[tuple[str, ...]] = [
+        ("gateway", "gateway", "", gateway_url, str(pid), "ready"),
+        ("", "admin API", "", admin_url, str(pid), "ready"),
+    ]
     for key, group in sorted(groups.items()):
         plan = group.plan
-        public = gateway_url + plan.exposed if plan.exposed else ""
-        made.extend((key, plan.kind, public, r.url, str(r.pid or ""), r.state) for r in group.replicas)
+        made.extend((key, plan.kind, plan.exposed, r.url, str(r.pid or ""), r.state) for r in group.replicas)
         if not group.replicas:
             where = ", ".join(f"http://{host}:{port}" for host, port in plan.addresses)
-            made.append((key, plan.kind, public, where, "", "elsewhere" if where else "not run here"))
+            made.append((key, plan.kind, plan.exposed, where, "", "elsewhere" if where else "not run here"))
     return made
 
 
@@ -116,6 +119,14 @@ def _program() -> str:
         return str(here) if here.exists() else "nexus"
 
 
+def render_progress(ready: int, of: int, waiting: Sequence[str], width: int) -> str:
+    """Return one line that is shorter than `width` columns: a longer one wraps, and is not wiped by the next."""
+    done = round(20 * ready / max(1, of))
+    line = f"{'━' * done}{'╌' * (20 - done)} {ready}/{of} ready"
+    line += f", waiting for {', '.join(waiting)}" if waiting else ""
+    return line if len(line) < width else line[: max(0, width - 2)] + "…"
+
+
 class Progress:
     """On a terminal one line that is drawn again; else a line for each service that became ready."""
 
@@ -127,12 +138,9 @@ class Progress:
         replicas = supervisor.replicas
         ready = [r for r in replicas if r.state == "ready"]
         if self._drawn:
-            waiting = ", ".join(r.name for r in replicas if r.state != "ready")
-            done = round(20 * len(ready) / max(1, len(replicas)))
-            bar = "━" * done + "╌" * (20 - done)
-            sys.stderr.write(
-                f"\r\033[K{bar} {len(ready)}/{len(replicas)} ready" + (f", waiting for {waiting}" if waiting else "")
-            )
+            waiting = [r.name for r in replicas if r.state != "ready"]
+            width = shutil.get_terminal_size().columns
+            sys.stderr.write(f"\r\033[K{render_progress(len(ready), len(replicas), waiting, width)}")
         else:
             for replica in ready:
                 if replica.name not in self._ready:

@@ -12,7 +12,8 @@ from nexus_cli import output, trees
 from nexus_cli.errors import UserError
 from nexus_cli.plugins.edits import EditRefused, set_enabled
 from nexus_cli.tour.traces import build_tree
-from nexus_cli.up import backoff, logs, plans, ports
+from nexus_cli.up import backoff, logs, plans, ports, screen
+from nexus_cli.up.supervisor import Group
 from nexus_core.model.load import parse_text
 
 MANIFEST = """apiVersion: nexus.dev/v1alpha1
@@ -195,3 +196,17 @@ def test_a_very_deep_trace_is_shown() -> None:
     for _ in range(3000):
         span = {"service": "s", "name": "n", "children": [span]}
     assert len(trees.render_trace({"spans": [span]}).splitlines()) == 3002
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_progress_never_wraps(width: int) -> None:
+    line = screen.render_progress(1, 8, [f"service-{n}" for n in range(7)], width)
+    assert len(line) < width
+    assert "service-0" in line or width < 80
+
+
+def test_the_table_shows_paths_and_the_gateways_url_once() -> None:
+    plans_made = plan_of("orders", "{process: {command: [x], replicas: 0}, expose: {path: /orders}}")
+    groups = {key: Group(plan) for key, plan in plans_made.items()}
+    made = screen.rows(groups, "http://127.0.0.1:8080", "http://127.0.0.1:8081", 1)
+    assert [row[2:4] for row in made] == [("", "http://127.0.0.1:8080"), ("", "http://127.0.0.1:8081"), ("/orders", "")]
