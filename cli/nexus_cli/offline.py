@@ -12,6 +12,7 @@ from nexus_core.snapshot import Snapshot
 from nexus_core.translate import Translation
 from nexus_core.translate import translate as translate_all
 
+from nexus_cli.errors import UserError
 from nexus_cli.manifests import Manifests
 
 _NEEDS_INDEX = frozenset({"PluginNotFound", "PluginVersionNotFound", "PluginIncompatible", "MarketplaceUnreachable"})
@@ -68,8 +69,11 @@ def explain_request(snapshot: Snapshot, method: str, url: str, headers: tuple[st
         rest = url.partition("://")[2]
         at = min((i for i in (rest.find("/"), rest.find("?")) if i >= 0), default=len(rest))
         authority, path = rest[:at], rest[at:]
-    host = hosts.parse(authority)[0] if authority else ""
-    path = paths.normalise(path.partition("#")[0].partition("?")[0] or "/")
+    try:
+        host = hosts.parse(authority)[0] if authority else ""
+        path = paths.normalise(path.partition("#")[0].partition("?")[0] or "/")
+    except (hosts.HostRefused, paths.PathRefused) as error:
+        raise UserError(f"The gateway answers 400 to {method} {url[:200]!r}: {error} Correct the URL.") from error
     rules = {rule.id: rule for route in snapshot.routes for rule in route.rules}
     router: Router[None] = Router(snapshot, lambda route, rule: None)
     found = explain(router, method, host, path, given)

@@ -51,8 +51,13 @@ def validate(ctx: click.Context, paths: tuple[Path, ...]) -> int:
             }
         )
     elif problems:
-        rows = [(loaded.origin(p.where) or "", p.where, p.path, p.what, p.fix, page_of(p.reason)) for p in problems]
-        output.show_rows(("file", "object", "path", "what", "fix", "page"), rows)
+        # In a File's problem the object is the file.
+        rows = [
+            ((loaded.origin(p.where) or p.where.name, "", "") if p.where.kind == "File" else
+             (loaded.origin(p.where) or "", p.where, p.path)) + (p.what, p.fix, p.reason)
+            for p in problems
+        ]  # fmt: skip
+        output.show_rows(("file", "object", "path", "what", "fix", "reason"), rows)
         output.note(f"{len(problems)} problem(s) in {len(loaded.resources)} objects. `nexus explain REASON` says more.")
     else:
         output.note(f"{len(loaded.resources)} objects in {len(loaded.files)} files: no problems.")

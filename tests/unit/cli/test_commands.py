@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import click
 import pytest
@@ -81,6 +85,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("validate", "nowhere"), 2, "nowhere does not exist"),
         (("explain", "PathConflikt"), 1, "Did you mean PathConflict"),
         (("explain", "FETCH", "/x"), 2, "'FETCH' is not a method"),
+        (("explain", "GET", "http://[::bad/", "-f", "examples/shop"), 2, "not a valid host name"),
+        (("explain", "GET", "/a%zz", "-f", "examples/shop"), 2, "percent-escape"),
+        (("explain", "GET", "/../..", "-f", "examples/shop"), 2, "climbs above the root"),
         (("traces", "xyz"), 2, "not a trace id"),
         (("traces", "--admin", "http://127.0.0.1:9"), 2, "No gateway answers at http://127.0.0.1:9"),
         (("traces", "--admin", "nonsense"), 2, "is not a URL"),
@@ -144,3 +151,41 @@ def test_output_may_stand_before_or_after_the_command() -> None:
 def test_the_example_pins_the_key_of_the_bundled_plugins() -> None:
     key = (REPOSITORY / "plugins" / "index" / "nexus_plugins" / "publisher.pub").read_text().strip()
     assert key in (REPOSITORY / "examples" / "shop" / "marketplace.yaml").read_text()
+
+
+def test_the_table_of_problems_names_the_file_and_the_reason_that_explain_takes(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("kind: [\n")
+    (tmp_path / "b.yaml").write_text("apiVersion: nexus.dev/v1alpha1\nkind: NexusServce\nmetadata: {name: a}\n")
+    head, first, second, *_ = run("validate", str(tmp_path)).stdout.splitlines()
+    assert head.split() == ["FILE", "OBJECT", "PATH", "WHAT", "FIX", "REASON"]
+    assert first.startswith(str(tmp_path / "a.yaml"))
+    assert first.endswith("InvalidYaml")
+    assert second.endswith("UnknownKind")
+    assert run("explain", "UnknownKind").returncode == 0
+
+
+class Growing(BaseHTTPRequestHandler):
+    """An admin API whose newest trace grows for a while, as spans arrive after the request was answered."""
+
+    sizes: ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        size = self.sizes.pop(0) if len(self.sizes) > 1 else self.sizes[0]
+        trace = {"trace_id": "a" * 32, "start_unix_ms": time.time() * 1000, "duration_ms": 1.0, "span_count": size}
+        body = json.dumps({"traces": [trace]}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """Say nothing."""
+
+
+def test_a_trace_of_this_moment_is_shown_when_it_is_whole() -> None:
+    Growing.sizes = [2, 2, 2, 7, 11]
+    with HTTPServer(("127.0.0.1", 0), Growing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = run("traces", "--last", "1", "--admin", f"http://127.0.0.1:{server.server_port}", "-o", "json")
+        server.shutdown()
+    assert json.loads(done.stdout)[0]["span_count"] == 11
