@@ -12,15 +12,16 @@ import logging
 import os
 import random
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nexus_core.problems import Problem
 from nexus_core.snapshot import Ack, Published, wire
 from nexus_sdk.consul.connection import Connection, ConsulAway, ConsulRefused
 
 log = logging.getLogger("nexus.gateway.consul")
+T = TypeVar("T")
 
 WAIT_S = 30
 """Longest blocking query."""
@@ -44,6 +45,7 @@ class ConsulSource:
         self._acked = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._session: str | None = None
+        self._closed = asyncio.Event()
         self._rng = random.Random()
         self.trouble = ""
         """Why the newest Snapshot could not be read; empty while all is well."""
@@ -58,9 +60,13 @@ class ConsulSource:
         index = 0
         failures = 0
         started = False
+        self._live = None  # this watch has yielded nothing yet, whatever an earlier one has
         while True:
             try:
-                index, data = await self._read_manifest(index)
+                read = await self._unless_closed(self._read_manifest(index))
+                if read is None:
+                    return
+                index, data = read
                 published = await self._take(data) if data is not None else None
             except (ConsulAway, ConsulRefused, wire.WireError) as error:
                 self._tell(str(error))
@@ -70,7 +76,8 @@ class ConsulSource:
                     kept = await asyncio.to_thread(self._read_kept)
                     if kept is not None:
                         yield kept
-                await asyncio.sleep(self._pause(failures))
+                if await self._unless_closed(asyncio.sleep(self._pause(failures), True)) is None:
+                    return
                 failures += 1
                 continue
             failures = 0
@@ -84,6 +91,17 @@ class ConsulSource:
                 kept = await asyncio.to_thread(self._read_kept)
                 if kept is not None:
                     yield kept
+
+    async def _unless_closed(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Return what the work returns, or None (and cancel it) when the source is closed first."""
+        working, closed = asyncio.ensure_future(work), asyncio.ensure_future(self._closed.wait())
+        try:
+            await asyncio.wait({working, closed}, return_when=asyncio.FIRST_COMPLETED)
+            return None if closed.done() else working.result()
+        finally:
+            working.cancel()
+            closed.cancel()
+            await asyncio.gather(working, closed, return_exceptions=True)
 
     def _pause(self, failures: int) -> float:
         return _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)] * self._rng.uniform(0.5, 1.0)
@@ -245,7 +263,8 @@ class ConsulSource:
         return bool(taken)
 
     async def close(self) -> None:
-        """Withdraw the ack and close the connection."""
+        """End the watch, withdraw the ack and close the connection."""
+        self._closed.set()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)

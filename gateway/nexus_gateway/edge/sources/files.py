@@ -43,6 +43,7 @@ class FileSource:
         self._read: dict[str, tuple[tuple[int, int, int], tuple[Resource, ...]]] = {}
         self._problems: tuple[Problem, ...] = ()
         self._snapshot: Snapshot | None = None
+        self._generation = 0
         self._closed = asyncio.Event()
         self.translation: Translation | None = None
         self.ack_latest: Ack | None = None
@@ -54,7 +55,7 @@ class FileSource:
 
     async def watch(self) -> AsyncIterator[Published]:
         """Yield the manifests' Snapshot, then one for each change that makes a difference."""
-        generation = 0
+        told: Snapshot | None = None
         applied: Fingerprint | None = None
         seen: Fingerprint | None = None
         loop = asyncio.get_running_loop()
@@ -72,9 +73,11 @@ class FileSource:
                 snapshot = await self._build(found)
                 if snapshot != self._snapshot:
                     self._snapshot = snapshot
-                    generation += 1
+                    self._generation += 1
+                if snapshot != told:
+                    told = snapshot
                     digest = (await asyncio.to_thread(wire.encode, snapshot)).digest
-                    yield Published(generation, digest, snapshot)
+                    yield Published(self._generation, digest, snapshot)
             await self._pause()
 
     async def _pause(self) -> None:
