@@ -22,6 +22,7 @@ HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
      "transfer-encoding", "upgrade", "http2-settings"}
 )  # fmt: skip
+_FRAMING = HOP_BY_HOP | {"content-length"}
 # Listing one of these in Connection asks the next hop not to see it: a known way to make upstreams misjudge a request.
 _NOT_CONNECTION_OPTIONS = frozenset(
     {"host", "content-length", "content-type", "authorization", "cookie", "x-request-id", "x-forwarded-for",
@@ -192,9 +193,17 @@ def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
     return any(address in network for network in trusted)
 
 
-def outbound(headers: Headers) -> CIMultiDict[str]:
-    """Return headers as aiohttp's client takes them."""
-    return CIMultiDict(headers)
+def outbound(headers: Headers, origin: Headers) -> CIMultiDict[str]:
+    """Return headers as aiohttp sends them. origin: those of the message that the body belongs to.
+
+    How long a message is follows from the body that comes with it: a Content-Length or Transfer-Encoding of a plugin or
+    filter would make the next message on the connection part of this one, or the other way round.
+    """
+    kept = CIMultiDict((name, value) for name, value in headers if name.lower() not in _FRAMING)
+    for name, value in origin:
+        if name == "content-length":
+            kept[name] = value
+    return kept
 
 
 def from_upstream(raw: Iterable[tuple[bytes, bytes]]) -> Headers:

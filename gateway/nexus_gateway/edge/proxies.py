@@ -250,7 +250,7 @@ class Proxy:
             if attempt.number:
                 self._measurements.retry(upstream)
             attempt_span = span.attempt(head.method, upstream, attempt)
-            headers = heads.outbound(head.headers)
+            headers = heads.outbound(head.headers, inbound.request.headers)
             attempt_span.inject(headers)
             if inbound.upgrade:
                 headers["connection"] = "upgrade"
@@ -299,11 +299,11 @@ class Proxy:
         message = work.message
         if response.status == 101:
             return await self._tunnel(work, response, timeouts)
-        answer = ResponseHead(response.status, heads.from_upstream(response.raw_headers))
-        answer = await self._respond_head(work, answer)
+        came = ResponseHead(response.status, heads.from_upstream(response.raw_headers))
+        answer = await self._respond_head(work, came)
         work.record.status = answer.status
         out = ProxyResponse(
-            status=answer.status, reason=_reason(response, answer), headers=heads.outbound(answer.headers)
+            status=answer.status, reason=_reason(response, answer), headers=heads.outbound(answer.headers, came.headers)
         )
         if self.draining or (work.inbound is not None and work.inbound.last):
             out.force_close()
@@ -337,7 +337,9 @@ class Proxy:
         upgrade = response.headers.get("Upgrade", work.inbound.upgrade)
         tunnel = Tunnel(work.message, response, timeouts.idle_s)
         try:
-            return await tunnel.run((("connection", "upgrade"), ("upgrade", upgrade), *answer.headers))
+            return await tunnel.run(
+                (("connection", "upgrade"), ("upgrade", upgrade), *heads.outbound(answer.headers, ()).items())
+            )
         finally:
             work.record.bytes_out = tunnel.bytes_out
 

@@ -11,6 +11,7 @@ from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.web import BaseRequest, RequestHandler, Response, Server, StreamResponse
 from nexus_core.hooks import Reply
 
+from nexus_gateway.edge.heads import outbound
 from nexus_gateway.edge.replies import problem
 
 Handler = Callable[[BaseRequest], Awaitable[StreamResponse]]
@@ -155,6 +156,6 @@ class EdgeServer(Server):
 
 def to_response(reply: Reply) -> Response:
     """Return a reply of ours or of a plugin as aiohttp sends it."""
-    response = Response(status=reply.status, headers=[*reply.headers], body=reply.body)
+    response = Response(status=reply.status, headers=outbound(reply.headers, ()), body=bytes(reply.body))
     response.headers.setdefault("Server", SERVER_NAME)
     return response

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 from aiohttp import web
-from nexus_core.snapshot import CircuitBreaker, Timeouts
-from nexus_gateway.testing import Harness, simple
+from nexus_core.snapshot import CircuitBreaker, HeaderModifier, Timeouts
+from nexus_gateway.testing import Harness, route, rule, simple, snapshot, upstream
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -255,3 +255,24 @@ async def test_only_websocket_upgrades_pass(harness: Harness, upgrade: bytes) ->
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"Connection: close" in answer
     assert (len(heads), b"upgrade" in heads[0].lower(), b"http2-settings" in heads[0].lower()) == (1, False, False)
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "Transfer-Encoding", "Connection", "Upgrade"])
+async def test_a_routes_filters_have_no_say_in_where_messages_end(harness: Harness, name: str) -> None:
+    """Upstream connections are shared by all routes: one route's header must not make its body another's request."""
+    upstream_seen = Seen()
+    lengths: list[tuple[str | None, str | None]] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        lengths.append((request.headers.get("Content-Length"), request.headers.get("Upgrade")))
+        return await upstream_seen.handle(request)
+
+    value = {"Content-Length": "0", "Transfer-Encoding": "chunked", "Connection": "close", "Upgrade": "h2c"}[name]
+    filters = (HeaderModifier("request", set=((name.lower(), value),)),)
+    port = await harness.upstreams.start(handle)
+    await harness.start(snapshot(route(rule("shop/orders", filters=filters)), upstream(port)))
+    for _ in range(3):
+        async with harness.client.post(harness.url("/a"), data=SMUGGLED) as response:
+            assert (response.status, await response.text()) == (200, "ok")
+    assert upstream_seen.paths == ["/a"] * 3
+    assert lengths == [(str(len(SMUGGLED)), None)] * 3
