@@ -208,9 +208,25 @@ async def test_a_zip_bomb_is_refused(harness: Harness, market: Market) -> None:
         ("", "raise RuntimeError('x')"),
         ("", "return None"),
         ("async ", "import asyncio; await asyncio.sleep(30); return request"),
+        ("", "raise SystemExit(3)"),
+        ("", "raise KeyboardInterrupt"),
+        ("async ", "import asyncio; raise asyncio.CancelledError"),
+        ("", "return request.with_header('x-a', '1\\r\\nx-b: 2')"),
+        ("", "from dataclasses import replace; return replace(request, headers=None)"),
+        ("", "from dataclasses import replace; return replace(request, headers=((1, 2),))"),
+        ("", "from dataclasses import replace; return replace(request, path='/a HTTP/1.1\\r\\nx-b: 2')"),
+        ("", "from dataclasses import replace; return replace(request, method='GET /')"),
+        ("", "from nexus_sdk.plugin import Reply; return Reply('200')"),
+        ("", "from nexus_sdk.plugin import Reply; return Reply(101)"),
+        ("", "from nexus_sdk.plugin import Reply; return Reply(200, (), 'text')"),
+        ("", "from nexus_sdk.plugin import Reply; return Reply(200, (('x-a', '1\\r\\nx-b: 2'),))"),
     ],
-    ids=["raises", "returns the wrong thing", "is too slow"],
-)
+    ids=[
+        "raises", "returns the wrong thing", "is too slow", "exits", "interrupts", "cancels", "splits a header", "no headers",
+        "numbers as headers", "splits the request line", "two words as method", "text as status", "switches protocols",
+        "text as body", "splits the reply's header",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize(("policy", "status"), [("open", 200), ("closed", 503)])
 async def test_a_failing_hook_is_isolated(
     harness: Harness, market: Market, kind: str, request_body: str, policy: str, status: int
@@ -222,6 +238,54 @@ async def test_a_failing_hook_is_isolated(
         assert (
             'nexus_gateway_plugin_hook_errors_total{hook="on_request",plugin="shop/demo"} 1.0' in await response.text()
         )
+
+
+@pytest.mark.parametrize(
+    "response",
+    ["raise SystemExit(3)", "return None", "return replace(response, status=204)", "return replace(response, status=1)",
+     "return response.with_header('x-a', '1\\r\\nx-b: 2')"],
+)  # fmt: skip
+@pytest.mark.parametrize(("policy", "status"), [("open", 200), ("closed", 503)])
+async def test_a_failing_response_hook_is_isolated(
+    harness: Harness, market: Market, response: str, policy: str, status: int
+) -> None:
+    code = (
+        "from dataclasses import replace\nfrom nexus_sdk.plugin import Plugin\n"
+        f"class Demo(Plugin):\n    def on_response(self, request, response):\n        {response}\n"
+    )
+    data = build_zip({"demo/__init__.py": b"", "demo/plugin.py": code.encode()})
+    await publish(harness, market.instance(market.release(data=data), failure_policy=policy))
+    for _ in range(2):
+        assert (await ask(harness))[0] == status
+
+
+@pytest.mark.parametrize("header", ["('content-length', '1')", "('transfer-encoding', 'chunked')"])
+async def test_a_plugin_has_no_say_in_where_messages_end(harness: Harness, market: Market, header: str) -> None:
+    """Else the next request on the shared connection, or the next response, would be read from the middle."""
+    request = f"return request.with_header(*{header}) if request.path == '/' else Reply(200, ({header},), b'reply')"
+    code = (
+        "from nexus_sdk.plugin import Plugin, Reply\nclass Demo(Plugin):\n"
+        f"    def on_request(self, request):\n        {request}\n"
+        f"    def on_response(self, request, response):\n        return response.with_header(*{header})\n"
+    )
+    data = build_zip({"demo/__init__.py": b"", "demo/plugin.py": code.encode()})
+    await publish(harness, market.instance(market.release(data=data)))
+    for _ in range(3):
+        async with harness.client.post(harness.url("/"), data=b"some body") as response:
+            seen = await response.json()
+            assert (response.status, seen["content-length"], "transfer-encoding" in seen) == (200, "9", False)
+        async with harness.client.get(harness.url("/reply")) as response:
+            assert (response.status, await response.read()) == (200, b"reply")
+
+
+async def test_a_plugin_that_exits_while_it_loads_costs_only_itself(harness: Harness, market: Market) -> None:
+    await publish(harness, market.instance(market.release("1.0")))
+    for number, (start, reason) in enumerate(
+        {"raise SystemExit(1)": "PluginStartFailed", "pass\nimport sys\nsys.exit(1)": "PluginLoadFailed"}.items()
+    ):
+        await publish(harness, market.instance(market.release(f"2.{number}", start=start)))
+        assert (report(harness).state, report(harness).reason) == ("previous", reason)
+        assert (await ask(harness))[2]["x-demo"] == "1.0"
 
 
 async def test_a_cached_artefact_needs_no_marketplace(harness: Harness, market: Market, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import itertools
 import sys
 import types
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ def unpack(data: bytes, package: str) -> dict[str, bytes]:
                 if name in files:
                     raise _invalid(f"{name!r} is in it twice")
                 files[name] = content
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError, OSError) as error:
         raise _invalid(f"it is not a readable zip file ({error})") from error
     if f"{package}/__init__.py" not in files:
         raise _invalid(f"{package}/__init__.py is missing")
@@ -63,7 +64,7 @@ def unpack(data: bytes, package: str) -> dict[str, bytes]:
 
 def _invalid(what: str) -> PluginRejected:
     return PluginRejected(
-        "PluginArtefactInvalid", f"The plugin's artefact is refused: {what}. Build it with `nexus plugin publish`."
+        "PluginArtefactInvalid", f"The plugin's artefact is refused: {what}. Build it with `nexus marketplace build`."
     )
 
 
@@ -93,7 +94,7 @@ class PluginCode(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
             found: Any = module
             for part in attribute.split("."):
                 found = getattr(found, part)
-        except Exception as error:
+        except BaseException as error:  # in a thread of its own: also `sys.exit()` is the plugin's failure, and no more
             self.unload()
             raise PluginRejected(
                 "PluginLoadFailed",

@@ -14,6 +14,7 @@ from pathlib import Path
 from nexus_core.hooks import HttpPlugin
 from nexus_core.snapshot import PluginInstance, PluginReport
 
+from nexus_gateway.edge.plugins import bounds
 from nexus_gateway.edge.plugins.fetching import fetch
 from nexus_gateway.edge.plugins.importing import PluginCode, unpack
 from nexus_gateway.edge.plugins.rejections import PluginRejected
@@ -91,10 +92,8 @@ class Loader:
         config = read_config(instance)
         code = PluginCode(release, unpack(await fetch(instance, self._cache), release.package))
         try:
-            async with asyncio.timeout(LOAD_S):
-                # In a thread: top-level code may be slow, and the event loop serves requests meanwhile.
-                factory = await asyncio.to_thread(code.load)
-            plugin: HttpPlugin = factory(config)
+            # In a thread: top-level code and constructors may be slow, and the event loop serves requests meanwhile.
+            plugin: HttpPlugin = await bounds.in_thread(lambda: code.load()(config), LOAD_S)
         except PluginRejected:
             raise
         except Exception as error:
@@ -104,15 +103,15 @@ class Loader:
                 f"{release.name} {release.version} cannot be made with this configuration: {_said(error)}.",
             ) from error
         try:
-            async with asyncio.timeout(LOAD_S):
-                await plugin.start()
+            await bounds.within(lambda: plugin.start(), LOAD_S)
         except Exception as error:
             await stop_plugin(instance.id, plugin)
             code.unload()
             raise PluginRejected(
                 "PluginStartFailed",
                 f"{release.name} {release.version} failed in start: {_said(error)}.",
-                retryable=True,
+                # What cannot be stopped would be left behind anew by each try.
+                retryable=not isinstance(error, bounds.Stuck),
             ) from error
         return Running(instance, plugin, code.unload)
 

@@ -46,7 +46,7 @@ def read_key(path: Path, *, create: bool = False) -> Ed25519PrivateKey:
     if not path.exists():
         if not create:
             raise PublishRefused(
-                f"There is no key at {path}. Make one with `nexus marketplace key`, and keep it out of repositories."
+                f"There is no key at {path}. `nexus marketplace build` makes one; keep it out of repositories."
             )
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         made = Ed25519PrivateKey.generate()

@@ -11,6 +11,9 @@ from time import perf_counter
 from nexus_core.hooks import HttpPlugin, Reply, RequestHead, ResponseHead
 from nexus_core.snapshot import PluginInstance, PluginReport
 
+from nexus_gateway.edge.plugins import bounds
+from nexus_gateway.edge.plugins.checking import check_request, check_response
+
 log = logging.getLogger("nexus.gateway.plugins")
 
 STOP_S = 5.0
@@ -56,8 +59,7 @@ class Running:
 async def stop_plugin(plugin_id: str, plugin: HttpPlugin) -> None:
     """Call the plugin's `stop`; a failing or slow one is logged and left."""
     try:
-        async with asyncio.timeout(STOP_S):
-            await plugin.stop()
+        await bounds.within(lambda: plugin.stop(), STOP_S)
     except Exception as error:
         log.warning("plugin %s failed in stop: %s: %s", plugin_id, type(error).__name__, error or "out of time")
 
@@ -90,13 +92,12 @@ class Slot:
             if inspect.isawaitable(result):
                 async with asyncio.timeout(self.instance.timeout_s):
                     result = await result
-            if not isinstance(result, RequestHead | Reply):
-                raise TypeError(f"on_request returned {type(result).__name__}, not RequestHead or Reply")
-        except Exception as error:
+            checked = check_request(result, head)
+        except bounds.THROWN as error:
             self._failed("on_request", started, error)
             return self._without(head)
         self._observe(self.instance.id, "on_request", perf_counter() - started, False)
-        return result
+        return checked
 
     async def on_response(self, request: RequestHead, head: ResponseHead) -> ResponseHead:
         """Return what the plugin makes of the response. Raises `PluginUnavailable` when it fails closed."""
@@ -109,17 +110,19 @@ class Slot:
             if inspect.isawaitable(result):
                 async with asyncio.timeout(self.instance.timeout_s):
                     result = await result
-            if not isinstance(result, ResponseHead):
-                raise TypeError(f"on_response returned {type(result).__name__}, not ResponseHead")
-        except Exception as error:
+            checked = check_response(result, head)
+        except bounds.THROWN as error:
             self._failed("on_response", started, error)
             if self.instance.failure_policy == "closed":
                 raise PluginUnavailable(self.instance.id) from error
             return head
         self._observe(self.instance.id, "on_response", perf_counter() - started, False)
-        return result
+        return checked
 
-    def _failed(self, hook: str, started: float, error: Exception) -> None:
+    def _failed(self, hook: str, started: float, error: BaseException) -> None:
+        """Tell of a hook that failed. Raises the error when it is no failure: the client has left."""
+        if bounds.is_cancelled(error):
+            raise error
         self._observe(self.instance.id, hook, perf_counter() - started, True)
         log.warning(
             "plugin %s failed in %s: %s: %s", self.instance.id, hook, type(error).__name__, error or "out of time"
