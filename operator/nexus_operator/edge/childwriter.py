@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from nexus_core.problems import ObjectRef, Problem
 
@@ -42,15 +43,21 @@ class ChildWriter:
         """Apply and delete what is needed; return a problem for each child that cannot be.
 
         keep: uids of NexusServices whose children stay as they are, since their present spec cannot be read.
-        Raises KubeAway; what was written until then stays.
+        Raises KubeAway when some have to be tried again soon. What the API server says of one child keeps no other from
+        being written; only when it does not answer at all, the rest is left to the next round.
         """
         wanted = tuple(wanted)
         live = [obj for kind in CHILD_KINDS for obj in self._inventory.all(kind) if _ours(obj)]
         plan = build_plan(wanted, live, self._settled)
         owners = {str(o["metadata"].get("uid")) for o in self._inventory.all("NexusService")}
+        late: list[KubeAway] = []
         for obj in plan.delete:
             if owner_uid(obj) in owners - keep:
-                await self._delete(obj)
+                try:
+                    await self._delete(obj)
+                except KubeAway as err:
+                    _only_this(err)
+                    late.append(err)
         keys = {child_key(obj) for obj in wanted}
         self._refused = {key: known for key, known in self._refused.items() if key in keys}
         for obj in plan.apply:
@@ -58,11 +65,18 @@ class ChildWriter:
             known = self._refused.get(key)
             if known is not None and known.wanted == obj and time.monotonic() < known.retry_at:
                 continue
-            problem = await self._apply(key, obj, owners)
+            try:
+                problem = await self._apply(key, obj, owners)
+            except KubeAway as err:
+                _only_this(err)
+                late.append(err)
+                continue
             if problem is None:
                 self._refused.pop(key, None)
             else:
                 self._refused[key] = _Refused(obj, problem, time.monotonic() + RETRY_S)
+        if late:
+            raise KubeAway(f"{len(late)} children are written later: {late[0]}", late[0].status)
         return tuple(refused.problem for refused in self._refused.values())
 
     async def _apply(self, key: ChildKey, obj: Object, owners: set[str]) -> Problem | None:
@@ -77,7 +91,8 @@ class ChildWriter:
                 # Left by a NexusService of this name that was deleted. The garbage collector would come too, but in its
                 # own time: half a minute when the CRD is new to it.
                 await self._kube.delete(kind, namespace, name, uid=live["metadata"]["uid"])
-                raise KubeAway(f"{kind.kind} {namespace}/{name} of a deleted NexusService is being removed first.")
+                what = f"{kind.kind} {namespace}/{name} of a deleted NexusService is being removed first."
+                raise KubeAway(what, HTTPStatus.CONFLICT)
             if live is not None and owner_uid(live) != owner_uid(obj):
                 return Problem(
                     owner, ".metadata.name", "ChildConflict",
@@ -91,8 +106,13 @@ class ChildWriter:
             raise KubeAway(str(err), err.status) from err  # somebody was faster: look again
         except NotFound as err:
             return _refusal(owner, str(err), "Create the namespace, or delete the NexusService.")
-        except KubeAway:
-            raise
+        except KubeAway as err:
+            if err.status != HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+            # What it gives for a body that it cannot merge (a list with one key twice). Trying again changes nothing.
+            return _refusal(
+                owner, str(err), "Correct .spec.workload; if nothing is wrong with it, look at the API server."
+            )
         except KubeError as err:
             return _refusal(owner, str(err), "Correct .spec.workload, or allow it in the namespace.")
         self._metrics.child_writes_total += 1
@@ -113,6 +133,12 @@ class ChildWriter:
         self._metrics.child_writes_total += 1
         self._settled.pop((kind, namespace, name), None)
         log.info("deleted %s %s/%s", kind, namespace, name)
+
+
+def _only_this(err: KubeAway) -> None:
+    """Raise the error if it is no answer to one request: then there is no point in asking for more now."""
+    if not err.status:
+        raise err
 
 
 def _refusal(owner: ObjectRef, what: str, fix: str) -> Problem:

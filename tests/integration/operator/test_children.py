@@ -1,0 +1,97 @@
+"""What the operator does when the API server refuses one child: the others are written all the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from nexus_core.model.load import parse
+from nexus_operator.children.render import Surroundings, render
+from nexus_operator.edge.childwriter import ChildWriter
+from nexus_operator.edge.kube import KubeApi, KubeAway
+from nexus_operator.metrics import Metrics
+from nexus_operator.world.inventory import Inventory, Object
+from nexus_operator.world.kinds import WATCHED
+
+
+class ApiServer:
+    """Answers as an API server that has no objects. answers: HTTP status of an apply by object name; 200 for others."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, int] = {}
+        self.applied: list[str] = []
+
+    async def get(self, request: web.Request) -> web.Response:
+        return web.json_response({"kind": "Status", "message": "not found"}, status=404)
+
+    async def apply(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        status = self.answers.get(name, 200)
+        if status != 200:
+            return web.json_response({"kind": "Status", "message": "duplicate entries for key"}, status=status)
+        self.applied.append(name)
+        body: dict[str, Any] = json.loads(await request.read())
+        body["metadata"] |= {"uid": f"uid-{name}", "generation": 1, "resourceVersion": str(len(self.applied))}
+        return web.json_response(body)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[tuple[ApiServer, KubeApi]]:
+    found = ApiServer()
+    app = web.Application()
+    for plural in ("apis/apps/v1/namespaces/{namespace}/deployments", "api/v1/namespaces/{namespace}/services"):
+        app.router.add_get(f"/{plural}/{{name}}", found.get)
+        app.router.add_patch(f"/{plural}/{{name}}", found.apply)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    kube = KubeApi.to(f"http://127.0.0.1:{runner.addresses[0][1]}")
+    yield found, kube
+    await kube.close()
+    await runner.cleanup()
+
+
+def children(*names: str) -> list[Object]:
+    services = [
+        parse(
+            {
+                "apiVersion": "nexus.dev/v1alpha1",
+                "kind": "NexusService",
+                "metadata": {"name": name, "namespace": "shop", "uid": f"owner-{name}"},
+                "spec": {"workload": {"image": "x"}},
+            }
+        )
+        for name in names
+    ]
+    return [child for service in services for child in render(service, Surroundings())]
+
+
+def writer(kube: KubeApi) -> ChildWriter:
+    return ChildWriter(kube, Inventory(kind.kind for kind in WATCHED), Metrics())
+
+
+async def test_a_child_that_the_api_server_chokes_on_is_told_and_holds_up_no_other(
+    server: tuple[ApiServer, KubeApi],
+) -> None:
+    api, kube = server
+    api.answers["bad"] = 500
+    problems = await writer(kube).sync(children("bad", "good"), frozenset())
+    assert api.applied == ["good", "good"]
+    assert {(str(p.where), p.reason) for p in problems} == {("NexusService shop/bad", "ChildRefused")}
+    assert "duplicate entries" in problems[0].what
+
+
+@pytest.mark.parametrize("status", [409, 429, 503])
+async def test_a_child_that_has_to_wait_holds_up_no_other(server: tuple[ApiServer, KubeApi], status: int) -> None:
+    api, kube = server
+    api.answers["late"] = status
+    writing = writer(kube)
+    with pytest.raises(KubeAway, match="2 children are written later"):
+        await writing.sync(children("late", "good"), frozenset())
+    assert api.applied == ["good", "good"]
+    api.answers.clear()
+    assert await writing.sync(children("late"), frozenset()) == ()
+    assert api.applied[-2:] == ["late", "late"]
