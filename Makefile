@@ -59,6 +59,10 @@ format: dev ## let ruff mend what it can
 generate: dev ## rewrite every generated file (CRDs, references); the tests diff them
 	@$(BIN)/python scripts/generate.py
 
+.PHONY: plugins
+plugins: dev ## build and sign the bundled plugins after a change to one
+	@$(BIN)/python scripts/publish_plugins.py
+
 # ---- the test cluster, to play with
 
 .PHONY: cluster cluster-down
