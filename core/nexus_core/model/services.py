@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -20,14 +21,22 @@ BEGINS_WITH_SLASH = Rule(
     fix="Put a '/' in front of it.",
     holds=lambda path: path.startswith("/"),
 )
+_ODD_PATH = r"//|[?#]|/\.\.?(/|$)|%2[fF]"
 PLAIN_PATH = Rule(
-    cel="!self.contains('//') && !self.contains('?') && !self.contains('#') && !self.contains(' ')"
-    " && !self.contains('/../') && !self.endsWith('/..')",
-    what="The path holds '//', '..', '?', '#' or a space.",
+    cel=f"!self.matches(r'{_ODD_PATH}')",
+    what="The path holds '//', '/./', '/../', '%2f', '?' or '#'.",
     fix="Write it as a plain path, for example /orders.",
-    holds=lambda path: not any(x in path for x in ("//", "?", "#", " ", "/../")) and not path.endswith("/.."),
+    holds=lambda path: re.search(_ODD_PATH, path) is None,
 )
-UrlPath = Annotated[str, Field(min_length=1, max_length=1024), BEGINS_WITH_SLASH, PLAIN_PATH]
+_URL_PATH = r"^([-A-Za-z0-9/._~!$&()*+,;=:@'?#]|%[0-9A-Fa-f]{2})*$"
+"""RFC 3986 section 3.3, as in the Gateway API's HTTPPathMatch. (`?` and `#` are the rule above.)"""
+URL_CHARACTERS = Rule(
+    cel=f'self.matches(r"{_URL_PATH}")',
+    what="The path holds a character that cannot stand in a URL.",
+    fix="Percent-encode it: a space is %20.",
+    holds=lambda path: re.search(_URL_PATH, path) is not None and not path.endswith("\n"),
+)
+UrlPath = Annotated[str, Field(min_length=1, max_length=1024), BEGINS_WITH_SLASH, PLAIN_PATH, URL_CHARACTERS]
 
 
 class ConsulBackend(Model):
@@ -44,13 +53,15 @@ class KubernetesServiceBackend(Model):
     port: Port = Field(description="One of its ports.")
 
 
+_ADDRESS = r"^([A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"
+
+
 def _is_address(text: str) -> bool:
-    host, colon, port = text.rpartition(":")
-    return bool(host and colon and port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535)
+    return re.fullmatch(_ADDRESS, text) is not None and 1 <= int(text.rpartition(":")[2]) <= 65535
 
 
 ADDRESS = Rule(
-    cel=r"self.matches('^.+:[0-9]{1,5}$') && int(self.substring(self.lastIndexOf(':') + 1)) >= 1"
+    cel=rf"self.matches(r'{_ADDRESS}') && int(self.substring(self.lastIndexOf(':') + 1)) >= 1"
     r" && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535",
     what="The address is not host:port.",
     fix="Write it like 127.0.0.1:9000 or [::1]:9000, with a port of 1 to 65535.",

@@ -190,6 +190,16 @@ class Workload(Model):
         default=None, description="When the image is pulled."
     )
 
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.volumes) || self.volumes.all(v, self.volumes.exists_one(o, o.mountPath == v.mountPath))",
+            what="Two volumes are mounted at one path.",
+            fix="Give each a mountPath of its own.",
+            holds=lambda s: len({v.mount_path for v in s.volumes}) == len(s.volumes),
+            field=".volumes",
+        ),
+    )
+
 
 class Process(Model):
     """What `nexus up` runs on this machine, in place of the workload."""
