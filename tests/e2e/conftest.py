@@ -208,6 +208,12 @@ def nexus() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
+def free_ports() -> Callable[[int], list[str]]:
+    """Return that many ports that were free a moment ago."""
+    return lambda count: [str(free_port()) for _ in range(count)]
+
+
+@pytest.fixture
 def wait_for() -> Callable[..., Any]:
     return eventually
 
