@@ -22,6 +22,7 @@ from nexus_sdk.discovery.memory import MemoryDiscovery
 
 from nexus_gateway.edge.admin import Admin, State
 from nexus_gateway.edge.collectors import OwnSpans
+from nexus_gateway.edge.kept import KeptDiscovery
 from nexus_gateway.edge.logs import AccessLog
 from nexus_gateway.edge.measurements import Measurements
 from nexus_gateway.edge.plugins.loading import Loader
@@ -304,7 +305,8 @@ def build_discovery(settings: GatewaySettings) -> Discovery:
     if settings.discovery_file is not None:
         return FileDiscovery(settings.discovery_file)
     if settings.consul_url:
-        return ConsulDiscovery(settings.consul_url, token=settings.consul_token or None)
+        found = ConsulDiscovery(settings.consul_url, token=settings.consul_token or None)
+        return KeptDiscovery(found, settings.state_dir / "endpoints") if settings.state_dir is not None else found
     return MemoryDiscovery()
 
 

@@ -54,7 +54,7 @@ class GatewaySettings:
     """JSON file that names the services' endpoints, read again when it changes; wins over Consul, because someone named it
     on purpose. None finds services in Consul."""
     state_dir: Path | None = _env("NEXUS_GATEWAY_STATE_DIR")  # noqa: RUF009 - as above
-    """Directory that keeps the last good Snapshot, so that a gateway restarted while Consul is away still serves.
+    """Directory that keeps the last good Snapshot and endpoints, so that a gateway restarted while Consul is away still serves.
     None keeps nothing: right for replicas that are replaced rather than restarted."""
     plugin_cache: Path = _env("NEXUS_PLUGIN_CACHE", factory=_default_cache)  # noqa: RUF009 - as above
     """Directory of verified plugin artefacts, by digest. Kept over restarts, an unreachable marketplace stops no start."""
@@ -72,7 +72,8 @@ class GatewaySettings:
     endpoints_wait_s: float = _env("NEXUS_ENDPOINTS_WAIT_SECONDS", 1.0)
     """How long a request waits for an upstream that has no endpoint yet, so that a fresh start or scale-up drops nothing."""
     trusted_proxies: tuple[Network, ...] = _env("NEXUS_TRUSTED_PROXIES", ())
-    """Networks (comma-separated CIDRs) whose X-Forwarded-* headers are believed and extended; others' are replaced."""
+    """Networks (comma-separated CIDRs) whose X-Forwarded-* headers are believed and extended; others' are replaced
+    or dropped, X-Forwarded-Port and the like included."""
     access_log: bool = _env("NEXUS_ACCESS_LOG", True)
     """JSON access log on standard output."""
     log_level: str = _env("NEXUS_LOG_LEVEL", "INFO")
