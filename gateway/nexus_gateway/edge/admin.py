@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 from nexus_core.problems import Problem
+from nexus_core.snapshot import HeaderModifier
 
 from nexus_gateway.edge.collectors import MAX_EXPORT_BYTES, ExportInvalid, take_export
 from nexus_gateway.edge.measurements import Measurements
@@ -22,6 +23,8 @@ from nexus_gateway.match import hosts, paths
 from nexus_gateway.match.explain import explain
 from nexus_gateway.telemetry.records import REDACTED, is_secret
 from nexus_gateway.telemetry.trees import TraceBook
+
+_HEADER_FILTER = msgspec.inspect.type_info(HeaderModifier).tag  # type: ignore[attr-defined]  # of a tagged Struct
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,9 @@ class Admin:
         )
 
     async def config(self, request: web.Request) -> web.Response:
-        """The live Snapshot, with secret-looking plugin settings redacted."""
+        """The live Snapshot, with secret-looking plugin settings and header values redacted."""
         published = self._state.runtime().published
-        snapshot = msgspec.to_builtins(published.snapshot)
+        snapshot = _without_header_values(msgspec.to_builtins(published.snapshot))
         for plugin in snapshot.get("plugins", ()):
             plugin["config"] = _redacted(json.loads(plugin.get("config", "{}")))
         return _json(
@@ -204,7 +207,7 @@ class Admin:
             {"id": slot.instance.id, "state": slot.report.state, "version": slot.report.version}
             for slot in entry.payload.plugins
         ]
-        answer["filters"] = [msgspec.to_builtins(each) for each in entry.rule.filters]
+        answer["filters"] = _without_header_values(msgspec.to_builtins(entry.rule.filters))
         for weighted, backend in zip(entry.rule.backends, entry.payload.backends, strict=True):
             row: dict[str, Any] = {
                 "upstream": weighted.upstream,
@@ -221,8 +224,8 @@ class Admin:
     async def traces(self, request: web.Request) -> web.Response:
         """The newest traces as trees: `?limit=20`."""
         limit = request.query.get("limit", "20")
-        if not limit.isdigit():
-            return _json({"error": f"limit {limit!r} is not a whole number."}, status=400)
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 10):
+            return _json({"error": f"limit {limit[:20]!r} is not a whole number of at most nine digits."}, status=400)
         return _json({"traces": self._book.recent(int(limit))})
 
     async def trace(self, request: web.Request) -> web.Response:
@@ -289,6 +292,20 @@ def _redacted(value: Any) -> Any:
             for key, item in value.items()
         }
     return [_redacted(item) for item in value] if isinstance(value, list) else value
+
+
+def _without_header_values(value: Any) -> Any:
+    """Return the value with what its header filters put into secret-looking headers (`authorization`, …) redacted."""
+    if isinstance(value, dict):
+        if value.get("type") == _HEADER_FILTER:
+            return {
+                key: [(name, REDACTED if is_secret(name) else text) for name, text in item]
+                if key in ("set", "add")
+                else item
+                for key, item in value.items()
+            }
+        return {key: _without_header_values(item) for key, item in value.items()}
+    return [_without_header_values(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _json(value: Any, *, status: int = 200) -> web.Response:

@@ -28,6 +28,8 @@ _NOT_CONNECTION_OPTIONS = frozenset(
     {"host", "content-length", "content-type", "authorization", "cookie", "x-request-id", "x-forwarded-for",
      "x-forwarded-proto", "x-forwarded-host", "traceparent", "tracestate"}
 )  # fmt: skip
+# Made anew for the upstream.
+_OURS = frozenset({"host", "forwarded", "x-forwarded-proto", "x-forwarded-host", "x-request-id"})
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 MAX_HEADERS = 128
@@ -103,7 +105,8 @@ def read(message: BaseRequest, trusted: Sequence[Network], max_head_bytes: int) 
             continue
         if name == "x-forwarded-for":
             forwarded_for.append(value)
-        elif name in ("x-forwarded-proto", "x-forwarded-host", "forwarded", "host", "x-request-id"):
+        elif name in _OURS or (name.startswith("x-forwarded-") and not believed):
+            # Also X-Forwarded-Port, -Prefix and whatever else services take for a proxy's word.
             continue
         else:
             kept.append((name, value))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientConnectorError, ClientSession, web
 from nexus_core.problems import Problem
+from nexus_core.snapshot import HeaderModifier, WeightedBackend
 from nexus_gateway.edge.logs import AccessLog
 from nexus_gateway.settings import GatewaySettings
 from nexus_gateway.telemetry.names import METRICS
@@ -303,6 +304,26 @@ async def test_explain_names_the_winner_and_why_others_lost(harness: Harness) ->
         assert response.status == 400
     for path in ("/config", "/routes", "/endpoints", "/breakers", "/plugins", "/problems"):
         assert isinstance(await harness.ask(path), dict)
+
+
+async def test_secrets_that_a_route_sends_upstream_are_shown_to_nobody(harness: Harness) -> None:
+    secrets = (("authorization", "Basic HUSH"), ("x-api-key", "HUSH"), ("x-plain", "seen"))
+    filters = (HeaderModifier("request", set=secrets, add=secrets),)
+    backend = WeightedBackend("shop/orders", filters=filters)
+    await harness.start(snapshot(route(rule(backend, filters=filters)), upstream(9000)))
+    for path in ("/config", "/explain?url=/"):
+        async with harness.client.get(harness.admin(path)) as response:
+            text = await response.text()
+        assert "seen" in text
+        assert "HUSH" not in text
+
+
+@pytest.mark.parametrize("limit", ["%C2%B2", "9" * 5000, "-1", "x"])
+async def test_a_limit_that_is_no_number_is_the_callers_fault(harness: Harness, limit: str) -> None:
+    await harness.start()
+    async with harness.client.get(harness.admin(f"/traces?limit={limit}")) as response:
+        assert response.status == 400
+        assert "whole number" in (await response.json())["error"]
 
 
 async def test_problems_of_the_source_are_shown(harness: Harness) -> None:

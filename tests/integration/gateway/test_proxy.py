@@ -60,12 +60,15 @@ async def test_forwarding_headers_of_strangers_are_replaced_and_those_of_trusted
         "X-Forwarded-For": "6.6.6.6",
         "X-Forwarded-Proto": "https",
         "X-Forwarded-Host": "evil",
+        "X-Forwarded-Port": "666",
+        "X-Forwarded-Prefix": "/evil",
         "X-Request-Id": "mine",
     }
     async with harness.client.get(harness.url("/"), headers=sent) as response:
         seen = await response.json()
     assert headers_of(seen, "x-forwarded-for") == ["127.0.0.1"]
     assert headers_of(seen, "x-forwarded-proto") == ["http"]
+    assert headers_of(seen, "x-forwarded-port") == headers_of(seen, "x-forwarded-prefix") == []
     assert headers_of(seen, "x-request-id") == ["mine"]
     trusting = Harness(harness.tmp_path)
     try:
@@ -79,6 +82,7 @@ async def test_forwarding_headers_of_strangers_are_replaced_and_those_of_trusted
     assert headers_of(seen, "x-forwarded-for") == ["6.6.6.6, 127.0.0.1"]
     assert headers_of(seen, "x-forwarded-proto") == ["https"]
     assert headers_of(seen, "x-forwarded-host") == ["evil"]
+    assert headers_of(seen, "x-forwarded-port") == ["666"]
 
 
 async def test_hop_by_hop_headers_stop_at_the_gateway_both_ways(harness: Harness) -> None:
