@@ -6,6 +6,10 @@ lost, so start again from 0; an index below 1 would make the next query not bloc
 And our own: whoever has lost its data says "nobody" for every service. That is believed only after `hold_s`, in which
 the services register again; until then the last endpoints that were there hold. The same after Consul was away, since
 a restarted Consul may have lost its data without its index showing it.
+
+Where the index does show it, an answer with some of the endpoints is doubted, too: the services come back one by one, and
+the first would take the load of all. For `hold_s` the answer adds to what was there and takes nothing away. Not so
+after Consul was merely away: then a part is much more likely the truth, and what has gone would be tried for nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +39,9 @@ class Cursor:
         self._hold_s = hold_s
         self._shown: Endpoints | None = None
         self._away = False
+        self._seen_index = 0
         self._doubted_until = -math.inf
+        self._lost_until = -math.inf
 
     def note_away(self) -> None:
         """Consul did not answer. The next query does not block, and an empty answer to it is doubted."""
@@ -43,7 +49,8 @@ class Cursor:
 
     def note_answer(self, index: int, known_leader: bool, endpoints: Endpoints, now: float) -> Endpoints | None:
         """Take one answer and return what to show, or None for no change."""
-        if self._away or index < self.index:
+        lost = index < self._seen_index
+        if self._away or lost:
             self._doubted_until = now + self._hold_s
         self._away = False
         if not endpoints and not known_leader and self.index == 0:
@@ -51,7 +58,11 @@ class Cursor:
             # from Consul's streaming views, which always say "no leader" (seen in 1.13): there it means nothing.
             self.note_away()
             return None
-        self.index = 0 if index < self.index else max(index, 1)
+        if lost:
+            self._lost_until = self._doubted_until
+        self.index, self._seen_index = 0 if index < self.index else max(index, 1), index
+        if endpoints and self._shown and now < self._lost_until:
+            endpoints = _joined(self._shown, endpoints)
         if not endpoints and self._shown and now < self._doubted_until:
             return None
         if endpoints == self._shown:
@@ -63,6 +74,12 @@ class Cursor:
         """Return how long the next query may block: to the end of a hold, if one is on."""
         held_s = self._doubted_until - now
         return min(WAIT_S, held_s) if self._shown and held_s > 0 else WAIT_S
+
+
+def _joined(shown: Endpoints, answered: Endpoints) -> Endpoints:
+    """Return what was shown and what was answered, sorted; the answer wins for an address and port of both."""
+    found = {(each.address, each.port): each for each in (*shown, *answered)}
+    return tuple(sorted(found.values()))
 
 
 def parse_instances(document: Any) -> tuple[Endpoints, Mapping[str, str]]:

@@ -52,6 +52,28 @@ def test_nobody_after_consul_was_away_is_not_believed_for_the_hold_even_with_a_h
     assert answer(cursor, 11, (), 131) == ()
 
 
+@pytest.mark.parametrize("away", [False, True])
+def test_after_a_loss_the_first_to_come_back_does_not_take_the_load_of_all(away: bool) -> None:
+    """Consul restarts with an empty disk, seen at once or after it was away: its indexes begin anew."""
+    cursor = Cursor(hold_s=30)
+    answer(cursor, 500, (*A, *B), 0)
+    if away:
+        cursor.note_away()
+    assert answer(cursor, 7, (), 10) is None
+    assert answer(cursor, 12, B, 11) is None, "A holds"
+    c = Endpoint("10.0.0.3", 3)
+    assert answer(cursor, 14, (*B, c), 12) == (*A, *B, c), "who is new takes requests at once"
+    assert answer(cursor, 14, (*B, c), 39.9) is None
+    assert answer(cursor, 14, (*B, c), 40) == (*B, c), "who did not come back is gone"
+
+
+def test_a_part_is_believed_when_consul_was_merely_away() -> None:
+    cursor = Cursor(hold_s=30)
+    answer(cursor, 5, (*A, *B), 0)
+    cursor.note_away()
+    assert answer(cursor, 9, B, 1) == B
+
+
 def test_nobody_is_believed_when_nothing_was_lost() -> None:
     cursor = Cursor(hold_s=30)
     answer(cursor, 5, A, 0)
