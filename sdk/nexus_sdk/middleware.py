@@ -82,9 +82,14 @@ def build_answering(max_body_bytes: int, log: Log) -> Middleware:
             # The text names addresses inside: it is for our log; the client gets what it can act on.
             detail = "A service that this request needs did not answer. Retry later." if error.retryable else _OURS
             return _refuse(request, error.status, error.reason, detail, headers=headers)
-        except (ConnectionResetError, asyncio.CancelledError):
-            raise  # the client is gone, or the deadline of the drain has come
-        except Exception:
+        except asyncio.CancelledError:
+            raise  # the deadline of the drain has come
+        except Exception as error:
+            if isinstance(error, ConnectionResetError) and (
+                request.transport is None or request.transport.is_closing()
+            ):
+                # Nobody reads this answer. Raised, it would be a traceback in the log for each client that goes away.
+                return web.Response(status=CLIENT_GONE, reason="Client Closed Request")
             log.exception("handler failed", method=request.method, route=route_of(request))
             return _refuse(request, 500, "InternalError", _OURS)
 

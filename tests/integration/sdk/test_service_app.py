@@ -238,6 +238,30 @@ async def test_one_trace_goes_through_the_client_to_the_next_service(http: aioht
     assert server.resource.attributes["service.version"] == "1.2.3"
 
 
+async def test_a_client_that_goes_away_while_it_sends_is_a_status_and_no_error(caplog: Any) -> None:
+    app, reading = ServiceApp("uploads", environ={}), asyncio.Event()
+
+    @app.post("/")
+    async def take(request: web.Request) -> web.Response:
+        reading.set()
+        return web.json_response(len(await request.read()))
+
+    def logged() -> list[Any]:
+        return [r for r in caplog.records if getattr(r, "path", "") == "/"]
+
+    with caplog.at_level(logging.DEBUG):
+        async with app.test_server() as server:
+            _, writer = await asyncio.open_connection(server.host, server.port)
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            await reading.wait()
+            writer.transport.abort()
+            async with asyncio.timeout(5):
+                while not logged():  # noqa: ASYNC110 - a log record is no event
+                    await asyncio.sleep(0.01)
+    assert [record.status for record in logged()] == [499]
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
 async def test_what_a_service_does_untraced_is_recorded_on_neither_side() -> None:
     spans, discovery = InMemorySpanExporter(), MemoryDiscovery()
     orders = build(discovery=discovery, span_processors=[SimpleSpanProcessor(spans)])
