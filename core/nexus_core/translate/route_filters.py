@@ -16,6 +16,8 @@ STATUSES: Mapping[int, Literal[301, 302, 303, 307, 308]] = {301: 301, 302: 302, 
 """Redirects that are served; a table, so that the type of a status is exact."""
 SUPPORTED = "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite, RequestRedirect"
 
+_PATH = re.compile(r"(?:/[!-\"$->@-~]*)?")
+
 
 class FilterBuilder:
     """Builds the filters of one rule or backend of `ref`; problems go into `problems`."""
@@ -117,6 +119,16 @@ class FilterBuilder:
     def _path(self, value: gateway_api.PathModifier | None, path: str) -> tuple[Literal["none", "full", "prefix"], str]:
         if value is None:
             return "none", ""
+        for setting, target in (
+            ("replaceFullPath", value.replace_full_path),
+            ("replacePrefixMatch", value.replace_prefix_match),
+        ):
+            if target is not None and not _PATH.fullmatch(target):
+                # A line break would end the header or request line that the path is put into.
+                what = f"{target[:80]!r} is no path."
+                fix = "Begin it with '/', and percent-encode what is not printable ASCII, spaces, '?' and '#'."
+                self._refuse(f"{path}.{setting}", "InvalidSpec", what, fix)
+                return "none", ""
         if value.type == "ReplaceFullPath" and value.replace_full_path is not None:
             return "full", value.replace_full_path
         if value.type == "ReplacePrefixMatch" and value.replace_prefix_match is not None:
