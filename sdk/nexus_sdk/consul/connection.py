@@ -161,6 +161,12 @@ class Connection:
             raise ConsulAway(f"Consul at {self.url}: {what}: {error or type(error).__name__}") from error
         except ConsulException as error:
             raise ConsulRefused(f"Consul at {self.url}: {what}: {type(error).__name__} {str(error)[:200]}") from error
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            # py-consul takes answers apart as they come: one of another shape (a proxy's, a broken agent's) ends there.
+            raise ConsulAway(
+                f"Consul at {self.url}: {what}: not an answer of Consul ({type(error).__name__}: {str(error)[:200]}). "
+                "Check the address."
+            ) from error
 
     async def close(self) -> None:
         if self._client is not None:

@@ -286,3 +286,27 @@ spec: {{marketplace: official, version: ">=1,<2"}}
         assert (plugin.id, plugin.release.name, plugin.public_key) == ("shop/request-id", "request-id", key)
         await here.close()
         await watch.aclose()
+
+
+@pytest.mark.parametrize(
+    ("body", "index"),
+    [(b"<html>", "5"), (b"null", "5"), (b"[1]", "5"), (b'{"a": 1}', "5"), (b'[{"Value": 1}]', "5"), (b"[]", "zz")],
+)
+async def test_what_is_no_answer_of_consul_is_a_trouble_and_ends_no_watch(body: bytes, index: str) -> None:
+    """A proxy's error page, or an agent that has lost its mind."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=body, headers={"X-Consul-Index": index})
+
+    upstreams = Upstreams()
+    broken = ConsulSource(f"http://127.0.0.1:{await upstreams.start(answer)}", "", "nexus", "one", None)
+    watching = asyncio.ensure_future(anext(broken.watch()))
+    try:
+        await until(lambda: watching.done() or broken.trouble)
+        assert not watching.done()
+        assert "127.0.0.1" in broken.trouble
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await broken.close()
+        await upstreams.close()

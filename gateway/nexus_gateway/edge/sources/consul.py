@@ -123,8 +123,13 @@ class ConsulSource:
             WAIT_S + 11,
             "read the Snapshot's manifest",
         )
-        new_index = int(found[0] or 0)
-        value = found[1]["Value"] if found[1] is not None else None
+        try:
+            new_index = int(found[0] or 0)
+        except ValueError as error:
+            raise ConsulAway(
+                f"Consul at {self._connection.url}: its index is {str(found[0])[:80]!r}, no number"
+            ) from error
+        value = _value(found[1])
         # Consul's rules for blocking queries: an index that went back starts again from 0; never wait at 0.
         return (0 if new_index < index else max(new_index, 1)), value
 
@@ -153,7 +158,7 @@ class ConsulSource:
                 self._connection.client.kv.get(wire.chunk_key(digest, self._prefix)),
                 what="read a chunk of the Snapshot",
             )
-        return found["Value"] if found is not None else None
+        return _value(found)
 
     def _keep(self, manifest: bytes, chunks: dict[str, bytes]) -> None:
         """Write the good Snapshot to disk: the chunks first, then the manifest in one rename, then old chunks go."""
@@ -277,6 +282,12 @@ class ConsulSource:
                 log.info("the session ends with its TTL: %s", error)
             self._session = None
         await self._connection.close()
+
+
+def _value(entry: Any) -> bytes | None:
+    """Return the value of an entry of the KV store; None for no entry, or one without a value."""
+    value = entry.get("Value") if entry is not None else None
+    return value if isinstance(value, bytes) else None
 
 
 def _write(path: Path, data: bytes) -> None:
