@@ -18,7 +18,7 @@ def main() -> int:
 Gateway: {shop.gateway} (inside the cluster's network). Try:
   {sys.executable} tests/cluster/bed.py run curl -s {shop.gateway}/catalog/items
   {sys.executable} tests/cluster/bed.py kubectl get nexusservices,nexusplugins -n {shop.namespace}
-  {sys.executable} tests/cluster/bed.py run .venv/bin/nexus tour --gateway {shop.gateway}
+  {sys.executable} tests/cluster/bed.py run .venv/bin/nexus tour --gateway {shop.gateway} --jaeger {shop.jaeger} --kubeconfig {shop.cluster.kubeconfig}
 make cluster-down removes every trace.
 """
     )

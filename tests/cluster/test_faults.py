@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -46,6 +47,15 @@ class Load:
         if self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def everything_runs(shop: Shop) -> Iterator[None]:
+    """Start again what a test that failed has left dead, so that the tests after it say something of their own."""
+    yield
+    for daemon in ("consul", "kube-apiserver"):
+        if not shop.cluster.is_running(daemon):
+            shop.cluster.start(daemon)
 
 
 @contextlib.contextmanager
@@ -142,10 +152,23 @@ def test_kill_9_of_the_operator(shop: Shop) -> None:
 
 
 def test_consul_away_for_30_s(shop: Shop) -> None:
-    """kill -9 of Consul: traffic flows on, a fresh gateway serves from its disk, everything recovers by itself."""
-    with loaded(shop, "/catalog/items") as load:
+    """kill -9 of Consul: traffic flows on, a gateway killed meanwhile serves from its disk, everything recovers by itself."""
+    with loaded(shop, "/catalog/items", "--retries", "3") as load:
+        pod = shop.gateway_pods()[0]["metadata"]["name"]
+        restarts = restart_count(shop, shop.namespace_of_nexus, pod)
         shop.cluster.kill("consul")
-        time.sleep(30)
+        away_until = time.monotonic() + 30
+        shop.cluster.kill_pod_process(pod, shop.namespace_of_nexus)
+        shop.eventually(lambda: restart_count(shop, shop.namespace_of_nexus, pod) > restarts, "the kubelet restarts it")
+        found = shop.eventually(
+            lambda: next((p for p in shop.gateway_pods() if p["metadata"]["name"] == pod and is_ready(p)), None),
+            "the killed gateway is ready without Consul",
+            20,
+        )
+        direct = f"http://{found['status']['podIP']}:8080/catalog/items"
+        assert shop.cluster.http_get(direct).status == 200, "it is ready and does not serve"
+        time.sleep(max(0.0, away_until - time.monotonic()))
+        assert not shop.cluster.is_running("consul"), "all of this has to happen without Consul"
         shop.cluster.start("consul")
         shop.kubectl(
             "patch", "nexusservice", "orders", "--type=merge", "-p", '{"spec":{"expose":{"path":"/orders-again"}}}'
@@ -156,6 +179,111 @@ def test_consul_away_for_30_s(shop: Shop) -> None:
     for service in shop.services():
         shop.wait_ready(service, timeout_s=60)
     expect_no_failure(load.report())
+
+
+def test_consul_loses_all_its_data(shop: Shop) -> None:
+    """Consul comes back empty: the operator writes configuration and endpoints again, and no request fails meanwhile."""
+    before = generation(shop)
+    with loaded(shop, "/catalog/items") as load:
+        shop.cluster.kill("consul")
+        shutil.rmtree(shop.cluster.where.data / "consul")
+        shop.cluster.start("consul")
+        shop.eventually(
+            lambda: generation(shop) > before, "the configuration is published again, above what it was", 60
+        )
+        shop.eventually(lambda: passing(shop, "catalog.shop"), "the endpoints are mirrored again", 60)
+        move(shop, "orders", "/orders-wiped")
+        shop.eventually(lambda: shop.status_of("/orders-wiped") == 200, "an edit reaches the gateways", 60)
+    move(shop, "orders", "/orders")
+    shop.eventually(lambda: shop.status_of("/orders") == 200, "and back", 60)
+    for service in shop.services():
+        shop.wait_ready(service, timeout_s=60)
+    expect_no_failure(load.report())
+
+
+def test_kill_9_of_the_leader_while_it_publishes(shop: Shop) -> None:
+    """Edits pour in, the leader dies three times in the middle of writing: the gateways end with the last edit."""
+    restarts = {pod["metadata"]["name"]: 0 for pod in shop.operator_pods()}
+    with loaded(shop, "/catalog/items") as load:
+        for number in range(3):
+            at = generation(shop)
+            for edit in range(6):
+                move(shop, "orders", f"/orders-{number}-{edit}")
+            shop.eventually(lambda at=at: generation(shop) > at, "a publication begins", 60)
+            for name in restarts:  # whichever leads: the other only waits
+                with contextlib.suppress(Exception):  # it may be starting again just now
+                    shop.cluster.kill_pod_process(name, shop.namespace_of_nexus)
+        move(shop, "orders", "/orders")
+        shop.eventually(lambda: shop.status_of("/orders") == 200, "the last edit is served", 90)
+    shop.wait_ready("orders", timeout_s=60)
+    expect_no_failure(load.report())
+
+
+def test_a_rollout_under_load_fails_no_request(shop: Shop) -> None:
+    """The environment changes three times: new pods come, old ones drain, 100 requests/s do not notice."""
+    replicas(shop, "catalog", 2)
+    before = set(shop.running_pods("catalog"))
+    with loaded(shop, "/catalog/items", rate=100) as load:
+        for number in range(3):
+            edit = {"spec": {"workload": {"env": [{"name": "ROUND", "value": str(number)}]}}}
+            shop.kubectl("patch", "nexusservice", "catalog", "--type=merge", "-p", json.dumps(edit))
+            shop.kubectl("rollout", "status", "deployment/catalog", "--timeout=90s")
+            shop.wait_ready("catalog", endpoints="2/2", timeout_s=60)
+    after = set(shop.running_pods("catalog"))
+    assert not before & after, "no pod was replaced"
+    shop.kubectl("patch", "nexusservice", "catalog", "--type=merge", "-p", '{"spec":{"workload":{"env":null}}}')
+    expect_no_failure(load.report())
+
+
+def test_an_image_that_does_not_exist_leaves_the_running_version_alone(shop: Shop) -> None:
+    replicas(shop, "catalog", 1)
+    image = shop.get("nexusservice", "catalog")["spec"]["workload"]["image"]
+    with loaded(shop, "/catalog/items") as load:
+        shop.kubectl(
+            "patch", "nexusservice", "catalog", "--type=merge", "-p", '{"spec":{"workload":{"image":"no/such:1"}}}'
+        )
+        told = shop.wait_condition("nexusservice", "catalog", "WorkloadReady", "False")
+        assert "describe pods --selector app.kubernetes.io/name=catalog" in told["message"], told
+        shop.kubectl(
+            "patch",
+            "nexusservice",
+            "catalog",
+            "--type=merge",
+            "-p",
+            json.dumps({"spec": {"workload": {"image": image}}}),
+        )
+        shop.wait_ready("catalog", endpoints="1/1")
+    expect_no_failure(load.report())
+
+
+def test_a_service_scaled_to_zero_says_so_and_comes_back(shop: Shop) -> None:
+    replicas(shop, "catalog", 0)
+    shop.eventually(lambda: shop.status_of("/catalog/items") == 503, "there is nobody to answer")
+    assert shop.status_of("/orders") == 200
+    replicas(shop, "catalog", 1)
+    shop.eventually(lambda: shop.status_of("/catalog/items") == 200, "it serves again")
+
+
+def test_a_namespace_deleted_and_made_again_at_once(shop: Shop) -> None:
+    """Twice, as fast as Kubernetes allows: what is declared last is what is served."""
+    for number in range(2):
+        manifest: list[dict[str, Any]] = [
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "again"}},
+            {
+                "apiVersion": "nexus.dev/v1alpha1",
+                "kind": "NexusService",
+                "metadata": {"name": "catalog", "namespace": "again"},
+                "spec": {
+                    "workload": {"image": "shop/catalog:0.1.0", "port": 8000},
+                    "expose": {"path": f"/again-{number}", "rewritePrefix": "/"},
+                },
+            },
+        ]
+        shop.cluster.apply(manifest)
+        shop.eventually(lambda n=number: shop.status_of(f"/again-{n}/items") == 200, "it is served", 60)
+        shop.cluster.kubectl("delete", "namespace", "again", "--timeout=60s")
+    shop.eventually(lambda: shop.status_of("/again-1/items") == 404, "its route is gone", 30)
+    shop.eventually(lambda: not passing(shop, "catalog.again"), "its endpoints are gone from Consul", 90)
 
 
 def test_the_kubernetes_api_away_for_30_s(shop: Shop) -> None:
@@ -213,3 +341,21 @@ def restart_count(shop: Shop, namespace: str, pod: str) -> int:
 
 def is_ready(pod: dict[str, Any]) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
+
+
+def move(shop: Shop, service: str, path: str) -> None:
+    shop.kubectl(
+        "patch", "nexusservice", service, "--type=merge", "-p", json.dumps({"spec": {"expose": {"path": path}}})
+    )
+
+
+def generation(shop: Shop) -> int:
+    """Return the generation Consul holds; 0 for none."""
+    reply = shop.cluster.http_get(f"{shop.consul}/v1/kv/nexus/snapshot/manifest?raw")
+    return int(reply.json()["generation"]) if reply.status == 200 else 0
+
+
+def passing(shop: Shop, service: str) -> int:
+    """Return how many instances Consul calls healthy."""
+    reply = shop.cluster.http_get(f"{shop.consul}/v1/health/service/{service}?passing")
+    return len(reply.json()) if reply.status == 200 else 0

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from nexus_testbed.cluster import CommandError
 from shop import Shop
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -62,6 +65,57 @@ def test_traffic_flows_through_the_gateway_balanced_over_replicas(shop: Shop) ->
         return found
 
     assert served() == addresses
+
+
+def test_every_step_of_the_tour_works_on_the_cluster(shop: Shop) -> None:
+    """`nexus tour` as the README has it, from a machine that reaches gateway, Jaeger and API server."""
+    nexus = Path(sys.executable).with_name("nexus")
+    told = json.loads(
+        shop.cluster.run_in_net(
+            [
+                str(nexus), "tour", "--gateway", shop.gateway, "--jaeger", shop.jaeger,
+                "--kubeconfig", str(shop.cluster.kubeconfig), "-o", "json",
+            ],
+            timeout_s=120,
+        )
+    )  # fmt: skip
+    steps = told["steps"]
+    assert len(steps) == 10, steps
+    assert all(step["ok"] for step in steps), json.dumps(told, indent=1)
+    # It put the plugin back as it was.
+    assert shop.get("nexusplugin", "api-key")["spec"]["enabled"] is False
+
+
+def test_nexus_plugin_speaks_to_the_cluster(shop: Shop) -> None:
+    """`nexus plugin install, list, disable` through the API server, and what they say of a plugin that is not there."""
+
+    def plugin(*args: str) -> str:
+        nexus = str(Path(sys.executable).with_name("nexus"))
+        return shop.cluster.run_in_net([nexus, "plugin", *args, "--kubeconfig", str(shop.cluster.kubeconfig)])
+
+    plugin(
+        "install",
+        "request-id",
+        "--name",
+        "second-id",
+        "-n",
+        shop.namespace,
+        "--target",
+        "NexusService/catalog",
+        "--disabled",
+    )
+    try:
+        plugin("enable", "second-id", "-n", shop.namespace)
+        shop.wait_condition("nexusplugin", "second-id", "Programmed", "True")
+        listed = json.loads(plugin("list", "-o", "json"))
+        entry = next(e for e in listed if e["name"] == "second-id")
+        assert entry["enabled"] is True, entry
+        plugin("disable", "second-id", "-n", shop.namespace)
+        shop.wait_condition("nexusplugin", "second-id", "Ready", "True", reason="Disabled")
+    finally:
+        shop.kubectl("delete", "nexusplugin", "second-id")
+    with pytest.raises(CommandError, match="There is no NexusPlugin 'no-such'"):
+        plugin("enable", "no-such", "-n", shop.namespace)
 
 
 def test_a_plugin_from_a_marketplace_is_enabled_and_disabled_without_restart(shop: Shop) -> None:
