@@ -6,6 +6,8 @@ import json
 import logging
 import sys
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -73,9 +75,12 @@ class ServiceLog:
         self._path = path
         self._terminal = terminal
         self.tail: deque[str] = deque(maxlen=KEPT_LINES)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", encoding="utf-8", errors="replace")
+        self._file: TextIO | None = None
         self._written = 0
+        self._failed = False
+        with self._kept():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("w", encoding="utf-8", errors="replace")
 
     @property
     def path(self) -> Path:
@@ -86,20 +91,46 @@ class ServiceLog:
         text = raw.decode(errors="replace").rstrip("\r\n")
         if not text:
             return
-        if self._written > MAX_FILE_BYTES:
-            self._file.close()
-            self._path.replace(self._path.with_suffix(".log.1"))
-            self._file = self._path.open("w", encoding="utf-8", errors="replace")
-            self._written = 0
-        self._file.write(text + "\n")
-        self._file.flush()
-        self._written += len(raw)
+        with self._kept():
+            if self._file is None or self._written > MAX_FILE_BYTES:
+                self._turn()
+            assert self._file is not None
+            self._file.write(text + "\n")
+            self._file.flush()
+            self._written += len(raw)
         shown = render_line(text)
         self.tail.append(shown)
         self._terminal.line(self._name, shown)
 
+    def _turn(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._path.replace(self._path.with_suffix(".log.1"))
+        self._file = self._path.open("a", encoding="utf-8", errors="replace")  # after a failure it goes on
+        self._written = 0
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """A full disk costs log lines and not what runs: the first failure in a row is said, then each line tries again."""
+        try:
+            yield
+        except OSError as error:
+            if not self._failed:
+                self._terminal.say(
+                    f"nexus: {self._path} cannot be written ({error.strerror}); lines are lost. Make room."
+                )
+            self._failed = True
+            if self._file is not None:
+                with suppress(OSError):
+                    self._file.close()  # with what it could not write
+                self._file = None
+        else:
+            self._failed = False
+
     def close(self) -> None:
-        self._file.close()
+        with self._kept():
+            if self._file is not None:
+                self._file.close()
 
 
 class TerminalHandler(logging.Handler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Protocol
 from nexus_core.discovery import Discovery, Endpoint
 
 HOST = "127.0.0.1"
+RETRY_S = 1.0
 
 
 class Registry(Protocol):
@@ -44,8 +46,9 @@ class LocalRegistry:
         self._memory = MemoryDiscovery()
         self._file = file
         self._services: dict[str, object] = {}
+        self._again: asyncio.TimerHandle | None = None
         self.environment: Mapping[str, str] = {"NEXUS_DISCOVERY_FILE": str(file)}
-        self._write()
+        self._replace()
 
     def discovery(self) -> Discovery:
         return self._memory
@@ -64,10 +67,23 @@ class LocalRegistry:
             self._memory.remove(service)
 
     async def close(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
         await self._memory.close()
         self._file.unlink(missing_ok=True)
 
     def _write(self) -> None:
+        """Write the file, now or as soon as the disk has room: services keep what it said last, the gateway knows more."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        try:
+            self._replace()
+        except OSError as error:
+            logging.getLogger("nexus.up").warning("%s cannot be written (%s); tried again", self._file, error.strerror)
+            self._again = asyncio.get_running_loop().call_later(RETRY_S, self._write)
+
+    def _replace(self) -> None:
         fresh = self._file.with_suffix(".new")
         fresh.write_text(json.dumps({"services": dict(sorted(self._services.items()))}, indent=1), encoding="utf-8")
         fresh.replace(self._file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import random
 from pathlib import Path
 
@@ -12,8 +14,9 @@ from nexus_cli import output, trees
 from nexus_cli.errors import UserError
 from nexus_cli.plugins.edits import EditRefused, set_enabled
 from nexus_cli.tour.traces import build_tree
-from nexus_cli.up import backoff, logs, plans, ports, screen
+from nexus_cli.up import backoff, logs, plans, ports, registries, screen
 from nexus_cli.up.supervisor import Group
+from nexus_core.discovery import Endpoint
 from nexus_core.model.load import parse_text
 
 MANIFEST = """apiVersion: nexus.dev/v1alpha1
@@ -210,3 +213,38 @@ def test_the_table_shows_paths_and_the_gateways_url_once() -> None:
     groups = {key: Group(plan) for key, plan in plans_made.items()}
     made = screen.rows(groups, "http://127.0.0.1:8080", "http://127.0.0.1:8081", 1)
     assert [row[2:4] for row in made] == [("", "http://127.0.0.1:8080"), ("", "http://127.0.0.1:8081"), ("/orders", "")]
+
+
+def test_a_log_that_cannot_be_written_costs_its_lines_alone(tmp_path: Path) -> None:
+    said = io.StringIO()
+    log = logs.ServiceLog("a", tmp_path / "logs" / "a.log", logs.Terminal(quiet=True, stream=said))
+    log.take(b"one")
+    log.close()
+    (tmp_path / "logs" / "a.log").unlink()
+    (tmp_path / "logs").rmdir()
+    (tmp_path / "logs").write_text("in the way")
+    second = logs.ServiceLog("a", tmp_path / "logs" / "a.log", logs.Terminal(quiet=True, stream=said))
+    second.take(b"two")
+    assert list(second.tail) == ["two"]
+    assert said.getvalue().count("cannot be written") == 1
+    (tmp_path / "logs").unlink()
+    (tmp_path / "logs").mkdir()
+    second.take(b"three")
+    second.close()
+    assert (tmp_path / "logs" / "a.log").read_text() == "three\n"
+
+
+async def test_discovery_is_written_when_the_disk_has_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registries, "RETRY_S", 0.02)
+    (tmp_path / "d").mkdir()
+    file = tmp_path / "d" / "discovery.json"
+    registry = registries.LocalRegistry(file)
+    (tmp_path / "d").rename(tmp_path / "away")
+    await registry.set("a.shop", (Endpoint("127.0.0.1", 1),), {})
+    (tmp_path / "away").rename(tmp_path / "d")
+    async with asyncio.timeout(5):
+        while "a.shop" not in file.read_text():  # noqa: ASYNC110 - a file is no event
+            await asyncio.sleep(0.01)
+    await registry.close()
