@@ -51,9 +51,9 @@ def find_files(paths: Iterable[Path]) -> tuple[Path, ...]:
 
 def _inside(directory: Path) -> list[Path]:
     try:
-        return sorted(
-            p for p in directory.iterdir() if p.suffix in SUFFIXES and not p.name.startswith(".") and p.is_file()
-        )
+        named = (p for p in directory.iterdir() if p.suffix in SUFFIXES and not p.name.startswith("."))
+        # A symbolic link to nothing is a manifest that cannot be read, not one that is not there.
+        return sorted(p for p in named if p.is_file() or (p.is_symlink() and not p.exists()))
     except OSError as error:
         raise UserError(f"{directory} cannot be read: {error.strerror}. Check its permissions.") from error
 
@@ -86,7 +86,7 @@ def stamp(directory: Path) -> Stamp:
     entries: list[tuple[str, int, int]] = []
     try:
         for path in _inside(directory):
-            status = path.stat()
+            status = path.lstat() if path.is_symlink() and not path.exists() else path.stat()
             entries.append((path.name, status.st_mtime_ns, status.st_size))
     except (OSError, UserError):
         return ()

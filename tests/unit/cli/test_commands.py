@@ -189,3 +189,11 @@ def test_a_trace_of_this_moment_is_shown_when_it_is_whole() -> None:
         done = run("traces", "--last", "1", "--admin", f"http://127.0.0.1:{server.server_port}", "-o", "json")
         server.shutdown()
     assert json.loads(done.stdout)[0]["span_count"] == 11
+
+
+def test_a_manifest_that_is_a_link_to_nothing_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("kind: ConfigMap\nmetadata: {name: a}\n")
+    (tmp_path / "b.yaml").symlink_to(tmp_path / "gone.yaml")
+    done = run("validate", str(tmp_path))
+    assert done.returncode == 2
+    assert "b.yaml cannot be read: No such file or directory" in done.stderr
