@@ -31,6 +31,7 @@ class Publisher:
         self._prefix = prefix
         self._last: Published | None = None
         self._recent: deque[frozenset[str]] = deque(maxlen=KEPT_GENERATIONS)
+        self._superfluous: frozenset[str] = frozenset()
         self._distrust = False
 
     @property
@@ -95,10 +96,20 @@ class Publisher:
         return frozenset(key.rpartition("/")[2] for key in keys)
 
     async def _collect(self) -> None:
-        """Delete chunks that no recent generation names. A failure is left to the next publication."""
+        """Delete chunks that no recent generation names. A failure is left to the next publication.
+
+        Only those that were superfluous at the last publication already: a chunk seen for the first time may be of
+        another writer, who is about to name it (leader election makes that rare, and a manifest without its chunks is bad).
+        """
         try:
-            stale = await self._stored() - frozenset().union(*self._recent)
-            await _each(lambda c: self._consul.delete(wire.chunk_key(c, self._prefix)), sorted(stale))
+            superfluous = await self._stored() - frozenset().union(*self._recent)
+            doomed = superfluous & self._superfluous
+            self._superfluous = superfluous - doomed
+            if doomed:
+                held = await self._consul.get(wire.manifest_key(self._prefix))
+                manifest = _manifest(held.value) if held is not None else None
+                doomed -= frozenset(manifest.chunks if manifest is not None else ())
+            await _each(lambda c: self._consul.delete(wire.chunk_key(c, self._prefix)), sorted(doomed))
         except ConsulAway as err:
             log.warning("old chunks stay until the next publication: %s", err)
 
