@@ -156,8 +156,8 @@ async def test_a_post_that_was_never_sent_is_tried_at_another_instance(world: Wo
     good = await world.peer(replying(201))
     world.discovery.set("orders.shop", [Endpoint("127.0.0.1", free_port()), good.endpoint])
     client = world.client(balancing="round-robin", failures=100)
-    assert [(await client.post("orders", "/", json={})).status for _ in range(4)] == [201] * 4
-    assert len(good.seen) == 4
+    assert [(await client.post("orders", "/", json={})).status for _ in range(3)] == [201] * 3
+    assert len(good.seen) == 3  # as many retries as the budget grants a quiet client
 
 
 async def test_answers_of_the_application_are_not_retried(world: World) -> None:
