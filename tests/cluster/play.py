@@ -12,13 +12,17 @@ def main() -> int:
     shop = Shop(Cluster.attach("play"))
     sys.stdout.write("installing the chart and examples/shop …\n")
     shop.install()
+    bed = f"{sys.executable} tests/cluster/bed.py"
+    tour = (
+        f".venv/bin/nexus tour --gateway {shop.gateway} --jaeger {shop.jaeger} --kubeconfig {shop.cluster.kubeconfig}"
+    )
     sys.stdout.write(
         f"""
 {shop.kubectl("get", "nexusservices")}
 Gateway: {shop.gateway} (inside the cluster's network). Try:
-  {sys.executable} tests/cluster/bed.py run curl -s {shop.gateway}/catalog/items
-  {sys.executable} tests/cluster/bed.py kubectl get nexusservices,nexusplugins -n {shop.namespace}
-  {sys.executable} tests/cluster/bed.py run .venv/bin/nexus tour --gateway {shop.gateway} --jaeger {shop.jaeger} --kubeconfig {shop.cluster.kubeconfig}
+  {bed} run curl -s {shop.gateway}/catalog/items
+  {bed} kubectl get nexusservices,nexusplugins -n {shop.namespace}
+  {bed} run {tour}
 make cluster-down removes every trace.
 """
     )

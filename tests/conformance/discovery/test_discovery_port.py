@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 from nexus_core.discovery import Discovery, Endpoint
+from nexus_gateway.edge.kept import KeptDiscovery
 from nexus_sdk.discovery.consul import ConsulDiscovery
 from nexus_sdk.discovery.file import FileDiscovery
 from nexus_sdk.discovery.memory import MemoryDiscovery
@@ -41,6 +42,8 @@ class Registry(Protocol):
 
 
 class MemoryRegistry:
+    discovery: Discovery
+
     def __init__(self) -> None:
         self.discovery = self.memory = MemoryDiscovery()
 
@@ -53,6 +56,14 @@ class MemoryRegistry:
 
     async def lose(self) -> None:
         raise NotImplementedError("memory is always there")
+
+
+class KeptRegistry(MemoryRegistry):
+    """The gateway's discovery that remembers, over the one in memory."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.discovery = KeptDiscovery(self.memory, directory / "kept")
 
 
 class FileRegistry:
@@ -105,7 +116,7 @@ class ConsulRegistry:
 CONSUL = pytest.param("consul", marks=pytest.mark.connected)
 
 
-@pytest.fixture(params=["memory", "file", CONSUL])
+@pytest.fixture(params=["memory", "kept", "file", CONSUL])
 async def registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Registry]:
     if request.param == "consul":
         async with LocalConsul(components.ensure(["consul"])["consul"], tmp_path) as consul:
@@ -113,7 +124,13 @@ async def registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
             yield made
             await made.discovery.close()
         return
-    made = MemoryRegistry() if request.param == "memory" else FileRegistry(tmp_path)
+    match request.param:
+        case "memory":
+            made = MemoryRegistry()
+        case "kept":
+            made = KeptRegistry(tmp_path)
+        case _:
+            made = FileRegistry(tmp_path)
     yield made
     await made.discovery.close()
 
