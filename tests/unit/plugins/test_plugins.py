@@ -30,7 +30,9 @@ KEYS = {"keys": [{"name": "app", "sha256": DIGEST}, {"name": "other", "sha256": 
 
 
 def head(query: str = "", **headers: str) -> RequestHead:
-    return RequestHead("GET", "/", query, "shop", tuple((name.replace("_", "-"), value) for name, value in headers.items()))
+    return RequestHead(
+        "GET", "/", query, "shop", tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    )
 
 
 async def key_answer(config: dict[str, Any], request: RequestHead) -> RequestHead | Reply:
@@ -84,8 +86,13 @@ async def test_request_ids_are_kept_made_and_returned() -> None:
         for bad in ("", "a b", "x" * 129, "é"):
             made = await kit.request(head(x_request_id=bad))
             assert isinstance(made, RequestHead)
-            assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", made.header("x-request-id") or "")
-    async with PluginKit(RequestId, {"header": "X-Own", "format": "ulid", "trustClient": False, "response": False}) as kit:
+            assert re.fullmatch(
+                r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
+                made.header("x-request-id") or "",
+            )
+    async with PluginKit(
+        RequestId, {"header": "X-Own", "format": "ulid", "trustClient": False, "response": False}
+    ) as kit:
         made = await kit.request(head(x_own="mine"))
         assert isinstance(made, RequestHead)
         assert re.fullmatch(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", made.header("x-own") or "")
@@ -126,7 +133,11 @@ def test_the_checked_in_index_is_what_the_code_builds_to_and_is_signed(name: str
     key = Ed25519PublicKey.from_public_bytes(base64.b64decode((ROOT / "index/nexus_plugins/publisher.pub").read_text()))
     key.verify(base64.b64decode(release.signature), signed_bytes(release))
     manifest = yaml.safe_load((package / "plugin.yaml").read_text())
-    assert (release.version, release.config_schema, release.url) == (manifest["version"], manifest["configSchema"], "bundled:")
+    assert (release.version, release.config_schema, release.url) == (
+        manifest["version"],
+        manifest["configSchema"],
+        "bundled:",
+    )
 
 
 def test_publishing_is_deterministic_and_keeps_former_releases(tmp_path: Path) -> None:
