@@ -84,11 +84,14 @@ class HttpCourier:
         return self._outcome(answer.status, answer.headers, answer.body[:SHOWN_BYTES])
 
     async def _to_url(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
-        if refusal := self._rules.refusal(url):  # the rules may have changed since the subscription was stored
+        target = URL(url)
+        # The rules may have changed since the subscription was stored. They judge what is really connected to: aiohttp's
+        # reading of the URL, in which `169。254。169。254` is an address.
+        if refusal := self._rules.refusal_of_host(target.raw_host or ""):
             return Outcome(0, refusal)
         skipped = () if "content-type" in headers else ("content-type",)
         async with self._get_session().post(
-            URL(url), data=body, headers=headers, allow_redirects=False, skip_auto_headers=skipped
+            target, data=body, headers=headers, allow_redirects=False, skip_auto_headers=skipped
         ) as answer:
             seen = b""
             async for chunk in answer.content.iter_chunked(SHOWN_BYTES):

@@ -13,8 +13,11 @@ from nexus_events.protocol import Problem, Refused
 
 ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?\Z")
 _SERVICE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?\Z")
-_TYPE = re.compile(r"[\x21-\x7e\u00a1-\U0010fffd]{1,256}\Z")
+_TYPE = re.compile(r"[\x21-\x7e\u00a1-\ud7ff\ue000-\U0010fffd]{1,256}\Z")
+_UNUSABLE = re.compile("[\x00-\x20\x7f\ud800-\udfff]")
+"""In a URL or path: spaces, controls, and lone surrogates, which JSON can carry and UTF-8 cannot."""
 MAX_TYPES = 100
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +111,44 @@ class SinkRules:
             ip = ipaddress.ip_address(address.split("%", 1)[0])
         except ValueError:
             return False
-        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
-        return any(ip in ipaddress.ip_network(network, strict=False) for network in self.denied)
+        inside = [ip, *_embedded(ip)] if isinstance(ip, ipaddress.IPv6Address) else [ip]
+        return any(i in ipaddress.ip_network(network, strict=False) for network in self.denied for i in inside)
 
     def refusal(self, url: str) -> str:
         """Return why the URL may not be a sink, or an empty text."""
-        host = urlsplit(url).hostname or ""
+        return self.refusal_of_host(urlsplit(url).hostname or "")
+
+    def refusal_of_host(self, host: str) -> str:
+        """Return why the host may not be a sink's, or an empty text. host: a name or an address, without brackets."""
+        if _looks_numeric(host) and not _is_address(host):
+            # `2852039166` and `0251.0376.0251.0376` are 169.254.169.254 for the C library; and the HTTP client takes a host
+            # of digits and dots for an address, which no resolver of ours gets to see.
+            return f"{host} is no address in the usual form."
         if self.is_address_denied(host):
             return f"{host} is in a network that sinks may not lead to."
         if self.hosts and not any(_host_matches(rule, host) for rule in self.hosts):
             return f"{host} is not among the allowed hosts."
         return ""
+
+
+def _looks_numeric(host: str) -> bool:
+    return host.replace(".", "").isdigit()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _embedded(ip: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """Return the IPv4 addresses that a packet to `ip` may end up at: mapped, 6to4 (RFC 3056), NAT64 (RFC 6052, /96)."""
+    found = [a for a in (ip.ipv4_mapped, ip.sixtofour) if a is not None]
+    if ip in _NAT64:
+        found.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+    return found
 
 
 def _host_matches(rule: str, host: str) -> bool:
@@ -196,7 +225,7 @@ def _parse_sink(raw: Any, rules: SinkRules, problems: list[Problem]) -> Sink:
             )
         except ValueError:
             usable = False
-        if not usable or len(raw) > 2048 or any(c <= " " or c == "\x7f" for c in raw):
+        if not usable or len(raw) > 2048 or _UNUSABLE.search(raw):
             problems.append(Problem(".sink", f"{raw[:80]!r} is no http(s) URL.", fix))
         elif parts.username is not None:
             problems.append(
@@ -211,7 +240,7 @@ def _parse_sink(raw: Any, rules: SinkRules, problems: list[Problem]) -> Sink:
             problems.append(
                 Problem(".sink.service", f"{str(service)[:80]!r} is no service name.", "Use 'orders' or 'orders.shop'.")
             )
-        if not isinstance(path, str) or not path.startswith("/") or len(path) > 2048 or any(c <= " " for c in path):
+        if not isinstance(path, str) or not path.startswith("/") or len(path) > 2048 or _UNUSABLE.search(path):
             problems.append(
                 Problem(".sink.path", f"{str(path)[:80]!r} is no path.", "Use an absolute path such as '/hooks'.")
             )

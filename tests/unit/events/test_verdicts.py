@@ -109,3 +109,34 @@ def test_allowed_hosts() -> None:
         "http://192.168.0.1/",
     )
     assert [not rules.refusal(url) for url in asked] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "text", ["Fri, 01 Jan 99999999999999 00:00:00 GMT", "Fri, 01 Jan 2030 00:00:00 +99999999999999999999", "-5", "1e9"]
+)
+def test_an_absurd_retry_after_is_none_at_all(text: str) -> None:
+    assert parse_retry_after(text, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254", "2852039166", "169.254.169.254.", "0251.0376.0251.0376", "169.16689662", "１６９.254.169.254",
+        "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::", "fe80::1%eth0",
+    ],
+)  # fmt: skip
+def test_no_spelling_of_a_denied_address_is_a_sink(host: str) -> None:
+    assert SinkRules().refusal_of_host(host)
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7", "billing", "1password.example", "64:ff9b::a00:1", "2001:db8::1"])
+def test_private_addresses_and_names_are_sinks(host: str) -> None:
+    assert not SinkRules().refusal_of_host(host)
+
+
+@pytest.mark.parametrize(
+    "change", [{"sink": "http://h/\ud800"}, {"sink": {"service": "s", "path": "/\ud800"}}, {"types": ["\ud800"]}]
+)
+def test_text_that_is_not_unicode_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(Refused):
+        parse("a", {"sink": "http://h/", "types": ["*"], **change}, SinkRules(), now=0.0)
