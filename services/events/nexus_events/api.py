@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -142,10 +142,9 @@ class Api:
         return web.json_response(document, status=201 if is_new else 200)
 
     async def list_subscriptions(self, _request: web.Request) -> web.Response:
+        letters = await _kept(self._store.count_letters())  # once: counting for each would cost their product
         lanes = self._dispatcher.lanes()
-        return web.json_response(
-            {"subscriptions": [await self._show(lanes[key]) for key in sorted(lanes) if key in lanes]}
-        )
+        return web.json_response({"subscriptions": [self._describe(lanes[key], letters) for key in sorted(lanes)]})
 
     async def get_subscription(self, request: web.Request) -> web.Response:
         return web.json_response(await self._show(self._lane(request)))
@@ -156,7 +155,10 @@ class Api:
         return web.Response(status=204)
 
     async def _show(self, lane: Lane) -> dict[str, Any]:
-        letters = await _kept(self._store.count_letters())
+        return self._describe(lane, await _kept(self._store.count_letters()))
+
+    def _describe(self, lane: Lane, letters: Mapping[str, int]) -> dict[str, Any]:
+        """letters: dead letters by subscription."""
         return {
             **subscriptions.to_document(lane.subscription),
             "store": self._store.id,
