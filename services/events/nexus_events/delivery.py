@@ -56,6 +56,10 @@ class Lane:
     """There may be dead letters to redrive."""
 
 
+def _is_over(subscription: Subscription, now: float) -> bool:
+    return subscription.expires_at is not None and subscription.expires_at <= now
+
+
 class Dispatcher:
     """Owned by the app: `run` for as long as it lives. clock: Unix seconds. rng: of the jitter."""
 
@@ -70,6 +74,8 @@ class Dispatcher:
         self._news = asyncio.Event()
         self._changed = asyncio.Event()
         self._dirty: set[str] = set()
+        self._turns = asyncio.Lock()
+        """Held while a subscription is made or removed: else one removed in the store could live on here, or the reverse."""
 
     # --- what the API asks --------------------------------------------------------------------------------------------------
 
@@ -98,6 +104,10 @@ class Dispatcher:
 
     async def put(self, subscription: Subscription) -> bool:
         """Store it and deliver by it; return whether it is new. An existing one keeps its position."""
+        async with self._turns:
+            return await self._put(subscription)
+
+    async def _put(self, subscription: Subscription) -> bool:
         known = self._lanes.get(subscription.id)
         if known is not None:
             subscription = replace(
@@ -116,7 +126,15 @@ class Dispatcher:
         self._changed.set()
         return known is None
 
-    async def remove(self, subscription_id: str) -> bool:
+    async def remove(self, subscription_id: str, *, expired_at: float | None = None) -> bool:
+        """Return whether it was there. expired_at: only if it has expired by then (it may be renewed while this waits)."""
+        async with self._turns:
+            known = self._lanes.get(subscription_id)
+            if expired_at is not None and (known is None or not _is_over(known.subscription, expired_at)):
+                return False
+            return await self._remove(subscription_id)
+
+    async def _remove(self, subscription_id: str) -> bool:
         lane = self._lanes.pop(subscription_id, None)
         if lane is not None and lane.task is not None and lane.task is not asyncio.current_task():
             lane.task.cancel()
@@ -169,11 +187,10 @@ class Dispatcher:
     async def _sweep(self) -> None:
         now = self._clock()
         for key, lane in list(self._lanes.items()):
-            expires_at = lane.subscription.expires_at
-            if expires_at is not None and expires_at <= now:
-                self._log.info("subscription expired", subscription=key)
+            if _is_over(lane.subscription, now):
                 try:
-                    await self.remove(key)
+                    if await self.remove(key, expired_at=now):
+                        self._log.info("subscription expired", subscription=key)
                 except StoreUnavailable as error:
                     self._log.warning(
                         "an expired subscription could not be deleted", subscription=key, detail=str(error)
@@ -221,7 +238,11 @@ class Dispatcher:
             news = self._news  # taken before looking, so that nothing that arrives meanwhile is missed
             if lane.letters:
                 lane.letters = False
-                await self._redeliver(lane)
+                try:
+                    await self._redeliver(lane)
+                except BaseException:  # cancelled by a new order, or the store is away: what is marked stays to be done
+                    lane.letters = True
+                    raise
             events = self._tail.find(lane.cursor, PAGE)
             if events is None:
                 events = await self._read_back(lane)
@@ -274,7 +295,7 @@ class Dispatcher:
             lane.retry_at = None
 
     async def _redeliver(self, lane: Lane) -> None:
-        """Try each marked dead letter once: these never hold up the live events."""
+        """Try each marked dead letter once, before the live events; a failure does not hold these up any longer than its attempt."""
         key, after = lane.subscription.id, 0
         while letters := await self._store.letters(key, after, PAGE, redriven=True):
             for letter in letters:

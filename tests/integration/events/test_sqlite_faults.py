@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
+import time
+import uuid
 from pathlib import Path
 
 import pytest
 from nexus_events import protocol
+from nexus_events.couriers import HttpCourier
+from nexus_events.delivery import Dispatcher
 from nexus_events.ports import Offer, StoreUnavailable
 from nexus_events.protocol import CloudEvent
 from nexus_events.stores.sqlite import SqliteStore
+from nexus_events.subscriptions import Sink, SinkRules, Subscription
+from nexus_sdk import ServiceApp
 
 
 def offer(number: int, size: int = 10) -> Offer:
@@ -118,3 +125,40 @@ async def test_a_read_that_runs_while_the_store_closes_leaves_no_connection_open
     await asyncio.gather(reading, extent, return_exceptions=True)
     held = [link for link in Path("/proc/self/fd").iterdir() if str(tmp_path) in str(link.resolve())]
     assert not held
+
+
+async def test_a_store_that_died_while_it_was_made_can_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError("no entropy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(uuid, "uuid4", fail)
+        with pytest.raises(StoreUnavailable, match="no entropy"):
+            await SqliteStore(tmp_path).open(ignore)
+    store = SqliteStore(tmp_path)
+    await store.open(ignore)
+    assert store.id
+    await store.close()
+
+
+async def test_a_subscription_put_and_removed_at_once_is_in_the_store_or_nowhere(tmp_path: Path) -> None:
+    class Uncounted:
+        def attempted(self, verdict: object) -> None: ...
+
+        def skipped(self, events: int) -> None: ...
+
+    app = ServiceApp("events", version="0", environ={})
+    store = SqliteStore(tmp_path)
+    dispatcher = Dispatcher(
+        store, HttpCourier(app.client, SinkRules(), time.time), tracer=app.tracer, log=app.log, counted=Uncounted(),
+        clock=time.time, rng=random.Random(1),
+    )  # fmt: skip
+    await store.open(dispatcher.on_appended)
+    wanted = Subscription("a", Sink(url="http://127.0.0.1:1/"), ("*",))
+    await asyncio.gather(dispatcher.put(wanted), dispatcher.remove("a"))
+    assert [s.id for s in await store.subscriptions()] == list(dispatcher.lanes())
+    await asyncio.gather(dispatcher.put(wanted), dispatcher.remove("a"), dispatcher.put(wanted))
+    assert [s.id for s in await store.subscriptions()] == list(dispatcher.lanes()) == ["a"]
+    await store.close()

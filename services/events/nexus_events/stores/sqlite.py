@@ -165,8 +165,9 @@ class SqliteStore:
                     f"it has layout {version}, this release knows {VERSION}; use a release that wrote it"
                 )
             if version == 0:
-                connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
-                connection.execute("INSERT INTO meta VALUES ('id', ?)", (uuid.uuid4().hex,))
+                # One transaction, the id too: a kill in between must not leave a store that can never be opened.
+                named = f"INSERT INTO meta VALUES ('id', '{uuid.uuid4().hex}');"
+                connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {named} PRAGMA user_version={VERSION}; COMMIT;")
             (self.id,) = connection.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()
             self._head = connection.execute(
                 "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
