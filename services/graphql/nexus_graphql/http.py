@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -122,4 +123,13 @@ def _encode(members: Mapping[str, Any]) -> bytes:
         return msgspec.json.encode(members)
     except (msgspec.EncodeError, OverflowError, UnicodeEncodeError, TypeError):
         # Integers past 64 bits and lone surrogates, which JSON can carry and msgspec cannot.
-        return json.dumps(members, allow_nan=False).encode()
+        return json.dumps(_finite(members), allow_nan=False).encode()
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with null for numbers that are not finite, as msgspec writes them: one service sends `1e999`."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value

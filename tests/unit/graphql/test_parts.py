@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphql import GraphQLError
+from graphql import GraphQLError, get_introspection_query, parse
 from nexus_graphql import settings
 from nexus_graphql.catalogue.documents import Known, receive
+from nexus_graphql.execute import limits
 from nexus_graphql.execute.cache import DocumentCache
 from nexus_graphql.graphiql import SCRIPTS, GraphiqlPage
+from nexus_graphql.http import _encode as encode
 from nexus_graphql.schema import names, scalars
 from nexus_sdk import SettingsError
 
@@ -141,3 +143,25 @@ def test_graphiql_takes_only_the_pinned_scripts(tmp_path: Path) -> None:
         GraphiqlPage(str(tmp_path))
     with pytest.raises(SettingsError, match="is no URL"):
         GraphiqlPage("https://host;script-src *")
+
+
+def test_thousands_of_properties_may_want_one_name() -> None:
+    """Ends within the test's time: with a search from 2 each time this would be a thousand million steps."""
+    scope = names.Scope()
+    given = [scope.take("a") for _ in range(30_000)]
+    assert given[:3] == ["a", "a_2", "a_3"]
+    assert len(set(given)) == 30_000
+    assert scope.take("a_2") == "a_2_2"
+
+
+def test_aliases_within_introspection_count() -> None:
+    """Each is done for every type of the schema: 300 of them held up the event loop for a second."""
+    bomb = parse("{__schema{types{" + " ".join(f"a{n}: fields {{name}}" for n in range(31)) + "}}}")
+    assert [e.message.split(",")[0] for e in limits.check(bomb, limits.Limits())] == ["The operation has 31 aliases"]
+    assert limits.check(parse(get_introspection_query()), limits.Limits()) == []
+
+
+def test_an_answer_with_numbers_of_every_size_is_written() -> None:
+    assert json.loads(encode({"data": {"a": [2**70, float("inf")], "b": "\ud800"}})) == {
+        "data": {"a": [2**70, None], "b": "\ud800"}
+    }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from nexus_graphql.execute import requests
-from nexus_graphql.schema import Argument, Operation
+from nexus_graphql.schema import Argument, Operation, read
 from nexus_graphql.schema.shapes import Scalar, TypeRef
 
 ANY = TypeRef(Scalar("JSON"))
@@ -59,6 +59,22 @@ def test_a_document_s_own_dot_segments_are_refused() -> None:
 def test_control_characters_in_a_header_are_refused() -> None:
     with pytest.raises(requests.Unsendable, match="control characters"):
         build("a\r\nx-admin: 1", location="header")
+
+
+@pytest.mark.parametrize("location", ["body", "query", "header"])
+@pytest.mark.parametrize("value", [float("inf"), {"a": [float("nan")]}])
+def test_numbers_that_json_has_not_are_refused(location: str, value: object) -> None:
+    with pytest.raises(requests.Unsendable, match="number that JSON has not"):
+        build(value, location=location, style="json")
+
+
+@pytest.mark.parametrize("name", ["Host", "Content-Length", "transfer-encoding", "Connection"])
+def test_no_argument_frames_the_message(name: str) -> None:
+    parameter = {"in": "header", "name": name, "schema": {"type": "string"}}
+    path = {"get": {"parameters": [parameter], "responses": {"204": {}}}}
+    model = read("s.shop", {"openapi": "3.1.0", "paths": {"/x": path}})
+    assert [o.arguments for o in model.operations] == [()]
+    assert "frames the message" in str(model.notes[0])
 
 
 def test_bodies() -> None:

@@ -1,7 +1,8 @@
 """Refuses documents that cost more than they may, before validation: validation itself is what an attacker pays with.
 
 Fragments count as often as they are spread; each is measured once, so a document that doubles itself a hundred times
-is refused in linear time. Introspection is not counted here: graphql-core has its own rule for it.
+is refused in linear time. The depth of introspection is not counted here: graphql-core has its own rule for it, and the
+queries of tools are deep. Its aliases and fields are: each is done once for every type or field of the schema.
 """
 
 from __future__ import annotations
@@ -72,11 +73,9 @@ def _measure(
     costs = []
     for node in selections.selections:
         if isinstance(node, FieldNode):
-            if node.name.value.startswith("__"):
-                costs.append(_Cost(1, int(node.alias is not None), 1))
-                continue
             inner = _measure(node.selection_set, fragments, known, trail)
-            costs.append(_Cost(inner.depth + 1, inner.aliases + (node.alias is not None), inner.fields + 1))
+            depth = 0 if node.name.value.startswith("__") else inner.depth
+            costs.append(_Cost(depth + 1, inner.aliases + (node.alias is not None), inner.fields + 1))
         elif isinstance(node, InlineFragmentNode):
             costs.append(_measure(node.selection_set, fragments, known, trail))
         elif isinstance(node, FragmentSpreadNode):

@@ -19,6 +19,10 @@ _HOLE = re.compile(r"\{([^{}]*)\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
+class _NotFinite(Exception):
+    """A number is NaN or infinite."""
+
+
 class Unsendable(ValueError):
     """A value cannot travel where its parameter is. The text names the argument and says why."""
 
@@ -42,13 +46,17 @@ class UpstreamRequest:
 def build(operation: Operation, arguments: Mapping[str, Any]) -> UpstreamRequest:
     """Return the request. arguments: by GraphQL name; None counts as left out, except inside a body.
 
-    Raises Unsendable for a path with empty or dot segments, control characters in a header, and text that is no
-    Unicode (lone surrogates, which JSON can carry and UTF-8 cannot).
+    Raises Unsendable for a path with empty or dot segments, control characters in a header, text that is no Unicode
+    (lone surrogates, which JSON can carry and UTF-8 cannot), and numbers that are not finite.
     """
     try:
         return _build(operation, arguments)
     except UnicodeEncodeError as err:
         raise Unsendable(f"An argument of {operation.method} {operation.path} holds text that is not Unicode.") from err
+    except _NotFinite as err:
+        raise Unsendable(
+            f"An argument of {operation.method} {operation.path} holds a number that JSON has not."
+        ) from err
 
 
 def _build(operation: Operation, arguments: Mapping[str, Any]) -> UpstreamRequest:
@@ -148,4 +156,7 @@ def _text(value: Any) -> str:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError as err:
+        raise _NotFinite from err  # NaN or infinity: Python reads them out of `1e999`

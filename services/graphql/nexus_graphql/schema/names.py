@@ -52,12 +52,15 @@ class Scope:
 
     def __init__(self, taken: frozenset[str] = frozenset()) -> None:
         self._taken = set(taken)
+        self._next: dict[str, int] = {}
 
     def take(self, name: str) -> str:
-        found, number = name, 2
+        # Counting goes on where it stopped: thousands of properties that want one name must not cost their square.
+        found, number = name, self._next.get(name, 2)
         while found in self._taken:
             found, number = f"{name}_{number}", number + 1
         self._taken.add(found)
+        self._next[name] = number
         return found
 
 

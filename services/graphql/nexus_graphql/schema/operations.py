@@ -28,6 +28,10 @@ MOST_OPERATIONS = 2_000
 _HOLE = re.compile(r"\{([^{}]*)\}")
 _IGNORED_HEADERS = frozenset({"accept", "content-type", "authorization"})
 """OpenAPI says that parameters of these names are ignored."""
+_FRAMING_HEADERS = frozenset({
+    "connection", "content-encoding", "content-length", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
+})  # fmt: skip
+"""These say where a message ends and who gets it: an argument must not."""
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _STYLES: dict[str, frozenset[str]] = {
     "path": frozenset({"simple"}),
@@ -182,6 +186,11 @@ def _parameter(types: Types, location: str, name: str, node: Mapping[str, Any], 
         return None
     if location == "header" and not _HEADER_NAME.match(name):
         raise _LeftOut(at, f"{name!r} is not a header name.", "Use letters, digits and '-'.")
+    if location == "header" and name.lower() in _FRAMING_HEADERS:
+        if required:
+            raise _LeftOut(at, f"The header {name!r} frames the message.", "Leave it to HTTP, or use another name.")
+        types.note(at, f"The header {name!r} frames the message, it is no argument.", "Leave it to HTTP.")
+        return None
     if location not in _STYLES:
         if required:
             raise _LeftOut(at, f"A required parameter in {location!r} cannot be sent.", "Use path, query or header.")
