@@ -118,6 +118,7 @@ def _explain_reason(reason: str, *, as_json: bool) -> int:
 
     from nexus_cli import output
     from nexus_cli.errors import StepFailed
+    from nexus_cli.pages import page_of
 
     info = REASONS.get(reason)
     if info is None:
@@ -125,7 +126,9 @@ def _explain_reason(reason: str, *, as_json: bool) -> int:
         hint = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(sorted(REASONS))}."
         raise StepFailed(f"There is no reason {reason!r}.{hint} For a request, write METHOD and URL.")
     if as_json:
-        output.show_json({"reason": reason, "condition": info.condition, "summary": info.summary, "page": info.page})
+        output.show_json(
+            {"reason": reason, "condition": info.condition, "summary": info.summary, "page": page_of(reason)}
+        )
         return 0
-    click.echo(f"{reason}: {info.summary}\nCondition: {info.condition}\nPage: {info.page}")
+    click.echo(f"{reason}: {info.summary}\nCondition: {info.condition}\nPage: {page_of(reason)}")
     return 0

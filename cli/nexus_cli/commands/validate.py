@@ -29,6 +29,7 @@ Exit codes: 0 all is well, 1 problems found, 2 a path cannot be read.
 def validate(ctx: click.Context, paths: tuple[Path, ...]) -> int:
     from nexus_cli import manifests, output
     from nexus_cli.offline import translate
+    from nexus_cli.pages import page_of
 
     loaded = manifests.load(paths)
     problems = translate(loaded).problems
@@ -62,11 +63,3 @@ def validate(ctx: click.Context, paths: tuple[Path, ...]) -> int:
     else:
         output.note(f"{len(loaded.resources)} objects in {len(loaded.files)} files: no problems.")
     return 1 if problems else 0
-
-
-def page_of(reason: str) -> str:
-    """Return the documentation page of a reason; empty for one that has none."""
-    from nexus_core.problems.catalogue import REASONS
-
-    info = REASONS.get(reason)
-    return info.page if info is not None else ""
