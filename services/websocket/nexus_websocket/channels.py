@@ -26,16 +26,26 @@ class Channels(Generic[K]):
 
     history: messages kept per channel. max_idle: channels without subscribers whose history is kept; the longest
     unused is forgotten first, so that a stream of invented names does not cost all memory. A forgotten channel starts
-    again above every id it ever gave, never below.
+    again above every id it ever gave, never below. total_bytes: of the histories of all channels; beyond it the channel
+    that was published to longest ago loses its history, with subscribers or without.
     """
 
     def __init__(
-        self, epoch: str, *, history: int = 100, history_bytes: int = 1024 * 1024, max_idle: int = 1000
+        self,
+        epoch: str,
+        *,
+        history: int = 100,
+        history_bytes: int = 1024 * 1024,
+        max_idle: int = 1000,
+        total_bytes: int = 64 * 1024 * 1024,
     ) -> None:
         self._epoch, self._keep, self._keep_bytes, self._max_idle = epoch, history, history_bytes, max_idle
         self._channels: dict[str, _Channel[K]] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._counter = 0
+        self._total_bytes, self._kept_bytes = total_bytes, 0
+        self._written: OrderedDict[str, None] = OrderedDict()
+        """Channels with history, the one published to longest ago first."""
 
     def subscribe(self, name: str, key: K) -> str:
         """Return the id of the channel's newest message."""
@@ -66,9 +76,15 @@ class Channels(Generic[K]):
         channel.last = self._counter
         channel.history.append((channel.last, payload))
         channel.history_bytes += len(payload)
+        self._kept_bytes += len(payload)
+        self._written[name] = None
+        self._written.move_to_end(name)
         while channel.history and (len(channel.history) > self._keep or channel.history_bytes > self._keep_bytes):
             channel.floor, dropped = channel.history.popleft()
             channel.history_bytes -= len(dropped)
+            self._kept_bytes -= len(dropped)
+        while self._kept_bytes > self._total_bytes:
+            self._forget_history(next(iter(self._written)))
         if not channel.subscribers:
             self._rest(name)
         return tuple(channel.subscribers)
@@ -103,12 +119,22 @@ class Channels(Generic[K]):
         if not self._channels[name].history:
             del self._channels[name]
             self._idle.pop(name, None)
+            self._written.pop(name, None)
             return
         self._idle[name] = None
         self._idle.move_to_end(name)
         while len(self._idle) > self._max_idle:
             oldest, _ = self._idle.popitem(last=False)
+            self._forget_history(oldest)
             del self._channels[oldest]
+
+    def _forget_history(self, name: str) -> None:
+        channel = self._channels[name]
+        channel.floor = channel.last
+        channel.history.clear()
+        self._kept_bytes -= channel.history_bytes
+        channel.history_bytes = 0
+        self._written.pop(name, None)
 
     def _id(self, number: int) -> str:
         return f"{self._epoch}-{number}"

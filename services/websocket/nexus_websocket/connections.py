@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import WSMsgType, web
 
@@ -56,6 +56,10 @@ class Connection:
         self._waiting += len(payload) + OVERHEAD_BYTES
         self._wake.set()
         return True
+
+    def has_room(self, payloads: Sequence[bytes]) -> bool:
+        """Whether `send` would take all of them now, one after the other."""
+        return self._waiting + sum(len(p) + OVERHEAD_BYTES for p in payloads) <= self._queue_bytes
 
     def close(self, code: int, reason: bytes) -> None:
         """Close once what was queued before is sent. reason: at most 123 bytes. The first close wins."""

@@ -142,6 +142,8 @@ class Hub:
 
     async def _listen(self, connection: Connection, socket: web.WebSocketResponse) -> None:
         async for message in socket:
+            if connection.closing_code is not None:
+                continue  # read on for the close handshake; what is sent meanwhile has no effect
             if message.type is WSMsgType.TEXT:
                 self._handle(connection, message.data)
             elif message.type is WSMsgType.BINARY:
@@ -176,6 +178,9 @@ class Hub:
                 connection.channels.add(channel)
                 last = self._channels.subscribe(channel, connection)
                 missed, recovered = self._channels.since(channel, after) if after is not None else ((), None)
+                if not connection.has_room(missed):
+                    # Closing it as too slow would have it come back with the same id, and be closed again, for ever.
+                    missed, recovered = (), False
                 # One step of the event loop: nothing can be published between the history and the live messages.
                 connection.send(protocol.subscribed(channel, last, recovered, ref))
                 for payload in missed:

@@ -148,6 +148,21 @@ async def test_clients_publish_only_where_they_may_and_resume_where_they_left(be
             assert (await subscribe(client, "client-chat", after=lost))["recovered"] is False
 
 
+async def test_a_resume_larger_than_the_queue_is_not_recovered_and_not_too_slow(bed: Any) -> None:
+    """Closed as too slow it would come back with the same id, for ever."""
+    server = await bed.websocket(NEXUS_WEBSOCKET_QUEUE_BYTES="20000")
+    async with connect(ws(server)) as client:
+        start = (await subscribe(client, "orders"))["id"]
+        for number in range(10):
+            await bed.http.post(f"{server.url}/publish", json={"channel": "orders", "data": [number, "x" * 5000]})
+            last = (await receive(client, "channel"))["id"]
+    async with connect(ws(server)) as client:
+        answer = await subscribe(client, "orders", after=start)
+        assert (answer["recovered"], answer["id"]) == (False, last)
+        await client.send('{"ping": 1}')
+        assert "pong" in json.loads(await client.recv())
+
+
 @pytest.mark.parametrize(
     ("message", "code"),
     [

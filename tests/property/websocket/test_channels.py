@@ -13,11 +13,12 @@ NAMES = st.sampled_from(["a", "b", "c"])
     st.lists(st.tuples(st.sampled_from(["publish", "subscribe", "unsubscribe", "resume"]), NAMES), max_size=60),
     st.integers(0, 4),
     st.integers(0, 2),
+    st.integers(0, 8),
 )
 def test_what_is_called_recovered_is_complete_and_in_order(
-    steps: list[tuple[str, str]], history: int, idle: int
+    steps: list[tuple[str, str]], history: int, idle: int, total: int
 ) -> None:
-    channels: Channels[str] = Channels("e", history=history, max_idle=idle)
+    channels: Channels[str] = Channels("e", history=history, max_idle=idle, total_bytes=total)
     published: dict[str, list[tuple[int, bytes]]] = {"a": [], "b": [], "c": []}
     subscribers: dict[str, list[str]] = {"a": [], "b": [], "c": []}
     ids = ["e-0"]
@@ -64,3 +65,15 @@ def test_history_is_bounded_in_bytes_and_invented_channels_are_forgotten() -> No
     assert len(channels._channels) <= 6
     assert channels.since("a", "e-98") == ((b"1234",), True)
     assert channels.since("a", "e-90") == ((), False)
+
+
+def test_a_stream_of_invented_channels_is_bounded_in_bytes() -> None:
+    channels: Channels[str] = Channels("e", total_bytes=100_000)
+    channels.subscribe("first", "me")
+    channels.publish("first", b"x" * 1000)
+    for number in range(500):
+        channels.subscribe(f"c{number}", "me")
+        channels.publish(f"c{number}", b"x" * 1000)
+    kept = [len(channels.since(f"c{n}", "e-0")[0]) + channels.since(f"c{n}", f"e-{n + 1}")[1] for n in range(500)]
+    assert sum(kept) == 100, "the newest hundred; of the others no one is told that nothing is missing"
+    assert channels.since("first", "e-0") == ((), False)
