@@ -47,7 +47,7 @@ def build() -> ServiceApp:
     @app.get("/orders")
     async def list_orders(request: web.Request) -> web.Response:
         limit = request.query.get("limit", "20")
-        if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:4]) <= 100):
+        if not (limit.isascii() and limit.isdecimal() and len(limit) <= 3 and 1 <= int(limit) <= 100):
             raise HttpProblem(400, "LimitInvalid", f"limit={limit[:20]!r} is not a number from 1 to 100.")
         return _json(await in_thread(lambda: store.latest(int(limit))))
 
@@ -64,8 +64,8 @@ def build() -> ServiceApp:
     @app.post("/orders")
     async def place_order(request: web.Request) -> web.Response:
         key = request.headers.get("Idempotency-Key")
-        if key is not None and not 1 <= len(key) <= LONGEST_KEY:
-            raise HttpProblem(400, "KeyInvalid", f"Idempotency-Key must have 1 to {LONGEST_KEY} characters.")
+        if key is not None and not (1 <= len(key) <= LONGEST_KEY and key.isascii()):
+            raise HttpProblem(400, "KeyInvalid", f"Idempotency-Key must have 1 to {LONGEST_KEY} ASCII characters.")
         try:
             new = orders.parse_new_order(await request.read())
         except ValueError as err:
@@ -83,12 +83,11 @@ def build() -> ServiceApp:
         outbox.wake()
         return _json(kept, status=201, headers={"Location": f"/orders/{kept.id}"})
 
-    async def ask_catalog(item: str) -> dict[str, object]:
+    async def ask_catalog(item: str) -> object:
         try:
             reply = await app.client.request("GET", "catalog", f"/items/{item}", deadline_s=3.0)
             if reply.status == 200:
-                found: dict[str, object] = reply.json()
-                return found
+                return reply.json()
         except NexusError as err:
             detail = f"The order was not taken because the catalog cannot be asked: {err} Try again."
             raise HttpProblem(503, "CatalogAway", detail, headers={"Retry-After": "1"}) from err

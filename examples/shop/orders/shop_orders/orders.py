@@ -8,8 +8,9 @@ import msgspec
 
 EVENT_TYPE = "order.placed"
 EVENT_SOURCE = "/shop/orders"
+HIGHEST_PRICE_CENTS = 2**31 - 1
 
-ItemId = Annotated[str, msgspec.Meta(min_length=1, max_length=63, pattern="^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+ItemId = Annotated[str, msgspec.Meta(min_length=1, max_length=63, pattern="^[a-z0-9]([a-z0-9-]*[a-z0-9])?\\Z")]
 Quantity = Annotated[int, msgspec.Meta(ge=1, le=100)]
 Customer = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
 
@@ -48,13 +49,14 @@ def parse_new_order(body: bytes) -> NewOrder:
         ) from err
 
 
-def build_order(new: NewOrder, item: dict[str, Any], *, order_id: str, placed_at: str) -> Order:
+def build_order(new: NewOrder, item: object, *, order_id: str, placed_at: str) -> Order:
     """Return the order for an item as the catalog describes it.
 
     Raises ValueError when the catalog's answer lacks a name or a price.
     """
-    name, price_cents = item.get("name"), item.get("priceCents")
-    if not isinstance(name, str) or not isinstance(price_cents, int):
+    known = item if isinstance(item, dict) else {}
+    name, price_cents = known.get("name"), known.get("priceCents")
+    if not isinstance(name, str) or type(price_cents) is not int or not 0 <= price_cents <= HIGHEST_PRICE_CENTS:
         raise ValueError(f"the catalog's answer for {new.item!r} has no name and price")
     return Order(order_id, new.item, name, new.quantity, new.customer, price_cents * new.quantity, placed_at)
 

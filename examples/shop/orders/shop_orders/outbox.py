@@ -19,6 +19,9 @@ IDLE_S = 5.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
 """Pause after a failure: doubled each time, with jitter, up to the longest."""
 
+HOPELESS = frozenset({400, 413, 415, 422, 431})
+"""Answers that speak of this very event. All others (401 and 403 too) speak of the way to the event service: they may mend."""
+
 T = TypeVar("T")
 
 
@@ -101,7 +104,7 @@ class Outbox:
             context.detach(token)
         if reply.status in (200, 202):
             await self._in_thread(lambda: self._store.confirmed(entry.number))
-        elif 400 <= reply.status < 500 and reply.status not in (404, 408, 425, 429):
+        elif reply.status in HOPELESS:
             why = f"{reply.status} {reply.body[:500].decode(errors='replace')}"
             self._app.log.error("the event service refused an event for good", order=entry.event["id"], detail=why)
             await self._in_thread(lambda: self._store.refused(entry.number, why))
