@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -229,7 +230,12 @@ def _offer(event: protocol.CloudEvent, current: str, *, has_caller: bool) -> Off
 
 
 def _entry(stored: Stored) -> dict[str, Any]:
-    return {"offset": stored.offset, "receivedAt": to_text(stored.received_at), "event": msgspec.Raw(stored.body)}
+    entry: dict[str, Any] = {"offset": stored.offset, "receivedAt": to_text(stored.received_at)}
+    try:
+        msgspec.json.decode(stored.body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):  # a flipped bit must not cost the whole page its syntax
+        return {**entry, "event": None, "damaged": base64.b64encode(stored.body).decode()}
+    return {**entry, "event": msgspec.Raw(stored.body)}
 
 
 def _refusal(error: protocol.Refused, reason: str) -> HttpProblem:

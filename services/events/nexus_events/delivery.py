@@ -318,7 +318,12 @@ class Dispatcher:
                     await self._store.bury(key, dead, lane.cursor)
 
     async def _attempt(self, lane: Lane, stored: Stored) -> tuple[Outcome, Decision]:
-        event = protocol.from_json(stored.body)
+        try:
+            event = protocol.from_json(stored.body)
+        except protocol.Refused as error:
+            # SQLite notices a torn page, not a flipped bit in a body: it costs this event, not those behind it.
+            self._log.error("a stored event is damaged", offset=stored.offset, detail=str(error))
+            return Outcome(0), Decision(Verdict.BURY, cause=f"damaged in the store: {error}"[:500])
         headers, body = protocol.to_binary(event)
         parent = W3C.extract({"traceparent": stored.trace} if stored.trace else {}, context=Context())
         lane.tries += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -332,6 +333,24 @@ async def test_a_name_that_leads_to_a_denied_network_is_not_connected_to(
     await bed.publish("1")
     state = await bed.eventually("/subscriptions/a", lambda s: s["status"]["lastError"] != "")
     assert "network that sinks may not lead to" in state["status"]["lastError"]
+
+
+async def test_a_damaged_event_is_a_dead_letter_and_holds_up_nobody(bed: Bed) -> None:
+    async with AsyncExitStack() as first:
+        await bed.start(first)
+        await bed.publish("1", "2")
+    with sqlite3.connect(bed.directory / "events.db") as connection:
+        connection.execute("UPDATE events SET body = CAST(replace(body, '\"id\"', '\"i}\"}') AS BLOB) WHERE offset = 1")
+    connection.close()
+    await bed.start()
+    subscriber = await bed.subscriber()
+    await bed.subscribe("a", subscriber.url, start="earliest")
+    assert await subscriber.until(1) == ["2"]
+    (letter,) = (await bed.call("GET", "/subscriptions/a/dead-letters"))["deadLetters"]
+    assert "damaged in the store" in letter["cause"]
+    events = (await bed.call("GET", "/events"))["events"]
+    assert [(e["event"] or {}).get("id") for e in events] == [None, "2"]
+    assert events[0]["damaged"]
 
 
 async def test_metrics_count(bed: Bed) -> None:
