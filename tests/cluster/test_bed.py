@@ -323,6 +323,21 @@ def test_a_user_other_than_root_and_a_read_only_root(cluster: Cluster, namespace
     assert lines == ["10001 10002 [10003]", "wrote /data/x", "Read-only file system /opt/x"]
 
 
+def test_a_volume_above_the_checkout_does_not_hide_the_program(cluster: Cluster, namespace: str) -> None:
+    """The chart mounts a volume on /tmp, and a checkout may lie there: an image's own files are never its volumes'."""
+    above = str(places.REPOSITORY.parent)
+    client = {
+        "name": "client", "image": "python:3.11", "args": ["-c", "import nexus_core, os; print(os.getuid())"],
+        "volumeMounts": [{"name": "scratch", "mountPath": above}], "securityContext": {"runAsUser": 65532},
+    }  # fmt: skip
+    spec = {"volumes": [{"name": "scratch", "emptyDir": {}}]}
+    cluster.apply(pod("hidden", namespace, client, restartPolicy="Never", **spec))
+    cluster.wait(
+        lambda: cluster.get("pod", "hidden", namespace)["status"].get("phase") in ("Succeeded", "Failed"), "its end"
+    )
+    assert cluster.kubectl("logs", "-n", namespace, "hidden") == "65532\n"
+
+
 def test_names_of_services_resolve_and_cluster_ips_answer(cluster: Cluster, namespace: str) -> None:
     cluster.apply(deployment("named", namespace))
     wait_endpoints(cluster, "named", namespace, 1)

@@ -56,6 +56,13 @@ def _foreign_mounts() -> list[Path]:
     return [path for path in _needed_directories() if path.stat().st_dev != root]
 
 
+def _hidden(targets: Sequence[str]) -> list[Path]:
+    """Return needed directories that a volume mounted above them would hide, as one on /tmp hides a checkout there."""
+    mounted = [Path(os.path.realpath(target)) for target in targets]
+    hidden = [p for p in _needed_directories() if any(p.is_relative_to(m) for m in mounted)]
+    return [p for p in hidden if not any(p != other and p.is_relative_to(other) for other in hidden)]
+
+
 def build_script(plan: Plan, root_dir: Path, cgroup: Path | None) -> str:
     """Return the shell script that builds the container's view and becomes its program (given as "$@")."""
     q = shlex.quote
@@ -92,6 +99,12 @@ def build_script(plan: Plan, root_dir: Path, cgroup: Path | None) -> str:
         lines.append(f"mount --rbind {q(str(source))} {to}")
         if read_only:
             lines.append(f"mount -o remount,bind,ro {to}")
+    for number, path in enumerate(_hidden([target for _, target, _ in plan.mounts])):
+        # An overlay and no bind mount: what is opened below must be opened for this container alone.
+        upper, work, to = f"{base}/u{number}", f"{base}/w{number}", top + str(path)
+        lines.append(f"mkdir -p {q(upper)} {q(work)} {q(to)}")
+        layers = f"lowerdir={path},upperdir={upper},workdir={work}"
+        lines.append(f"mount -t overlay overlay -o {q(layers)} {q(to)}")
     if plan.working_dir != "/":
         lines.append(f"mkdir -p {q(inside(plan.working_dir))}")
     become = ""
