@@ -98,6 +98,7 @@ def build(environ: Mapping[str, str] | None = None, **options: Any) -> ServiceAp
         app.on_start(check_address)
         app.on_drain(feeding.stop)
         app.background(feeding.run, name="feeding")
+        app.readiness("events", feeding.check)
     return app
 
 

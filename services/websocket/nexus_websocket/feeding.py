@@ -15,6 +15,10 @@ from nexus_sdk import NexusError, ServiceApp, tracing
 from nexus_websocket.settings import SocketSettings
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 3.0
+PATIENCE_S = 15.0
+"""How long a replica that has never been subscribed counts as not ready, and tries again at least every `SOON_S`: a client
+that connected earlier would miss events in silence. After that an event service that is away keeps nobody from the rest."""
+SOON_S = 0.3
 OFFSET_HEADER = "nexus-event-offset"
 STORE_HEADER = "nexus-event-store"
 
@@ -29,6 +33,8 @@ class Feeding:
         self._path = f"/subscriptions/{app.registered_name}.{instance}"
         self._store, self._offset = "", 0
         self._was_made = self._stopped = False
+        self._patient_until = float("inf")
+        self._error = "not tried yet"
 
     def note(self, store: str, offset: str) -> None:
         """Remember how far events came: the position of a later subscription."""
@@ -37,21 +43,32 @@ class Feeding:
                 self._store, self._offset = store, 0
             self._offset = max(self._offset, int(offset))
 
+    async def check(self) -> None:
+        """The readiness check: raises RuntimeError while the first subscription is being made, for `PATIENCE_S` at most."""
+        if not self._was_made and asyncio.get_running_loop().time() < self._patient_until:
+            raise RuntimeError(f"not subscribed yet: {self._error}")
+
     async def run(self) -> None:
         """Renew for ever; the first failure in a row is logged, and its end."""
-        failures = 0
+        loop = asyncio.get_running_loop()
+        self._patient_until = loop.time() + PATIENCE_S
+        failures, told = 0, False
         while not self._stopped:
-            error = await self._put()
+            self._error = error = await self._put()
             if error:
                 failures += 1
-                if failures == 1:
+                starting = not self._was_made and loop.time() < self._patient_until
+                # Both services often start at the same moment: the first tries are no news.
+                if not told and (failures >= 3 or not starting):
+                    told = True
                     self._app.log.warning("not subscribed at the event service, will be tried again", detail=error)
-                ceiling = min(LONGEST_WAIT_S, self._settings.ttl_s / 3, FIRST_WAIT_S * 2.0 ** min(failures, 10))
+                longest = SOON_S if starting else LONGEST_WAIT_S
+                ceiling = min(longest, self._settings.ttl_s / 3, FIRST_WAIT_S * 2.0 ** min(failures, 10))
                 await asyncio.sleep(ceiling * self._rng.uniform(0.5, 1))
                 continue
-            if failures:
+            if told:
                 self._app.log.info("subscribed at the event service again", failures=failures)
-                failures = 0
+            failures, told = 0, False
             await asyncio.sleep(self._settings.ttl_s / 3 * self._rng.uniform(0.8, 1))
 
     async def _put(self) -> str:

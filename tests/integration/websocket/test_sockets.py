@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import websockets
+from nexus_websocket import feeding
 from websockets.asyncio.client import ClientConnection, connect
 
 HANDSHAKE = (
@@ -47,6 +48,36 @@ async def subscribed_at_events(bed: Any, events: Any) -> None:
 EVENT = {"specversion": "1.0", "id": "1", "source": "/shop/orders", "type": "order.placed", "data": {"id": 7}}
 HEADERS = {"content-type": "application/cloudevents+json"}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+async def test_a_replica_is_ready_once_events_will_reach_it(bed: Any) -> None:
+    """A client that is let in earlier would miss what happens until the subscription is made."""
+    server = await bed.websocket(NEXUS_WEBSOCKET_EVENTS="order.placed=orders")
+    async with bed.http.get(f"{server.url}/readyz") as reply:
+        assert reply.status == 503
+        assert "not subscribed yet" in (await reply.json())["checks"]["events"]
+    events = await bed.events()
+    async with asyncio.timeout(10):
+        while True:
+            async with bed.http.get(f"{server.url}/readyz") as reply:
+                if reply.status == 200:
+                    break
+            await asyncio.sleep(0.02)
+    async with bed.http.get(f"{events.url}/subscriptions") as reply:
+        assert (await reply.json())["subscriptions"]
+
+
+async def test_an_event_service_that_stays_away_keeps_nobody_from_the_rest(
+    bed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeding, "PATIENCE_S", 0.2)
+    server = await bed.websocket(NEXUS_WEBSOCKET_EVENTS="order.placed=orders")
+    async with asyncio.timeout(10):
+        while True:
+            async with bed.http.get(f"{server.url}/readyz") as reply:
+                if reply.status == 200:
+                    return
+            await asyncio.sleep(0.02)
 
 
 async def test_an_event_reaches_the_client_in_one_trace(bed: Any) -> None:
