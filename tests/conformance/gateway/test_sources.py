@@ -159,6 +159,9 @@ async def test_an_ack_is_taken_at_any_time(driver: Driver) -> None:
         ack = Ack("one", published.generation, published.digest)
         await driver.source.ack(ack)
         await driver.source.ack(ack)
+        await driver.publish("/b")
+        later = await until_path(watch, "/b")
+    assert later.generation > published.generation, "acks stand in no Snapshot's way"
 
 
 async def test_closing_ends_the_watch(driver: Driver) -> None:
