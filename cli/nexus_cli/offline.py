@@ -55,9 +55,9 @@ def translate(manifests: Manifests) -> Translation:
 def explain_request(snapshot: Snapshot, method: str, url: str, headers: tuple[str, ...]) -> dict[str, Any]:
     """Return what the admin API's /explain would, as far as files can tell: no endpoints, no circuits."""
     import msgspec
-    from nexus_gateway.match import hosts, paths
-    from nexus_gateway.match.explain import explain
-    from nexus_gateway.match.router import Router
+    from nexus_core.match import hosts, paths
+    from nexus_core.match.explain import explain
+    from nexus_core.match.router import Router
 
     given: dict[str, str] = {}
     for line in headers:

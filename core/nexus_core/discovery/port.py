@@ -12,7 +12,9 @@ class Endpoint:
     """One running instance that takes requests.
 
     address: IP address or host name, without port. id: the instance's name in its registry; not part of its identity
-    for the gateway, which is (address, port). weight: 1..65535. zone: empty when unknown.
+    for the gateway, which is (address, port). weight: 1..65535. zone: empty when unknown. meta: what its registration
+    says of it (Consul's service meta), sorted pairs; subsets choose by it. draining: takes no new requests, but what it
+    has is not failing (Consul's maintenance mode, a terminating pod).
     """
 
     address: str
@@ -20,6 +22,8 @@ class Endpoint:
     id: str = ""
     weight: int = 1
     zone: str = ""
+    meta: tuple[tuple[str, str], ...] = ()
+    draining: bool = False
 
     @property
     def authority(self) -> str:

@@ -5,11 +5,35 @@ serialised. Every tuple is sorted by `id` unless its field says otherwise, so eq
 """
 
 from nexus_core.snapshot.acks import Ack, PluginReport
-from nexus_core.snapshot.filters import Filter, HeaderModifier, Redirect, UrlRewrite
+from nexus_core.snapshot.filters import (
+    Cors,
+    DirectReply,
+    Fallback,
+    Fault,
+    Filter,
+    HeaderModifier,
+    Mirror,
+    RateLimit,
+    Redirect,
+    SizeLimit,
+    UrlRewrite,
+)
 from nexus_core.snapshot.listeners import Listener
 from nexus_core.snapshot.plugins import PluginInstance, Release
-from nexus_core.snapshot.policies import Balancing, CircuitBreaker, Retry, Timeouts
-from nexus_core.snapshot.routes import HeaderMatch, Match, Route, Rule, WeightedBackend
+from nexus_core.snapshot.policies import (
+    Balancing,
+    CircuitBreaker,
+    Concurrency,
+    HashKey,
+    HealthCheck,
+    Hedge,
+    Outlier,
+    Persistence,
+    Retry,
+    Timeouts,
+    UpstreamTls,
+)
+from nexus_core.snapshot.routes import HeaderMatch, Match, QueryMatch, Route, Rule, WeightedBackend
 from nexus_core.snapshot.snapshots import EMPTY, Published, Snapshot
 from nexus_core.snapshot.upstreams import Discovered, StaticAddresses, Upstream
 
@@ -18,24 +42,39 @@ __all__ = [
     "Ack",
     "Balancing",
     "CircuitBreaker",
+    "Concurrency",
+    "Cors",
+    "DirectReply",
     "Discovered",
+    "Fallback",
+    "Fault",
     "Filter",
+    "HashKey",
     "HeaderMatch",
     "HeaderModifier",
+    "HealthCheck",
+    "Hedge",
     "Listener",
     "Match",
+    "Mirror",
+    "Outlier",
+    "Persistence",
     "PluginInstance",
     "PluginReport",
     "Published",
+    "QueryMatch",
+    "RateLimit",
     "Redirect",
     "Release",
     "Retry",
     "Route",
     "Rule",
+    "SizeLimit",
     "Snapshot",
     "StaticAddresses",
     "Timeouts",
     "Upstream",
+    "UpstreamTls",
     "UrlRewrite",
     "WeightedBackend",
 ]

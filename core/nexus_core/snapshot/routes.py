@@ -7,26 +7,40 @@ from typing import Literal
 import msgspec
 
 from nexus_core.snapshot.filters import Filter
-from nexus_core.snapshot.policies import Retry, Timeouts
+from nexus_core.snapshot.policies import Hedge, Retry, Timeouts
 
 
 class HeaderMatch(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The header must be there with exactly this value. name: lower-case. Repeated headers count as joined by `,`."""
+    """The header must be there with this value. name: lower-case. Repeated headers count as joined by `,`."""
 
     name: str
     value: str
 
 
+    kind: Literal["exact", "regex"] = "exact"
+    """`regex` holds when the expression (Python's `re`) matches the whole value."""
+
+
+class QueryMatch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The query has this parameter (its first one counts), decoded, with exactly this value, or one the expression matches as a whole."""
+
+    name: str
+    value: str
+    kind: Literal["exact", "regex"] = "exact"
+
+
 class Match(msgspec.Struct, frozen=True, omit_defaults=True):
     """All parts must hold. A `prefix` matches whole segments: `/a` covers `/a` and `/a/b`, never `/ab`.
 
-    path: begins with `/`; a prefix has no slash at its end, save `/` itself. method: upper-case, empty for any.
+    path: begins with `/`; a prefix has no slash at its end, save `/` itself; a `regex` (Python's `re`) must match the whole path.
+    method: upper-case, empty for any.
     """
 
     path: str = "/"
-    path_kind: Literal["exact", "prefix"] = "prefix"
+    path_kind: Literal["exact", "prefix", "regex"] = "prefix"
     method: str = ""
     headers: tuple[HeaderMatch, ...] = ()
+    query: tuple[QueryMatch, ...] = ()
 
 
 class WeightedBackend(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,7 +61,7 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
 
     id: `<route id>/<index>`. matches: any of them, never empty. filters: in the user's order.
     backends: may be empty (a redirect, or 500). plugins: `PluginInstance.id`s, in the order they run.
-    retry, timeouts: None takes the upstream's.
+    retry, timeouts, hedge: None takes the upstream's.
     """
 
     id: str
@@ -57,6 +71,7 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
     plugins: tuple[str, ...] = ()
     retry: Retry | None = None
     timeouts: Timeouts | None = None
+    hedge: Hedge | None = None
 
 
 class Route(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,7 +6,17 @@ from typing import Literal
 
 import msgspec
 
-from nexus_core.snapshot.policies import Balancing, CircuitBreaker, Retry, Timeouts
+from nexus_core.snapshot.policies import (
+    Balancing,
+    CircuitBreaker,
+    Concurrency,
+    HealthCheck,
+    Hedge,
+    Outlier,
+    Retry,
+    Timeouts,
+    UpstreamTls,
+)
 
 
 class Discovered(msgspec.Struct, frozen=True, omit_defaults=True, tag="discovered"):
@@ -27,6 +37,7 @@ class Upstream(msgspec.Struct, frozen=True, omit_defaults=True):
 
     id: `<namespace>/<name>` of a NexusService, `Service/<namespace>/<name>/<port>` of a Kubernetes Service.
     source: the object whose change changes this, as `str(ObjectRef)`.
+    breaker: of each endpoint; service_breaker: of all together. None: that feature is off.
     """
 
     id: str
@@ -35,5 +46,11 @@ class Upstream(msgspec.Struct, frozen=True, omit_defaults=True):
     protocol: Literal["http"] = "http"
     balancing: Balancing = Balancing()
     breaker: CircuitBreaker = CircuitBreaker()
+    service_breaker: CircuitBreaker | None = None
+    outlier: Outlier | None = None
+    health: HealthCheck | None = None
     retry: Retry = Retry()
+    hedge: Hedge | None = None
     timeouts: Timeouts = Timeouts()
+    concurrency: Concurrency = Concurrency()
+    tls: UpstreamTls | None = None

@@ -19,8 +19,8 @@ from nexus_gateway.edge.collectors import MAX_EXPORT_BYTES, ExportInvalid, take_
 from nexus_gateway.edge.measurements import Measurements
 from nexus_gateway.edge.pools import Pool, Pools
 from nexus_gateway.edge.runtimes import Runtime
-from nexus_gateway.match import hosts, paths
-from nexus_gateway.match.explain import explain
+from nexus_core.match import hosts, paths
+from nexus_core.match.explain import explain
 from nexus_gateway.telemetry.records import REDACTED, is_secret
 from nexus_gateway.telemetry.trees import TraceBook
 

@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 from nexus_core.hooks import Headers, RequestHead
 from nexus_sdk import deadlines
 
-from nexus_gateway.match import hosts, paths
+from nexus_core.match import hosts, paths
 from nexus_gateway.settings import Network
 
 # RFC 9110 section 7.6.1 and what else speaks of one connection only.

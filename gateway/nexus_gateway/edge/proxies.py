@@ -32,7 +32,7 @@ from nexus_gateway.edge.tracing import RequestSpan, Tracing
 from nexus_gateway.edge.tunnels import Tunnel
 from nexus_gateway.edge.upstreams import AttemptFailed, Upstreams
 from nexus_gateway.filters.place import HeadFilter, Place
-from nexus_gateway.match.router import Entry
+from nexus_core.match.router import Entry
 from nexus_gateway.resilience.exchanges import IDEMPOTENT, Exchange, Outcome, Refusal, outcome_of
 from nexus_gateway.settings import GatewaySettings
 from nexus_gateway.telemetry.records import AccessRecord

@@ -13,7 +13,7 @@ from nexus_gateway.edge.plugins.slots import Slot
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.filters.place import HeadFilter
 from nexus_gateway.filters.table import build_filters
-from nexus_gateway.match.router import Router
+from nexus_core.match.router import Router
 
 
 @dataclass(frozen=True, slots=True)

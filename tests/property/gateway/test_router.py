@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from nexus_core.snapshot import HeaderMatch, Listener, Match, Route, Rule, Snapshot
-from nexus_gateway.match import hosts, paths
-from nexus_gateway.match.explain import explain
-from nexus_gateway.match.router import Router, path_covers
+from nexus_core.match import hosts, paths
+from nexus_core.match.explain import explain
+from nexus_core.match.router import Router, path_covers
 
 SEGMENT = st.sampled_from(["a", "b", "ab"])
 PATH = st.lists(SEGMENT, max_size=4).map(lambda parts: "/" + "/".join(parts))

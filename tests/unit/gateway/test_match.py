@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from nexus_core.snapshot import HeaderMatch, Listener, Match, Route, Rule, Snapshot
-from nexus_gateway.match import hosts, paths
-from nexus_gateway.match.explain import explain
-from nexus_gateway.match.router import Router
+from nexus_core.match import hosts, paths
+from nexus_core.match.explain import explain
+from nexus_core.match.router import Router
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nexus_gateway.match import hosts
-from nexus_gateway.match.router import Entry, HeaderMap, Router, path_covers
+from nexus_core.match import hosts
+from nexus_core.match.router import Entry, HeaderMap, Router, path_covers
 
 T = TypeVar("T")
 

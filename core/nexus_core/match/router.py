@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from nexus_core.snapshot import Match, Route, Rule, Snapshot
 
-from nexus_gateway.match import hosts
+from nexus_core.match import hosts
 
 T = TypeVar("T")
 
