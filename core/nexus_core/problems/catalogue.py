@@ -25,6 +25,7 @@ def slug(reason: str) -> str:
 
 _SUMMARIES: Mapping[str, Mapping[str, str]] = {
     "File": {
+        "CertificateInvalid": "A certificate for clients of the gateway, or its key, cannot be used.",
         "InvalidYaml": "A file is not YAML.",
         "InvalidManifest": "A document in a file is not a Kubernetes manifest.",
     },

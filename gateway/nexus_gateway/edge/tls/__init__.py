@@ -1,0 +1,1 @@
+"""TLS on both sides: certificates for clients (`store`), contexts for endpoints (`origination`)."""
