@@ -2,45 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-REDACTED = "[redacted]"
+from nexus_gateway.telemetry.redactions import REDACTED as REDACTED
+from nexus_gateway.telemetry.redactions import is_secret as is_secret
+from nexus_gateway.telemetry.redactions import redact_headers as redact_headers
+from nexus_gateway.telemetry.redactions import redact_query as redact_query
 
-# Names of query parameters and headers whose values let someone in. Matched as whole words of the name.
-_SECRET = re.compile(
-    r"(?:^|[-_.])(?:api[-_]?key|apikey|key|token|access[-_]?token|secret|password|passwd|pwd|auth|authorization|cookie"
-    r"|signature|sig|session|credential|credentials|code|jwt)(?:$|[-_.])",
-    re.IGNORECASE,
-)
 MAX_PATH = 2048
 """Characters of path and query that are logged."""
-
-
-def is_secret(name: str) -> bool:
-    """Return whether values of a header or query parameter with this name are kept out of logs and traces."""
-    return _SECRET.search(name) is not None
-
-
-def redact_query(query: str) -> str:
-    """Return the query with the values of secret parameters replaced."""
-    if not query:
-        return ""
-    parts = []
-    for part in query.split("&"):
-        name, equals, _ = part.partition("=")
-        parts.append(f"{name}={REDACTED}" if equals and is_secret(name) else part)
-    return "&".join(parts)
-
-
-def redact_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return headers for people to read: repeats joined by `, `, secret values replaced."""
-    shown: dict[str, str] = {}
-    for name, value in headers:
-        text = REDACTED if is_secret(name) else value
-        shown[name] = f"{shown[name]}, {text}" if name in shown else text
-    return shown
 
 
 @dataclass(slots=True)
