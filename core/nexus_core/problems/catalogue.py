@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ReasonInfo:
-    """condition: type of the condition that shows it; `File` for texts that are no object yet; `Reply` for answers to
-    clients of the gateway. summary: one sentence. page: file name in `docs/errors/`.
+    """condition: type of the condition that shows it; `File` for texts that are no object yet; `Gateway` for what one
+    gateway says of the machine it runs on; `Reply` for answers to clients of the gateway. summary: one sentence.
+    page: file name in `docs/errors/`.
     """
 
     condition: str
@@ -25,7 +26,6 @@ def slug(reason: str) -> str:
 
 _SUMMARIES: Mapping[str, Mapping[str, str]] = {
     "File": {
-        "CertificateInvalid": "A certificate for clients of the gateway, or its key, cannot be used.",
         "InvalidYaml": "A file is not YAML.",
         "InvalidManifest": "A document in a file is not a Kubernetes manifest.",
     },
@@ -81,6 +81,9 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "PluginLoadFailed": "A plugin's code could not be imported or constructed.",
         "PluginSignatureInvalid": "A plugin's release is not signed by the key its marketplace pins.",
         "PluginStartFailed": "A plugin refused to start.",
+    },
+    "Gateway": {
+        "CertificateInvalid": "A certificate for clients of the gateway, or its key, cannot be used.",
     },
     "Reply": {
         "BadRequest": "The request is malformed.",
