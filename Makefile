@@ -75,6 +75,6 @@ cluster-down: dev ## take it down and remove every trace
 # ---- measuring it
 
 .PHONY: bench
-bench: dev ## the gateway beside aiohttp, Envoy, nginx and HAProxy on one pinned core; JSON in benchmarks/results
+bench: dev ## the gateway beside Envoy (plain, all features), nginx, HAProxy, Caddy and aiohttp; JSON in benchmarks/results
 	@scripts/debian.sh bench
 	@$(BIN)/python benchmarks/gateway/bench.py

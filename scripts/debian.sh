@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the tests (`test`) or the benchmarks (`bench`) need, or prints the one command that does.
 set -euo pipefail
-# package=program: a program that is there already, from wherever, counts.
+# package=program: a program (or file) that is there already, from wherever, counts.
 declare -A wanted=(
   [test]="chromium=chromium curl=curl etcd-server=etcd iproute2=ip mount=mount npm=npm procps=ps util-linux=nsenter"
-  [bench]="curl=curl haproxy=haproxy nginx-light=nginx procps=ps util-linux=taskset wrk=wrk"
+  [bench]="caddy=caddy gcc=cc haproxy=haproxy libc6-dev=/usr/include/stdio.h nginx-light=nginx procps=ps util-linux=taskset wrk=wrk"
 )
 role=${1:?usage: scripts/debian.sh test|bench}
 export PATH="$PATH:/usr/sbin:/sbin"
 missing=()
 for entry in ${wanted[$role]}; do
-  command -v "${entry#*=}" > /dev/null || missing+=("${entry%=*}")
+  command -v "${entry#*=}" > /dev/null || [ -r "${entry#*=}" ] || missing+=("${entry%=*}")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
 if ! command -v apt-get > /dev/null; then

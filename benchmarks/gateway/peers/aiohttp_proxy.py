@@ -1,7 +1,12 @@
-"""The plainest aiohttp reverse proxy: no routing, no retries, no metrics. `aiohttp_proxy.py PORT BACKEND_PORT`."""
+"""The plainest aiohttp reverse proxy: no routing, no retries, no metrics.
+
+`aiohttp_proxy.py PORT BACKEND_PORT [TLS_PORT CERTIFICATE KEY]`
+"""
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 import sys
 
 import aiohttp
@@ -40,6 +45,16 @@ async def application(backend_port: int) -> web.Application:
     return app
 
 
+async def serve(port: int, backend_port: int, tls: list[str]) -> None:
+    runner = web.AppRunner(await application(backend_port), access_log=None, keepalive_timeout=600)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port, backlog=4096).start()
+    if tls:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(tls[1], tls[2])
+        await web.TCPSite(runner, "127.0.0.1", int(tls[0]), backlog=4096, ssl_context=context).start()
+    await asyncio.Event().wait()
+
+
 if __name__ == "__main__":
-    uvloop.install()
-    web.run_app(application(int(sys.argv[2])), host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None)
+    uvloop.run(serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

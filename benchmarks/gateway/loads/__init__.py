@@ -1,0 +1,1 @@
+"""Load generators: `wrk` for closed loops, `pace.c` for open ones, `idle.py` for connections that do nothing."""

@@ -1,0 +1,147 @@
+"""Nexus with everything switched on, from a directory of manifests as a user writes them.
+
+500 HTTPRoutes with the ten routes of `routes.py`, one NexusService over the backends, one NexusPolicy (balancing, breaker,
+outlier ejection, retries, limits), two plugins from a signed marketplace, 1 % tracing, 1 % access log.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import routes
+import yaml
+from processes import Command
+
+from peers.beds import Bed
+
+NAMESPACE = "bench"
+_GATEWAY_API = "gateway.networking.k8s.io/v1"
+_NEXUS_API = "nexus.dev/v1alpha1"
+_HOSTS_A_FILE = 50
+ROOT = Path(__file__).resolve().parents[3]
+RATE_PER_S = 10_000_000
+"""Limit of requests: it counts each one and refuses none."""
+
+
+def full(bed: Bed) -> Command:
+    """Return the gateway with every feature."""
+    manifests = bed.work / "manifests"
+    manifests.mkdir(parents=True, exist_ok=True)
+    _write(manifests / "00-gateway.yaml", [_gateway(bed), *_certificate(bed)])
+    _write(manifests / "10-service.yaml", _service(bed))
+    _write(manifests / "20-plugins.yaml", _plugins(bed))
+    write_routes(bed, 0)
+    numbers = range(1, routes.HOSTS)
+    for first in range(0, len(numbers), _HOSTS_A_FILE):
+        part = numbers[first : first + _HOSTS_A_FILE]
+        _write(manifests / f"30-routes-{first:03}.yaml", [_http_route(number, 0) for number in part])
+    # Another build beside this one can be measured: an older checkout, another Python.
+    program = os.environ.get("NEXUS_BENCH_NEXUS") or str(Path(sys.executable).parent / "nexus")
+    argv = [program, "gateway", "-f", str(manifests), "--listen", f"127.0.0.1:{bed.port}"]
+    if bed.workers > 1:
+        argv += ["--workers", str(bed.workers)]
+    return Command(tuple(argv), _settings(bed))
+
+
+def write_routes(bed: Bed, version: int) -> None:
+    """Write the first host's route anew, by a rename. version: even and odd differ in one route's path."""
+    _write(bed.work / "manifests" / "30-routes-changing.yaml", [_http_route(0, version)])
+
+
+def _settings(bed: Bed) -> Mapping[str, str]:
+    wanted = {
+        "NEXUS_GATEWAY_ADMIN": f"127.0.0.1:{bed.admin_port}",
+        "NEXUS_PLUGIN_CACHE": str(bed.work / "plugins"),
+        "NEXUS_TRACE_RATIO": "0.01",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{bed.around.collector}",
+        "NEXUS_LOG_LEVEL": "WARNING",
+        "NEXUS_ACCESS_LOG": "true",
+        "NEXUS_ACCESS_LOG_RATIO": "0.01",
+        "NEXUS_KEEPALIVE_SECONDS": "600",
+        "NEXUS_MAX_CONNECTIONS": "8192",
+    }
+    if bed.tls_port:
+        wanted["NEXUS_GATEWAY_TLS_LISTEN"] = f"127.0.0.1:{bed.tls_port}"
+    return wanted
+
+
+def _gateway(bed: Bed) -> dict[str, Any]:
+    everywhere = {"namespaces": {"from": "All"}}
+    listeners: list[dict[str, Any]] = [{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": everywhere}]
+    if bed.tls_port:
+        tls = {"mode": "Terminate", "certificateRefs": [{"kind": "Secret", "name": "bench"}]}
+        listeners.append({"name": "https", "port": 443, "protocol": "HTTPS", "tls": tls, "allowedRoutes": everywhere})
+    return _object(_GATEWAY_API, "Gateway", "edge", {"gatewayClassName": "nexus", "listeners": listeners})
+
+
+def _certificate(bed: Bed) -> Sequence[dict[str, Any]]:
+    if not bed.tls_port:
+        return ()
+    files = {"tls.crt": bed.around.certificate, "tls.key": bed.around.key}
+    held = {name: base64.b64encode(path.read_bytes()).decode() for name, path in files.items()}
+    metadata = {"name": "bench", "namespace": NAMESPACE}
+    return ({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "kubernetes.io/tls", "data": held},)
+
+
+def _service(bed: Bed) -> list[dict[str, Any]]:
+    addresses = [f"127.0.0.1:{port}" for port in bed.around.backends]
+    service = {"type": "http", "backend": {"addresses": addresses}}
+    policy = {
+        "targetRefs": [{"kind": "NexusService", "name": "backend"}],
+        "loadBalancing": {"algorithm": "least-request"},
+        "circuitBreaker": {"failures": 5, "resetSeconds": 10},
+        "retry": {"attempts": 2, "when": ["connect-failure", "reset", "503"], "budgetPercent": 20},
+        "timeouts": {"requestSeconds": 15, "tryTimeoutSeconds": 5},
+    }
+    return [
+        _object(_NEXUS_API, "NexusService", "backend", service),
+        _object(_NEXUS_API, "NexusPolicy", "backend", policy),
+    ]
+
+
+def _plugins(bed: Bed) -> list[dict[str, Any]]:
+    source = {"url": f"http://127.0.0.1:{bed.around.marketplace}/index.json"}
+    publishers = [{"name": "bench", "publicKey": bed.around.plugin_key}]
+    market = _object(_NEXUS_API, "NexusMarketplace", "bench", {"source": source, "publishers": publishers})
+    del market["metadata"]["namespace"]
+    plugins = [
+        _object(_NEXUS_API, "NexusPlugin", name, {"marketplace": "bench", "order": order})
+        for order, name in enumerate(("bench-tenant", "bench-stamp"))
+    ]
+    return [market, *plugins]
+
+
+def _http_route(number: int, version: int) -> dict[str, Any]:
+    host = routes.host_name(number)
+    spec = {
+        "parentRefs": [{"name": "edge"}],
+        "hostnames": [host],
+        "rules": [_rule(route, version) for route in routes.ROUTES],
+    }
+    return _object(_GATEWAY_API, "HTTPRoute", f"svc-{number:03}", spec)
+
+
+def _rule(route: routes.Route, version: int) -> dict[str, Any]:
+    path = f"{route.path}-next" if route.name == "exact-0" and version % 2 else route.path
+    match: dict[str, Any] = {"path": {"type": "Exact" if route.kind == "exact" else "PathPrefix", "value": path}}
+    if route.method:
+        match["method"] = route.method
+    if route.header:
+        match["headers"] = [{"name": route.header[0], "value": route.header[1]}]
+    backend = {"group": "nexus.dev", "kind": "NexusService", "name": "backend"}
+    return {"matches": [match], "backendRefs": [backend]}
+
+
+def _object(version: str, kind: str, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": dict(spec)}
+
+
+def _write(path: Path, objects: Sequence[Mapping[str, Any]]) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_text(yaml.dump_all(objects, Dumper=yaml.CSafeDumper))
+    fresh.rename(path)

@@ -1,0 +1,72 @@
+"""All proxies by name, in the order in which they take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import routes
+from processes import Command, Server, Unusable, fetch
+
+from peers import caddy, envoy, haproxy, nexus, nginx, plain_aiohttp
+from peers.beds import Bed
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """command: how it is started. does: one line for reports. full: it has routes, limits, tracing and hooks.
+
+    swap: writes its routes anew, in a version; None when it has none.
+    """
+
+    name: str
+    does: str
+    command: Callable[[Bed], Command]
+    full: bool = False
+    swap: Callable[[Bed, int], None] | None = None
+
+
+REFERENCE = "envoy-full"
+"""The peer that ratios are made with."""
+_EVERYTHING = "5,000 routes, limit, breaker, outlier, retries, metrics, access log and traces of 1 %, two hooks"
+PEERS: Mapping[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        Peer("nexus", f"{_EVERYTHING} (Python plugins)", nexus.full, full=True, swap=nexus.write_routes),
+        Peer("envoy-full", f"{_EVERYTHING} (native filters)", envoy.full, full=True, swap=envoy.write_routes),
+        Peer("envoy-lua", f"{_EVERYTHING} (Lua filters)", envoy.full_lua, full=True, swap=envoy.write_routes),
+        Peer("envoy", "one route, no features", envoy.plain),
+        Peer("nginx", "one route, no features", nginx.plain),
+        Peer("haproxy", "one route, no features", haproxy.plain),
+        Peer("caddy", "one route, no features", caddy.plain),
+        Peer("aiohttp", "the plainest proxy in Python", plain_aiohttp.plain),
+    )
+}
+DEFAULT = ("nexus", "envoy-full", "envoy", "nginx", "haproxy", "caddy", "aiohttp")
+
+
+def check(peer: Peer, server: Server, bed: Bed) -> None:
+    """Ask for a few things, so that no proxy is measured at work it does not do. Raises Unusable.
+
+    A full one must refuse an unknown host, tell header and method routes apart from unknown paths, run both hooks, and
+    not pass on what it should not.
+    """
+
+    def want(held: bool, what: str) -> None:
+        if not held:
+            raise Unusable(f"{peer.name} does not do its work: {what}. Its log: {server.log}")
+
+    status, headers, body = fetch(bed.port, routes.HOST, routes.PATH)
+    want(status == 200 and body.decode() == nginx.REPLY, f"{routes.PATH} gives {status} {body[:80]!r}")
+    want(len(fetch(bed.port, routes.HOST, "/items/body/1m")[2]) == nginx.BODIES["1m"], "a body of 1 MB is cut")
+    if not peer.full:
+        return
+    want(headers.get("x-bench-proxy") == "done", "the response hook did not run")
+    _, _, seen = fetch(bed.port, routes.HOST, nginx.SEEN, {"x-tenant": "acme", "x-bench-tenant": "forged"})
+    want(b'"plugin":"acme"' in seen, f"the request hook did not run: the backend saw {seen!r}")
+    want(b'"traced":"00-' in seen, f"no trace context went upstream: the backend saw {seen!r}")
+    want(fetch(bed.port, f"nobody.{routes.DOMAIN}", routes.PATH)[0] == 404, "an unknown host is served")
+    want(fetch(bed.port, routes.HOST, "/nowhere")[0] == 404, "an unknown path is served")
+    last = routes.host_name(routes.HOSTS - 1)
+    want(fetch(bed.port, last, "/reports/2/summary")[0] == 200, "the last host's exact path is not served")
+    want(fetch(bed.port, last, "/reports/2/summary/x")[0] == 404, "an exact path is served as a prefix")

@@ -1,0 +1,1 @@
+"""The response hook of the benchmarks."""

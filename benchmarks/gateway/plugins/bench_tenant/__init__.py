@@ -1,0 +1,1 @@
+"""The request hook of the benchmarks."""
