@@ -1,0 +1,98 @@
+"""Where one gateway process stands: what it listens on, where its admin API is, which memory its cells are in.
+
+`Place.alone` makes all of it, as a gateway without workers does; `Place.inherited` takes what a supervisor prepared. The rest of the
+gateway does not know which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from nexus_gateway.edge.workers.handover import Handover
+from nexus_gateway.edge.workers.memory import SharedMemory
+from nexus_gateway.edge.workers.sockets import BACKLOG
+
+CELLS_BYTES = 4 * 2**20
+"""Room for the shared state of about 20,000 endpoints and as many limits; untouched pages of it cost nothing."""
+
+TLS_HANDSHAKE_S = 10.0
+"""A client that has not shaken hands by then is cut off: as long as a slow request head gets."""
+
+ProtocolFactory = Callable[[], asyncio.BaseProtocol]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """plain, secure, admin: `(host, port)` to bind, or what was inherited; secure is None without a TLS listener.
+
+    cells, lock, worker: for `Cells(cells, lock=lock, worker=worker)`. index: 0..workers-1.
+    """
+
+    plain: tuple[str, int] | socket.socket
+    secure: tuple[str, int] | socket.socket | None
+    admin: tuple[str, int] | str
+    cells: bytearray | memoryview
+    lock: Callable[[], AbstractContextManager[object]] = nullcontext
+    worker: int = 0
+    index: int = 0
+    workers: int = 1
+    memory: SharedMemory | None = field(default=None, repr=False)
+
+    @classmethod
+    def alone(cls, plain: tuple[str, int], secure: tuple[str, int] | None, admin: tuple[str, int]) -> Place:
+        """Return the place of a process that is the whole gateway."""
+        return cls(plain, secure, admin, bytearray(CELLS_BYTES))
+
+    @classmethod
+    def inherited(cls, handover: Handover) -> Place:
+        """Return the place that a supervisor prepared. Takes over its descriptors."""
+        memory = SharedMemory(handover.memory)
+        return cls(
+            socket.socket(fileno=handover.plain),
+            socket.socket(fileno=handover.secure) if handover.secure is not None else None,
+            handover.admin,
+            memory.buffer,
+            memory.lock,
+            handover.serial,
+            handover.index,
+            handover.workers,
+            memory,
+        )
+
+    async def listen(self, factory: ProtocolFactory) -> asyncio.Server:
+        """Serve clients in clear. Raises OSError."""
+        return await _listen(factory, self.plain, None)
+
+    async def listen_tls(self, factory: ProtocolFactory, context: ssl.SSLContext) -> asyncio.Server | None:
+        """Serve clients over TLS; None without a TLS listener. Raises OSError."""
+        return None if self.secure is None else await _listen(factory, self.secure, context)
+
+    async def serve_admin(self, runner: web.AppRunner) -> int:
+        """Serve the admin API, return its port; 0 on a Unix socket. Raises OSError."""
+        if isinstance(self.admin, str):
+            await web.UnixSite(runner, self.admin).start()
+            return 0
+        host, port = self.admin
+        await web.TCPSite(runner, host, port, reuse_address=True).start()
+        return int(runner.addresses[0][1])
+
+
+async def _listen(
+    factory: ProtocolFactory, at: tuple[str, int] | socket.socket, context: ssl.SSLContext | None
+) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    handshake_s = TLS_HANDSHAKE_S if context is not None else None
+    if isinstance(at, socket.socket):
+        return await loop.create_server(
+            factory, sock=at, backlog=BACKLOG, ssl=context, ssl_handshake_timeout=handshake_s
+        )
+    return await loop.create_server(
+        factory, *at, backlog=BACKLOG, reuse_address=True, ssl=context, ssl_handshake_timeout=handshake_s
+    )
