@@ -26,7 +26,7 @@ _MAGIC = 0x4E58_4345_4C4C_0001  # "NXCELL", layout 1
 _HEADER = 16
 _ENTRY = 4
 _LINE = 8
-_H_MAGIC, _H_ENTRIES, _H_LINES, _H_NEXT, CHANGES = range(5)
+_H_MAGIC, _H_ENTRIES, _H_LINES, _H_NEXT, _H_FREED, CHANGES = range(6)
 _E_HASH, _E_AT, _E_LINES, _E_SEEN = range(4)
 _EMPTY, _FREED = 0, 1  # an entry's hash; any other value is a key's
 
@@ -143,7 +143,7 @@ class Cells:
     def _find(self, hashed: int, lines: int) -> int:
         """Return the entry of this hash, made if need be; -1 when there is no room. Under the lock."""
         words, mask = self.words, self._entries - 1
-        place = fit = -1
+        place = -1
         for step in range(self._entries):
             entry = (hashed + step) & mask
             base = _HEADER + entry * _ENTRY
@@ -153,17 +153,12 @@ class Cells:
             if held == _EMPTY:
                 place = entry if place < 0 else place
                 break
-            if held == _FREED:
-                if words[base + _E_LINES] == lines:
-                    fit = entry if fit < 0 else fit
-                elif words[base + _E_LINES] == 0 and place < 0:
-                    place = entry
-        if fit >= 0:
-            base = _HEADER + fit * _ENTRY
-            return self._name(fit, hashed, words[base + _E_AT], lines)
+            if held == _FREED and place < 0 and words[base + _E_LINES] in (0, lines):
+                place = entry  # with no lines of its own, or with lines of the right number
         if place < 0:
             return -1
-        at = self._lines_for(lines)
+        base = _HEADER + place * _ENTRY
+        at = self._split(base, lines) if words[base] == _FREED and words[base + _E_LINES] else self._lines_for(lines)
         return -1 if at < 0 else self._name(place, hashed, at, lines)
 
     def _name(self, entry: int, hashed: int, at: int, lines: int) -> int:
@@ -176,19 +171,30 @@ class Cells:
         return entry
 
     def _lines_for(self, lines: int) -> int:
-        """Return the first of so many free lines: never used ones, else a part of freed ones; -1 for none."""
+        """Return the first of so many free lines: freed ones of that size, else never used ones, else a part of freed ones;
+        -1 for none."""
         words = self.words
+        larger = -1
+        if words[_H_FREED] >= lines:
+            for base in range(_HEADER, self._first, _ENTRY):
+                if words[base] == _FREED and words[base + _E_LINES] >= lines:
+                    larger = base
+                    if words[base + _E_LINES] == lines:
+                        return self._split(base, lines)
         at = words[_H_NEXT]
         if at + lines <= self._lines:
             words[_H_NEXT] = at + lines
             return at
-        for base in range(_HEADER, self._first, _ENTRY):
-            have = words[base + _E_LINES]
-            if words[base] == _FREED and have >= lines:
-                at = words[base + _E_AT]
-                words[base + _E_AT], words[base + _E_LINES] = at + lines, have - lines
-                return at
-        return -1
+        return -1 if larger < 0 else self._split(larger, lines)
+
+    def _split(self, base: int, lines: int) -> int:
+        """Take lines from the front of a freed entry, and return the first of them."""
+        words = self.words
+        at = words[base + _E_AT]
+        words[base + _E_AT] = at + lines
+        words[base + _E_LINES] -= lines
+        words[_H_FREED] -= lines
+        return at
 
     def touch(self, slots: Iterable[Slot], now: float) -> tuple[Slot, ...]:
         """Say that these slots are in use, and return those that moved.
@@ -229,6 +235,7 @@ class Cells:
                 self._cursor = (self._cursor + 1) & (self._entries - 1)
                 if self.words[base] > _FREED and now - self._doubles[base + _E_SEEN] > older_s:
                     self.words[base] = _FREED
+                    self.words[_H_FREED] += self.words[base + _E_LINES]
                     freed += 1
         return freed
 

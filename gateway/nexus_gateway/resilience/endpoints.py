@@ -137,13 +137,11 @@ class EndpointRegistry:
         state.listed(endpoint, now)
         return state
 
-    def service(self, upstream: str, policy: BreakerPolicy | None, now: float) -> Breaker | None:
-        """Return the breaker of a whole upstream, the same one as before under the policy of now; None without a policy.
+    def service_breaker(self, upstream: str, policy: BreakerPolicy, now: float = 0.0) -> Breaker:
+        """Return the breaker of a whole upstream, the same one as before under the policy of now.
 
         It is known here as long as the caller holds it; a later one of the same upstream goes on from its cells.
         """
-        if policy is None:
-            return None
         breaker = self._services.get(upstream)
         if breaker is None:
             breaker = Breaker(policy, self._listener(upstream, ""), self.cells, f"service/{upstream}", now)

@@ -11,55 +11,59 @@ from collections.abc import Sequence
 
 from nexus_core.snapshot import Outlier
 
-from nexus_gateway.resilience.cells import Slot
 from nexus_gateway.resilience.endpoints import EJECTED_UNTIL, EJECTIONS, STRIKES, EndpointState
 
 LONGEST = 10
 """An ejection lasts at most this many times `eject_s`."""
 
 FORGIVE_AFTER = 2.0
-"""Each this many `eject_s` in service take one ejection off the count."""
+"""Each time this many `eject_s` pass in service, one ejection is forgiven: the next one is that much shorter."""
 
 
-def failed(state: EndpointState, all_states: Sequence[EndpointState], policy: Outlier, now: float) -> bool:
-    """Count a 5xx answer or a failed attempt, and return whether the endpoint was ejected by it.
+class Outliers:
+    """Applies one upstream's policy; what it knows of an endpoint is kept on its `EndpointState`."""
 
-    all_states: the upstream's endpoints that discovery lists, this one among them. A failure of an endpoint that is out already says
-    nothing new. Off the hot path: O(endpoints) when the count is full.
-    """
-    state.mirror()
-    if now < state.ejected_until:
-        return False
-    slot = state.slot
-    strikes = int(slot.view[slot.at + STRIKES]) + 1
-    slot.view[slot.at + STRIKES] = state.strikes = strikes
-    if strikes == 1:
-        state.mark()  # so that good answers elsewhere set the count back
-    if strikes < max(1, policy.failures):
-        return False
-    out = sum(1 for each in all_states if each is not state and now < each.ejected_until)
-    left = len(all_states) - out - 1
-    if left < 1 or out + 1 > policy.max_ejected_ratio * len(all_states):
-        return False
-    _eject(state, slot, policy, now)
-    return True
+    __slots__ = ("policy",)
 
+    def __init__(self, policy: Outlier) -> None:
+        self.policy = policy
 
-def passed(state: EndpointState) -> None:
-    """Count a good answer. The hot path calls this only while `state.strikes` is not 0."""
-    slot = state.slot
-    slot.view[slot.at + STRIKES] = state.strikes = 0
+    def failure(self, state: EndpointState, states: Sequence[EndpointState], now: float) -> bool:
+        """Count a 5xx answer or a failed attempt, and return whether the endpoint was ejected by it.
 
+        states: all of the upstream's endpoints that discovery lists. A failure of an endpoint that is out already says nothing
+        new. Off the hot path: O(endpoints) once the count is full.
+        """
+        state.mirror()
+        if now < state.ejected_until:
+            return False
+        state.strikes += 1
+        state.slot.view[state.slot.at + STRIKES] = state.strikes
+        if state.strikes == 1:
+            state.mark()  # so that good answers elsewhere set the count back
+        if state.strikes < max(1, self.policy.failures) or not self._may_go(state, states, now):
+            return False
+        self._eject(state, now)
+        return True
 
-def _eject(state: EndpointState, slot: Slot, policy: Outlier, now: float) -> None:
-    ejections = state.ejections
-    if state.ejected_until and policy.eject_s > 0:
-        ejections -= int((now - state.ejected_until) / (FORGIVE_AFTER * policy.eject_s))
-    state.ejections = max(0, ejections) + 1
-    state.ejected_until = now + policy.eject_s * min(state.ejections, LONGEST)
-    state.strikes = 0
-    view, at = slot.view, slot.at
-    view[at + STRIKES] = 0.0
-    view[at + EJECTIONS] = state.ejections
-    view[at + EJECTED_UNTIL] = state.ejected_until
-    state.mark()
+    def success(self, state: EndpointState) -> None:
+        """Count an answer below 500. The hot path calls this only while `state.strikes` is not 0."""
+        state.strikes = 0
+        state.slot.view[state.slot.at + STRIKES] = 0.0
+
+    def _may_go(self, state: EndpointState, states: Sequence[EndpointState], now: float) -> bool:
+        others = [each for each in states if each is not state]
+        out = sum(now < each.ejected_until for each in others)
+        return out < len(others) and out + 1 <= self.policy.max_ejected_ratio * (len(others) + 1)
+
+    def _eject(self, state: EndpointState, now: float) -> None:
+        served_s = now - state.ejected_until if state.ejections else 0.0
+        forgiven = int(served_s / (FORGIVE_AFTER * self.policy.eject_s)) if self.policy.eject_s > 0 else 0
+        state.ejections = max(0, state.ejections - forgiven) + 1
+        state.ejected_until = now + self.policy.eject_s * min(state.ejections, LONGEST)
+        state.strikes = 0
+        view, at = state.slot.view, state.slot.at
+        view[at + STRIKES] = 0.0
+        view[at + EJECTIONS] = state.ejections
+        view[at + EJECTED_UNTIL] = state.ejected_until
+        state.mark()

@@ -1,0 +1,246 @@
+"""Breakers: error ratio, probes, and agreement of workers through cells. Consecutive failures: see test_resilience.py."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from nexus_core.snapshot import CircuitBreaker
+from nexus_gateway.resilience.breakers import CLOSED, HALF_OPEN, OPEN, Breaker
+from nexus_gateway.resilience.cells import Cells
+
+RATIO = CircuitBreaker(failures=0, error_ratio=0.5, min_requests=10, window_s=10.0, reset_s=5.0)
+
+
+def outcomes(breaker: Breaker, text: str, now: float, step_s: float = 0.0) -> float:
+    for each in text:
+        assert breaker.acquire(now)
+        probe = breaker.state is HALF_OPEN
+        (breaker.success if each == "+" else breaker.failure)(now, probe=probe)
+        now += step_s
+    return now
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("-" * 9, CLOSED), ("-" * 10, OPEN), ("+" * 5 + "-" * 4, CLOSED), ("+" * 5 + "-" * 5, OPEN),
+        ("+" * 6 + "-" * 5, CLOSED), ("+-" * 20, OPEN), ("++-" * 20, CLOSED),
+    ],
+)  # fmt: skip
+def test_the_error_ratio_opens_once_there_are_enough_requests(text: str, state: str) -> None:
+    breaker = Breaker(RATIO)
+    assert breaker.watching, "successes count for the ratio"
+    for each in text:
+        if breaker.state is OPEN:
+            break
+        outcomes(breaker, each, 1.0)
+    assert breaker.state is state
+
+
+def test_what_left_the_window_no_longer_counts() -> None:
+    breaker = Breaker(RATIO)
+    outcomes(breaker, "-" * 9, 0.5)
+    outcomes(breaker, "-" * 9, 11.0)
+    assert breaker.state is CLOSED
+    outcomes(breaker, "-", 20.0)
+    assert breaker.state is OPEN
+
+
+def test_a_closed_circuit_begins_a_new_window() -> None:
+    breaker = Breaker(RATIO)
+    outcomes(breaker, "-" * 10, 1.0)
+    outcomes(breaker, "+", 6.0)
+    assert breaker.state is CLOSED
+    outcomes(breaker, "-" * 9, 6.1)
+    assert breaker.state is CLOSED
+
+
+def test_both_rules_hold_together_and_the_ratio_can_be_turned_on_and_off() -> None:
+    breaker = Breaker(CircuitBreaker(failures=3))
+    assert not breaker.watching
+    breaker.apply(CircuitBreaker(failures=3, error_ratio=0.5))
+    assert breaker.watching
+    outcomes(breaker, "---", 1.0)
+    assert breaker.state is OPEN
+    breaker.apply(CircuitBreaker(failures=3))
+    assert outcomes(breaker, "+", 11.5)
+    assert (breaker.state, breaker.watching) == (CLOSED, False)
+
+
+def test_as_many_probes_as_allowed_run_at_once_and_as_many_successes_close() -> None:
+    breaker = Breaker(CircuitBreaker(failures=1, reset_s=5.0, probes=3))
+    breaker.failure(1.0)
+    assert breaker.reopens_at == 6.0
+    assert [breaker.acquire(6.0) for _ in range(4)] == [True, True, True, False]
+    breaker.success(6.1, probe=True)
+    breaker.success(6.1, probe=True)
+    assert breaker.state is HALF_OPEN
+    assert breaker.would_allow(6.1)
+    breaker.success(6.1, probe=True)
+    assert (breaker.state, breaker.watching) == (CLOSED, False)
+
+
+def test_one_failed_probe_opens_again_and_the_others_are_late() -> None:
+    breaker = Breaker(CircuitBreaker(failures=1, reset_s=5.0, probes=3))
+    breaker.failure(1.0)
+    assert all(breaker.acquire(6.0) for _ in range(3))
+    breaker.failure(6.5, probe=True)
+    breaker.success(6.6, probe=True)
+    breaker.success(6.6, probe=True)
+    assert (breaker.state, breaker.reopens_at) == (OPEN, 11.5)
+
+
+def test_a_probe_that_never_ends_holds_its_place_for_a_reset_time() -> None:
+    breaker = Breaker(CircuitBreaker(failures=1, reset_s=5.0))
+    breaker.failure(1.0)
+    assert breaker.acquire(6.0)
+    assert not breaker.acquire(10.9)
+    assert breaker.acquire(11.0)
+    assert not breaker.acquire(11.1)
+
+
+class Pair:
+    """Two workers' breakers of one endpoint."""
+
+    def __init__(self, policy: CircuitBreaker) -> None:
+        buffer = bytearray(1 << 14)
+        self.cells = [Cells(buffer, worker=worker) for worker in (0, 1)]
+        self.seen: list[tuple[int, str]] = []
+        self.both = [
+            Breaker(policy, lambda state, w=worker: self.seen.append((w, state)), cells, "u/a:80")  # type: ignore[misc]
+            for worker, cells in enumerate(self.cells)
+        ]
+
+
+def test_failures_of_all_workers_are_counted_together_and_an_opening_is_seen_by_all() -> None:
+    pair = Pair(CircuitBreaker(failures=4, reset_s=5.0))
+    first, second = pair.both
+    for now in (1.0, 1.1):
+        first.failure(now)
+        second.failure(now)
+    assert second.state is OPEN
+    assert first.state is CLOSED, "not looked yet"
+    assert first.mirror(1.2)
+    assert (first.state, first.opened_at, first.reopens_at) == (OPEN, 1.1, 6.1)
+    assert pair.seen == [(1, OPEN), (0, OPEN)]
+
+
+def test_a_success_elsewhere_sets_the_count_back_once_the_other_watches() -> None:
+    pair = Pair(CircuitBreaker(failures=3))
+    first, second = pair.both
+    before = pair.cells[1].changes
+    first.failure(1.0)
+    first.failure(1.0)
+    assert not second.watching
+    assert pair.cells[1].changes != before
+    second.mirror(1.1)
+    assert second.watching
+    second.success(1.1)
+    assert not second.watching
+    first.failure(1.2)
+    first.failure(1.2)
+    assert first.state is CLOSED
+
+
+def test_probes_are_shared_and_closing_is_seen_by_all() -> None:
+    pair = Pair(CircuitBreaker(failures=1, reset_s=5.0, probes=2))
+    first, second = pair.both
+    first.failure(1.0)
+    second.mirror(1.0)
+    assert first.acquire(6.0)
+    assert second.acquire(6.0)
+    assert (first.state, second.state) == (HALF_OPEN, HALF_OPEN)
+    assert not first.acquire(6.0)
+    assert not second.acquire(6.0)
+    first.success(6.1, probe=True)
+    second.mirror(6.1)
+    assert second.state is HALF_OPEN, "one of two"
+    second.success(6.2, probe=True)
+    assert second.state is CLOSED
+    first.mirror(6.3)
+    assert (first.state, first.watching) == (CLOSED, False)
+
+
+def test_a_worker_that_has_not_looked_yet_is_put_right_by_its_next_failure() -> None:
+    pair = Pair(CircuitBreaker(failures=2, reset_s=5.0))
+    first, second = pair.both
+    first.failure(1.0)
+    first.failure(1.0)
+    second.failure(1.5)
+    assert (second.state, second.opened_at) == (OPEN, 1.0), "its failure is a late one, not a second opening"
+    assert not second.acquire(2.0)
+
+
+def test_a_worker_that_starts_later_finds_the_circuit_as_it_is() -> None:
+    pair = Pair(CircuitBreaker(failures=1, reset_s=5.0))
+    pair.both[0].failure(1.0)
+    late = Breaker(pair.both[0].policy, cells=pair.cells[1], key="u/a:80")
+    assert (late.state, late.reopens_at, late.watching) == (OPEN, 6.0, True)
+    assert not late.acquire(5.9)
+    assert late.acquire(6.0)
+
+
+def test_the_ratio_counts_requests_of_all_workers() -> None:
+    pair = Pair(RATIO)
+    first, second = pair.both
+    for _ in range(20):
+        second.success(1.0)
+    second.success(2.5)  # the part of the window is over: what was counted here becomes everyone's
+    outcomes(first, "-" * 15, 3.0)
+    assert first.state is CLOSED, "15 of 36"
+    outcomes(first, "-" * 6, 3.0)
+    assert first.state is OPEN, "21 of 42"
+    second.mirror(3.1)
+    assert second.state is OPEN
+
+
+class Workers(RuleBasedStateMachine):
+    """Two workers with any order of outcomes: never more probes than allowed, never stuck, and once both looked they agree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy = CircuitBreaker(failures=3, reset_s=5.0, probes=2)
+        self.pair = Pair(self.policy)
+        self.now = 1.0
+        self.running: list[tuple[int, bool, float]] = []
+
+    @rule(passed_s=st.sampled_from([0.0, 0.01, 1.0, 4.0]))
+    def wait(self, passed_s: float) -> None:
+        self.now += passed_s
+
+    @rule(worker=st.integers(0, 1))
+    def begin(self, worker: int) -> None:
+        breaker = self.pair.both[worker]
+        allowed = breaker.would_allow(self.now)
+        if breaker.acquire(self.now):
+            assert allowed
+            self.running.append((worker, breaker.state is HALF_OPEN, self.now))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), how=st.sampled_from(["success", "failure", "abandon"]))
+    def end(self, data: st.DataObject, how: str) -> None:
+        worker, probe, _ = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        breaker = self.pair.both[worker]
+        if how == "abandon":
+            breaker.abandon(probe=probe)
+        else:
+            getattr(breaker, how)(self.now, probe=probe)
+
+    @rule()
+    def tick(self) -> None:
+        for breaker in self.pair.both:
+            breaker.mirror(self.now)
+        first, second = self.pair.both
+        assert (first.state, first.reopens_at, first.watching) == (second.state, second.reopens_at, second.watching)
+
+    @invariant()
+    def comes_back(self) -> None:
+        for breaker in self.pair.both:
+            assert breaker.would_allow(self.now + 2 * self.policy.reset_s)
+            assert breaker.watching or breaker.state is CLOSED
+
+
+Workers.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestWorkers = Workers.TestCase
