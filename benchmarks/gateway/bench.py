@@ -25,7 +25,7 @@ from peers.table import PEERS, REFERENCE
 from processes import Unusable, allow_many_files
 from scenarios.kinds import Options, Scenario
 from scenarios.table import SCENARIOS
-from sessions import Stage, stage
+from sessions import LOAD_CORE, Stage, stage
 
 
 def main() -> int:
@@ -40,9 +40,10 @@ def main() -> int:
     started = time.monotonic()
     try:
         allow_many_files()
+        os.sched_setaffinity(0, {int(LOAD_CORE)})
         with tempfile.TemporaryDirectory(prefix="nexus-bench-") as folder, stage(Path(folder)) as around:
             # Neighbours that share a runner and its proxies are measured on the same starts.
-            for _, group in groupby((SCENARIOS[name] for name in wanted), key=lambda s: (s.run, s.proxies)):
+            for _, group in groupby((SCENARIOS[name] for name in wanted), key=lambda each: (each.run, each.proxies)):
                 failed |= _run(around, list(group), asked, proxies)
     except Unusable as error:
         print(error, file=sys.stderr)
@@ -55,7 +56,7 @@ def _run(around: Stage, group: Sequence[Scenario], asked: argparse.Namespace, pr
     """Run scenarios of one runner, print and keep what they found. Returns whether anything failed."""
     options = Options(
         proxies=proxies or group[0].proxies,
-        rounds=asked.rounds or (1 if asked.quick else 5),
+        rounds=asked.rounds or (1 if asked.quick else group[0].rounds),
         seconds=asked.seconds or (1 if asked.quick else 2),
         warm_up_s=1,
         connections=asked.connections,
@@ -67,7 +68,7 @@ def _run(around: Stage, group: Sequence[Scenario], asked: argparse.Namespace, pr
         for name, each in group[0].run(around, options, tuple(rounds)):
             rounds[name].append(each)
             shown = "  ".join(f"{c} {float(each[c]):,.4g}" for c in SCENARIOS[name].columns if c in each)
-            print(f"{name:10} {each['proxy']:11} {shown}", file=sys.stderr)
+            print(f"{time.monotonic() - around.started:6.0f} s  {name:9} {each['proxy']:11} {shown}", file=sys.stderr)
     except Unusable as error:
         print(f"{', '.join(rounds)} could not run to the end: {error}", file=sys.stderr)
         failed = True
@@ -112,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     listed = "; ".join(f"{name}: {scenario.asks}" for name, scenario in SCENARIOS.items())
     parser.add_argument("--scenario", help=f"which, comma-separated (default all). {listed}")
     parser.add_argument("--proxies", help=f"which, comma-separated, of {', '.join(PEERS)}")
-    parser.add_argument("--rounds", type=int, help="turns of every proxy (default 5)")
+    parser.add_argument("--rounds", type=int, help="turns of every proxy (default: 5, fewer where one is long)")
     parser.add_argument("--seconds", type=int, help="length of one measurement (default 2)")
     parser.add_argument("--connections", type=int, default=32, help="keep-alive connections (default 32)")
     parser.add_argument("--soak", type=int, help="requests of the memory scenario (default 1,000,000)")

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ BACKENDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Everything but the proxies. varied, repeated: files of requests. pace: the open-loop generator."""
+    """Everything but the proxies. started: monotonic seconds. varied, repeated: files of requests. pace: the open-loop generator."""
 
     around: Surroundings
     backend: Server
@@ -40,6 +41,7 @@ class Stage:
     repeated: Path
     pace: Path
     work: Path
+    started: float
 
     def spans(self) -> dict[str, int]:
         """Return how many spans the collector has, by service."""
@@ -68,7 +70,7 @@ def stage(work: Path) -> Iterator[Stage]:
         stack.callback(collecting.stop)
         backend.wait_ready(backends[0], routes.HOST, routes.PATH)
         collecting.wait_ready(collector, "collector", "/count")
-        yield Stage(around, backend, collecting, varied, repeated, generator, work)
+        yield Stage(around, backend, collecting, varied, repeated, generator, work, time.monotonic())
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from peers.beds import Bed
 
 _TYPES = "type.googleapis.com/envoy"
 _FILTERS = f"{_TYPES}.extensions.filters.http"
+_ROUTES = "routes.json"
 _PERCENT = {"numerator": 1, "denominator": "HUNDRED"}
 RATE_PER_S = 10_000_000
 """Limit of requests: it counts each one and refuses none."""
@@ -59,23 +60,27 @@ def full_lua(bed: Bed) -> Command:
     return _full(bed, [{**_filter("lua", "lua.v3.Lua", **fields), "name": name} for name, fields in scripts])
 
 
-def write_routes(bed: Bed, version: int) -> None:
-    """Write the file of routes anew, whole, by a rename. version: even and odd differ in one route's path."""
+def changes(bed: Bed) -> tuple[Path, Path, Path]:
+    """Write two versions of the file of routes. Returns the live file, the even and the odd version."""
+    even, odd = bed.work / "even.json", bed.work / "odd.json"
+    for version, path in enumerate((even, odd)):
+        _write_routes(path, version)
+    return bed.work / _ROUTES, even, odd
+
+
+def _write_routes(path: Path, version: int) -> None:
     hosts = []
     for number in range(routes.HOSTS):
         name = routes.host_name(number)
         rows = [_route(route, version if number == 0 else 0) for route in routes.ROUTES]
         hosts.append({"name": name, "domains": [name], "routes": rows})
     table = {"@type": f"{_TYPES}.config.route.v3.RouteConfiguration", "name": "bench", "virtual_hosts": hosts}
-    path = bed.work / "routes.json"
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps({"version_info": str(version), "resources": [table]}))
-    fresh.rename(path)
+    path.write_text(json.dumps({"version_info": str(version), "resources": [table]}))
 
 
 def _full(bed: Bed, hooks: list[dict[str, Any]]) -> Command:
     bed.work.mkdir(parents=True, exist_ok=True)
-    write_routes(bed, 0)
+    _write_routes(bed.work / _ROUTES, 0)
     limit = _filter(
         "local_ratelimit",
         "local_ratelimit.v3.LocalRateLimit",
@@ -84,7 +89,7 @@ def _full(bed: Bed, hooks: list[dict[str, Any]]) -> Command:
         filter_enabled={"default_value": {"numerator": 100, "denominator": "HUNDRED"}},
         filter_enforced={"default_value": {"numerator": 100, "denominator": "HUNDRED"}},
     )
-    source = {"path_config_source": {"path": str(bed.work / "routes.json")}, "resource_api_version": "V3"}
+    source = {"path_config_source": {"path": str(bed.work / _ROUTES)}, "resource_api_version": "V3"}
     collector = f"http://127.0.0.1:{bed.around.collector}/v1/traces"
     provider = {
         "name": "envoy.tracers.opentelemetry",

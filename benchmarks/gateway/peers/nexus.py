@@ -23,6 +23,7 @@ NAMESPACE = "bench"
 _GATEWAY_API = "gateway.networking.k8s.io/v1"
 _NEXUS_API = "nexus.dev/v1alpha1"
 _HOSTS_A_FILE = 50
+_CHANGING = "30-routes-changing.yaml"
 ROOT = Path(__file__).resolve().parents[3]
 RATE_PER_S = 10_000_000
 """Limit of requests: it counts each one and refuses none."""
@@ -35,7 +36,7 @@ def full(bed: Bed) -> Command:
     _write(manifests / "00-gateway.yaml", [_gateway(bed), *_certificate(bed)])
     _write(manifests / "10-service.yaml", _service(bed))
     _write(manifests / "20-plugins.yaml", _plugins(bed))
-    write_routes(bed, 0)
+    _write(manifests / _CHANGING, [_http_route(0, 0)])
     numbers = range(1, routes.HOSTS)
     for first in range(0, len(numbers), _HOSTS_A_FILE):
         part = numbers[first : first + _HOSTS_A_FILE]
@@ -48,9 +49,12 @@ def full(bed: Bed) -> Command:
     return Command(tuple(argv), _settings(bed))
 
 
-def write_routes(bed: Bed, version: int) -> None:
-    """Write the first host's route anew, by a rename. version: even and odd differ in one route's path."""
-    _write(bed.work / "manifests" / "30-routes-changing.yaml", [_http_route(0, version)])
+def changes(bed: Bed) -> tuple[Path, Path, Path]:
+    """Write two versions of the first host's manifest. Returns the live file, the even and the odd version."""
+    even, odd = bed.work / "even.yaml", bed.work / "odd.yaml"
+    for version, path in enumerate((even, odd)):
+        _write(path, [_http_route(0, version)])
+    return bed.work / "manifests" / _CHANGING, even, odd
 
 
 def _settings(bed: Bed) -> Mapping[str, str]:
@@ -142,6 +146,4 @@ def _object(version: str, kind: str, name: str, spec: Mapping[str, Any]) -> dict
 
 
 def _write(path: Path, objects: Sequence[Mapping[str, Any]]) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.write_text(yaml.dump_all(objects, Dumper=yaml.CSafeDumper))
-    fresh.rename(path)
+    path.write_text(yaml.dump_all(objects, Dumper=yaml.CSafeDumper))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import routes
 from processes import Command, Server, Unusable, fetch
@@ -16,14 +17,14 @@ from peers.beds import Bed
 class Peer:
     """command: how it is started. does: one line for reports. full: it has routes, limits, tracing and hooks.
 
-    swap: writes its routes anew, in a version; None when it has none.
+    changes: writes two versions of a file of routes; returns the file that is live, the even and the odd version.
     """
 
     name: str
     does: str
     command: Callable[[Bed], Command]
     full: bool = False
-    swap: Callable[[Bed, int], None] | None = None
+    changes: Callable[[Bed], tuple[Path, Path, Path]] | None = None
 
 
 REFERENCE = "envoy-full"
@@ -32,9 +33,9 @@ _EVERYTHING = "5,000 routes, limit, breaker, outlier, retries, metrics, access l
 PEERS: Mapping[str, Peer] = {
     peer.name: peer
     for peer in (
-        Peer("nexus", f"{_EVERYTHING} (Python plugins)", nexus.full, full=True, swap=nexus.write_routes),
-        Peer("envoy-full", f"{_EVERYTHING} (native filters)", envoy.full, full=True, swap=envoy.write_routes),
-        Peer("envoy-lua", f"{_EVERYTHING} (Lua filters)", envoy.full_lua, full=True, swap=envoy.write_routes),
+        Peer("nexus", f"{_EVERYTHING} (Python plugins)", nexus.full, full=True, changes=nexus.changes),
+        Peer("envoy-full", f"{_EVERYTHING} (native filters)", envoy.full, full=True, changes=envoy.changes),
+        Peer("envoy-lua", f"{_EVERYTHING} (Lua filters)", envoy.full_lua, full=True, changes=envoy.changes),
         Peer("envoy", "one route, no features", envoy.plain),
         Peer("nginx", "one route, no features", nginx.plain),
         Peer("haproxy", "one route, no features", haproxy.plain),

@@ -23,7 +23,8 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """proxies: that take part unless the user names others. columns: figures of the table, in order.
+    """proxies: that take part unless the user names others. columns: figures of the table, in order. rounds: likewise unless
+    the user says otherwise.
 
     run: yields (scenario name, round); one run may serve several scenarios that share the start of a proxy.
     """
@@ -33,3 +34,4 @@ class Scenario:
     proxies: tuple[str, ...]
     columns: tuple[str, ...]
     run: Callable[[Stage, Options, tuple[str, ...]], Iterator[tuple[str, Round]]]
+    rounds: int = 5

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 
 import routes
 from loads import wrk
-from processes import TICKS_PER_S, busy_ticks
+from processes import TICKS_PER_S, Unusable, busy_ticks
 from results import Round
 from sessions import LOAD_CORE, PROXY_CORE, Session, Stage, session
 
 from scenarios.kinds import Options
+
+SPANS_WAIT_S = 10.0
+"""Exporters send in batches, some seconds apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,20 @@ def run(stage: Stage, options: Options, wanted: tuple[str, ...]) -> Iterator[tup
     for _ in range(options.rounds):
         for proxy in options.proxies:
             with session(stage, proxy, tls=tls) as running:
+                before = sum(stage.spans().values())
                 for name in wanted:
                     yield name, measure(running, KINDS[name], options)
+                if running.peer.full:
+                    _await_spans(stage, proxy, before)
+
+
+def _await_spans(stage: Stage, proxy: str, before: int) -> None:
+    """Return once the collector has spans of this load. Raises Unusable when none come: tracing was not really on."""
+    deadline = time.monotonic() + SPANS_WAIT_S
+    while sum(stage.spans().values()) == before:
+        if time.monotonic() > deadline:
+            raise Unusable(f"{proxy} exported no span")
+        time.sleep(0.1)
 
 
 def measure(running: Session, kind: Kind, options: Options) -> Round:
