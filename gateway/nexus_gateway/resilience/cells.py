@@ -26,7 +26,7 @@ _MAGIC = 0x4E58_4345_4C4C_0001  # "NXCELL", layout 1
 _HEADER = 16
 _ENTRY = 4
 _LINE = 8
-_H_MAGIC, _H_ENTRIES, _H_LINES, _H_NEXT, _H_FREED, CHANGES = range(6)
+_H_MAGIC, _H_ENTRIES, _H_LINES, _H_NEXT, _H_FREED, CHANGES, _H_SEED = range(7)
 _E_HASH, _E_AT, _E_LINES, _E_SEEN = range(4)
 _EMPTY, _FREED = 0, 1  # an entry's hash; any other value is a key's
 
@@ -80,11 +80,13 @@ class Cells:
         *,
         lock: Lock = nullcontext,
         worker: int = 0,
+        seed: int = 0,
         on_full: Callable[[str], None] | None = None,
     ) -> None:
         """buffer: writable, zeroed when new, 4 KiB or more, the same bytes in every worker (an `mmap` as `memoryview(m)`).
 
-        worker: this process's number, 0..1023, no two alive with the same one. on_full: called once, with the first key
+        worker: this process's number, 0..1023, no two alive with the same one. seed: 64 random bits; the first worker's hold for
+        all. on_full: called once, with the first key
         that found no room; that slot and all later ones without room are private. Raises `ValueError` for a buffer that is too small
         or holds something else.
         """
@@ -107,12 +109,13 @@ class Cells:
         self._told = False
         self._cursor = 0
         with lock():
-            self._open()
+            self._open(seed)
 
-    def _open(self) -> None:
+    def _open(self, seed: int) -> None:
         words = self.words
         if words[_H_MAGIC] == 0:
             words[_H_ENTRIES], words[_H_LINES], words[_H_NEXT] = self._entries, self._lines, 0
+            words[_H_SEED] = seed
             words[_H_MAGIC] = _MAGIC
         found = (words[_H_MAGIC], words[_H_ENTRIES], words[_H_LINES])
         if found != (_MAGIC, self._entries, self._lines):
@@ -238,6 +241,11 @@ class Cells:
                     self.words[_H_FREED] += self.words[base + _E_LINES]
                     freed += 1
         return freed
+
+    @property
+    def seed(self) -> int:
+        """What hashes of clients' words are keyed with, so that no client can choose words that collide."""
+        return self.words[_H_SEED]
 
     @property
     def changes(self) -> int:

@@ -13,36 +13,12 @@ from dataclasses import dataclass
 
 from nexus_core.snapshot import Retry, Timeouts
 
+from nexus_gateway.resilience.attempts import IDEMPOTENT, Outcome, backoff_s, outcome_of
 from nexus_gateway.resilience.breakers import HALF_OPEN
 from nexus_gateway.resilience.budgets import RetryBudget
 from nexus_gateway.resilience.endpoints import EndpointState
 
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-"""RFC 9110 section 9.2.2."""
-
-BACKOFF_BASE_S = 0.025
-BACKOFF_MAX_S = 1.0
-
-
-class Outcome(enum.StrEnum):
-    """How an attempt ended. The values of failures are those of `RetryOn`."""
-
-    CONNECT_FAILURE = "connect-failure"  # no connection; nothing was sent
-    RESET = "reset"  # the connection broke before a response head
-    TIMEOUT = "timeout"  # no response head within the attempt's time
-    BAD_GATEWAY = "502"
-    UNAVAILABLE = "503"
-    GATEWAY_TIMEOUT = "504"
-    ANSWERED = "answered"  # any other response
-    ABANDONED = "abandoned"  # the client left, or the request itself was broken: no word on the endpoint
-
-
-_BY_STATUS = {502: Outcome.BAD_GATEWAY, 503: Outcome.UNAVAILABLE, 504: Outcome.GATEWAY_TIMEOUT}
-
-
-def outcome_of(status: int) -> Outcome:
-    """Return the outcome that a response status means."""
-    return _BY_STATUS.get(status, Outcome.ANSWERED)
+__all__ = ["IDEMPOTENT", "Again", "Attempt", "Exchange", "Outcome", "Refusal", "backoff_s", "outcome_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +163,3 @@ class Exchange:
             self.budget_spent = True
             return None
         return Again(after_s)
-
-
-def backoff_s(attempts: int, rng: random.Random) -> float:
-    """Return the pause before the next attempt, in seconds. attempts: made so far, 1 or more.
-
-    Full jitter: uniform between 0 and an exponentially growing cap.
-    Source: Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015.
-    """
-    cap: float = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2 ** (attempts - 1))
-    return rng.uniform(0.0, cap)
