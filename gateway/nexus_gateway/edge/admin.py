@@ -86,10 +86,9 @@ class Admin:
         return _json({"status": "not ready", "reason": why, "generation": generation}, status=503)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Prometheus text format."""
-        return web.Response(
-            body=self._state.measurements.scrape(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        """Prometheus text format, or OpenMetrics with exemplars for a scraper that asks for it."""
+        body, kind = await self._state.measurements.scrape_in_slices(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": kind})
 
     async def config(self, request: web.Request) -> web.Response:
         """The live Snapshot, with secret-looking plugin settings and header values redacted."""

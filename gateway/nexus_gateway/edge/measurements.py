@@ -1,139 +1,222 @@
-"""Prometheus metrics of one gateway, in a registry of its own: several gateways in one process do not mix."""
+"""What one gateway process counts, as plain numbers that the hot path adds to and a scrape reads.
+
+Kept by label values through every Snapshot swap, and forgotten with what is configured no longer. A series is shown once it
+counted something: 5,000 idle routes are no series at all.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from itertools import chain
+from typing import Any
 
 from nexus_gateway.resilience.breakers import HALF_OPEN, OPEN
 from nexus_gateway.resilience.endpoints import EndpointState
-from nexus_gateway.telemetry import names
+from nexus_gateway.telemetry import exposition, names
+from nexus_gateway.telemetry.exposition import Labels, State
+from nexus_gateway.telemetry.red import Red
 
-_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_HOOK_BUCKETS = (0.00001, 0.0001, 0.001, 0.01, 0.1, 0.5, 1.0)
+_HOOK_BOUNDS = (0.00001, 0.0001, 0.001, 0.01, 0.1, 0.5, 1.0)
 _CIRCUIT = {OPEN: 1.0, HALF_OPEN: 0.5}
 
 LiveEndpoints = Callable[[], Iterable[tuple[str, tuple[EndpointState, ...]]]]
 """→ (upstream id, live endpoints) of the live Snapshot."""
+Reader = Callable[[], Iterable[tuple[Labels, float]]]
+"""→ (label values, value) of a gauge now."""
+Row = list[Any]
+"""Of a state: label values, value."""
 
 
-class _EndpointCollector(Collector):
-    """Reads endpoint state when scraped, so that endpoints that left leave no series behind."""
+class Tally:
+    """One series of a counter or gauge. The hot path adds to `value` itself."""
 
-    def __init__(self, live: LiveEndpoints) -> None:
-        self._live = live
+    __slots__ = ("value",)
 
-    def collect(self) -> Iterator[Metric]:
-        counts = _family(names.ENDPOINTS)
-        active = _family(names.ACTIVE)
-        circuit = _family(names.BREAKER)
-        for upstream, states in self._live():
-            counts.add_metric([upstream], len(states))
-            for state in states:
-                labels = [upstream, state.authority]
-                active.add_metric(labels, state.active)
-                circuit.add_metric(labels, _CIRCUIT.get(state.breaker.state, 0.0))
-        yield from (counts, active, circuit)
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def inc(self) -> None:
+        """Add one."""
+        self.value += 1
+
+    def dec(self) -> None:
+        """Take one off."""
+        self.value -= 1
+
+    def set(self, value: float) -> None:
+        """Be this."""
+        self.value = value
 
 
-def _family(metric: names.Metric) -> GaugeMetricFamily:
-    return GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+class Spread:
+    """One series of a histogram, in seconds."""
+
+    __slots__ = ("bounds", "buckets", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.buckets = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self.buckets[bisect_left(self.bounds, seconds)] += 1
+        self.sum += seconds
 
 
 class Measurements:
-    """All metrics. Children are kept by label values: looking one up through the library costs 1 µs a request."""
+    """All metrics of one process. worker: its name among the workers of a gateway."""
 
-    def __init__(self, live: LiveEndpoints) -> None:
-        self.registry = CollectorRegistry()
-        self._requests = self._counter(names.REQUESTS)
-        self._duration = self._histogram(names.DURATION, _BUCKETS)
-        self.in_flight = self._gauge(names.IN_FLIGHT)
-        self._refused = self._counter(names.REFUSED)
-        self._attempts = self._counter(names.ATTEMPTS)
-        self._retries = self._counter(names.RETRIES)
-        self._budget = self._counter(names.BUDGET_SPENT)
-        self.generation = self._gauge(names.GENERATION)
-        self.swaps = self._counter(names.SWAPS)
-        self.swap_failures = self._counter(names.SWAP_FAILURES)
-        self._hook_duration = self._histogram(names.PLUGIN_DURATION, _HOOK_BUCKETS)
-        self._hook_errors = self._counter(names.PLUGIN_ERRORS)
-        self.registry.register(_EndpointCollector(live))
-        self._request_children: dict[tuple[str, str, str], Counter] = {}
-        self._duration_children: dict[str, Histogram] = {}
-        self._attempt_children: dict[tuple[str, str], Counter] = {}
+    def __init__(self, live: LiveEndpoints, worker: str = "0") -> None:
+        self._live = live
+        self._worker = worker
+        self._red: dict[tuple[str, str], Red] = {}
+        self._tallies: dict[names.Metric, dict[Labels, Tally]] = {}
+        self._hooks: dict[Labels, Spread] = {}
+        self._readers: dict[names.Metric, list[Reader]] = {}
+        self.in_flight = self.tally(names.IN_FLIGHT)
+        self.generation = self.tally(names.GENERATION)
+        self.swaps = self.tally(names.SWAPS)
+        self.swap_failures = self.tally(names.SWAP_FAILURES)
+        self.spans_dropped = self.tally(names.SPANS_DROPPED)
+        self.lines_dropped = self.tally(names.LINES_DROPPED)
 
-    def _counter(self, metric: names.Metric) -> Counter:
-        return Counter(metric.name, metric.help, metric.labels, registry=self.registry)
+    def red(self, route: str, upstream: str) -> Red:
+        """Return the counts of a route and upstream, the same through every swap. For a runtime's build, not for each request."""
+        key = (route, upstream)
+        found = self._red.get(key)
+        if found is None:
+            found = self._red[key] = Red(route, upstream)
+        return found
 
-    def _gauge(self, metric: names.Metric) -> Gauge:
-        return Gauge(metric.name, metric.help, metric.labels, registry=self.registry)
+    def tally(self, metric: names.Metric, *labels: str) -> Tally:
+        """Return one series of a counter or gauge. labels: values in the metric's order; a ValueError for another number."""
+        series = self._tallies.get(metric)
+        if series is None:
+            series = self._tallies[metric] = {}
+        found = series.get(labels)
+        if found is None:
+            if len(labels) != len(metric.labels):
+                raise ValueError(f"{metric.name} has the labels {metric.labels}, not {len(labels)} of them.")
+            found = series[labels] = Tally()
+        return found
 
-    def _histogram(self, metric: names.Metric, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(metric.name, metric.help, metric.labels, registry=self.registry, buckets=buckets)
+    def watch(self, metric: names.Metric, read: Reader) -> None:
+        """Have a gauge read whenever the metrics are. read: cheap; it runs on the event loop."""
+        self._readers.setdefault(metric, []).append(read)
 
     def request(self, route: str, upstream: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        key = (route, upstream, names.code_class(status))
-        child = self._request_children.get(key)
-        if child is None:
-            child = self._request_children[key] = self._requests.labels(*key)
-        child.inc()
-        duration = self._duration_children.get(route)
-        if duration is None:
-            duration = self._duration_children[route] = self._duration.labels(route)
-        duration.observe(seconds)
+        self.red(route, upstream).add(status, seconds)
 
     def refused(self, reason: str) -> None:
         """Count an answer of the gateway's own."""
-        self._refused.labels(reason).inc()
+        self.tally(names.REFUSED, reason).value += 1
 
     def attempt(self, upstream: str, outcome: str) -> None:
         """Count one attempt."""
-        key = (upstream, outcome)
-        child = self._attempt_children.get(key)
-        if child is None:
-            child = self._attempt_children[key] = self._attempts.labels(*key)
-        child.inc()
+        self.tally(names.ATTEMPTS, upstream, outcome).value += 1
 
     def retry(self, upstream: str) -> None:
         """Count a repeated attempt."""
-        self._retries.labels(upstream).inc()
+        self.tally(names.RETRIES, upstream).value += 1
 
     def budget_spent(self, upstream: str) -> None:
         """Count a retry that the budget refused."""
-        self._budget.labels(upstream).inc()
+        self.tally(names.BUDGET_SPENT, upstream).value += 1
 
     def hook(self, plugin: str, hook: str, seconds: float, failed: bool) -> None:
         """Count one hook call."""
-        self._hook_duration.labels(plugin, hook).observe(seconds)
+        key = (plugin, hook)
+        spread = self._hooks.get(key)
+        if spread is None:
+            spread = self._hooks[key] = Spread(_HOOK_BOUNDS)
+        spread.observe(seconds)
         if failed:
-            self._hook_errors.labels(plugin, hook).inc()
+            self.tally(names.PLUGIN_ERRORS, plugin, hook).value += 1
 
     def forget(self, routes: set[str], upstreams: set[str], plugins: set[str]) -> None:
-        """Drop the series of what is configured no longer. The sets hold what is."""
-        for key in [key for key in self._request_children if key[0] and key[0] not in routes]:
-            del self._request_children[key]
-            self._requests.remove(*key)
-        for route in [route for route in self._duration_children if route and route not in routes]:
-            del self._duration_children[route]
-            self._duration.remove(route)
-        for pair in [pair for pair in self._attempt_children if pair[0] not in upstreams]:
-            del self._attempt_children[pair]
-            self._attempts.remove(*pair)
-        for counter, kept in (
-            (self._retries, upstreams), (self._budget, upstreams), (self._hook_errors, plugins), (self._hook_duration, plugins),
-        ):  # fmt: skip
-            for family in list(counter.collect()):
-                label = family.samples[0].labels if family.samples else {}
-                names_of = tuple(name for name in label if name != "le")
-                gone = {tuple(sample.labels[name] for name in names_of) for sample in family.samples if sample.labels}
-                for values in gone:
-                    if values and values[0] not in kept:
-                        counter.remove(*values)
+        """Drop the series of what is configured no longer. The sets hold what is; empty labels (no route) stay.
 
-    def scrape(self) -> bytes:
-        """Return the text exposition of everything."""
-        return generate_latest(self.registry)
+        A request that began before may still add to its dropped series; nobody will see it.
+        """
+        kept = {"route": routes, "upstream": upstreams, "plugin": plugins}
+        for pair in [pair for pair in self._red if not _lives(("route", "upstream"), pair, kept)]:
+            del self._red[pair]
+        for metric, series in self._tallies.items():
+            for labels in [labels for labels in series if not _lives(metric.labels, labels, kept)]:
+                del series[labels]
+        for labels in [labels for labels in self._hooks if not _lives(names.PLUGIN_DURATION.labels, labels, kept)]:
+            del self._hooks[labels]
+
+    def state(self) -> State:
+        """Return everything as JSON values, for a supervisor that adds up its workers' (`exposition.merge`)."""
+        state = self._state()
+        return {
+            **state,
+            "counts": {name: [list(row) for row in rows] for name, rows in state["counts"].items()},
+            "red": list(state["red"]),
+        }
+
+    def scrape(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the exposition and its content type. accept: the scraper's header. At once: for tests and few routes."""
+        return render([self._state()], accept)
+
+    async def scrape_in_slices(self, accept: str = "") -> tuple[bytes, str]:
+        """Do the same, giving way to the event loop after each part (0.5 ms): thousands of routes stop no request."""
+        openmetrics = exposition.accepts_openmetrics(accept)
+        parts = []
+        for part in exposition.render(self._state(), openmetrics=openmetrics):
+            parts.append(part)
+            await asyncio.sleep(0)
+        return "".join(parts).encode(), exposition.OPENMETRICS if openmetrics else exposition.TEXT
+
+    def _state(self) -> dict[str, Any]:
+        """Return the state with its rows read as they are used."""
+        counts: dict[str, Iterable[Row]] = {
+            metric.name: _rows(tuple(series.items())) for metric, series in self._tallies.items()
+        }
+        for metric, readers in self._readers.items():
+            own = counts.get(metric.name, ())
+            counts[metric.name] = chain(own, chain.from_iterable(_labelled(read) for read in tuple(readers)))
+        counts[names.ENDPOINTS.name] = ([[upstream], len(states)] for upstream, states in self._live())
+        counts[names.ACTIVE.name] = (
+            [[upstream, state.authority], state.active] for upstream, states in self._live() for state in states
+        )
+        counts[names.BREAKER.name] = (
+            [[upstream, state.authority], _CIRCUIT.get(state.breaker.state, 0.0)]
+            for upstream, states in self._live()
+            for state in states
+        )
+        hooks = [
+            [list(labels), list(each.bounds), list(each.buckets), each.sum] for labels, each in self._hooks.items()
+        ]
+        return {
+            "workers": [self._worker],
+            "counts": counts,
+            "spreads": {names.PLUGIN_DURATION.name: hooks},
+            "red": (red.state() for red in tuple(self._red.values()) if any(red.codes)),
+        }
+
+
+def _rows(series: Iterable[tuple[Labels, Tally]]) -> Iterator[Row]:
+    return ([list(labels), tally.value] for labels, tally in series)
+
+
+def _labelled(read: Reader) -> Iterator[Row]:
+    return ([list(labels), value] for labels, value in read())
+
+
+def render(states: Iterable[State], accept: str = "") -> tuple[bytes, str]:
+    """Return the exposition of one or several workers' states, and its content type. accept: the scraper's header."""
+    openmetrics = exposition.accepts_openmetrics(accept)
+    body = "".join(exposition.render(exposition.merge(states), openmetrics=openmetrics)).encode()
+    return body, exposition.OPENMETRICS if openmetrics else exposition.TEXT
+
+
+def _lives(names_of: tuple[str, ...], values: tuple[str, ...], kept: dict[str, set[str]]) -> bool:
+    return all(
+        not value or name not in kept or value in kept[name] for name, value in zip(names_of, values, strict=True)
+    )

@@ -11,19 +11,27 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. name: as scraped, without the `_total` that the text format adds to counters."""
+    """One metric. name: as scraped, without the `_total` that the text format adds to counters.
+
+    combine: how the values of several workers make one. by_worker: with several workers each keeps its own series, told apart
+    by the label `worker`; for gauges whose spread over the workers matters.
+    """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
+    combine: Literal["sum", "max", "min"] = "sum"
+    by_worker: bool = False
 
 
 REQUESTS = Metric("nexus_gateway_requests", "counter", "Requests answered.", ("route", "upstream", "code_class"))
 DURATION = Metric(
-    "nexus_gateway_request_duration_seconds", "histogram", "Request head read to response sent.", ("route",)
+    "nexus_gateway_request_duration_seconds", "histogram", "Request head read to response sent.", ("route", "upstream")
 )
-IN_FLIGHT = Metric("nexus_gateway_requests_in_flight", "gauge", "Requests and tunnels being served now.")
+IN_FLIGHT = Metric(
+    "nexus_gateway_requests_in_flight", "gauge", "Requests and tunnels being served now.", by_worker=True
+)
 REFUSED = Metric(
     "nexus_gateway_requests_refused", "counter", "Requests the gateway answered itself, by reason.", ("reason",)
 )
@@ -34,19 +42,51 @@ RETRIES = Metric("nexus_gateway_upstream_retries", "counter", "Attempts after th
 BUDGET_SPENT = Metric(
     "nexus_gateway_retry_budget_exhausted", "counter", "Retries not made for want of budget.", ("upstream",)
 )
-ENDPOINTS = Metric("nexus_gateway_upstream_endpoints", "gauge", "Live endpoints.", ("upstream",))
+HEDGES = Metric("nexus_gateway_upstream_hedges", "counter", "Attempts started beside a slow one.", ("upstream",))
+HEDGE_BUDGET_SPENT = Metric(
+    "nexus_gateway_hedge_budget_exhausted", "counter", "Hedges not made for want of budget.", ("upstream",)
+)
+MIRRORED = Metric("nexus_gateway_mirrored", "counter", "Copies of requests sent to a mirror.", ("upstream", "outcome"))
+FALLBACKS = Metric("nexus_gateway_fallbacks", "counter", "Requests answered by a fallback.", ("route",))
+RATE_LIMITED = Metric("nexus_gateway_rate_limited", "counter", "Requests over a rate limit.", ("route",))
+SHED = Metric(
+    "nexus_gateway_requests_shed", "counter", "Connections and requests turned away for want of room.", ("reason",)
+)
+CLIENT_CONNECTIONS = Metric(
+    "nexus_gateway_client_connections", "gauge", "Client connections that are open.", by_worker=True
+)
+UPSTREAM_CONNECTIONS = Metric(
+    "nexus_gateway_upstream_connections", "gauge", "Upstream connections that are open, in use or idle.",
+    ("upstream", "state"),
+)  # fmt: skip
+PENDING = Metric("nexus_gateway_upstream_pending", "gauge", "Requests waiting for room at the upstream.", ("upstream",))
+CONCURRENCY_LIMIT = Metric(
+    "nexus_gateway_upstream_concurrency_limit", "gauge", "Requests that the adaptive limit lets run at once.", ("upstream",)
+)  # fmt: skip
+EJECTIONS = Metric(
+    "nexus_gateway_outlier_ejections", "counter", "Endpoints taken out for failing more than others.", ("upstream",),
+    combine="max",
+)  # fmt: skip
+HEALTH_CHECKS = Metric(
+    "nexus_gateway_health_checks", "counter", "Active health checks, by outcome.", ("upstream", "outcome")
+)
+HEALTHY = Metric(
+    "nexus_gateway_endpoint_healthy", "gauge", "1 healthy, 0 not, by active health checks.", ("upstream", "endpoint"),
+    combine="min",
+)  # fmt: skip
+ENDPOINTS = Metric("nexus_gateway_upstream_endpoints", "gauge", "Live endpoints.", ("upstream",), combine="max")
 ACTIVE = Metric(
     "nexus_gateway_endpoint_active", "gauge", "Attempts running on a live endpoint.", ("upstream", "endpoint")
 )
 BREAKER = Metric(
     "nexus_gateway_endpoint_circuit_open", "gauge", "1 open (requests refused), 0.5 half-open, 0 closed.",
-    ("upstream", "endpoint"),
+    ("upstream", "endpoint"), combine="max",
 )  # fmt: skip
-GENERATION = Metric("nexus_gateway_snapshot_generation", "gauge", "Generation of the live Snapshot.")
-SWAPS = Metric("nexus_gateway_snapshot_swaps", "counter", "Snapshots taken into service.")
+GENERATION = Metric("nexus_gateway_snapshot_generation", "gauge", "Generation of the live Snapshot.", combine="min")
+SWAPS = Metric("nexus_gateway_snapshot_swaps", "counter", "Snapshots taken into service.", combine="max")
 SWAP_FAILURES = Metric(
-    "nexus_gateway_snapshot_failures", "counter", "Snapshots that could not be taken; the last one stayed."
-)
+    "nexus_gateway_snapshot_failures", "counter", "Snapshots that could not be taken; the last one stayed.", combine="max"
+)  # fmt: skip
 PLUGIN_DURATION = Metric(
     "nexus_gateway_plugin_hook_duration_seconds", "histogram", "Time in a plugin's hook.", ("plugin", "hook")
 )
@@ -54,10 +94,18 @@ PLUGIN_ERRORS = Metric(
     "nexus_gateway_plugin_hook_errors", "counter", "Hook calls that failed or ran out of time.", ("plugin", "hook")
 )
 
+SPANS_DROPPED = Metric(
+    "nexus_gateway_recordings_dropped", "counter", "Recorded requests whose spans were not exported."
+)
+LINES_DROPPED = Metric("nexus_gateway_access_log_dropped", "counter", "Lines of the access log that were not written.")
+
 METRICS = (
-    REQUESTS, DURATION, IN_FLIGHT, REFUSED, ATTEMPTS, RETRIES, BUDGET_SPENT, ENDPOINTS, ACTIVE, BREAKER, GENERATION, SWAPS,
-    SWAP_FAILURES, PLUGIN_DURATION, PLUGIN_ERRORS,
+    REQUESTS, DURATION, IN_FLIGHT, REFUSED, SHED, RATE_LIMITED, FALLBACKS, MIRRORED, ATTEMPTS, RETRIES, BUDGET_SPENT, HEDGES,
+    HEDGE_BUDGET_SPENT, CLIENT_CONNECTIONS, UPSTREAM_CONNECTIONS, PENDING, CONCURRENCY_LIMIT, ENDPOINTS, ACTIVE, BREAKER,
+    EJECTIONS, HEALTH_CHECKS, HEALTHY, GENERATION, SWAPS, SWAP_FAILURES, PLUGIN_DURATION, PLUGIN_ERRORS, SPANS_DROPPED,
+    LINES_DROPPED,
 )  # fmt: skip
+BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 def code_class(status: int) -> str:

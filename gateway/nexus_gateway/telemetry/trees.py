@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,9 @@ class TraceBook:
     """Keeps the newest traces. Spans of one trace may come from many services, in any order, long apart."""
 
     def __init__(self, max_traces: int) -> None:
-        self._max_traces = max_traces
+        self.max_traces = max_traces
+        self.feed: Callable[[], None] | None = None
+        """Called before the book is read, so that whoever writes into it may do so only then."""
         self._traces: OrderedDict[str, dict[str, SpanRecord]] = OrderedDict()
         self.dropped = 0
 
@@ -42,7 +44,7 @@ class TraceBook:
         """Take one span; the oldest trace makes room for a new one."""
         trace = self._traces.get(span.trace_id)
         if trace is None:
-            while len(self._traces) >= self._max_traces:
+            while len(self._traces) >= self.max_traces:
                 self._traces.popitem(last=False)
             trace = self._traces[span.trace_id] = {}
         if len(trace) >= MAX_SPANS_PER_TRACE and span.span_id not in trace:
@@ -52,13 +54,19 @@ class TraceBook:
 
     def recent(self, limit: int) -> list[dict[str, Any]]:
         """Return the newest traces first, each with its spans as a tree. limit: traces, at most."""
+        self._fed()
         chosen = list(self._traces.items())[::-1][: max(limit, 0)]
         return [_trace(trace_id, spans) for trace_id, spans in chosen]
 
     def find(self, trace_id: str) -> dict[str, Any] | None:
         """Return one trace as a tree, or None."""
+        self._fed()
         spans = self._traces.get(trace_id)
         return _trace(trace_id, spans) if spans is not None else None
+
+    def _fed(self) -> None:
+        if self.feed is not None:
+            self.feed()
 
 
 def _trace(trace_id: str, spans: Mapping[str, SpanRecord]) -> dict[str, Any]:

@@ -215,8 +215,7 @@ async def test_a_snapshot_that_cannot_run_leaves_the_live_one(harness: Harness) 
     good = simple(await harness.upstreams.start(Counting().handle))
     gateway = await harness.start(good)
     await harness.source.publish(snapshot(route(rule("shop/orders", plugins=("no/such",))), upstream(1)))
-    registry = gateway.measurements.registry
-    await until(lambda: registry.get_sample_value("nexus_gateway_snapshot_failures_total") == 1.0)
+    await until(lambda: gateway.measurements.swap_failures.value == 1.0)
     assert await _status(harness) == 200
     await harness.publish(good)
     assert await _status(harness) == 200

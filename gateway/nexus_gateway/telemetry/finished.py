@@ -1,0 +1,100 @@
+"""What is kept of a finished request for its log line and its spans. Made once, at the end, and only when one of them is wanted.
+
+It refers to the parsed head rather than copying from it, so making one costs as much as its slots; texts, attributes and
+numbers are made from it in the writer's and the exporter's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+
+class Line(Protocol):
+    """The request line as the parser keeps it. path: normal form. query: without `?`."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def query(self) -> str: ...
+
+
+class Block(Protocol):
+    """The header block as the parser keeps it. host: lower-case. joined: all headers by lower-case name."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def aside(self) -> Mapping[bytes, bytes] | None: ...
+    @property
+    def joined(self) -> Mapping[str, str]: ...
+
+
+class _Nothing:
+    """Line and block of a request whose head could not be read."""
+
+    method = path = query = host = ""
+    aside = None
+    joined: Mapping[str, str] = {}
+
+
+NOTHING = _Nothing()
+
+
+class Tried(msgspec.Struct, frozen=True, gc=False):
+    """One attempt. endpoint: its authority. lines: its context lines. started_at, ended_at: monotonic seconds; it ends with the
+    response's head. status: 0 without one. outcome: of `resilience.exchanges.Outcome`. breaker: state in which it was let through.
+    hedge: whether it ran beside another attempt."""
+
+    endpoint: str
+    lines: bytes
+    started_at: float
+    ended_at: float
+    status: int
+    outcome: str
+    breaker: str = "closed"
+    hedge: bool = False
+
+
+class Hook(msgspec.Struct, frozen=True, gc=False):
+    """One call of a plugin's hook. started_at: monotonic."""
+
+    plugin: str
+    hook: str
+    started_at: float
+    duration_s: float
+
+
+class Finished(msgspec.Struct, frozen=True, gc=False):
+    """One request. Times are monotonic: head read, and last byte handed to the client's socket.
+
+    lines: of `Contexts.start`, empty when it was refused before. status: sent to the client; 499 for a client that left before.
+    reason: why the gateway answered itself or broke the response off; empty otherwise. tried: in order, the last one answered.
+    """
+
+    line: Line
+    block: Block
+    client_ip: str | bytes
+    request_id: str | bytes
+    lines: bytes
+    started_at: float
+    ended_at: float
+    status: int
+    reason: str = ""
+    route: str = ""
+    rule: str = ""
+    upstream: str = ""
+    tried: tuple[Tried, ...] = ()
+    bytes_in: int = 0
+    bytes_out: int = 0
+    scheme: str = "http"
+    hooks: tuple[Hook, ...] = ()
+
+
+def text(value: str | bytes) -> str:
+    """Return bytes of the wire as text."""
+    return value if isinstance(value, str) else value.decode("latin-1")
