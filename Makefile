@@ -74,7 +74,13 @@ cluster-down: dev ## take it down and remove every trace
 
 # ---- measuring it
 
-.PHONY: bench
-bench: dev ## the gateway beside Envoy (plain, all features), nginx, HAProxy, Caddy and aiohttp; JSON in benchmarks/results
+.PHONY: bench bench-micro profile
+bench: dev ## the gateway beside Envoy (plain, all features), nginx, HAProxy, Caddy and aiohttp, ~20 min; QUICK=1 for 3 min
 	@scripts/debian.sh bench
-	@$(BIN)/python benchmarks/gateway/bench.py
+	@$(BIN)/python benchmarks/gateway/bench.py $(if $(QUICK),--quick)
+	@$(if $(QUICK),true,$(BIN)/python benchmarks/report.py)
+bench-micro: dev ## nanoseconds of each decision of the data path, alone
+	@$(BIN)/python benchmarks/gateway/micro.py
+profile: dev ## where the gateway's hot path spends its time: a table and a flame graph in benchmarks/results
+	@scripts/debian.sh bench
+	@$(BIN)/python benchmarks/gateway/hot_path.py

@@ -1,6 +1,6 @@
 """The gateway beside its peers on one pinned core: CPU per request, throughput, latency, memory, and change under load.
 
-Every round is kept in `benchmarks/results/<scenario>.json`. The method is in `docs/explanation/performance.md`.
+Every round of a whole run is kept in `benchmarks/results/<scenario>.json`. The method is in `docs/explanation/performance.md`.
 
   bench.py                                        everything (`make bench`)
   bench.py --quick                                a short run of everything, to see that it works
@@ -81,8 +81,12 @@ def _run(around: Stage, group: Sequence[Scenario], asked: argparse.Namespace, pr
         if any(float(each.get("errors", 0)) for each in found):
             print(f"{scenario.name}: requests failed; the figures are not kept", file=sys.stderr)
             failed = True
-        elif not failed:
-            print(f"kept in {results.write(kept, asked.output)}\n", file=sys.stderr)
+        elif failed:
+            print(f"{scenario.name}: not kept", file=sys.stderr)
+        elif asked.output or (not asked.quick and options.proxies == scenario.proxies):
+            print(f"kept in {results.write(kept, asked.output or results.FOLDER)}\n", file=sys.stderr)
+        else:
+            print(f"{scenario.name}: a part only, not kept; --output FOLDER keeps it\n", file=sys.stderr)
     return failed
 
 
@@ -118,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--connections", type=int, default=32, help="keep-alive connections (default 32)")
     parser.add_argument("--soak", type=int, help="requests of the memory scenario (default 1,000,000)")
     parser.add_argument("--quick", action="store_true", help="one short round of everything")
-    parser.add_argument("--output", type=Path, default=results.FOLDER, help="folder of the JSON files")
+    parser.add_argument(
+        "--output", type=Path, help="folder of the JSON files (default for whole runs: benchmarks/results)"
+    )
     return parser
 
 

@@ -120,7 +120,9 @@ def _certificate(work: Path) -> tuple[Path, Path]:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"*.{routes.DOMAIN}")]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    certificate_file, key_file = work / "tls.crt", work / "tls.key"
+    folder = work / "certificates"
+    folder.mkdir()
+    certificate_file, key_file = folder / "bench.crt", folder / "bench.key"
     certificate_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
     form = serialization.PrivateFormat.PKCS8
     key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))

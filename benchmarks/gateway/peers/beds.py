@@ -14,7 +14,7 @@ class Surroundings:
     """What all proxies of a run share.
 
     backends: ports that answer alike. collector: OTLP/HTTP port. marketplace: port that serves the two plugins' index.
-    certificate, key: PEM files for `*.bench.example`.
+    certificate, key: PEM files for `*.bench.example`, alone in a folder.
     """
 
     backends: tuple[int, ...]

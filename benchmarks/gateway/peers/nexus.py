@@ -6,7 +6,6 @@ outlier ejection, retries, limits), two plugins from a signed marketplace, 1 % t
 
 from __future__ import annotations
 
-import base64
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ def full(bed: Bed) -> Command:
     """Return the gateway with every feature."""
     manifests = bed.work / "manifests"
     manifests.mkdir(parents=True, exist_ok=True)
-    _write(manifests / "00-gateway.yaml", [_gateway(bed), *_certificate(bed)])
+    _write(manifests / "00-gateway.yaml", [_gateway()])
     _write(manifests / "10-service.yaml", _service(bed))
     _write(manifests / "20-plugins.yaml", _plugins(bed))
     _write(manifests / _CHANGING, [_http_route(0, 0)])
@@ -71,25 +70,14 @@ def _settings(bed: Bed) -> Mapping[str, str]:
     }
     if bed.tls_port:
         wanted["NEXUS_GATEWAY_TLS_LISTEN"] = f"127.0.0.1:{bed.tls_port}"
+        wanted["NEXUS_TLS_CERTIFICATES"] = str(bed.around.certificate.parent)
     return wanted
 
 
-def _gateway(bed: Bed) -> dict[str, Any]:
+def _gateway() -> dict[str, Any]:
     everywhere = {"namespaces": {"from": "All"}}
-    listeners: list[dict[str, Any]] = [{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": everywhere}]
-    if bed.tls_port:
-        tls = {"mode": "Terminate", "certificateRefs": [{"kind": "Secret", "name": "bench"}]}
-        listeners.append({"name": "https", "port": 443, "protocol": "HTTPS", "tls": tls, "allowedRoutes": everywhere})
-    return _object(_GATEWAY_API, "Gateway", "edge", {"gatewayClassName": "nexus", "listeners": listeners})
-
-
-def _certificate(bed: Bed) -> Sequence[dict[str, Any]]:
-    if not bed.tls_port:
-        return ()
-    files = {"tls.crt": bed.around.certificate, "tls.key": bed.around.key}
-    held = {name: base64.b64encode(path.read_bytes()).decode() for name, path in files.items()}
-    metadata = {"name": "bench", "namespace": NAMESPACE}
-    return ({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "kubernetes.io/tls", "data": held},)
+    listener = {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": everywhere}
+    return _object(_GATEWAY_API, "Gateway", "edge", {"gatewayClassName": "nexus", "listeners": [listener]})
 
 
 def _service(bed: Bed) -> list[dict[str, Any]]:

@@ -1,0 +1,216 @@
+"""Writes the tables of `docs/explanation/performance.md` from `benchmarks/results/*.json`, so that the two cannot differ.
+
+  report.py          rewrite the tables between the markers
+  report.py --check  change nothing; fail when a table is not what the results say
+
+A marker is `<!-- results: NAME -->` and ends at `<!-- end -->`. NAME is a scenario, or `goals` for the list of what the
+project wants and what was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "explanation" / "performance.md"
+RESULTS = ROOT / "benchmarks" / "results"
+_MARKED = re.compile(r"(<!-- results: (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_SUBJECT = "nexus"
+_NOT_YET = "Not measured yet.\n"
+
+Kept = Mapping[str, Any]
+"""One scenario's JSON, as `results.report` makes it."""
+
+TITLES: Mapping[str, str] = {
+    "cpu_us": "CPU µs a request",
+    "requests_per_s": "requests/s",
+    "mb_per_s": "MB/s",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "p999_ms": "p99.9 ms",
+    "max_ms": "longest ms",
+    "rss_mb": "RSS MB",
+    "busy_ratio": "core busy",
+    "rate_per_s": "rate/s",
+    "calm_p99_ms": "p99 calm ms",
+    "changing_p99_ms": "p99 changing ms",
+    "p99_times": "times",
+    "calm_block_ms": "longest wait calm ms",
+    "block_ms": "longest wait changing ms",
+    "in_force_ms": "in force after ms",
+    "plain_bytes": "bytes, plain",
+    "tls_bytes": "bytes, TLS",
+    "one_cpu_us": "1 worker: CPU µs",
+    "two_cpu_us": "2 workers: CPU µs",
+    "cpu_times": "CPU, times",
+    "one_requests_per_s": "1 worker: requests/s",
+    "two_requests_per_s": "2 workers: requests/s",
+    "start_mb": "start MB",
+    "settled_mb": "after a fifth MB",
+    "end_mb": "end MB",
+    "growth_mb": "growth since MB",
+    "requests": "requests",
+}
+"""The figures that tables show, in this order, where a scenario has them."""
+_THROUGHPUT = ("cpu_us", "requests_per_s", "p50_ms", "p99_ms", "rss_mb", "busy_ratio")
+_BODIES = ("cpu_us", "mb_per_s", "requests_per_s", "p99_ms", "busy_ratio")
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "repeated": _THROUGHPUT,
+    "varied": _THROUGHPUT,
+    "tls": _THROUGHPUT,
+    "body-64k": _BODIES,
+    "body-1m": _BODIES,
+    "latency": ("rate_per_s", "p50_ms", "p99_ms", "p999_ms", "max_ms"),
+    "swap": ("calm_p99_ms", "changing_p99_ms", "p99_times", "calm_block_ms", "block_ms", "in_force_ms"),
+    "idle": ("plain_bytes", "tls_bytes"),
+    "workers": ("one_cpu_us", "two_cpu_us", "cpu_times", "one_requests_per_s", "two_requests_per_s"),
+    "memory": ("start_mb", "settled_mb", "end_mb", "growth_mb", "requests"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is wanted of Nexus. figure: of the scenario. relative: as a multiple of the reference's. least: else a most."""
+
+    what: str
+    scenario: str
+    figure: str
+    bound: float
+    unit: str = ""
+    relative: bool = False
+    least: bool = False
+
+    def measured(self, kept: Kept) -> float:
+        """Return the measured value. Raises KeyError when the scenario has none for Nexus."""
+        table = kept["ratios" if self.relative else "medians"]
+        return float(table[_SUBJECT][self.figure])
+
+    def is_met(self, value: float) -> bool:
+        """Whether a value is as wanted."""
+        return value >= self.bound if self.least else value <= self.bound
+
+
+GOALS = (
+    Goal("repeated small requests: CPU per request", "repeated", "cpu_us", 0.65, relative=True),
+    Goal("varied requests: CPU per request", "varied", "cpu_us", 0.70, relative=True),
+    Goal("repeated: requests/s per core", "repeated", "requests_per_s", 1.5, relative=True, least=True),
+    Goal("p99 at 70 % of own capacity", "latency", "p99_ms", 1.0, relative=True),
+    Goal("TLS keep-alive: CPU per request", "tls", "cpu_us", 0.70, relative=True),
+    Goal("64 KiB bodies: CPU per request", "body-64k", "cpu_us", 0.65, relative=True),
+    Goal("1 MiB bodies: throughput", "body-1m", "mb_per_s", 0.8, relative=True, least=True),
+    Goal("idle connection, plain", "idle", "plain_bytes", 4096, " bytes"),
+    Goal("idle connection, TLS", "idle", "tls_bytes", 30720, " bytes"),
+    Goal("RSS with 5,000 routes", "memory", "end_mb", 60, " MB"),
+    Goal("RSS growth over the soak", "memory", "growth_mb", 1, " MB"),
+    Goal("2 workers: CPU per request, times one's", "workers", "cpu_times", 1.1, " ×"),
+    Goal("route change: longest wait", "swap", "block_ms", 5, " ms"),
+    Goal("route changes each second: p99, times calm", "swap", "p99_times", 1.5, " ×"),
+)
+
+
+def load(folder: Path = RESULTS) -> dict[str, Kept]:
+    """Return the kept results by scenario."""
+    found = {}
+    for name in COLUMNS:
+        path = folder / f"{name}.json"
+        if path.exists():
+            found[name] = json.loads(path.read_text())
+    return found
+
+
+def render(page: str, kept: Mapping[str, Kept]) -> str:
+    """Return the page with every marked table made from the results. Raises KeyError for a marker that names nothing."""
+
+    def replace(found: re.Match[str]) -> str:
+        name = found["name"]
+        body = goals(kept) if name == "goals" else _of_scenario(name, kept.get(name))
+        return f"{found[1]}{body}{found[3]}"
+
+    return _MARKED.sub(replace, page)
+
+
+def _of_scenario(name: str, kept: Kept | None) -> str:
+    columns = COLUMNS[name]
+    if kept is None:
+        return _NOT_YET
+    rows = []
+    for proxy, figures in kept["medians"].items():
+        times = kept["ratios"].get(proxy, {})
+        rows.append([_proxy(proxy), *(_cell(column, figures[column], times.get(column)) for column in columns)])
+    return _table(["", *(TITLES[column] for column in columns)], rows) + _source(name, kept)
+
+
+def _proxy(name: str) -> str:
+    return f"**{name}**" if name == _SUBJECT else name
+
+
+def _cell(column: str, value: float, times: float | None) -> str:
+    """A value, and in brackets the multiple of the reference's; not for what is a multiple already, nor for conditions."""
+    shown = number(value)
+    plain = column.endswith(("_times", "_ratio")) or column in ("requests", "rate_per_s", "growth_mb")
+    return shown if plain or times is None else f"{shown} ({times:.2f})"
+
+
+def number(value: float) -> str:
+    """Return a value with three digits, or all of the whole ones."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _source(name: str, kept: Kept) -> str:
+    machine = kept["machine"]
+    turns = len(kept["rounds"]) // max(len(kept["medians"]), 1)
+    rounds = "1 round" if turns == 1 else f"medians of {turns} rounds"
+    return (
+        f"\n{rounds[0].upper()}{rounds[1:]}, {kept['measured_utc'][:10]}, commit {machine['commit']}, {machine['cpu']}, "
+        f"kernel {machine['kernel']}, Python {machine['python']}. "
+        f"In brackets: times {kept['reference']}'s. [All rounds](../../benchmarks/results/{name}.json).\n"
+    )
+
+
+def goals(kept: Mapping[str, Kept]) -> str:
+    """Return the table of goals with what was measured."""
+    rows = []
+    for goal in GOALS:
+        unit = " × Envoy's" if goal.relative else goal.unit
+        wanted = f"{'≥' if goal.least else '≤'} {goal.bound:g}{unit}"
+        try:
+            value = goal.measured(kept[goal.scenario])
+        except KeyError:
+            rows.append([goal.what, wanted, "not measured yet", ""])
+            continue
+        rows.append([goal.what, wanted, f"{number(value)}{unit}", "yes" if goal.is_met(value) else "**no**"])
+    return _table(["", "wanted", "measured", "met"], rows)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    rule = ["---"] * len(head)
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *rows))
+
+
+def main(say: Callable[[str], object] = print) -> int:
+    """Rewrite or check the page. Returns 1 when the check fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    asked = parser.parse_args()
+    page = PAGE.read_text()
+    wanted = render(page, load())
+    if asked.check:
+        if page != wanted:
+            say(f"{PAGE.relative_to(ROOT)} differs from benchmarks/results. Run: .venv/bin/python benchmarks/report.py")
+        return int(page != wanted)
+    PAGE.write_text(wanted)
+    say(f"wrote the tables of {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
