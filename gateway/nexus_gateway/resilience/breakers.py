@@ -228,7 +228,7 @@ class Breaker:
                 if now >= self._passed_until:
                     self._flush(now)
             if not self._slot.view[self._slot.at + _FAILURES]:
-                self._watch()
+                self.watching = self._window is not None
                 return
         self.mirror(now)
         if self._is_late(probe):

@@ -8,8 +8,9 @@ inside it and the response time grows in proportion. So the limit follows the gr
 
 With rtt_now = rtt_min · limit / c it settles a little above TOLERANCE · c: the tolerance and the square root are the room in
 which growth of c is noticed. `rtt_now` is the median of a window, so that a few slow answers do not count.
-`rtt_min` is what keeps this honest: measured under load it would contain the queue, and the limit would creep up with it. So it is measured
-anew every `PROBE_EVERY_S` with the limit halved for some answers (and at once when the limit is stuck at its minimum: the upstream became slower).
+`rtt_min` is what keeps this honest: measured under load it would contain the queue, and the limit would creep up with it.
+So it is measured anew every `PROBE_EVERY_S` with the limit halved for some answers (and at once when the limit is stuck at
+its minimum: the upstream became slower).
 A limit that is not in use (fewer than half of it in flight) says nothing and does not grow.
 Sources: Envoy, "Adaptive Concurrency" (gradient controller, min RTT windows, headroom); Netflix concurrency-limits, Gradient2Limit
 (smoothing, tolerance, no growth when limited by the application).

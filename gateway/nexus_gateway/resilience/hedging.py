@@ -7,8 +7,6 @@ a whole, every request looks slow for a while, and hedging them all would double
 
 from __future__ import annotations
 
-from math import ceil
-
 from nexus_core.snapshot import Hedge
 
 from nexus_gateway.resilience.budgets import HedgeBudget
@@ -21,14 +19,8 @@ BEYOND = 5
 
 def delay_s(hedge: Hedge, latencies: Latencies, now: float) -> float | None:
     """Return after how many seconds without an answer a request is hedged; None while too little is known of the upstream."""
-    if latencies.count * (1.0 - hedge.percentile) < BEYOND:
-        return None
-    return max(hedge.min_delay_s, latencies.percentile(hedge.percentile, now))
-
-
-def needed(hedge: Hedge) -> int:
-    """Return how many recent response times `delay_s` asks for."""
-    return ceil(BEYOND / max(1e-6, 1.0 - hedge.percentile))
+    usual_s = latencies.percentile(hedge.percentile, now, BEYOND)
+    return max(hedge.min_delay_s, usual_s) if usual_s else None
 
 
 def may_hedge(

@@ -51,7 +51,8 @@ class Limit:
         """Take over a changed rate or burst; what was counted stays counted."""
         self.policy = policy
         self._each_s = policy.per_s / max(1, policy.requests)
-        self._burst_s = self._each_s * (policy.burst or max(1, policy.requests))
+        # A thousandth of a request more: TAT is a sum with rounding errors, and the last of a burst must not fall to them.
+        self._burst_s = self._each_s * ((policy.burst or max(1, policy.requests)) + 1e-3)
 
     def moved(self) -> None:
         """Look again where the slot is; after `Cells.touch` said that it moved."""
@@ -83,7 +84,7 @@ class Limit:
 
     def _refuse(self, at: int, tat: float, now: float) -> float:
         """Return the wait. A TAT beyond what this limit could have counted is an earlier, lower rate's; it is cut."""
-        # Half a cell of slack: TAT has rounding errors.
+        # Half a request of slack, for the same errors.
         if tat - now > self._burst_s + 1.5 * self._each_s:
             tat = now + self._burst_s + self._each_s
             self._view[at] = now + self._burst_s
@@ -109,10 +110,8 @@ class KeyedLimit(Limit):
         """Return 0.0 and count the request, or the seconds after which one with this key would pass."""
         view = self._view
         found = self._found.get(key)
-        if found is not None and view[found[1]] == found[0]:
-            at = found[1] + 1
-        else:
-            at = self._place(key, now) + 1
+        # The place is this key's as long as its fingerprint stands there.
+        at = found[1] + 1 if found is not None and view[found[1]] == found[0] else self._place(key, now) + 1
         tat = view[at]
         if tat < now:
             tat = now
