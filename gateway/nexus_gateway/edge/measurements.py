@@ -76,12 +76,14 @@ class Measurements:
         self._tallies: dict[names.Metric, dict[Labels, Tally]] = {}
         self._hooks: dict[Labels, Spread] = {}
         self._readers: dict[names.Metric, list[Reader]] = {}
+        self._attempts: dict[Labels, Tally] = {}
+        self._tallies[names.ATTEMPTS] = self._attempts
         self.in_flight = self.tally(names.IN_FLIGHT)
         self.generation = self.tally(names.GENERATION)
         self.swaps = self.tally(names.SWAPS)
         self.swap_failures = self.tally(names.SWAP_FAILURES)
         self.spans_dropped = self.tally(names.SPANS_DROPPED)
-        self.lines_dropped = self.tally(names.LINES_DROPPED)
+        self.log_lines_dropped = self.tally(names.LINES_DROPPED)
 
     def red(self, route: str, upstream: str) -> Red:
         """Return the counts of a route and upstream, the same through every swap. For a runtime's build, not for each request."""
@@ -116,12 +118,47 @@ class Measurements:
         self.tally(names.REFUSED, reason).value += 1
 
     def attempt(self, upstream: str, outcome: str) -> None:
-        """Count one attempt."""
-        self.tally(names.ATTEMPTS, upstream, outcome).value += 1
+        """Count one attempt. Called once per request at least."""
+        found = self._attempts.get((upstream, outcome))
+        if found is None:
+            found = self.tally(names.ATTEMPTS, upstream, outcome)
+        found.value += 1
 
     def retry(self, upstream: str) -> None:
         """Count a repeated attempt."""
         self.tally(names.RETRIES, upstream).value += 1
+
+    def hedge(self, upstream: str) -> None:
+        """Count an attempt beside another."""
+        self.tally(names.HEDGES, upstream).value += 1
+
+    def hedge_budget_spent(self, upstream: str) -> None:
+        """Count a hedge that the budget refused."""
+        self.tally(names.HEDGE_BUDGET_SPENT, upstream).value += 1
+
+    def ejection(self, upstream: str) -> None:
+        """Count an endpoint that was taken out as an outlier."""
+        self.tally(names.EJECTIONS, upstream).value += 1
+
+    def mirrored(self, upstream: str, ok: bool) -> None:
+        """Count a copy of a request: sent, or given up."""
+        self.tally(names.MIRRORED, upstream, "ok" if ok else "failed").value += 1
+
+    def fallback(self, upstream: str) -> None:
+        """Count a request that the fallback of an upstream's rule answered."""
+        self.tally(names.FALLBACKS, upstream).value += 1
+
+    def rate_limited(self, limit: str) -> None:
+        """Count a request over a limit."""
+        self.tally(names.RATE_LIMITED, limit).value += 1
+
+    def shed(self, reason: str) -> None:
+        """Count what was turned away for want of room. reason: the bound, of a few words that are in the code."""
+        self.tally(names.SHED, reason).value += 1
+
+    def health_check(self, upstream: str, ok: bool) -> None:
+        """Count an active health check."""
+        self.tally(names.HEALTH_CHECKS, upstream, "ok" if ok else "failed").value += 1
 
     def budget_spent(self, upstream: str) -> None:
         """Count a retry that the budget refused."""

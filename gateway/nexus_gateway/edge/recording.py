@@ -91,9 +91,9 @@ class Recorder:
         """Put what was recorded since into the traces in memory. On the event loop; the book calls it when it is read."""
         book = self._book
         assert book is not None
-        offset_s = _offset_s()
+        offset_ns = _offset_ns()
         while self._unread:
-            for span in spans_of(self._unread.popleft(), offset_s, self._entropy):
+            for span in spans_of(self._unread.popleft(), offset_ns, self._entropy):
                 book.add(to_record(span, SERVICE))
 
     def close(self) -> None:
@@ -140,18 +140,22 @@ class Recorder:
             try:
                 collector.send(body, timeout_s)
             except SendFailed as failed:
-                if failed.retry and not closing and len(self._pending) + len(taken) <= MAX_PENDING_DOWN:
+                if failed.retry and not closing:
                     self._pending.extendleft(reversed(taken))
+                    # The newest are kept: what led up to the collector's return says more than its absence's beginning.
+                    while len(self._pending) > MAX_PENDING_DOWN:
+                        self._pending.popleft()
+                        self._dropped.value += 1
                 else:
                     self._dropped.value += len(taken)
                 raise
 
     def _encoded(self, taken: list[Finished]) -> list[bytes]:
-        offset_s = _offset_s()
+        offset_ns = _offset_ns()
         spans: list[bytes] = []
         for index, done in enumerate(taken):
             try:
-                spans += map(encode_span, spans_of(done, offset_s, self._entropy))
+                spans += map(encode_span, spans_of(done, offset_ns, self._entropy))
             except Exception:
                 # One odd request costs its own spans; the rest of the batch goes.
                 self._dropped.value += 1
@@ -169,6 +173,6 @@ class Recorder:
             )
 
 
-def _offset_s() -> float:
+def _offset_ns() -> int:
     # Taken anew for each batch: the wall clock may be set.
-    return time.time() - time.monotonic()
+    return time.time_ns() - time.monotonic_ns()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 
-@dataclass(frozen=True, slots=True)
+# Compared by identity: hashing its texts would cost more than all else that is done to count something.
+@dataclass(frozen=True, slots=True, eq=False)
 class Metric:
     """One metric. name: as scraped, without the `_total` that the text format adds to counters.
 
@@ -47,8 +48,8 @@ HEDGE_BUDGET_SPENT = Metric(
     "nexus_gateway_hedge_budget_exhausted", "counter", "Hedges not made for want of budget.", ("upstream",)
 )
 MIRRORED = Metric("nexus_gateway_mirrored", "counter", "Copies of requests sent to a mirror.", ("upstream", "outcome"))
-FALLBACKS = Metric("nexus_gateway_fallbacks", "counter", "Requests answered by a fallback.", ("route",))
-RATE_LIMITED = Metric("nexus_gateway_rate_limited", "counter", "Requests over a rate limit.", ("route",))
+FALLBACKS = Metric("nexus_gateway_fallbacks", "counter", "Requests answered by a fallback.", ("upstream",))
+RATE_LIMITED = Metric("nexus_gateway_rate_limited", "counter", "Requests over a rate limit.", ("limit",))
 SHED = Metric(
     "nexus_gateway_requests_shed", "counter", "Connections and requests turned away for want of room.", ("reason",)
 )

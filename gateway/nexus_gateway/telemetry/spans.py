@@ -65,10 +65,10 @@ class Span(NamedTuple):
         return {**self.fixed.values, **self.varied}
 
 
-def spans_of(done: Finished, offset_s: float, entropy: Callable[[int], bytes]) -> list[Span]:
+def spans_of(done: Finished, offset_ns: int, entropy: Callable[[int], bytes]) -> list[Span]:
     """Return the request's span and those of its attempts.
 
-    done: with context lines. offset_s: what to add to monotonic seconds for Unix time. entropy: bytes → that many random ones.
+    done: with context lines. offset_ns: what to add to monotonic nanoseconds for Unix time. entropy: bytes → that many random ones.
     """
     parent = find_parent(done.block.aside) if done.block.aside is not None else None
     line, tried, status, reason = done.line, done.tried, done.status, done.reason
@@ -93,8 +93,8 @@ def spans_of(done: Finished, offset_s: float, entropy: Callable[[int], bytes]) -
         parent.state if parent is not None else b"",
         f"{line.method} {done.route}" if done.route else line.method or "HTTP",
         SERVER,
-        int((done.started_at + offset_s) * _NS),
-        int((done.ended_at + offset_s) * _NS),
+        offset_ns + int(done.started_at * _NS),
+        offset_ns + int(done.ended_at * _NS),
         # Semantic conventions: a server span is an error for 5xx alone; a response broken off is one too.
         status >= 500 or not status or (bool(reason) and 200 <= status < 400),
         _of_request(
@@ -105,16 +105,16 @@ def spans_of(done: Finished, offset_s: float, entropy: Callable[[int], bytes]) -
         tuple(
             Event(
                 "nexus.plugin",
-                int((each.started_at + offset_s) * _NS),
+                offset_ns + int(each.started_at * _NS),
                 {"nexus.plugin": each.plugin, "nexus.hook": each.hook, "nexus.duration_ms": round(each.duration_s * 1e3, 3)},
             )
             for each in done.hooks
         ),
     )  # fmt: skip
-    return [request, *(_attempt(done, each, number, request, offset_s) for number, each in enumerate(tried))]
+    return [request, *(_attempt(done, each, number, request, offset_ns) for number, each in enumerate(tried))]
 
 
-def _attempt(done: Finished, tried: Tried, number: int, request: Span, offset_s: float) -> Span:
+def _attempt(done: Finished, tried: Tried, number: int, request: Span, offset_ns: int) -> Span:
     method, upstream, status, outcome = done.line.method, done.upstream, tried.status, tried.outcome
     return Span(
         request.trace_id,
@@ -125,8 +125,8 @@ def _attempt(done: Finished, tried: Tried, number: int, request: Span, offset_s:
         request.state,
         f"{method} {upstream}",
         CLIENT,
-        int((tried.started_at + offset_s) * _NS),
-        int((tried.ended_at + offset_s) * _NS),
+        offset_ns + int(tried.started_at * _NS),
+        offset_ns + int(tried.ended_at * _NS),
         # Semantic conventions: a client span is an error for 4xx too.
         outcome != "answered" or status >= 400,
         _of_attempt(method, upstream, tried.endpoint, tried.breaker, outcome, status, number, tried.hedge),
