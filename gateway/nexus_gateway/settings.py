@@ -76,10 +76,16 @@ class GatewaySettings:
     or dropped, X-Forwarded-Port and the like included."""
     access_log: bool = _env("NEXUS_ACCESS_LOG", True)
     """JSON access log on standard output."""
+    access_log_ratio: float = _env("NEXUS_ACCESS_LOG_RATIO", 1.0)
+    """Share of requests that are logged, 0..1. Refused ones, those that ended in 500 or more, broken off, slow or with more than
+    one attempt are always logged."""
     log_level: str = _env("NEXUS_LOG_LEVEL", "INFO")
     """Least level of the log on standard error: DEBUG, INFO, WARNING or ERROR."""
     trace_ratio: float = _env("NEXUS_TRACE_RATIO", 1.0)
     """Share of new traces that are recorded, 0..1; a caller's own decision wins."""
+    trace_slow_s: float = _env("NEXUS_TRACE_SLOW_SECONDS", 1.0)
+    """Requests that take this long are recorded and logged whatever the ratios say, as are failed ones; 0 finds none slow.
+    Default: what a person notices as waiting."""
     otlp_endpoint: str = _env("OTEL_EXPORTER_OTLP_ENDPOINT", "")
     """Base URL of an OTLP/HTTP collector (`http://jaeger:4318`); empty exports nothing."""
     traces_memory: int = _env("NEXUS_TRACES_MEMORY", 0)
@@ -188,6 +194,8 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "log_level": (_level, "DEBUG, INFO, WARNING or ERROR"),
     "access_log": (_flag, "true or false"),
     "trace_ratio": (_ratio, "a number from 0 to 1"),
+    "access_log_ratio": (_ratio, "a number from 0 to 1"),
+    "trace_slow_s": (_seconds, "seconds, 0 or more"),
     "traces_memory": (_count, "a whole number, 0 or more"),
     "drain_delay_s": (_seconds, "seconds, 0 or more"),
     "drain_s": (_seconds, "seconds, 0 or more"),

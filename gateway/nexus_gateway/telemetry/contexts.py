@@ -43,6 +43,7 @@ _STATE_MEMBER = re.compile(
     rb"(?:[a-z][_0-9a-z\-*/]{0,255}|[a-z0-9][_0-9a-z\-*/]{0,240}@[a-z][_0-9a-z\-*/]{0,13})"
     rb"=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
 )
+_NAMES = frozenset(HEADERS)
 _B3_YES = frozenset((b"1", b"d", b"true", b"True"))
 _B3_NO = frozenset((b"0", b"false", b"False"))
 _NO_TRACE = b"0" * 32
@@ -148,11 +149,18 @@ class Contexts:
 
     def _from(self, aside: Aside) -> bytes:
         fresh = self.start(None)
+        if _NAMES.isdisjoint(aside):
+            return fresh
         value = aside.get(b"traceparent")
-        if value is not None and len(aside) == 1 and _W3C_00.fullmatch(value):
-            # The common case in one step, a third of what `find_parent` and `write` take for the same.
-            span_id = fresh[49:65] if self._recording else value[36:52]
-            return b"".join((b"traceparent: ", value[:36], span_id, b"-01\r\n" if value[54] in _ODD else b"-00\r\n"))
+        if value is not None and _W3C_00.fullmatch(value):
+            # The common cases in one step, a third of what `find_parent` and `write` take for the same.
+            state = aside.get(b"tracestate")
+            if len(aside) == (1 if state is None else 2):
+                span_id = fresh[49:65] if self._recording else value[36:52]
+                end = b"-01\r\n" if value[54] in _ODD else b"-00\r\n"
+                if state is None or not (state := check_state(state)):
+                    return b"".join((b"traceparent: ", value[:36], span_id, end))
+                return b"".join((b"traceparent: ", value[:36], span_id, end, b"tracestate: ", state, b"\r\n"))
         parent = find_parent(aside)
         if parent is None:
             decision = find_decision(aside)
@@ -199,6 +207,8 @@ def check_state(value: bytes) -> bytes:
     """Return a `tracestate` that may go on, without blank members; empty for a broken one, which is dropped as a whole."""
     if len(value) > MAX_STATE_BYTES:
         return b""
+    if b"," not in value and _STATE_MEMBER.fullmatch(value) is not None:
+        return value  # most have one vendor's member
     members = [member for part in value.split(b",") if (member := part.strip(b" \t"))]
     if len(members) > _MAX_STATE_MEMBERS or not all(map(_STATE_MEMBER.fullmatch, members)):
         return b""
