@@ -8,37 +8,50 @@ import gc
 import logging
 import random
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+import os
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 
 from aiohttp import web
 from nexus_core.discovery import Discovery
-from nexus_core.snapshot import Ack, Published
+from nexus_core.problems import Problem
+from nexus_core.snapshot import Ack, Fault, Published, Upstream
 from nexus_sdk import logs
 from nexus_sdk.discovery.consul import ConsulDiscovery
 from nexus_sdk.discovery.file import FileDiscovery
 from nexus_sdk.discovery.memory import MemoryDiscovery
 
+from nexus_gateway.balance.keys import build_key
+from nexus_gateway.edge.accesslogs import AccessLog
 from nexus_gateway.edge.admin import Admin, State
-from nexus_gateway.edge.collectors import OwnSpans
+from nexus_gateway.edge.health.checker import Checker
 from nexus_gateway.edge.kept import KeptDiscovery
-from nexus_gateway.edge.logs import AccessLog
 from nexus_gateway.edge.measurements import Measurements
 from nexus_gateway.edge.plugins.loading import Loader
-from nexus_gateway.edge.plugins.slots import STOP_S
-from nexus_gateway.edge.pools import Pools
-from nexus_gateway.edge.proxies import Proxy
-from nexus_gateway.edge.runtimes import Runtime, empty
-from nexus_gateway.edge.servers import EdgeServer
+from nexus_gateway.edge.plugins.slots import STOP_S, Slot
+from nexus_gateway.edge.pools import Pool, Pools
+from nexus_gateway.edge.proxy import Proxy
+from nexus_gateway.edge.recording import Recorder
+from nexus_gateway.edge.runtimes import Parts, Runtime, empty
+from nexus_gateway.edge.sessions import Sessions
 from nexus_gateway.edge.sources.consul import ConsulSource
 from nexus_gateway.edge.sources.files import FileSource
 from nexus_gateway.edge.sources.port import SnapshotSource
-from nexus_gateway.edge.tracing import Tracing
-from nexus_gateway.edge.upstreams import Upstreams
-from nexus_gateway.resilience.endpoints import EndpointRegistry
+from nexus_gateway.edge.tls.store import Certificates
+from nexus_gateway.edge.workers.places import Place
+from nexus_gateway.filters.faults import FaultDraw
+from nexus_gateway.filters.mirrors import MirrorDraw
+from nexus_gateway.resilience.cells import Cells
+from nexus_gateway.resilience.endpoints import SWEEP_AFTER_S, EndpointRegistry, EndpointState
+from nexus_gateway.resilience.rates import Limits
 from nexus_gateway.settings import GatewaySettings, split_address
+from nexus_gateway.telemetry.contexts import Contexts
+from nexus_gateway.telemetry.decisions import Decisions
 from nexus_gateway.telemetry.trees import TraceBook
+from nexus_wire.server import ServerConnection
 
 log = logging.getLogger("nexus.gateway")
 
@@ -46,6 +59,8 @@ _IDLE_GRACE_S = 1.0
 """While stopping, connections without a request are kept open this long: one may be on its way, and is still answered."""
 _FOLLOW_AGAIN_S = 1.0
 _HOUSEKEEPING_S = 60.0
+SWITCH_S = 0.0005
+"""How long a thread (one that compiles a Snapshot, or sends spans) may keep the interpreter while requests wait for it."""
 _SECOND_SIGNAL_S = 0.5
 """A second signal this soon is the same wish twice: supervisors often signal a process and then its group."""
 
@@ -53,74 +68,102 @@ _SECOND_SIGNAL_S = 0.5
 class Gateway:
     """One gateway in the running event loop.
 
-    port, admin_port: what is bound, after `start`.
+    port, tls_port, admin_port: what is bound, after `start`; 0 for none.
     """
 
-    def __init__(self, settings: GatewaySettings, source: SnapshotSource, discovery: Discovery) -> None:
+    def __init__(
+        self, settings: GatewaySettings, source: SnapshotSource, discovery: Discovery, place: Place | None = None
+    ) -> None:
+        """place: what a supervisor prepared; None for a gateway of one process."""
         self.settings = settings
         self.port = 0
+        self.tls_port = 0
         self.admin_port = 0
         self.source = source
+        self.place = place or place_of(settings)
         self._rng = random.Random()
-        self._registry = EndpointRegistry(_breaker_changed)
-        self.pools = Pools(discovery, self._registry, self._rng)
-        self.measurements = Measurements(
-            lambda: ((upstream, pool.endpoints) for upstream, pool in sorted(self.pools.all().items()))
-        )
+        cells = Cells(self.place.cells, lock=self.place.lock, worker=self.place.worker, on_full=_cells_full)
+        self._registry = EndpointRegistry(self._breaker_changed, cells)
+        self.pools = Pools(discovery, self._registry, self._rng, settings.zone, self._endpoint_gone)
+        self._limits = Limits(cells, build_key)
+        self._parts = Parts(self._limits.get, self._fault, MirrorDraw, self._sessions)
+        self.measurements = Measurements(self._live)
         self._loader = Loader(settings.plugin_cache, self.measurements.hook)
-        self._runtime: Runtime = empty()
         self._swapping = asyncio.Lock()
         self._swapped = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self.traces = TraceBook(settings.traces_memory) if settings.traces_memory else None
-        own_spans = (OwnSpans(self.traces, "nexus-gateway"),) if self.traces is not None else ()
-        self._tracing = Tracing(settings.trace_ratio, settings.otlp_endpoint, own_spans, settings.replica)
-        self._access_log = AccessLog(settings.access_log)
         self._stack = contextlib.AsyncExitStack()
+        self._runtime = empty()
+        self._listeners: list[asyncio.Server] = []
+        self.certificates: Certificates | None = None
 
     @property
     def runtime(self) -> Runtime:
         """What serves new requests."""
         return self._runtime
 
+    def _live(self) -> Iterable[tuple[str, tuple[EndpointState, ...]]]:
+        return ((upstream, pool.endpoints) for upstream, pool in sorted(self.pools.all().items()))
+
     async def start(self) -> None:
         """Listen and begin to take Snapshots. Raises OSError when an address cannot be bound; nothing is left open then."""
         settings = self.settings
-        loop = asyncio.get_running_loop()
         try:
-            self._access_log.start()
-            self._stack.push_async_callback(self._close_telemetry)
-            upstreams = Upstreams()
-            self._stack.push_async_callback(upstreams.close)
+            self._start_telemetry()
             self._stack.push_async_callback(self.pools.close)
+            self.proxy = Proxy(
+                settings, self._recorder, self._contexts, self.measurements, self._access_log, self._decisions, self._rng
+            )
+            self._stack.push_async_callback(self.proxy.close)
+            self.proxy.clock.every_tick.append(self._mirror_cells)
+            self._checker = Checker(self.pools, active=self.place.index == 0, tls=self.proxy.tls.context)
+            self._stack.push_async_callback(self._checker.close)
             await self._start_admin()
-            self._proxy = Proxy(
-                settings,
-                lambda: self._runtime,
-                upstreams,
-                self._tracing,
-                self.measurements,
-                self._access_log,
-                self._rng,
-            )
-            self._server = EdgeServer(
-                self._proxy.handle,
-                max_head_bytes=settings.max_head_bytes,
-                head_timeout_s=settings.head_timeout_s,
-                keepalive_s=settings.keepalive_s,
-                on_refused=self.measurements.refused,
-            )
-            host, port = split_address(settings.listen)
-            self._listener = await loop.create_server(self._server, host, port, backlog=1024, reuse_address=True)
-            self.port = self._listener.sockets[0].getsockname()[1]
+            await self._listen()
             self._stack.push_async_callback(self._close_source)
             self._own(self._follow(), "snapshots")
             self._own(self._housekeep(), "housekeeping")
         except BaseException:
             await self._stack.aclose()
             raise
-        log.info("listening on %s:%d, admin API on port %d", host, self.port, self.admin_port)
+        log.info("listening on port %d, TLS on %d, admin API on %d", self.port, self.tls_port, self.admin_port)
+
+    def _start_telemetry(self) -> None:
+        settings = self.settings
+        self._recorder = Recorder(
+            settings.replica, self.measurements.spans_dropped, otlp_endpoint=settings.otlp_endpoint, book=self.traces
+        )
+        self._contexts = Contexts(settings.trace_ratio, self._recorder.active, os.urandom)
+        self._access_log = AccessLog(settings.access_log, self.measurements.log_lines_dropped)
+        self._decisions = Decisions(
+            log=settings.access_log,
+            log_ratio=settings.access_log_ratio,
+            trace=self._recorder.active,
+            slow_s=settings.trace_slow_s,
+            random=self._rng.random,
+        )
+        self._stack.push_async_callback(self._close_telemetry)
+        self._access_log.start()
+        self._recorder.start()
+
+    async def _listen(self) -> None:
+        place, proxy = self.place, self.proxy
+        options = proxy.options
+        if place.secure is not None:
+            assert self.settings.tls_certificates is not None
+            certificates = Certificates(self.settings.tls_certificates)
+            await asyncio.to_thread(certificates.reload)
+            self._own(certificates.watch(), "certificates")
+            self.certificates = certificates
+            secure = await place.listen_tls(lambda: ServerConnection(options), certificates.context)
+            assert secure is not None
+            self._listeners.append(secure)
+            self.tls_port = secure.sockets[0].getsockname()[1]
+        plain = await place.listen(lambda: ServerConnection(options))
+        self._listeners.append(plain)
+        self.port = plain.sockets[0].getsockname()[1]
 
     async def _start_admin(self) -> None:
         state = State(
@@ -128,18 +171,43 @@ class Gateway:
             runtime=lambda: self._runtime,
             pools=self.pools,
             measurements=self.measurements,
-            problems=lambda: self.source.problems,
-            not_ready=self._not_ready,
+            problems=self._problems,
+            not_ready=self.not_ready,
             traces=self.traces,
         )
         runner = web.AppRunner(Admin(state).application(), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        host, port = split_address(self.settings.admin)
-        await web.TCPSite(runner, host, port, reuse_address=True).start()
-        self.admin_port = runner.addresses[0][1]
+        self.admin_port = await self.place.serve_admin(runner)
 
-    def _not_ready(self) -> str | None:
+    def _problems(self) -> tuple[Problem, ...]:
+        return (*self.source.problems, *(self.certificates.problems if self.certificates is not None else ()))
+
+    def _mirror_cells(self) -> None:
+        """Take over what other workers learned."""
+        for upstream in self._registry.mirror(monotonic()):
+            self.pools.changed(upstream)
+
+    def _breaker_changed(self, upstream: str, authority: str, state: str) -> None:
+        log.warning("circuit of %s (%s) is now %s", authority or "the whole service", upstream, state)
+        self.pools.changed(upstream)
+
+    def lead(self, leads: bool) -> None:
+        """Do, or do no more, what one worker does for all: active health checks."""
+        self._checker.active = leads
+
+    def _fault(self, policy: Fault) -> FaultDraw:
+        return FaultDraw(policy, self._rng)
+
+    def _sessions(self, upstream: Upstream) -> Sessions | None:
+        policy = upstream.balancing.persistence
+        return Sessions(policy, self.settings.session_secret.encode(), upstream.id) if policy is not None else None
+
+    def _endpoint_gone(self, state: EndpointState) -> None:
+        self.proxy.connector.flush(state)
+
+    def not_ready(self) -> str | None:
+        """Return why the gateway takes no traffic; None when it does."""
         if self._draining:
             return "draining"
         return None if self._runtime.published.generation else "no Snapshot yet"
@@ -153,7 +221,11 @@ class Gateway:
         """Bound what a long life would pile up: pods come and go, and each address leaves state behind."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
-            self.pools.forget(asyncio.get_running_loop().time())
+            now = asyncio.get_running_loop().time()
+            self.pools.forget(now)
+            self._limits.touch(now)
+            if self.place.index == 0:
+                self._registry.cells.sweep(now, SWEEP_AFTER_S)
 
     async def _follow(self) -> None:
         while True:
@@ -185,7 +257,7 @@ class Gateway:
         slots = await self._loader.slots(published.snapshot.plugins, former.slots)
         staged = self.pools.stage(published.snapshot.upstreams, clock())
         try:
-            runtime = Runtime(published, staged.pools, slots)
+            runtime = await self._build(published, staged.pools, slots)
         except BaseException:
             self.pools.discard(staged)
             for slot in slots.values():
@@ -196,7 +268,8 @@ class Gateway:
             raise
         runtime.hold_plugins()
         self.pools.commit(staged, clock())
-        self._runtime = runtime
+        self._runtime = self.proxy.runtime = runtime
+        self._checker.follow(published.snapshot.upstreams)
         self._own(former.retire(), "retire")
         self.measurements.swaps.inc()
         self.measurements.generation.set(published.generation)
@@ -221,6 +294,11 @@ class Gateway:
         if retry_in_s is not None:
             self._own(self._retry_plugins(published, retry_in_s), "retry plugins")
 
+    async def _build(self, published: Published, pools: Mapping[str, Pool], slots: Mapping[str, Slot]) -> Runtime:
+        """Compile the Snapshot in a thread: thousands of routes take tens of milliseconds, which requests do not wait for.
+        The interpreter goes back and forth between the two every `SWITCH_S`."""
+        return await asyncio.to_thread(Runtime, published, pools, slots, self._parts)
+
     async def _retry_plugins(self, published: Published, after_s: float) -> None:
         await asyncio.sleep(after_s)
         if self._runtime.published is published:
@@ -231,26 +309,32 @@ class Gateway:
         async with self._swapped:
             await self._swapped.wait_for(lambda: self._runtime.published.generation >= generation)
 
-    async def stop(self, drain_s: float | None = None, *, drained: Callable[[], Awaitable[None]] | None = None) -> None:
+    async def stop(
+        self,
+        drain_s: float | None = None,
+        *,
+        drained: Callable[[], Awaitable[None]] | None = None,
+        handed_over: bool = False,
+    ) -> None:
         """Say not ready, wait for load balancers to notice, stop accepting, let requests finish, release everything.
 
         drain_s: longest wait for requests in flight; None takes the setting. drained: awaited when no request is left
         and the admin API still answers; `nexus up` stops the services there, which send their last spans to it.
+        handed_over: another process has the sockets already, so load balancers have nothing to notice.
         """
         bound_s = self.settings.drain_s if drain_s is None else drain_s
         self._draining = True
-        self._proxy.draining = True
+        self.proxy.options.draining = True
         try:
-            if bound_s and self.settings.drain_delay_s:
+            if bound_s and self.settings.drain_delay_s and not handed_over:
                 await asyncio.sleep(self.settings.drain_delay_s)
-            self._listener.close()
+            self._close_listeners()
             try:
                 async with asyncio.timeout(bound_s):
-                    await self._server.quiet(min(_IDLE_GRACE_S, bound_s))
-                    await self._proxy.drained()
+                    await self.proxy.quiet(min(_IDLE_GRACE_S, bound_s))
+                    await self.proxy.drained()
             except TimeoutError:
-                log.warning("%d requests did not finish within %g s and are cut off", self._proxy.in_flight, bound_s)
-            await self._server.shutdown(0.5)
+                log.warning("%d requests did not finish within %g s and are cut off", self.proxy.in_flight, bound_s)
             if drained is not None:
                 await drained()
         finally:
@@ -258,8 +342,7 @@ class Gateway:
             await self._release()
 
     async def _release(self) -> None:
-        self._listener.close()
-        await self._server.shutdown(0.1)
+        self._close_listeners()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -270,17 +353,27 @@ class Gateway:
             log.warning("plugins were not stopped: a request still holds them")
         await self._stack.aclose()
 
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+
     async def _close_source(self) -> None:
         await self.source.close()
 
     async def _close_telemetry(self) -> None:
-        await self._access_log.close()
-        # The exporter's last flush blocks, for its own timeout at most.
-        await asyncio.to_thread(self._tracing.close)
+        # Both block until the last of it is written, or their own bounds are over.
+        await asyncio.to_thread(self._access_log.close)
+        await asyncio.to_thread(self._recorder.close)
 
 
-def _breaker_changed(upstream: str, authority: str, state: str) -> None:
-    log.warning("circuit of %s (%s) is now %s", authority, upstream, state)
+def place_of(settings: GatewaySettings) -> Place:
+    """Return where a gateway of one process listens."""
+    secure = split_address(settings.tls_listen) if settings.tls_listen else None
+    return Place.alone(split_address(settings.listen), secure, split_address(settings.admin))
+
+
+def _cells_full(key: str) -> None:
+    log.error("the memory that workers share is full at %s: what finds no room is counted by each worker alone", key)
 
 
 def build_source(settings: GatewaySettings, manifests: Path | None) -> SnapshotSource:
@@ -316,18 +409,22 @@ def run(settings: GatewaySettings, manifests: Path | None = None) -> None:
     Logs go to stderr as JSON, the access log to stdout.
     """
     logs.install(settings.log_level, {"service": "nexus-gateway", "replica": settings.replica})
-    factory = None
-    try:
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    except ImportError:
-        log.info("uvloop is not installed: the standard event loop serves, at more CPU for each request")
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(settings, manifests))
 
 
-def _calm_collector() -> None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the event loop: uvloop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        log.info("uvloop is not installed: the standard event loop serves, at more CPU for each request")
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def calm_collector() -> None:
     """Let the garbage collector look at young objects seldom and at what the start made never.
 
     Requests make few cycles, and a full collection stops all of them: with Python's defaults p99 was 42 ms at saturation
@@ -336,6 +433,7 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    sys.setswitchinterval(SWITCH_S)
 
 
 async def _serve(settings: GatewaySettings, manifests: Path | None) -> None:
@@ -358,7 +456,7 @@ async def _serve(settings: GatewaySettings, manifests: Path | None) -> None:
         loop.add_signal_handler(number, asked)
     gateway = Gateway(settings, source, discovery)
     await gateway.start()
-    _calm_collector()
+    calm_collector()
     try:
         await stopping.wait()
         log.info("stopping: draining for at most %g s", settings.drain_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import secrets
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+MAX_WORKERS = 256
+"""More processes than that share no machine sensibly."""
 
 
 class SettingInvalid(ValueError):
@@ -40,6 +43,16 @@ class GatewaySettings:
 
     listen: str = _env("NEXUS_GATEWAY_LISTEN", "127.0.0.1:8080")
     """`host:port` that takes traffic; port 0 takes any free one. Default: this machine only, so nothing is exposed unasked."""
+    tls_listen: str = _env("NEXUS_GATEWAY_TLS_LISTEN", "")
+    """`host:port` that takes traffic over TLS, beside the other; empty takes none. Needs NEXUS_TLS_CERTIFICATES."""
+    tls_certificates: Path | None = _env("NEXUS_TLS_CERTIFICATES")  # noqa: RUF009 - `_env` makes a dataclass field
+    """Directory of certificates: pairs NAME.crt and NAME.key, or subdirectories with tls.crt and tls.key. Chosen by the name
+    a client asks for; read again when they change."""
+    workers: int = _env("NEXUS_WORKERS", 1)
+    """Processes that take traffic; `auto` is one for each CPU the gateway may use. Default: 1, as Kubernetes scales by replicas;
+    with more a supervisor stands in front of the admin API, and nothing stands in front of the traffic."""
+    zone: str = _env("NEXUS_ZONE", "")
+    """Where this gateway is, as endpoints name their zones: upstreams that prefer their own zone go by it. Empty: nowhere."""
     admin: str = _env("NEXUS_GATEWAY_ADMIN", "127.0.0.1:8081")
     """`host:port` of the admin API. It is not authenticated: keep it inside the machine or the pod's network."""
     replica: str = _env("NEXUS_GATEWAY_REPLICA", factory=_default_replica)
@@ -61,6 +74,17 @@ class GatewaySettings:
     max_in_flight: int = _env("NEXUS_MAX_IN_FLIGHT", 4096)
     """Requests served at once; more are answered 503 with Retry-After. Default: what one process can hold without
     its queues growing into timeouts."""
+    max_connections: int = _env("NEXUS_MAX_CONNECTIONS", 20000)
+    """Client connections open at once; more are answered 503 and closed. 0: any number. Default: 80 MB of idle ones."""
+    session_secret: str = field(
+        default_factory=lambda: secrets.token_hex(32), metadata={"env": "NEXUS_SESSION_SECRET"}, repr=False
+    )
+    """Seals the sessions of `sessionPersistence`: the same for all gateways that serve the same clients, 16 characters or more.
+    Default: a random one, so sessions end with the process."""
+    priority_paths: tuple[str, ...] = _env("NEXUS_PRIORITY_PATHS", ("/healthz", "/readyz", "/livez"))
+    """Paths that are still served when the gateway sheds load, so that a load balancer does not take a busy gateway for a dead one."""
+    min_body_bytes_per_s: int = _env("NEXUS_MIN_BODY_BYTES_PER_SECOND", 64)
+    """Request bodies that come slower, on average and after NEXUS_HEAD_TIMEOUT_SECONDS, are answered 408. 0: any pace."""
     max_body_replay_bytes: int = _env("NEXUS_MAX_BODY_REPLAY_BYTES", 65536)
     """Bodies of idempotent requests up to this size are held in memory so that they can be sent again; larger ones stream."""
     max_head_bytes: int = _env("NEXUS_MAX_HEAD_BYTES", 32768)
@@ -105,7 +129,32 @@ class GatewaySettings:
             if text:
                 values[each.name] = _parse(name, each.name, text)
         values.update({name: value for name, value in overrides.items() if value is not None})
-        return cls(**values)
+        settings = cls(**values)
+        if settings.tls_listen and settings.tls_certificates is None:
+            raise SettingInvalid(
+                f"NEXUS_GATEWAY_TLS_LISTEN is {settings.tls_listen}, but there is no certificate to show. "
+                "Set NEXUS_TLS_CERTIFICATES to a directory of pairs NAME.crt and NAME.key."
+            )
+        return settings
+
+    def to_env(self) -> dict[str, str]:
+        """Return the environment that makes `from_env` return these settings; names that are not in it must be unset."""
+        found = {each.metadata["env"]: _text(getattr(self, each.name)) for each in fields(self)}
+        return {name: text for name, text in found.items() if text}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ",".join(str(each) for each in value) if isinstance(value, tuple) else str(value)
+
+
+def environment(settings: GatewaySettings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for another process with these very settings, and everything else as in `environ`."""
+    names = {each.metadata["env"] for each in fields(GatewaySettings)}
+    return {**{name: text for name, text in environ.items() if name not in names}, **settings.to_env()}
 
 
 def _parse(variable: str, name: str, text: str) -> Any:
@@ -134,6 +183,23 @@ def _count(text: str) -> int:
     return value
 
 
+def _workers(text: str) -> int:
+    value = count_cpus() if text.lower() == "auto" else int(text)
+    if not 1 <= value <= MAX_WORKERS:
+        raise ValueError(text)
+    return value
+
+
+def count_cpus() -> int:
+    """Return how many CPUs this process may use at once: those it is bound to, or fewer when its cgroup has a quota."""
+    bound = len(os.sched_getaffinity(0))
+    try:
+        quota, _, period = Path("/sys/fs/cgroup/cpu.max").read_text().partition(" ")
+        return max(1, min(bound, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or the quota is `max`
+        return bound
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
@@ -152,6 +218,19 @@ def _networks(text: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip())
 
 
+def _secret(text: str) -> str:
+    if len(text.encode()) < 16:
+        raise ValueError(text)
+    return text
+
+
+def _paths(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not all(path.startswith("/") for path in found):
+        raise ValueError(text)
+    return found
+
+
 def _address(text: str) -> str:
     split_address(text)
     return text
@@ -164,7 +243,8 @@ def _level(text: str) -> str:
 
 
 def _replica(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", text):
+    # `~` and a number is what a supervisor appends for each of its workers.
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}(~[0-9]{1,3})?", text):
         raise ValueError(text)
     return text
 
@@ -179,12 +259,19 @@ def split_address(text: str) -> tuple[str, int]:
 
 _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "listen": (_address, "host:port, for example 127.0.0.1:8080"),
+    "tls_listen": (_address, "host:port, for example 127.0.0.1:8443"),
+    "tls_certificates": (Path, "a directory"),
+    "workers": (_workers, "`auto` or a whole number from 1 to 256"),
     "admin": (_address, "host:port, for example 127.0.0.1:8081"),
     "replica": (_replica, "letters, digits, dots, dashes and underscores, at most 128"),
     "discovery_file": (Path, "a file"),
     "state_dir": (Path, "a directory"),
     "plugin_cache": (Path, "a directory"),
     "max_in_flight": (_count, "a whole number, 0 or more"),
+    "session_secret": (_secret, "16 characters or more"),
+    "max_connections": (_count, "a whole number, 0 or more"),
+    "priority_paths": (_paths, "paths separated by commas, for example /healthz,/readyz"),
+    "min_body_bytes_per_s": (_count, "a number of bytes, 0 or more"),
     "max_body_replay_bytes": (_count, "a number of bytes, 0 or more"),
     "max_head_bytes": (_count, "a number of bytes, 0 or more"),
     "head_timeout_s": (_seconds, "seconds, 0 or more"),

@@ -1,19 +1,31 @@
-"""The live endpoints of each upstream: one watch a discovered service, static addresses, and what waits for the first one."""
+"""The live endpoints of each upstream: one watch a discovered service, static addresses, and what waits for the first one.
+
+A `Pool` joins what the pure rooms keep of one upstream: its endpoints' states, its balancer, budgets, limits and breaker.
+Which endpoints take requests (`live`) is worked out when something changes or a time comes, never for each request.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nexus_core.discovery import Discovery, Endpoint
 from nexus_core.snapshot import Discovered, StaticAddresses, Upstream
 
+from nexus_gateway.balance import latency
+from nexus_gateway.balance.availability import available
+from nexus_gateway.balance.keys import build_key
 from nexus_gateway.balance.table import BALANCERS
-from nexus_gateway.resilience.budgets import RetryBudget
+from nexus_gateway.resilience.breakers import Breaker
+from nexus_gateway.resilience.budgets import HedgeBudget, RetryBudget
+from nexus_gateway.resilience.concurrency import Limiter
 from nexus_gateway.resilience.endpoints import EndpointRegistry, EndpointState
+from nexus_gateway.resilience.latencies import Latencies
+from nexus_gateway.resilience.outliers import Outliers
 
 log = logging.getLogger("nexus.gateway.pools")
 
@@ -21,57 +33,120 @@ _WATCH_AGAIN_S = 1.0
 
 
 class Pool:
-    """One upstream with its live endpoints. Its policies follow the newest Snapshot; requests in flight keep going.
+    """One upstream with its endpoints. Its policies follow the newest Snapshot; requests in flight keep going.
 
-    endpoints: live ones in discovery's order; the same tuple object as long as nothing changed.
+    endpoints: all that discovery lists, in its order. live: those that take requests now; the same tuple object as long as
+    nothing changed. look_again_at: monotonic seconds at which `live` may change by itself. hedged: some rule's requests to it are hedged, so that
+    response times have to be known.
     """
 
-    __slots__ = ("_known", "_registry", "_rng", "_waiters", "balancer", "budget", "endpoints", "upstream")
+    __slots__ = (
+        "_known", "_on_gone", "_registry", "_rng", "_waiters", "_zone", "balancer", "budget", "endpoints", "hedge_budget", "hedged", "key",
+        "latencies", "limiter", "live", "look_again_at", "observe", "outliers", "pick", "service_breaker", "upstream",
+    )  # fmt: skip
 
-    def __init__(self, upstream: Upstream, registry: EndpointRegistry, rng: random.Random) -> None:
-        self.upstream = upstream
+    def __init__(
+        self,
+        upstream: Upstream,
+        registry: EndpointRegistry,
+        rng: random.Random,
+        zone: str,
+        on_gone: Callable[[EndpointState], None],
+    ) -> None:
+        """zone: the gateway's own. on_gone: told of each endpoint that takes no more requests; its idle connections are closed."""
         self._registry = registry
         self._rng = rng
-        self.balancer = BALANCERS[upstream.balancing.algorithm](rng)
-        self.budget = RetryBudget()
-        self.endpoints: tuple[EndpointState, ...] = ()
+        self._zone = zone
+        self._on_gone = on_gone
         self._known: tuple[Endpoint, ...] = ()
-        self._waiters: set[asyncio.Event] = set()
+        self._waiters: list[Callable[[], None]] = []
+        self.endpoints: tuple[EndpointState, ...] = ()
+        self.live: tuple[EndpointState, ...] = ()
+        self.look_again_at = math.inf
+        self.budget = RetryBudget()
+        self.hedge_budget = HedgeBudget(self.budget)
+        self.latencies = Latencies()
+        self.hedged = False
+        self.upstream = upstream
+        self.limiter: Limiter | None = None
+        self._equip(None, 0.0)
+
+    def _equip(self, before: Upstream | None, now: float) -> None:
+        """Make the parts that follow from the upstream's policies; what is unchanged keeps what it has learned."""
+        new = self.upstream
+        if before is None or before.balancing != new.balancing:
+            self.balancer = BALANCERS[new.balancing.algorithm](self._rng)
+            self.pick = self.balancer.pick
+            self.observe = latency.observe if new.balancing.algorithm == "peak-ewma" else None
+            self.key = build_key(new.balancing.hash_on) if new.balancing.hash_on else None
+        if before is None or before.concurrency != new.concurrency:
+            limits = new.concurrency
+            if not limits.max_requests and not limits.adaptive:
+                self.limiter = None
+            elif before is not None and self.limiter is not None:
+                self.limiter.apply(limits, now)
+            else:
+                self.limiter = Limiter(limits, now)
+        if before is None or before.service_breaker != new.service_breaker:
+            self.service_breaker = (
+                self._registry.service_breaker(new.id, new.service_breaker, now) if new.service_breaker is not None else None
+            )
+        if before is None or before.outlier != new.outlier:
+            self.outliers = Outliers(new.outlier) if new.outlier is not None else None
 
     def apply(self, upstream: Upstream, now: float) -> None:
-        """Take over changed policies; endpoints, budget and breakers stay."""
-        if upstream.balancing.algorithm != self.upstream.balancing.algorithm:
-            self.balancer = BALANCERS[upstream.balancing.algorithm](self._rng)
-        changed = upstream.breaker != self.upstream.breaker
-        self.upstream = upstream
-        if changed:
+        """Take over changed policies; endpoints, budgets and breakers stay."""
+        before, self.upstream = self.upstream, upstream
+        if before == upstream:
+            return
+        self._equip(before, now)
+        if before.tls != upstream.tls:
+            for state in self.endpoints:
+                self._on_gone(state)
+        if before.breaker != upstream.breaker:
             self.endpoints = self._registry.update(upstream.id, self._known, upstream.breaker, now)
+        self.refresh(now)
 
     def set(self, endpoints: Iterable[Endpoint], now: float) -> None:
-        """Replace the live endpoints and wake whoever waits for one."""
+        """Replace the known endpoints and wake whoever waits for one."""
         known = tuple(endpoints)
         if known == self._known and len(self.endpoints) == len(known):
             return
+        before = self.endpoints
         self._known = known
         self.endpoints = self._registry.update(self.upstream.id, known, self.upstream.breaker, now)
-        if self.endpoints:
-            for waiter in self._waiters:
-                waiter.set()
+        serving = {state for state in self.endpoints if not state.draining}
+        for state in before:
+            if state not in serving:
+                # It is about to stop: a request sent on a connection that it closes at that moment would be lost.
+                self._on_gone(state)
+        for state in self.endpoints:
+            if state.draining:
+                self._on_gone(state)
+        self.refresh(now)
 
-    async def wait(self, timeout_s: float) -> bool:
-        """Return whether there is an endpoint, waiting at most this long for the first one."""
-        if self.endpoints or timeout_s <= 0:
-            return bool(self.endpoints)
-        waiter = asyncio.Event()
-        self._waiters.add(waiter)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await waiter.wait()
-        except TimeoutError:
-            return bool(self.endpoints)
-        finally:
-            self._waiters.discard(waiter)
-        return True
+    def refresh(self, now: float) -> None:
+        """Work out anew which endpoints take requests."""
+        live, self.look_again_at = available(self.endpoints, self.upstream.balancing, self._zone, now)
+        if live != self.live:
+            self.live = live
+        if live and self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for wake in waiters:
+                wake()
+
+    def dirty(self) -> None:
+        """Have `live` worked out anew by the next request: an endpoint's state changed."""
+        self.look_again_at = 0.0
+
+    def wait(self, wake: Callable[[], None]) -> None:
+        """Call `wake` once there is a live endpoint."""
+        self._waiters.append(wake)
+
+    def stop_waiting(self, wake: Callable[[], None]) -> None:
+        """Forget a waiter."""
+        if wake in self._waiters:
+            self._waiters.remove(wake)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +161,19 @@ class Staged:
 class Pools:
     """The pools of the live Snapshot. A pool whose service stays the same survives a swap, with everything it learned."""
 
-    def __init__(self, discovery: Discovery, registry: EndpointRegistry, rng: random.Random) -> None:
+    def __init__(
+        self,
+        discovery: Discovery,
+        registry: EndpointRegistry,
+        rng: random.Random,
+        zone: str = "",
+        on_gone: Callable[[EndpointState], None] = lambda state: None,
+    ) -> None:
         self._discovery = discovery
         self._registry = registry
         self._rng = rng
+        self._zone = zone
+        self.on_gone = on_gone
         self._pools: dict[str, Pool] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
 
@@ -100,10 +184,13 @@ class Pools:
         for upstream in upstreams:
             pool = self._pools.get(upstream.id)
             if pool is None or pool.upstream.endpoints != upstream.endpoints:
-                pool = Pool(upstream, self._registry, self._rng)
+                pool = Pool(upstream, self._registry, self._rng, self._zone, self._gone)
                 fresh[upstream.id] = self._feed(pool, now)
             pools[upstream.id] = pool
         return Staged(tuple(upstreams), pools, fresh)
+
+    def _gone(self, state: EndpointState) -> None:
+        self.on_gone(state)
 
     def commit(self, staged: Staged, now: float) -> None:
         """Make the staged pools the live ones: their policies hold, watches of others stop."""
@@ -112,12 +199,24 @@ class Pools:
                 staged.pools[upstream.id].apply(upstream, now)
         for gone in self._pools.keys() - staged.pools.keys() | staged.fresh.keys():
             self._stop_watch(gone)
+        for upstream_id, pool in self._pools.items():
+            if staged.pools.get(upstream_id) is not pool:
+                still = set(staged.pools[upstream_id].endpoints) if upstream_id in staged.pools else set()
+                for state in pool.endpoints:
+                    if state not in still:
+                        self._gone(state)
         self._watches.update({upstream: task for upstream, task in staged.fresh.items() if task is not None})
         self._pools = dict(staged.pools)
 
     def forget(self, now: float) -> None:
         """Let go of the state of endpoints that are long gone; called now and then."""
         self._registry.forget((state for pool in self._pools.values() for state in pool.endpoints), now)
+
+    def changed(self, upstream: str) -> None:
+        """Take note that an endpoint of the upstream changed its state: circuit, ejection or health."""
+        pool = self._pools.get(upstream)
+        if pool is not None:
+            pool.dirty()
 
     def discard(self, staged: Staged) -> None:
         """Let go of pools that will not be used."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable
-from time import perf_counter
+from collections.abc import Awaitable, Callable
+from time import monotonic
 
 from nexus_core.hooks import HttpPlugin, Reply, RequestHead, ResponseHead
 from nexus_core.snapshot import PluginInstance, PluginReport
@@ -67,10 +67,11 @@ async def stop_plugin(plugin_id: str, plugin: HttpPlugin) -> None:
 class Slot:
     """Where a rule finds its plugin: the running instance, or none with what that means for requests.
 
-    instance: as the Snapshot wants it. report: what runs instead, if anything.
+    instance: as the Snapshot wants it. report: what runs instead, if anything. started_at, took_s: of the last hook that
+    ended, monotonic; for whoever called it.
     """
 
-    __slots__ = ("_observe", "instance", "plugin", "report", "running")
+    __slots__ = ("_observe", "instance", "plugin", "report", "running", "started_at", "took_s")
 
     def __init__(
         self, instance: PluginInstance, running: Running | None, report: PluginReport, observe: HookObserver
@@ -79,51 +80,92 @@ class Slot:
         self.running = running
         self.plugin = running.plugin if running is not None else None
         self.report = report
+        self.started_at = 0.0
+        self.took_s = 0.0
         self._observe = observe
 
-    async def on_request(self, head: RequestHead) -> RequestHead | Reply:
-        """Return what the plugin makes of the request. Raises `PluginUnavailable` when it fails closed."""
+    def request(self, head: RequestHead) -> RequestHead | Reply | Awaitable[object]:
+        """Return what the plugin makes of the request, or, from an async hook, what `request_later` awaits.
+
+        Raises `PluginUnavailable` when it fails closed.
+        """
         plugin = self.plugin
         if plugin is None:
             return self._without(head)
-        started = perf_counter()
+        started = monotonic()
         try:
             result = plugin.on_request(head)
-            if inspect.isawaitable(result):
-                async with asyncio.timeout(self.instance.timeout_s):
-                    result = await result
-            checked = check_request(result, head)
+            if result is not head:
+                if not isinstance(result, RequestHead | Reply) and inspect.isawaitable(result):
+                    return result
+                result = check_request(result, head)
         except bounds.THROWN as error:
             self._failed("on_request", started, error)
             return self._without(head)
-        self._observe(self.instance.id, "on_request", perf_counter() - started, False)
+        self._passed("on_request", started)
+        return result
+
+    async def request_later(self, head: RequestHead, waiting: Awaitable[object]) -> RequestHead | Reply:
+        """Return what an async hook makes of the request, within its time. Raises `PluginUnavailable`."""
+        started = monotonic()
+        try:
+            async with asyncio.timeout(self.instance.timeout_s):
+                checked = check_request(await waiting, head)
+        except bounds.THROWN as error:
+            self._failed("on_request", started, error)
+            return self._without(head)
+        self._passed("on_request", started)
         return checked
 
-    async def on_response(self, request: RequestHead, head: ResponseHead) -> ResponseHead:
-        """Return what the plugin makes of the response. Raises `PluginUnavailable` when it fails closed."""
+    def response(self, request: RequestHead, head: ResponseHead) -> ResponseHead | Awaitable[object]:
+        """Return what the plugin makes of the response, or, from an async hook, what `response_later` awaits.
+
+        Raises `PluginUnavailable` when it fails closed.
+        """
         plugin = self.plugin
         if plugin is None:
             return head
-        started = perf_counter()
+        started = monotonic()
         try:
             result = plugin.on_response(request, head)
-            if inspect.isawaitable(result):
-                async with asyncio.timeout(self.instance.timeout_s):
-                    result = await result
-            checked = check_response(result, head)
+            if result is not head:
+                if not isinstance(result, ResponseHead) and inspect.isawaitable(result):
+                    return result
+                result = check_response(result, head)
         except bounds.THROWN as error:
-            self._failed("on_response", started, error)
-            if self.instance.failure_policy == "closed":
-                raise PluginUnavailable(self.instance.id) from error
-            return head
-        self._observe(self.instance.id, "on_response", perf_counter() - started, False)
+            return self._response_failed(head, started, error)
+        self._passed("on_response", started)
+        return result
+
+    async def response_later(
+        self, request: RequestHead, head: ResponseHead, waiting: Awaitable[object]
+    ) -> ResponseHead:
+        """Return what an async hook makes of the response, within its time. Raises `PluginUnavailable`."""
+        started = monotonic()
+        try:
+            async with asyncio.timeout(self.instance.timeout_s):
+                checked = check_response(await waiting, head)
+        except bounds.THROWN as error:
+            return self._response_failed(head, started, error)
+        self._passed("on_response", started)
         return checked
+
+    def _response_failed(self, head: ResponseHead, started: float, error: BaseException) -> ResponseHead:
+        self._failed("on_response", started, error)
+        if self.instance.failure_policy == "closed":
+            raise PluginUnavailable(self.instance.id) from error
+        return head
+
+    def _passed(self, hook: str, started: float) -> None:
+        self.started_at = started
+        self.took_s = took_s = monotonic() - started
+        self._observe(self.instance.id, hook, took_s, False)
 
     def _failed(self, hook: str, started: float, error: BaseException) -> None:
         """Tell of a hook that failed. Raises the error when it is no failure: the client has left."""
         if bounds.is_cancelled(error):
             raise error
-        self._observe(self.instance.id, hook, perf_counter() - started, True)
+        self._observe(self.instance.id, hook, monotonic() - started, True)
         log.warning(
             "plugin %s failed in %s: %s: %s", self.instance.id, hook, type(error).__name__, error or "out of time"
         )

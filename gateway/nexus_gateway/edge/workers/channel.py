@@ -43,7 +43,7 @@ Message = TypeVar("Message", State, Order)
 
 
 class Channel:
-    """One end. Lines that are no message are an error of ours and raise."""
+    """One end. A line that is no message raises ValueError or TypeError: it is a bug of the peer's."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -70,7 +70,9 @@ class Channel:
                 return
             if not line.endswith(b"\n"):
                 return
-            found: dict[str, Any] = json.loads(line)
+            found: Any = json.loads(line)
+            if not isinstance(found, dict):
+                raise ValueError(f"{line[:80]!r} is no message")
             yield kind(**{name: value for name, value in found.items() if name in known})
 
     def close(self) -> None:

@@ -77,6 +77,11 @@ class Worker:
                     if state.ready:
                         self.ready.set()
                     self._changed()
+        except (ValueError, TypeError):
+            # A worker that speaks no sense cannot be led; a bug must not leave its place unattended.
+            log.exception("worker %d (process %d) sent what is no message and is ended", self.index, self.pid)
+            self.kill()
+        try:
             return await self._process.wait()
         finally:
             self._channel.close()

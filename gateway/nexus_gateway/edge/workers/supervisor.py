@@ -15,8 +15,8 @@ import contextlib
 import logging
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from nexus_gateway.edge.workers import sockets
@@ -79,7 +79,6 @@ class Slot:
     current: Worker | None = None
     failures: int = 0
     restarts: int = 0
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Supervisor:
@@ -164,8 +163,8 @@ class Supervisor:
         if not first.spoke.is_set():
             raise CannotStart(f"The first worker did not start within {self._plan.boot_s:g} s.")
 
-    def _own(self, work: object, name: str) -> None:
-        task = asyncio.create_task(work, name=name)  # type: ignore[arg-type]  # a coroutine of None
+    def _own(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

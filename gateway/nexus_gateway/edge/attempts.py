@@ -1,0 +1,272 @@
+"""One try of an exchange on one endpoint: what it makes of the endpoint's answer, and what the endpoint is told by it.
+
+An attempt owns its place on the endpoint from its making to `release`, and gives exactly one verdict on it.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from nexus_wire.client import Broken, ClientConnection
+from nexus_wire.http1 import ResponseBlock, StatusLine
+
+from nexus_gateway.edge.connectors import RETRY_OPEN
+from nexus_gateway.resilience.attempts import Outcome, outcome_of
+from nexus_gateway.resilience.endpoints import EndpointState
+from nexus_gateway.telemetry.finished import Tried
+
+if TYPE_CHECKING:
+    from nexus_gateway.edge.exchanges import Exchange
+
+
+class Attempt:
+    """number: 0 for the first. probe: it tests a half-open circuit. fresh: on a new connection. context: the trace context lines it sends. hedge: it ran beside another one.
+
+    outcome: empty until the endpoint's verdict. started_at, ended_at: monotonic seconds; ended_at is when the response's
+    head came, or when it was clear that it would not.
+    """
+
+    __slots__ = (
+        "_held", "_judged", "breaker_state", "connection", "context", "ended_at", "hedge", "endpoint", "exchange", "fresh", "number", "outcome",
+        "probe", "released", "started_at", "status",
+    )  # fmt: skip
+
+    def __init__(self, exchange: Exchange, endpoint: EndpointState, number: int, probe: bool, now: float) -> None:
+        self.exchange = exchange
+        self.endpoint = endpoint
+        self.number = number
+        self.probe = probe
+        self.started_at = now
+        self.ended_at = 0.0
+        self.connection: ClientConnection | None = None
+        self.fresh = False
+        self.status = 0
+        self.outcome = ""
+        self.context = b""
+        self.hedge = False
+        self.released = False
+        self.breaker_state = endpoint.breaker.state
+        self._judged = False
+        self._held: list[bytes] | None = None
+        endpoint.active += 1
+        endpoint.attempts += 1
+
+    def send(self, connection: ClientConnection) -> None:
+        """Send the request on this connection."""
+        exchange = self.exchange
+        self.connection = connection
+        connection.begin(self, exchange.request_bytes(self), head_only=exchange.head_only, upgrade=exchange.upgrades)
+
+    # ---- from the connector
+
+    def on_connection(self, connection: ClientConnection) -> None:
+        """A new connection is open, or a kept one got free."""
+        if self.released:
+            # The exchange ended meanwhile; the connection is as good as new for another one.
+            self.exchange.proxy.connector.keep(connection)
+            return
+        self.fresh = connection.begun == 0
+        self.send(connection)
+
+    def on_no_connection(self, timed_out: bool, detail: str) -> None:
+        """No connection could be had."""
+        if self.released:
+            return
+        if detail is RETRY_OPEN:
+            self.exchange.open_again(self)
+            return
+        self._fail(Outcome.CONNECT_FAILURE, "UpstreamConnectFailure", nothing_sent=True)
+
+    # ---- from the connection
+
+    def on_response(
+        self, connection: ClientConnection, status: StatusLine, block: ResponseBlock, length: int, data: bytes, complete: bool
+    ) -> None:
+        """Judge the endpoint by the response's head, then pass it on or try again."""
+        exchange = self.exchange
+        code = status.code
+        self.status = code
+        self.ended_at = now = monotonic()
+        self._judged = True
+        endpoint = self.endpoint
+        pool = exchange.pool
+        if code < 500:
+            if endpoint.strikes and pool.outliers is not None:
+                pool.outliers.success(endpoint)
+            breaker = endpoint.breaker
+            if breaker.watching:
+                breaker.success(now, probe=self.probe)
+            service = pool.service_breaker
+            if service is not None and service.watching:
+                service.success(now, probe=service.state == "half-open")
+            seconds = now - self.started_at
+            if pool.hedged:
+                pool.latencies.observe(seconds, now)
+            if pool.observe is not None:
+                pool.observe(endpoint, seconds, now)
+        else:
+            outcome = outcome_of(code)
+            self.outcome = outcome.value
+            self._blame(outcome, now)
+            if outcome is not Outcome.ANSWERED and exchange.may_follow(self, outcome, now):
+                self._discard(connection, complete)
+                return
+        exchange.proxy.measurements.attempt(exchange.upstream_id, self.outcome or "answered")
+        exchange.answered(self, status, block, length, data, complete)
+
+    def _blame(self, outcome: Outcome, now: float) -> None:
+        """Tell breaker, outlier detection and service breaker of a failure. An ordinary 500 is the outlier's business alone."""
+        endpoint = self.endpoint
+        pool = self.exchange.pool
+        self._judged = True
+        if pool.outliers is not None and pool.outliers.failure(endpoint, pool.endpoints, now):
+            pool.dirty()
+            self.exchange.proxy.measurements.ejection(pool.upstream.id)
+        breaker = endpoint.breaker
+        service = pool.service_breaker
+        if outcome is Outcome.ANSWERED:  # an ordinary 500
+            if breaker.watching:
+                breaker.success(now, probe=self.probe)
+            if service is not None and service.watching:
+                service.success(now, probe=service.state == "half-open")
+            return
+        endpoint.failures += 1
+        breaker.failure(now, probe=self.probe)
+        if breaker.state != "closed":
+            pool.dirty()
+        if service is not None:
+            service.failure(now, probe=service.state == "half-open")
+
+    def _discard(self, connection: ClientConnection, complete: bool) -> None:
+        """Let a response go that is not passed on."""
+        exchange = self.exchange
+        if complete and connection.reusable and exchange.complete:
+            self.release()
+        else:
+            self.cancel()
+
+    def on_data(self, data: bytes) -> None:
+        """Pass a piece of the body on."""
+        if self._held is not None:
+            self._held.append(data)
+        else:
+            self.exchange.data(data)
+
+    def on_end(self, connection: ClientConnection) -> None:
+        """The response is complete."""
+        if self._held is not None:
+            self._held.append(b"")
+        else:
+            self.exchange.ended(self)
+
+    def on_interim(self, head: bytes, code: int) -> None:
+        """Pass 102, 103 and the like on."""
+        self.exchange.stream.inform(head)
+
+    def on_broken(self, connection: ClientConnection, why: Broken, detail: str) -> None:
+        """The connection broke before the response was complete."""
+        if self.released:
+            return
+        if self.exchange.responding and self.exchange.attempt is self:
+            self.exchange.broke_off(self)
+            return
+        if why is Broken.PROTOCOL:
+            self._fail(Outcome.RESET, "UpstreamProtocolError", nothing_sent=False)
+        elif not self.fresh and not connection.answered:
+            self._fail(Outcome.STALE, "UpstreamReset", nothing_sent=False)
+        else:
+            self._fail(Outcome.RESET, "UpstreamReset", nothing_sent=False)
+
+    def on_upstream_blocked(self) -> None:
+        """The endpoint reads slowly: so may the client write."""
+        if not self.exchange.complete or self.exchange.tunnelled:
+            self.exchange.stream.pause()
+
+    def on_upstream_ready(self) -> None:
+        """The endpoint reads on."""
+        self.exchange.stream.resume()
+
+    # ---- from the exchange
+
+    def timed_out(self, now: float) -> None:
+        """The attempt's time is over."""
+        self._fail(Outcome.TIMEOUT, "RequestTimeout", nothing_sent=False)
+
+    def cancel(self) -> None:
+        """Call the attempt off: nobody waits for it any more. No word on the endpoint."""
+        connection = self.connection
+        if connection is not None and not connection.closed:
+            connection.abort()
+        if connection is None:
+            self.exchange.proxy.connector.leave(self, self.endpoint)
+        self.release()
+
+    def pause(self) -> None:
+        """Stop reading the response."""
+        if self.connection is not None and not self.connection.closed:
+            self.connection.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._held is None and self.connection is not None and not self.connection.closed:
+            self.connection.resume()
+
+    def hold(self) -> None:
+        """Keep the body back: its head is not written yet."""
+        self._held = []
+        self.pause()
+
+    def let_go(self) -> None:
+        """Pass on what was held back, and what comes from now on."""
+        held, self._held = self._held, None
+        if held is None or self.released:
+            return
+        for data in held:
+            if data:
+                self.exchange.data(data)
+            else:
+                self.exchange.ended(self)
+                return
+        if not self.exchange.stream.blocked:
+            self.resume()
+
+    def release(self) -> None:
+        """Give the endpoint back, and the connection if it can serve again. Once."""
+        if self.released:
+            return
+        self.released = True
+        endpoint = self.endpoint
+        endpoint.active -= 1
+        if not self._judged:
+            # Something else ended it (the client left): no word on the endpoint, but a probe's place must not stay taken.
+            self.outcome = self.outcome or "abandoned"
+            endpoint.breaker.abandon(probe=self.probe)
+            if self.probe:
+                self.exchange.pool.dirty()
+        connection = self.connection
+        if connection is None or connection.closed or connection.receiver is not None:
+            return
+        if connection.reusable and self.exchange.complete and not endpoint.draining:
+            if connection.paused:
+                connection.resume()
+            self.exchange.proxy.connector.keep(connection)
+        else:
+            connection.close()
+
+    def tried(self, now: float) -> Tried:
+        """Return what log and traces keep of the attempt. now: when the exchange ended, for one that has no end of its own."""
+        return Tried(
+            self.endpoint.authority, self.context, self.started_at, self.ended_at or now, self.status,
+            self.outcome or ("answered" if self.status else "abandoned"), self.breaker_state, self.hedge,
+        )  # fmt: skip
+
+    def _fail(self, outcome: Outcome, reason: str, *, nothing_sent: bool) -> None:
+        self.ended_at = now = monotonic()
+        self.outcome = outcome.value
+        exchange = self.exchange
+        if outcome is not Outcome.STALE:
+            self._blame(outcome, now)
+        self.cancel()
+        exchange.proxy.measurements.attempt(exchange.upstream_id, outcome.value)
+        exchange.attempt_failed(self, outcome, reason, nothing_sent=nothing_sent, now=now)

@@ -1,0 +1,183 @@
+"""Connections to endpoints: opened when none is idle, kept while they are worth it, closed when nobody wants them.
+
+An endpoint's idle connections are a stack: the warmest is taken first, the coldest ages out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from nexus_core.snapshot import UpstreamTls
+from nexus_wire.client import ClientConnection
+from nexus_wire.clock import TICK_S, Clock
+from nexus_wire.http1 import ResponseParser
+
+from nexus_gateway.resilience.endpoints import EndpointState
+
+log = logging.getLogger("nexus.gateway.connections")
+
+IDLE_CONNECTION_S = 4.0
+"""Idle upstream connections are closed after this: below the 5 s of common servers (uvicorn, Node), because a request
+sent while the server closes is lost, and one that is not idempotent cannot be sent again."""
+_IDLE_TICKS = int(IDLE_CONNECTION_S / TICK_S)
+_MAX_QUEUED = 1024
+
+
+class Waiting(Protocol):
+    """An attempt that needs a connection."""
+
+    def on_connection(self, connection: ClientConnection) -> None:
+        """Here it is."""
+        ...
+
+    def on_no_connection(self, timed_out: bool, detail: str) -> None:
+        """It could not be had; nothing was sent."""
+        ...
+
+
+class Connector:
+    """Opens and keeps the upstream connections of one gateway."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        parser: ResponseParser,
+        contexts: Callable[[UpstreamTls], ssl.SSLContext],
+    ) -> None:
+        """contexts: returns the TLS context for a policy; kept by value."""
+        self._loop = loop
+        self._clock = clock
+        self._parser = parser
+        self._contexts = contexts
+        self._queues: dict[EndpointState, deque[Waiting]] = {}
+        self._opening: set[asyncio.Task[None]] = set()
+        self._all: set[ClientConnection] = set()
+        self.opened = 0
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections there are, idle ones included."""
+        return len(self._all)
+
+    def open(
+        self, waiting: Waiting, endpoint: EndpointState, tls: UpstreamTls | None, host: str, connect_s: float, limit: int
+    ) -> None:
+        """Get `waiting` a new connection, or a place in the endpoint's queue for the next one that gets free.
+
+        host: the request's, for SNI when the policy names none. limit: connections to the endpoint at most, 0 for any number.
+        """
+        if limit and endpoint.connections >= limit:
+            queue = self._queues.setdefault(endpoint, deque())
+            if len(queue) >= _MAX_QUEUED:
+                waiting.on_no_connection(False, "too many requests wait for a connection")
+            else:
+                queue.append(waiting)
+            return
+        endpoint.connections += 1
+        task = self._loop.create_task(self._open(waiting, endpoint, tls, host, connect_s))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _open(
+        self, waiting: Waiting, endpoint: EndpointState, tls: UpstreamTls | None, host: str, connect_s: float
+    ) -> None:
+        address = endpoint.endpoint
+        try:
+            context = self._contexts(tls) if tls is not None else None
+            name = (tls.server_name or host or address.address) if tls is not None else None
+            async with asyncio.timeout(connect_s or None):
+                _, connection = await self._loop.create_connection(
+                    lambda: ClientConnection(self._parser, self._lost, endpoint),
+                    address.address,
+                    address.port,
+                    ssl=context,
+                    server_hostname=name,
+                )
+        except TimeoutError:
+            endpoint.connections -= 1
+            waiting.on_no_connection(True, "no connection in time")
+        except (OSError, ssl.SSLError, ValueError, UnicodeError) as error:
+            endpoint.connections -= 1
+            waiting.on_no_connection(False, f"{type(error).__name__}: {error}")
+        except BaseException:
+            endpoint.connections -= 1
+            raise
+        else:
+            self.opened += 1
+            self._all.add(connection)
+            waiting.on_connection(connection)
+
+    def keep(self, connection: ClientConnection) -> None:
+        """Take a connection back whose exchange is over: for whoever waits for one, else for later."""
+        endpoint: EndpointState = connection.owner
+        if self._queues:
+            queue = self._queues.get(endpoint)
+            if queue:
+                waiting = queue.popleft()
+                if not queue:
+                    del self._queues[endpoint]
+                waiting.on_connection(connection)
+                return
+        connection.idle_since = self._clock.tick
+        endpoint.idle.append(connection)
+
+    def leave(self, waiting: Waiting, endpoint: EndpointState) -> None:
+        """Give a place in the queue up, if there is one."""
+        queue = self._queues.get(endpoint)
+        if queue is not None and waiting in queue:
+            queue.remove(waiting)
+            if not queue:
+                del self._queues[endpoint]
+
+    def _lost(self, connection: ClientConnection) -> None:
+        endpoint: EndpointState = connection.owner
+        self._all.discard(connection)
+        endpoint.connections -= 1
+        if connection.receiver is None and connection in endpoint.idle:
+            endpoint.idle.remove(connection)
+        queue = self._queues.get(endpoint)
+        if queue:
+            # A place got free: the first in the queue opens its own connection.
+            waiting = queue.popleft()
+            if not queue:
+                del self._queues[endpoint]
+            waiting.on_no_connection(False, RETRY_OPEN)
+
+    def flush(self, endpoint: EndpointState) -> None:
+        """Close the endpoint's idle connections: it left, or one of them proved stale."""
+        idle, endpoint.idle = endpoint.idle, []
+        for connection in idle:
+            connection.close()
+
+    def sweep(self, endpoints: Iterable[EndpointState]) -> None:
+        """Close connections that have been idle for `IDLE_CONNECTION_S`. Called once a second."""
+        oldest = self._clock.tick - _IDLE_TICKS
+        for endpoint in endpoints:
+            idle = endpoint.idle
+            if idle and idle[0].idle_since < oldest:
+                count = 0
+                while count < len(idle) and idle[count].idle_since < oldest:
+                    count += 1
+                cold = idle[:count]
+                del idle[:count]
+                for connection in cold:
+                    connection.close()
+
+    async def close(self) -> None:
+        """Close everything."""
+        for task in tuple(self._opening):
+            task.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
+        for connection in tuple(self._all):
+            connection.abort()
+        self._queues.clear()
+
+
+RETRY_OPEN = "a place for a connection got free"
+"""Detail of `on_no_connection` that asks to call `open` again."""

@@ -1,0 +1,179 @@
+"""What plugins and filters do to one exchange: its head as a value, changed on the way in, and the response's on the way out.
+
+Only exchanges whose rule has plugins or filters, or whose backend has, own a `Hooked`. Plain hooks run at once; an async
+one parks the exchange and takes it up again when it is done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from nexus_core.hooks import Reply, RequestHead, ResponseHead
+from nexus_wire.http1 import RequestBlock
+
+from nexus_gateway.edge import requests
+from nexus_gateway.edge.plugins.slots import PluginUnavailable, Slot
+from nexus_gateway.filters.place import HeadFilter, Place
+from nexus_gateway.telemetry.contexts import is_sampled
+from nexus_gateway.telemetry.finished import Hook
+
+if TYPE_CHECKING:
+    from nexus_gateway.edge.exchanges import Exchange
+
+log = logging.getLogger("nexus.gateway")
+
+Then = Callable[[ResponseHead], None]
+
+
+class Hooked:
+    """head: the request as the last hook or filter left it. times: of the hooks, for a request that head sampling records."""
+
+    __slots__ = ("_came", "_exchange", "_filters", "_sampled", "_seen", "head", "times")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._filters: list[HeadFilter] = []
+        self.times: list[Hook] = []
+        self._sampled = is_sampled(exchange.context)
+        self._seen: list[tuple[Slot, RequestHead]] = []
+        proxy = exchange.proxy
+        peer, aside = exchange.stream.context, exchange.block.aside
+        entry = exchange.entry
+        assert entry is not None
+        self.head = self._came = requests.build_head(
+            exchange.line, exchange.block, exchange.host, proxy.forwarding.lines(peer, exchange.authority, aside),
+            exchange.request_id, proxy.forwarding.client_ip(peer, aside), entry.route.id,
+        )  # fmt: skip
+
+    @property
+    def changed(self) -> bool:
+        """Whether the request that goes on differs from the one that came."""
+        return self.head is not self._came
+
+    # ---- on the way in
+
+    def run(self) -> None:
+        """Run the rule's plugins, then its filters; the exchange goes on to its backend then."""
+        self._plugins(0)
+
+    def _plugins(self, index: int) -> None:
+        exchange = self._exchange
+        slots = exchange.plan.plugins
+        while index < len(slots):
+            slot = slots[index]
+            try:
+                result = slot.request(self.head)
+            except PluginUnavailable as unavailable:
+                self._unavailable(unavailable)
+                return
+            if not isinstance(result, RequestHead | Reply):
+                exchange.proxy.spawn(self._await_plugin(index, slot, result))
+                return
+            if self._sampled:
+                self._note(slot, "on_request")
+            if not self._took(slot, result):
+                return
+            index += 1
+        if self.filter(exchange.plan.filters):
+            exchange.choose_backend()
+
+    async def _await_plugin(self, index: int, slot: Slot, waiting: Awaitable[object]) -> None:
+        exchange = self._exchange
+        try:
+            result = await slot.request_later(self.head, waiting)
+        except PluginUnavailable as unavailable:
+            if not exchange.over:
+                self._unavailable(unavailable)
+            return
+        if self._sampled:
+            self._note(slot, "on_request")
+        if not exchange.over and self._took(slot, result):
+            self._plugins(index + 1)
+
+    def _took(self, slot: Slot, result: RequestHead | Reply) -> bool:
+        """Take over what a plugin returned. Return whether the request goes on."""
+        if isinstance(result, Reply):
+            self._exchange.reply(result)
+            return False
+        self.head = result
+        self._seen.append((slot, result))
+        return True
+
+    def filter(self, filters: tuple[HeadFilter, ...]) -> bool:
+        """Run head filters over the request. Return whether it goes on."""
+        if not filters:
+            return True
+        exchange = self._exchange
+        entry = exchange.entry
+        assert entry is not None
+        scheme = exchange.proxy.forwarding.scheme(exchange.stream.context, exchange.block.aside)
+        place = Place(entry.match.path, scheme, exchange.port)
+        head = self.head
+        for each in filters:
+            outcome = each.on_request(head, place)
+            if isinstance(outcome, Reply):
+                exchange.reply(outcome)
+                return False
+            head = outcome
+            self._filters.append(each)
+        self.head = head
+        return True
+
+    def render(self, block: RequestBlock) -> tuple[bytes, bytes]:
+        """Return the request line and header lines for upstream."""
+        return requests.render_start(self.head), requests.render_request(self.head.headers, block)
+
+    # ---- on the way out
+
+    def respond(self, answer: ResponseHead, then: Then) -> None:
+        """Run response filters and plugins in reverse order over a head, and call `then` with what they made of it."""
+        filters, self._filters = self._filters, []
+        for each in reversed(filters):
+            answer = each.on_response(answer)
+        self._responses(answer, then)
+
+    def _responses(self, answer: ResponseHead, then: Then) -> None:
+        seen = self._seen
+        while seen:
+            slot, head = seen.pop()
+            try:
+                result = slot.response(head, answer)
+            except PluginUnavailable as unavailable:
+                self._response_unavailable(unavailable)
+                return
+            if not isinstance(result, ResponseHead):
+                self._exchange.proxy.spawn(self._await_response(slot, head, answer, result, then))
+                return
+            if self._sampled:
+                self._note(slot, "on_response")
+            answer = result
+        then(answer)
+
+    def _note(self, slot: Slot, hook: str) -> None:
+        self.times.append(Hook(slot.instance.id, hook, slot.started_at, slot.took_s))
+
+    async def _await_response(
+        self, slot: Slot, head: RequestHead, answer: ResponseHead, waiting: Awaitable[object], then: Then
+    ) -> None:
+        exchange = self._exchange
+        try:
+            answer = await slot.response_later(head, answer, waiting)
+        except PluginUnavailable as unavailable:
+            if not exchange.over:
+                self._response_unavailable(unavailable)
+            return
+        if self._sampled:
+            self._note(slot, "on_response")
+        if not exchange.over:
+            self._responses(answer, then)
+
+    def _response_unavailable(self, unavailable: PluginUnavailable) -> None:
+        self._seen.clear()
+        self._exchange.call_off()
+        self._unavailable(unavailable)
+
+    def _unavailable(self, unavailable: PluginUnavailable) -> None:
+        log.warning("request refused: plugin %s is not running and fails closed", unavailable.plugin)
+        self._exchange.refuse("PluginUnavailable")

@@ -1,0 +1,147 @@
+"""Copies of requests to other upstreams. Nobody waits for them, their answers are thrown away, their number is bounded."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from nexus_wire.client import Broken, ClientConnection
+from nexus_wire.http1 import ResponseBlock, StatusLine
+
+from nexus_gateway.edge.connectors import RETRY_OPEN
+from nexus_gateway.edge.pools import Pool
+from nexus_gateway.resilience.endpoints import EndpointState
+
+if TYPE_CHECKING:
+    from nexus_gateway.edge.exchanges import Exchange
+    from nexus_gateway.edge.proxy import Proxy
+    from nexus_gateway.edge.runtimes import MirrorPlan
+
+MAX_COPIES = 256
+"""Copies on their way at once; more are not sent. A slow mirror must not cost the requests it mirrors."""
+
+
+class Copy:
+    """One mirrored request. It learns nothing and teaches nothing: no breaker, no retry, no balancing by its answer."""
+
+    __slots__ = ("_connection", "_data", "_endpoint", "_head_only", "_host", "_mirrors", "_pool", "closed", "deadline")
+
+    def __init__(self, mirrors: Mirrors, pool: Pool, endpoint: EndpointState, data: bytes, head_only: bool, host: str) -> None:
+        self._mirrors = mirrors
+        self._pool = pool
+        self._endpoint = endpoint
+        self._data = data
+        self._head_only = head_only
+        self._host = host
+        self._connection: ClientConnection | None = None
+        self.closed = False
+        clock = mirrors.proxy.clock
+        self.deadline = clock.at(pool.upstream.timeouts.request_s or 15.0)
+        endpoint.active += 1
+        clock.watch(self)
+        idle = endpoint.idle
+        while idle:
+            connection = idle.pop()
+            if not connection.closed:
+                self.on_connection(connection)
+                return
+        self._open()
+
+    def _open(self) -> None:
+        upstream = self._pool.upstream
+        self._mirrors.proxy.connector.open(
+            self, self._endpoint, upstream.tls, self._host, upstream.timeouts.connect_s, upstream.concurrency.max_connections
+        )
+
+    def on_connection(self, connection: ClientConnection) -> None:
+        """Send the copy."""
+        if self.closed:
+            self._mirrors.proxy.connector.keep(connection)
+            return
+        self._connection = connection
+        connection.begin(self, self._data, head_only=self._head_only)
+
+    def on_no_connection(self, timed_out: bool, detail: str) -> None:
+        """Drop the copy, or ask again."""
+        if detail is RETRY_OPEN and not self.closed:
+            self._open()
+        else:
+            self._end()
+
+    def on_response(
+        self, connection: ClientConnection, status: StatusLine, block: ResponseBlock, length: int, data: bytes, complete: bool
+    ) -> None:
+        """Throw the answer away."""
+        if complete:
+            self._end()
+
+    def on_data(self, data: bytes) -> None:
+        """Throw it away."""
+
+    def on_end(self, connection: ClientConnection) -> None:
+        """The answer is over."""
+        self._end()
+
+    def on_interim(self, head: bytes, code: int) -> None:
+        """Throw it away."""
+
+    def on_broken(self, connection: ClientConnection, why: Broken, detail: str) -> None:
+        """Drop the copy."""
+        self._end()
+
+    def on_upstream_blocked(self) -> None:
+        """The copy is handed over whole; nothing more is written."""
+
+    def on_upstream_ready(self) -> None:
+        """Nothing waits."""
+
+    def on_deadline(self) -> None:
+        """Call it off."""
+        if self._connection is not None and not self._connection.closed:
+            self._connection.abort()
+        elif self._connection is None:
+            self._mirrors.proxy.connector.leave(self, self._endpoint)
+        self._end()
+
+    def _end(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._endpoint.active -= 1
+        self._mirrors.running -= 1
+        connection = self._connection
+        if connection is not None and not connection.closed and connection.receiver is None:
+            if connection.reusable:
+                self._mirrors.proxy.connector.keep(connection)
+            else:
+                connection.close()
+
+
+class Mirrors:
+    """Sends copies. running: copies on their way."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.proxy = proxy
+        self.running = 0
+
+    def send(self, exchange: Exchange, plans: tuple[MirrorPlan, ...]) -> None:
+        """Send the exchange's request, which is here in full, to the mirrors that the draw chooses."""
+        for plan in plans:
+            pool = plan.pool
+            if pool is None or not plan.draw():
+                continue
+            now = monotonic()
+            if now >= pool.look_again_at:
+                pool.refresh(now)
+            if self.running >= MAX_COPIES or not pool.live:
+                self.proxy.measurements.mirrored(pool.upstream.id, False)
+                continue
+            endpoint = pool.pick(pool.live, b"", now)
+            context = self.proxy.contexts.again(exchange.context, exchange.block.aside)
+            data = b"".join((exchange.lines, context, b"\r\n", exchange.body))
+            self.running += 1
+            Copy(self, pool, endpoint, data, exchange.head_only, exchange.host)
+            self.proxy.measurements.mirrored(pool.upstream.id, True)
+
+    def close(self) -> None:
+        """Copies end with their connections, which the connector closes."""

@@ -1,0 +1,249 @@
+"""What all exchanges of one gateway share, and the counting of their ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from time import monotonic, time
+
+from nexus_core.hooks import Reply
+from nexus_wire.clock import Clock
+from nexus_wire.http1 import Refused, RequestParser, ResponseParser
+from nexus_wire.server import ServerConnection, ServerOptions
+
+from nexus_gateway.edge import replies, requests
+from nexus_gateway.edge.accesslogs import AccessLog
+from nexus_gateway.edge.connectors import Connector
+from nexus_gateway.edge.exchanges import Exchange
+from nexus_gateway.edge.hedges import Hedges
+from nexus_gateway.edge.measurements import Measurements
+from nexus_gateway.edge.mirrors import Mirrors
+from nexus_gateway.edge.recording import Recorder
+from nexus_gateway.edge.requests import Forwarding
+from nexus_gateway.edge.runtimes import Runtime, empty
+from nexus_gateway.edge.tls.origination import Originations
+from nexus_gateway.settings import GatewaySettings
+from nexus_gateway.telemetry.contexts import Contexts
+from nexus_gateway.telemetry.decisions import LOG, TRACE, Decisions
+from nexus_gateway.telemetry.finished import NOTHING, Finished
+
+log = logging.getLogger("nexus.gateway")
+
+SERVER = b"server: nexus\r\n"
+"""What the gateway's own answers carry: no version, which would tell attackers more."""
+
+
+class Proxy:
+    """Serves the streams of all listeners with the live runtime.
+
+    runtime: what new requests get; assign a new one to swap. in_flight: exchanges being served now.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        recorder: Recorder,
+        contexts: Contexts,
+        measurements: Measurements,
+        access_log: AccessLog,
+        decisions: Decisions,
+        rng: random.Random,
+    ) -> None:
+        self.settings = settings
+        self.loop = loop = asyncio.get_running_loop()
+        self.clock = Clock(loop)
+        self.rng = rng
+        self._recorder = recorder
+        self.contexts = contexts
+        self.measurements = measurements
+        self.access_log = access_log
+        self._decide = decisions.end
+        self.runtime: Runtime = empty()
+        self.forwarding = Forwarding(settings.trusted_proxies)
+        self.tls = Originations()
+        self.parser = RequestParser(
+            aside=requests.ASIDE,
+            aside_prefixes=requests.ASIDE_PREFIXES,
+            drop=requests.DROP,
+            max_head_bytes=settings.max_head_bytes,
+        )
+        responses = ResponseParser()
+        self.connector = Connector(loop, self.clock, responses, self.tls.context)
+        self.hedges = Hedges(loop)
+        self.mirrors = Mirrors(self)
+        self.max_replay_bytes = settings.max_body_replay_bytes
+        self.in_flight = 0
+        self.connections: set[ServerConnection] = set()
+        self._idle = asyncio.Event()
+        self._no_connections = asyncio.Event()
+        self._no_connections.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.date_line = self.own_lines = b""
+        self._new_date()
+        self.clock.every_second += [self._new_date, self._look_after, responses.age, self.parser.age]
+        self.options = self.build_options()
+
+    def build_options(self) -> ServerOptions:
+        """Return the options of a listener's connections."""
+        settings = self.settings
+        return ServerOptions(
+            parser=self.parser,
+            clock=self.clock,
+            on_request=self.serve,
+            on_refused=self._refused,
+            on_open=self._opened,
+            on_close=self._closed,
+            head_timeout_s=settings.head_timeout_s,
+            keepalive_s=settings.keepalive_s,
+            min_body_bytes_per_s=settings.min_body_bytes_per_s,
+        )
+
+    @staticmethod
+    def now_unix() -> float:
+        """Return the wall clock, seconds."""
+        return time()
+
+    # ---- one request
+
+    def serve(self, stream: ServerConnection) -> None:
+        """Serve the request that a stream brings."""
+        now = monotonic()
+        exchange = Exchange(self, stream, now)
+        stream.requestor = exchange
+        self.in_flight += 1
+        runtime = self.runtime
+        runtime.users += 1
+        exchange.runtime = runtime
+        try:
+            if self.in_flight > self.settings.max_in_flight and not self._has_priority(stream):
+                exchange.shed()
+            else:
+                exchange.run(runtime)
+        except Exception:
+            log.exception("the gateway failed on a request")
+            exchange.fail()
+
+    def _has_priority(self, stream: ServerConnection) -> bool:
+        """Whether a request is served even when others are shed: a load balancer that takes a busy gateway for a dead one
+        makes the others busier. Bounded, so that it is no way around the limit."""
+        settings = self.settings
+        return stream.line.path in settings.priority_paths and self.in_flight <= settings.max_in_flight * 1.1 + 16
+
+    def ended(self, exchange: Exchange, now: float) -> None:
+        """Count an exchange that is over; called once for each."""
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._idle.set()
+        runtime = exchange.runtime
+        runtime.users -= 1
+        if runtime.retired and not runtime.users:
+            runtime.idle.set()
+        seconds = now - exchange.started_at
+        status = exchange.status
+        if status:
+            entry = exchange.entry
+            red = self.measurements.red(entry.route.id if entry is not None else "", exchange.upstream_id)
+            red.add(status, seconds)
+        else:
+            red = None
+        wanted = self._decide(exchange.context, status, seconds, exchange.attempts, exchange.reason)
+        if wanted:
+            done = exchange.finished(now)
+            if wanted & LOG:
+                self.access_log.write(done)
+            if wanted & TRACE:
+                self._recorder.record(done)
+                if red is not None:
+                    red.exemplar(exchange.context[16:48], seconds, time())
+
+    def spawn(self, work: Coroutine[object, object, None]) -> None:
+        """Run the asynchronous part of an exchange; owned here, ended with the gateway."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended_task)
+
+    def _ended_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the gateway failed on a request", exc_info=error)
+
+    # ---- connections
+
+    def _opened(self, connection: ServerConnection) -> bool:
+        limit = self.settings.max_connections
+        if limit and len(self.connections) >= limit:
+            self.measurements.refused("TooManyConnections")
+            connection.transport.write(self._render(replies.problem("Overloaded", "")))
+            return False
+        connection.context = self.forwarding.peer(connection.peer, secure=connection.secure)
+        self.connections.add(connection)
+        self._no_connections.clear()
+        return True
+
+    def _closed(self, connection: ServerConnection) -> None:
+        self.connections.discard(connection)
+        if not self.connections:
+            self._no_connections.set()
+
+    def _refused(self, connection: ServerConnection, refused: Refused) -> bytes:
+        """Return the whole answer to a head that is not served."""
+        self.measurements.refused(refused.reason)
+        now = monotonic()
+        self.access_log.write(
+            Finished(NOTHING, NOTHING, connection.peer, b"", b"", now, now, refused.status, refused.reason)
+        )
+        return self._render(replies.problem(refused.reason, "", refused.detail))
+
+    def _render(self, reply: Reply) -> bytes:
+        return b"%b%bcontent-length: %d\r\n%bconnection: close\r\n\r\n%b" % (
+            replies.status_line(reply.status), requests.render(reply.headers), len(reply.body), self.own_lines, reply.body,
+        )  # fmt: skip
+
+    def _new_date(self) -> None:
+        self.date_line = b"date: %b\r\n" % format_datetime(datetime.now(UTC), usegmt=True).encode()
+        self.own_lines = SERVER + self.date_line
+
+    def _look_after(self) -> None:
+        """Once a second: age out idle connections, cut slow clients off."""
+        self.connector.sweep(state for pool in self.runtime.pools() for state in pool.endpoints)
+        for connection in [each for each in self.connections if not each.complete and each.is_dripping()]:
+            requestor = connection.requestor
+            if isinstance(requestor, Exchange):
+                requestor.too_slow()
+
+    # ---- the end
+
+    async def quiet(self, grace_s: float) -> None:
+        """Give clients `grace_s` seconds to finish and leave, then close the connections that have no request.
+
+        Answers while draining carry `Connection: close`, so that busy connections go by themselves.
+        """
+        self.options.draining = True
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._no_connections.wait()
+        except TimeoutError:
+            for connection in tuple(self.connections):
+                connection.close_idle()
+
+    async def drained(self) -> None:
+        """Return when no request is in flight."""
+        while self.in_flight:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def close(self) -> None:
+        """Cut off what is left, and let go of everything."""
+        for connection in tuple(self.connections):
+            connection.transport.abort()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.mirrors.close()
+        self.hedges.close()
+        await self.connector.close()
+        self.clock.stop()

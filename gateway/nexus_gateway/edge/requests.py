@@ -1,0 +1,214 @@
+"""A request on its way through: what the gateway says of itself upstream, and what plugins and filters see of it.
+
+What every request of a connection, or of a host, has in common is made once and kept as bytes. Heads as values
+(`RequestHead`) are made only for rules with plugins or filters, and rendered back only when one of those changed them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address
+
+from nexus_core.hooks import Headers, RequestHead
+from nexus_core.match import hosts
+from nexus_wire.http1 import RequestBlock, RequestLine
+
+from nexus_gateway.settings import Network
+
+ASIDE = frozenset(
+    {b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", b"traceparent",
+     b"tracestate", b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-sampled", b"x-b3-flags", b"x-b3-parentspanid",
+     b"uber-trace-id", b"x-request-timeout", b"grpc-timeout", b"x-nexus-debug"}
+)  # fmt: skip
+"""Headers that the gateway reads and replaces; the wire keeps them out of what is passed on unread."""
+ASIDE_PREFIXES = (b"x-forwarded-",)
+"""Also X-Forwarded-Port, -Prefix and whatever else services take for a proxy's word."""
+DROP = frozenset({b"x-real-ip", b"x-original-url", b"x-rewrite-url"})
+"""Taken for a proxy's word by common services, and never written by this one: a stranger's is not passed on."""
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_HOP_BY_HOP = frozenset(
+    {"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+     "transfer-encoding", "upgrade", "http2-settings"}
+)  # fmt: skip
+FRAMING = _HOP_BY_HOP | {"content-length"}
+_REMADE = frozenset(name.decode() for name in ASIDE) - {
+    "x-request-id",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "forwarded",
+}
+_MAX_KEPT = 4096
+
+
+class Peer:
+    """What the gateway knows of one client connection. address: text. lines: of an untrusted peer's every request."""
+
+    __slots__ = ("address", "encoded", "lines", "scheme", "trusted")
+
+    def __init__(self, address: str, *, secure: bool, trusted: bool) -> None:
+        self.address = address
+        self.encoded = address.encode()
+        self.scheme = "https" if secure else "http"
+        self.trusted = trusted
+        self.lines = b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (self.encoded, self.scheme.encode())
+
+
+class Forwarding:
+    """Makes the lines that tell upstreams where a request comes from."""
+
+    def __init__(self, trusted: Sequence[Network]) -> None:
+        self._trusted = trusted
+        self._hosts: dict[bytes, bytes] = {}
+
+    def peer(self, address: str, *, secure: bool) -> Peer:
+        """Return what is known of a new connection."""
+        return Peer(address, secure=secure, trusted=self.is_trusted(address))
+
+    def is_trusted(self, address: str) -> bool:
+        """Return whether the address's forwarding headers are believed."""
+        if not self._trusted:
+            return False
+        try:
+            parsed = ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._trusted)
+
+    def host_lines(self, authority: bytes) -> bytes:
+        """Return the Host and X-Forwarded-Host lines for a Host as the client sent it."""
+        lines = self._hosts.get(authority)
+        if lines is None:
+            lines = b"host: %b\r\nx-forwarded-host: %b\r\n" % (authority, authority) if authority else b""
+            if len(self._hosts) >= _MAX_KEPT:
+                self._hosts.clear()
+            if len(authority) <= 255:
+                self._hosts[authority] = lines
+        return lines
+
+    def lines(self, peer: Peer, authority: bytes, aside: Mapping[bytes, bytes] | None) -> bytes:
+        """Return Host and all forwarding lines of a request."""
+        if aside is None or not peer.trusted:
+            return self.host_lines(authority) + peer.lines
+        chain = aside.get(b"x-forwarded-for")
+        chain = b"%b, %b" % (chain, peer.encoded) if chain else peer.encoded
+        proto = aside.get(b"x-forwarded-proto") or peer.scheme.encode()
+        host = aside.get(b"x-forwarded-host") or authority
+        lines = [b"host: %b\r\n" % authority if authority else b"", b"x-forwarded-for: %b\r\n" % chain,
+                 b"x-forwarded-proto: %b\r\n" % proto, b"x-forwarded-host: %b\r\n" % host if host else b""]  # fmt: skip
+        for name, value in aside.items():
+            if name.startswith(b"x-forwarded-") and name not in ASIDE:
+                lines.append(b"%b: %b\r\n" % (name, value))
+        forwarded = aside.get(b"forwarded")
+        if forwarded:
+            quoted = b'"[%b]"' % peer.encoded if b":" in peer.encoded else peer.encoded
+            lines.append(b"forwarded: %b, for=%b;proto=%b\r\n" % (forwarded, quoted, peer.scheme.encode()))
+        return b"".join(lines)
+
+    def client_ip(self, peer: Peer, aside: Mapping[bytes, bytes] | None) -> str:
+        """Return the client's address as far as trusted proxies tell it: the last one in the chain that is not one of them."""
+        if aside is None or not peer.trusted:
+            return peer.address
+        found = peer.address
+        for part in reversed(aside.get(b"x-forwarded-for", b"").split(b",")):
+            text = part.strip().decode("latin-1")
+            try:
+                ip_address(text)
+            except ValueError:
+                break
+            found = text
+            if not self.is_trusted(text):
+                break
+        return found
+
+    def scheme(self, peer: Peer, aside: Mapping[bytes, bytes] | None) -> str:
+        """Return the scheme the client used, as far as trusted proxies tell it."""
+        if aside is not None and peer.trusted:
+            said = aside.get(b"x-forwarded-proto")
+            if said in (b"http", b"https"):
+                return said.decode()
+        return peer.scheme
+
+
+def request_id(aside: Mapping[bytes, bytes] | None) -> bytes | None:
+    """Return the client's own request id, if it is one that can be passed on."""
+    if aside is None:
+        return None
+    value = aside.get(b"x-request-id")
+    return value if value is not None and _REQUEST_ID.fullmatch(value) else None
+
+
+def authority_of(line: RequestLine, block: RequestBlock) -> tuple[bytes, str, int]:
+    """Return `(authority as sent, host, port)`; a target in absolute form wins over the Host header (RFC 9112 section 3.2.2)."""
+    if not line.authority:
+        return block.authority, block.host, block.port
+    host, port = hosts.parse(line.authority.decode("latin-1"))
+    return line.authority, host, int(port or 0)
+
+
+def build_head(
+    line: RequestLine, block: RequestBlock, host: str, own: bytes, rid: bytes, client_ip: str, route: str
+) -> RequestHead:
+    """Return the request as plugins and filters see it: end-to-end headers, the gateway's forwarding ones in place of the client's.
+
+    own: the lines of `Forwarding.lines`.
+    """
+    return RequestHead(
+        line.method,
+        line.path,
+        line.query,
+        host,
+        (*own_headers(own), *_passed_on(block), ("x-request-id", rid.decode("latin-1"))),
+        client_ip,
+        route,
+    )
+
+
+def _passed_on(block: RequestBlock) -> Headers:
+    headers = block.headers
+    if block.aside is None and not block.authority:
+        return headers
+    return tuple(pair for pair in headers if pair[0] not in _REPLACED and not pair[0].startswith("x-forwarded-"))
+
+
+_REPLACED = frozenset(name.decode() for name in ASIDE) | {"host"}
+_own_headers: dict[bytes, Headers] = {}
+
+
+def own_headers(lines: bytes) -> Headers:
+    """Return header lines of ours as pairs; kept, since a client's requests share them."""
+    found = _own_headers.get(lines)
+    if found is None:
+        found = tuple(
+            (name.decode("latin-1"), value.strip().decode("latin-1"))
+            for name, _, value in (line.partition(b":") for line in lines.split(b"\r\n") if line)
+        )
+        if len(_own_headers) >= _MAX_KEPT:
+            _own_headers.clear()
+        _own_headers[lines] = found
+    return found
+
+
+def render_start(head: RequestHead) -> bytes:
+    """Return the request line for upstream."""
+    return f"{head.method} {head.path}{'?' + head.query if head.query else ''} HTTP/1.1\r\n".encode("latin-1")
+
+
+def render_request(headers: Headers, block: RequestBlock) -> bytes:
+    """Return changed request headers as lines. The body's framing stays the message's own, whatever a plugin or filter says:
+    another length would make the next message on a shared connection part of this one."""
+    lines = render(pair for pair in headers if pair[0] not in _REMADE)
+    if block.length > 0 or (block.length == 0 and "content-length" in block.joined):
+        return lines + b"content-length: %d\r\n" % block.length
+    return lines + b"transfer-encoding: chunked\r\n" if block.length < 0 else lines
+
+
+def render(headers: Iterable[tuple[str, str]]) -> bytes:
+    """Return pairs as header lines, without those that frame the message or speak of one connection."""
+    return b"".join(
+        f"{name}: {value}\r\n".encode()
+        for name, value in headers
+        if name.lower() not in FRAMING
+    )

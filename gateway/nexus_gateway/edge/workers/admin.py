@@ -1,0 +1,184 @@
+"""The admin API of a gateway with workers: asks each worker's own and answers for all.
+
+It is what `nexus_gateway.edge.admin` is for one process, with `/workers` beside it. An answer is made of those workers that
+reply within `ASK_S`; how many did is in the header `Nexus-Workers`, as `2/2`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, UnixConnector, web
+
+from nexus_gateway.edge.workers import merging
+from nexus_gateway.edge.workers.merging import Answer
+from nexus_gateway.edge.workers.processes import Worker
+from nexus_gateway.edge.workers.supervisor import Supervisor
+
+log = logging.getLogger("nexus.gateway.workers")
+
+ASK_S = 3.0
+MEASUREMENTS = "/measurements"
+"""Where a worker hands out its measurements as numbers, for `Render`; on its Unix socket alone."""
+MAX_EXPORT_BYTES = 4 * 2**20
+_NOBODY = "No worker answers at the moment. Try again; /workers says how they are."
+
+Render = Callable[[Sequence[bytes], str], tuple[bytes, str]]
+"""(each worker's measurements as its `/measurements` gave them, Accept header) → (body, content type)."""
+Merge = Callable[[Sequence[Answer]], Answer]
+
+
+class MergedAdmin:
+    """The handlers. Raises nothing at a worker that dies while it is asked: it is left out."""
+
+    def __init__(self, supervisor: Supervisor, replica: str, render: Render, *, traces: bool) -> None:
+        """traces: whether the workers keep traces, so that there is something to show and `POST /v1/traces` is taken."""
+        self._supervisor = supervisor
+        self._replica = replica
+        self._render = render
+        self._traces = traces
+
+    def application(self) -> web.Application:
+        """Return the aiohttp application."""
+        app = web.Application(client_max_size=MAX_EXPORT_BYTES)
+        app.add_routes([web.get("/healthz", self.healthz), web.get("/readyz", self.readyz)])
+        app.add_routes([web.get("/workers", self.workers), web.get("/metrics", self.metrics)])
+        for path, merge in (
+            ("/config", self._config), ("/routes", _first), ("/explain", merging.explained), ("/plugins", merging.plugins),
+            ("/problems", merging.problems), ("/endpoints", merging.endpoints), ("/breakers", merging.breakers),
+        ):  # fmt: skip
+            app.router.add_get(path, self._merged(merge))
+        if self._traces:
+            app.router.add_get("/traces", self.traces)
+            app.router.add_get("/traces/{trace_id}", self._merged(merging.trace))
+            app.router.add_post("/v1/traces", self.export)
+        app.router.add_route("*", "/{path:.*}", self.forward)
+        return app
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """200 while the supervisor's event loop turns: it replaces workers, so a restart from outside would only cost."""
+        return _json({"status": "ok"})
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """200 while every worker is ready."""
+        why, generation = self._supervisor.not_ready, self._supervisor.generation
+        if why is None:
+            return _json({"status": "ready", "generation": generation})
+        return _json({"status": "not ready", "reason": why, "generation": generation}, status=503)
+
+    async def workers(self, request: web.Request) -> web.Response:
+        """Each worker: its process, how it is, how often its place was filled again."""
+        now = asyncio.get_running_loop().time()
+        rows = [
+            {
+                "worker": slot.index,
+                "pid": worker.pid if worker is not None else None,
+                "ready": worker is not None and worker.state.ready,
+                "reason": worker.state.reason if worker is not None else "being replaced",
+                "generation": worker.state.generation if worker is not None else 0,
+                "age_s": round(now - worker.started_at, 3) if worker is not None else 0.0,
+                "restarts": slot.restarts,
+            }
+            for slot in self._supervisor.slots
+            for worker in (slot.current,)
+        ]
+        return _json({"replica": self._replica, "workers": rows})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """All workers' metrics as one."""
+        found = await self._ask_all("GET", MEASUREMENTS)
+        states = [body for status, body in found if status == 200]
+        body, content_type = self._render(states, request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type, **self._count(states)})
+
+    def _merged(self, merge: Merge) -> Callable[[web.Request], Any]:
+        async def answer(request: web.Request) -> web.Response:
+            return await self._answer(request.path_qs, merge)
+
+        return answer
+
+    async def traces(self, request: web.Request) -> web.Response:
+        """The newest traces of all workers: `?limit=20`."""
+        text = request.query.get("limit", "20")
+        limit = (
+            int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+        )  # the workers refuse what is none
+        return await self._answer(request.path_qs, lambda answers: merging.traces(answers, limit))
+
+    def _config(self, answers: Sequence[Answer]) -> Answer:
+        return {**answers[0], "replica": self._replica}
+
+    async def forward(self, request: web.Request) -> web.Response:
+        """Anything else: as the first worker that answers says it."""
+        body = await request.read() if request.can_read_body else None
+        headers = {"Content-Type": request.headers["Content-Type"]} if "Content-Type" in request.headers else None
+        for worker in self._supervisor.workers:
+            found = await self._ask(worker, request.method, request.path_qs, body, headers)
+            if found is not None:
+                return web.Response(status=found[0], body=found[1], content_type="application/json")
+        return _json({"error": _NOBODY}, status=503)
+
+    async def _answer(self, path: str, merge: Merge) -> web.Response:
+        """Return the merged answer of those that answered 200; if none did, what the first one said."""
+        found = await self._ask_all("GET", path)
+        good = [json.loads(body) for status, body in found if status == 200]
+        if good:
+            return _json(merge(good), headers=self._count(good))
+        if found:
+            status, body = found[0]
+            return web.Response(status=status, body=body, content_type="application/json")
+        return _json({"error": _NOBODY}, status=503)
+
+    async def export(self, request: web.Request) -> web.Response:
+        """OTLP/HTTP from services: every worker keeps it, because any may have served the trace's request."""
+        # No Content-Encoding: aiohttp has decompressed it already.
+        headers = {"Content-Type": request.headers.get("Content-Type", "")}
+        found = await self._ask_all("POST", "/v1/traces", await request.read(), headers)
+        if not found:
+            return _json({"error": _NOBODY}, status=503)
+        status, body = max(found, key=lambda each: each[0] == 200)
+        kind = "application/x-protobuf" if status == 200 else "application/json"
+        return web.Response(status=status, body=body, content_type=kind)
+
+    async def _ask_all(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> list[tuple[int, bytes]]:
+        asked = await asyncio.gather(
+            *(self._ask(worker, method, path, body, headers) for worker in self._supervisor.workers)
+        )
+        return [each for each in asked if each is not None]
+
+    async def _ask(
+        self, worker: Worker, method: str, path: str, body: bytes | None, headers: dict[str, str] | None
+    ) -> tuple[int, bytes] | None:
+        # A session for each question: these are a few a minute, and a worker's socket path may be another process's next.
+        with contextlib.suppress(ClientError, OSError, TimeoutError):
+            async with (
+                ClientSession(
+                    connector=UnixConnector(worker.admin),
+                    timeout=ClientTimeout(total=ASK_S),
+                    cookie_jar=DummyCookieJar(),
+                ) as session,
+                session.request(method, f"http://worker{path}", data=body, headers=headers) as response,
+            ):
+                return response.status, await response.read()
+        log.info("worker %d did not answer %s", worker.index, path.partition("?")[0])
+        return None
+
+    def _count(self, answers: Sequence[object]) -> dict[str, str]:
+        return {"Nexus-Workers": f"{len(answers)}/{len(self._supervisor.slots)}"}
+
+
+def _first(answers: Sequence[Answer]) -> Answer:
+    return answers[0]
+
+
+def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response(
+        value, status=status, headers=headers, dumps=lambda item: json.dumps(item, indent=2, default=str) + "\n"
+    )

@@ -1,0 +1,107 @@
+"""Coarse time: one timer serves the deadlines of every connection.
+
+A request that moves its connection's deadline only writes an attribute. Each connection is looked at once a second, or
+sooner when its deadline is nearer, so a deadline is kept to within `TICK_S`, and one that was moved nearer after the
+last look has to be announced with `soon`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+TICK_S = 0.1
+NEVER = 1 << 62
+"""A deadline that never comes, in ticks."""
+_SLOTS = 256
+_LOOK_TICKS = 10
+
+
+class Timed(Protocol):
+    """What has a deadline. deadline: in ticks of the clock. closed: it needs no more looks."""
+
+    deadline: int
+    closed: bool
+
+    def on_deadline(self) -> None:
+        """The deadline is over. Set a later one, or close."""
+        ...
+
+
+class Clock:
+    """tick: now, in `TICK_S` steps since the clock was made."""
+
+    __slots__ = ("_loop", "_short", "_started_at", "_timer", "_wheel", "every_second", "every_tick", "tick")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._started_at = loop.time()
+        self.tick = 0
+        self._wheel: list[list[Timed]] = [[] for _ in range(_SLOTS)]
+        self._short: list[list[Timed]] = [[] for _ in range(_SLOTS)]
+        self.every_second: list[Callable[[], None]] = []
+        """Called about once a second."""
+        self.every_tick: list[Callable[[], None]] = []
+        """Called at each tick; for what costs next to nothing."""
+        self._timer: asyncio.TimerHandle | None = loop.call_later(TICK_S, self._turn)
+
+    def stop(self) -> None:
+        """Let go of the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def at(self, seconds: float) -> int:
+        """Return the tick at which `seconds` from now are over, never sooner; `NEVER` for 0."""
+        return self.tick + 1 + int(seconds / TICK_S + 0.999) if seconds else NEVER
+
+    def watch(self, timed: Timed) -> None:
+        """Look at a new connection from now on."""
+        self._wheel[min(timed.deadline, self.tick + _LOOK_TICKS) & (_SLOTS - 1)].append(timed)
+
+    def soon(self, timed: Timed) -> None:
+        """Look at the deadline when it comes, even before the next regular look. Needed for less than a second."""
+        if timed.deadline - self.tick <= _LOOK_TICKS:
+            self._short[timed.deadline & (_SLOTS - 1)].append(timed)
+
+    def _turn(self) -> None:
+        until = int((self._loop.time() - self._started_at) / TICK_S)
+        # A loop that was held up for long makes up for at most one turn of the wheel: every slot is looked at once then.
+        self.tick = max(self.tick, until - _SLOTS)
+        try:
+            while self.tick < until:
+                self.tick += 1
+                self._look()
+        finally:
+            # Also when a callback failed: without its clock no deadline would hold any more.
+            next_s = self._started_at + (self.tick + 1) * TICK_S - self._loop.time()
+            self._timer = self._loop.call_later(max(next_s, 0.001), self._turn)
+
+    def _look(self) -> None:
+        now = self.tick
+        slot = now & (_SLOTS - 1)
+        due = self._short[slot]
+        if due:
+            self._short[slot] = []
+            for timed in due:
+                if not timed.closed and timed.deadline <= now:
+                    timed.on_deadline()
+        due = self._wheel[slot]
+        if due:
+            self._wheel[slot] = []
+            for timed in due:
+                if timed.closed:
+                    continue
+                if timed.deadline <= now:
+                    timed.on_deadline()
+                    if timed.closed:
+                        continue
+                ahead = timed.deadline - now
+                # Never more than a second ahead: the next request may bring a nearer deadline than the one known now.
+                self._wheel[(now + min(max(ahead, 1), _LOOK_TICKS)) & (_SLOTS - 1)].append(timed)
+        for call in self.every_tick:
+            call()
+        if not now % 10:
+            for call in self.every_second:
+                call()

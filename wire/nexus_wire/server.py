@@ -1,0 +1,543 @@
+"""The server's side of an HTTP/1.1 connection, on asyncio's protocols: requests in, responses out, back-pressure both ways.
+
+A connection serves one request at a time and is that request's *stream*: what the application writes its response to. What
+the application is told about its request, it is told as `Requestor`. Another protocol version brings its own streams; the
+application sees no difference.
+
+The ordinary request (head in one piece, body in one piece or none, response in one piece) costs no task, future or timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from nexus_wire.clock import NEVER, Clock
+from nexus_wire.http1 import (
+    ChunkScanner,
+    Dechunker,
+    Refused,
+    RequestBlock,
+    RequestLine,
+    RequestParser,
+)
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE = b"connection: close\r\n\r\n"
+_CHUNKED_LINE = b"transfer-encoding: chunked\r\n"
+_LAST_CHUNK = b"0\r\n\r\n"
+_MAX_AHEAD = 65536
+"""Bytes of pipelined requests that are held while one is served; reading stops there."""
+_BIG_BODY = 2**19
+_BIG_HIGH_WATER = 2**18
+
+
+class State(enum.IntEnum):
+    """Where a connection is. The numbers are compared on the hot path; the names are for people."""
+
+    HEAD = 0  # between requests, or within a head
+    SIZED = 1  # reading a body of known length
+    CHUNKED = 2  # reading a chunked body
+    WAIT = 3  # the request is here in full; its response is not
+    TUNNEL = 4  # upgraded: bytes both ways
+    LINGER = 5  # answered before the request was read in full: what still comes is thrown away
+    CLOSED = 6
+
+
+_HEAD, _SIZED, _CHUNKED, _WAIT, _TUNNEL, _LINGER, _CLOSED = (int(state) for state in State)
+
+
+class Requestor(Protocol):
+    """Whoever serves a request, told of what its client does."""
+
+    def on_body(self, data: bytes, complete: bool) -> None:
+        """More of the request body: as framed on the wire when it is chunked. data may be empty at the end."""
+        ...
+
+    def on_gone(self) -> None:
+        """The client has left; nothing can be written any more."""
+        ...
+
+    def on_refused(self, refused: Refused) -> None:
+        """The body is not valid HTTP. The stream can still be answered, and closes then."""
+        ...
+
+    def on_blocked(self) -> None:
+        """The client reads slowly: write no more until `on_ready`."""
+        ...
+
+    def on_ready(self) -> None:
+        """The client takes more."""
+        ...
+
+    def on_late(self) -> None:
+        """The stream's deadline is over."""
+        ...
+
+    def on_tunnel(self, data: bytes) -> None:
+        """Bytes of an upgraded connection."""
+        ...
+
+
+@dataclass(slots=True)
+class ServerOptions:
+    """What all connections of a listener share. Times in seconds, sizes in bytes.
+
+    on_request: called with each stream whose head is read; sets `stream.requestor` or answers at once.
+    on_refused: returns the whole reply to a head that is refused; the connection closes after it.
+    on_open, on_close: told of each connection; on_open returns False to have it closed at once.
+    """
+
+    parser: RequestParser
+    clock: Clock
+    on_request: Callable[[ServerConnection], None]
+    on_refused: Callable[[ServerConnection, Refused], bytes]
+    on_open: Callable[[ServerConnection], bool]
+    on_close: Callable[[ServerConnection], None]
+    head_timeout_s: float = 10.0
+    keepalive_s: float = 75.0
+    linger_s: float = 2.0
+    min_body_bytes_per_s: int = 0
+    """Request bodies that come slower than this, on average after the first `head_timeout_s`, are the client's fault. 0: any pace."""
+    draining: bool = False
+    head_ticks: int = field(init=False, default=0)
+    keepalive_ticks: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.head_ticks = self.clock.at(self.head_timeout_s) - self.clock.tick if self.head_timeout_s else NEVER >> 1
+        self.keepalive_ticks = self.clock.at(self.keepalive_s) - self.clock.tick if self.keepalive_s else NEVER >> 1
+
+
+class ServerConnection(asyncio.Protocol):
+    """One client connection, and the stream of the request it serves.
+
+    line, block: of the request being served. body: what of its body came with the head. complete: whether all of it has
+    come. peer: the client's address, text. secure: whether it came over TLS. deadline: in ticks of the clock; the
+    requestor may move it while it serves. minor: of the client's HTTP version.
+    """
+
+    __slots__ = (
+        "_buffer", "_chunking", "_dechunker", "_head_only", "_idle", "_received", "_received_at", "_remaining",
+        "_scanner", "_served", "block", "blocked", "body", "closed", "complete", "context", "deadline", "keep", "line",
+        "minor", "options", "peer", "requestor", "secure", "server_name", "state", "transport",
+    )  # fmt: skip
+
+    line: RequestLine
+    block: RequestBlock
+    transport: Any
+
+    def __init__(self, options: ServerOptions) -> None:
+        self.options = options
+        self.state = _HEAD
+        self.closed = False
+        self.blocked = False
+        self.requestor: Requestor | None = None
+        self.context: Any = None  # the owner's: whatever it knows of this connection
+        self.keep = True
+        self.complete = True
+        self.minor = 1
+        self.body = b""
+        self._buffer = b""
+        self._idle = True
+        self._remaining = 0
+        self._scanner: ChunkScanner | None = None
+        self._chunking = False
+        self._dechunker: Dechunker | None = None
+        self._head_only = False
+        self._served = 0
+        self._received = 0
+        self._received_at = 0
+        self.peer = ""
+        self.secure = False
+        self.server_name = ""
+        self.deadline = 0
+
+    # ---- asyncio's side
+
+    def connection_made(self, transport: Any) -> None:
+        """Take note of the connection and begin to watch its deadline."""
+        self.transport = transport
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) else ""
+        self.secure = transport.get_extra_info("sslcontext") is not None
+        options = self.options
+        # The first request has the head's time, not a kept connection's: who connects and says nothing holds a place.
+        self.deadline = options.clock.tick + options.head_ticks
+        options.clock.watch(self)
+        if not options.on_open(self):
+            self.closed = True
+            self.state = _CLOSED
+            transport.close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection is over, whoever closed it."""
+        self.closed = True
+        self.state = _CLOSED
+        requestor = self.requestor
+        self._buffer = b""
+        self.options.on_close(self)
+        if requestor is not None:
+            self.requestor = None
+            requestor.on_gone()
+
+    def eof_received(self) -> bool:
+        """The client closed its side: it has left. A half-closed client cannot be told from one that is gone."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The socket's buffer is full."""
+        self.blocked = True
+        if self.requestor is not None:
+            self.requestor.on_blocked()
+
+    def resume_writing(self) -> None:
+        """The socket takes more."""
+        self.blocked = False
+        if self.requestor is not None:
+            self.requestor.on_ready()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes as they come."""
+        state = self.state
+        if state == _HEAD:
+            self._head(self._buffer + data if self._buffer else data)
+        elif state == _SIZED:
+            self._sized(data)
+        elif state == _CHUNKED:
+            self._chunked(data)
+        elif state == _WAIT:
+            self._buffer += data
+            if len(self._buffer) > _MAX_AHEAD:
+                self.transport.pause_reading()
+        elif state == _TUNNEL and self.requestor is not None:
+            self.requestor.on_tunnel(data)
+
+    # ---- reading requests
+
+    def _head(self, data: bytes) -> None:
+        options = self.options
+        parser = options.parser
+        end = data.find(b"\r\n\r\n")
+        if end < 0 or end > parser.max_head_bytes:
+            self._partial(data)
+            return
+        at = data.find(b"\r\n")
+        if at == 0:
+            # RFC 9112 section 2.2: an empty line before a request is ignored. One, not any number.
+            data = data[2:]
+            end = data.find(b"\r\n\r\n")
+            at = data.find(b"\r\n")
+            if end < 0 or at == 0:
+                self._partial(data, stray=at == 0)
+                return
+        raw_line = data[:at]
+        raw_block = data[at + 2 : end]
+        line = parser.lines.get(raw_line)
+        block = parser.blocks.get(raw_block)
+        try:
+            if line is None or block is None:
+                line = line or parser.line(raw_line)
+                block = block or parser.block(raw_block)
+                parser.check(line, block, data[: end + 4], missed=True)
+            else:
+                parser.check(line, block, b"", missed=False)
+        except Refused as refused:
+            self._refuse(refused)
+            return
+        self.line = line
+        self.block = block
+        self.minor = minor = line.minor
+        self.keep = not block.close and (minor == 1 or block.keep_alive)
+        self._idle = False
+        self._served += 1
+        end += 4
+        length = block.length
+        if not length:
+            self.body = b""
+            self.complete = True
+            self.state = _WAIT
+            self._buffer = data[end:] if len(data) > end else b""
+        elif length > 0:
+            have = len(data) - end
+            if have >= length:
+                self.body = data[end : end + length]
+                self._buffer = data[end + length :]
+                self.complete = True
+                self.state = _WAIT
+            else:
+                self.body = data[end:]
+                self._buffer = b""
+                self._remaining = length - have
+                self._begin_body(_SIZED, have)
+        else:
+            scanner = ChunkScanner()
+            try:
+                self.body, rest = scanner.take(data[end:])
+            except Refused as refused:
+                self._refuse(refused)
+                return
+            if rest is not None:
+                self._buffer = rest
+                self.complete = True
+                self.state = _WAIT
+            else:
+                self._buffer = b""
+                self._scanner = scanner
+                self._begin_body(_CHUNKED, len(self.body))
+        options.on_request(self)
+
+    def _begin_body(self, state: int, have: int) -> None:
+        self.complete = False
+        self.state = state
+        self._received = have
+        self._received_at = self.options.clock.tick
+
+    def _partial(self, data: bytes, *, stray: bool = False) -> None:
+        """Wait for the rest of a head, within its time and size."""
+        if len(data) > self.options.parser.max_head_bytes:
+            self._refuse(Refused(431, "HeadTooLarge", ""))
+        elif stray:
+            self._refuse(Refused(400, "BadRequest", "Empty lines stand where a request should begin."))
+        else:
+            if self._idle and data:
+                # Measured from a head's first byte: a kept connection may have been silent for long.
+                self._idle = False
+                clock = self.options.clock
+                self.deadline = clock.tick + self.options.head_ticks
+                clock.soon(self)
+            self._buffer = data
+
+    def _refuse(self, refused: Refused) -> None:
+        self.keep = False
+        self._buffer = b""
+        self.transport.write(self.options.on_refused(self, refused))
+        # The refused message's rest may still be coming; closing now would reset the connection over the reply.
+        self._linger()
+
+    def _sized(self, data: bytes) -> None:
+        size = len(data)
+        remaining = self._remaining
+        self._received += size
+        requestor = self.requestor
+        if size < remaining:
+            self._remaining = remaining - size
+            if requestor is not None:
+                requestor.on_body(data, False)
+            return
+        if size > remaining:
+            self._buffer = data[remaining:]
+            data = data[:remaining]
+        self.complete = True
+        self.state = _WAIT
+        if requestor is not None:
+            requestor.on_body(data, True)
+
+    def _chunked(self, data: bytes) -> None:
+        scanner = self._scanner
+        requestor = self.requestor
+        assert scanner is not None
+        self._received += len(data)
+        try:
+            data, rest = scanner.take(data)
+        except Refused as refused:
+            self.keep = False
+            self.state = _WAIT
+            self.transport.pause_reading()
+            if requestor is not None:
+                requestor.on_refused(refused)
+            return
+        if rest is None:
+            if data and requestor is not None:
+                requestor.on_body(data, False)
+            return
+        self._buffer = rest
+        self._scanner = None
+        self.complete = True
+        self.state = _WAIT
+        if requestor is not None:
+            requestor.on_body(data, True)
+
+    def _linger(self) -> None:
+        """Close once the client has read the answer: throw away what it still sends, for a while."""
+        self.requestor = None
+        if self.closed:
+            return
+        self.state = _LINGER
+        clock = self.options.clock
+        self.deadline = clock.at(self.options.linger_s)
+        clock.soon(self)
+        try:
+            self.transport.resume_reading()
+            self.transport.write_eof()
+        except (OSError, RuntimeError, NotImplementedError):
+            # TLS cannot close one side alone; the client reads `connection: close` and leaves, or the deadline comes.
+            return
+
+    # ---- answering them: what the requestor calls
+
+    @property
+    def closing(self) -> bool:
+        """Whether the connection closes after the current response."""
+        return not self.keep or self.options.draining
+
+    def respond(self, status: bytes, lines: bytes, length: int, body: bytes, complete: bool) -> None:
+        """Write a response's head and the first piece of its body.
+
+        status: the status line with CRLF. lines: header lines, each with CRLF, framing included: none for `length` -2.
+        length: of the body; -1 chunked (the pieces are framed already), -2 until the end, which `finish` says.
+        complete: body is all of it; the stream is over then, and may already serve the next request on return.
+        """
+        keep = self.keep and not self.options.draining
+        if not complete:
+            if length == -2:
+                if self.minor:
+                    lines += _CHUNKED_LINE
+                    self._chunking = True
+                    if body:
+                        body = b"%x\r\n%b\r\n" % (len(body), body)
+                else:
+                    keep = False
+            elif length == -1 and not self.minor:
+                keep = False
+                lines, body = self._for_http_1_0(lines, body)
+            elif length > _BIG_BODY:
+                # Fewer, larger writes; for small bodies the smaller buffer stays in the processor's cache.
+                self.transport.set_write_buffer_limits(_BIG_HIGH_WATER)
+        elif length == -1 and not self.minor:
+            keep = False
+            lines, body = self._for_http_1_0(lines, body)
+            self._dechunker = None
+        if keep and self.complete:
+            if self.minor:
+                self.transport.write(b"".join((status, lines, b"\r\n", body)))
+            else:
+                self.transport.write(b"".join((status, lines, b"connection: keep-alive\r\n\r\n", body)))
+        else:
+            self.keep = keep and self.complete
+            self.transport.write(b"".join((status, lines, _CLOSE, body)))
+        if complete:
+            self._over()
+
+    def _for_http_1_0(self, lines: bytes, body: bytes) -> tuple[bytes, bytes]:
+        """HTTP/1.0 knows no chunks: the connection's end is the body's."""
+        self._dechunker = Dechunker()
+        return lines.replace(_CHUNKED_LINE, b""), self._dechunker.take(body)[0]
+
+    def write(self, data: bytes) -> None:
+        """Write a further piece of the body."""
+        if self._chunking:
+            if data:
+                self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        elif self._dechunker is not None:
+            data, _ = self._dechunker.take(data)
+            if data:
+                self.transport.write(data)
+        else:
+            self.transport.write(data)
+
+    def finish(self) -> None:
+        """The body is written in full."""
+        if self._chunking:
+            self._chunking = False
+            self.transport.write(_LAST_CHUNK)
+        self._dechunker = None
+        self._over()
+
+    def abort(self) -> None:
+        """Break the connection off: the only honest end of a response that cannot be finished."""
+        self.requestor = None
+        self.keep = False
+        self.state = _CLOSED
+        self.closed = True
+        self.transport.abort()
+
+    def inform(self, head: bytes) -> None:
+        """Pass an interim response (1xx) on, whole head with its empty line; HTTP/1.0 clients know none."""
+        if self.minor:
+            self.transport.write(head)
+
+    def invite(self) -> None:
+        """Tell a client that waits for `100 Continue` that its body is wanted."""
+        if self.minor and self.block.expects and not self.complete:
+            self.transport.write(_CONTINUE)
+
+    def pause(self) -> None:
+        """Read no more of the request body for now."""
+        self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        self.transport.resume_reading()
+
+    def switch(self, head: bytes) -> bytes:
+        """Answer with 101 and become a tunnel. Return what the client has sent ahead."""
+        self.state = _TUNNEL
+        self.transport.write(head)
+        ahead, self._buffer = self._buffer, b""
+        return ahead
+
+    def close_tunnel(self) -> None:
+        """Close once everything is written."""
+        self.requestor = None
+        self.transport.close()
+
+    def close_idle(self) -> None:
+        """Close now, if no request is being served or coming."""
+        if self.state == _HEAD and not self._buffer:
+            self.transport.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being served or has begun to come."""
+        return not self.closed and (self.state != _HEAD or bool(self._buffer))
+
+    def _over(self) -> None:
+        self.requestor = None
+        if not self.keep:
+            if self.complete:
+                self.state = _CLOSED
+                # What is written may take long to be read; not for ever.
+                self.deadline = self.options.clock.tick + self.options.keepalive_ticks
+                self.transport.close()
+            else:
+                self._linger()
+            return
+        self.state = _HEAD
+        self._idle = True
+        options = self.options
+        self.deadline = options.clock.tick + options.keepalive_ticks
+        if self._buffer:
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        """Serve the request that came ahead. Not from within the former one: a thousand pipelined ones would nest."""
+        if self.state == _HEAD and self._buffer and not self.closed:
+            data, self._buffer = self._buffer, b""
+            self.transport.resume_reading()
+            self._head(data)
+
+    def on_deadline(self) -> None:
+        """Cut off whoever is too slow."""
+        state = self.state
+        if state in (_WAIT, _SIZED, _CHUNKED, _TUNNEL) and self.requestor is not None:
+            self.deadline = NEVER
+            self.requestor.on_late()
+        elif state == _HEAD and (self._buffer or not self._idle):
+            self._refuse(Refused(408, "HeadTimeout", ""))
+        elif not self.closed:
+            self.closed = True
+            if state == _HEAD:
+                self.transport.close()
+            else:
+                self.transport.abort()
+
+    def is_dripping(self) -> bool:
+        """Whether the request body comes slower than the listener accepts."""
+        options = self.options
+        if self.complete or not options.min_body_bytes_per_s or self.state not in (_SIZED, _CHUNKED):
+            return False
+        passed_s = (options.clock.tick - self._received_at) / 10
+        return passed_s > options.head_timeout_s and self._received < options.min_body_bytes_per_s * passed_s
