@@ -9,8 +9,8 @@ inside it and the response time grows in proportion. So the limit follows the gr
 With rtt_now = rtt_min · limit / c it settles a little above TOLERANCE · c: the tolerance and the square root are the room in
 which growth of c is noticed. `rtt_now` is the median of a window, so that a few slow answers do not count.
 `rtt_min` is what keeps this honest: measured under load it would contain the queue, and the limit would creep up with it.
-So it is measured anew every `PROBE_EVERY_S` with the limit halved for some answers (and at once when the limit is stuck at
-its minimum: the upstream became slower).
+So it is measured anew every `PROBE_EVERY_S` with the limit halved for some answers, and halved again while that makes answers faster
+(and at once when the limit is stuck at its minimum: the upstream became slower).
 A limit that is not in use (fewer than half of it in flight) says nothing and does not grow.
 Sources: Envoy, "Adaptive Concurrency" (gradient controller, min RTT windows, headroom); Netflix concurrency-limits, Gradient2Limit
 (smoothing, tolerance, no growth when limited by the application).
@@ -36,6 +36,8 @@ MAX_SAMPLES = 256
 """More answers in a window are not looked at: the median of the first ones is as good."""
 PROBE_EVERY_S = 30.0
 PROBE_SAMPLES = 20
+FASTER = 0.85
+"""A response time below this share of the one before is a faster one."""
 STUCK = 5
 """Windows at the minimum after which `rtt_min` is doubted."""
 CROWDED_RATIO = 0.8
@@ -81,7 +83,7 @@ class Gradient:
         inflight: requests that were running with it. ok: False for one that failed, whose time counts only when it was long: a
         fast refusal says nothing of the queue, a timeout much.
         """
-        if not ok and seconds < 2.0 * (self.rtt_s or self.rtt_min_s or seconds):
+        if not ok and (not self.rtt_min_s or seconds < 2.0 * self.rtt_min_s):
             return False
         if now < self._wait_until:
             return False
@@ -93,7 +95,7 @@ class Gradient:
         if self.probing:
             if len(samples) < PROBE_SAMPLES:
                 return False
-            self._end_probe(now)
+            self._go_on_probing(now)
             return True
         if now < self._until or len(samples) < MIN_SAMPLES:
             return False
@@ -120,16 +122,25 @@ class Gradient:
         self.probing = True
         self._stuck = 0
         self._kept = self.limit
+        self._lower(now)
+
+    def _lower(self, now: float) -> None:
         self.limit = max(float(self._min), self.limit / 2.0)
         # What was sent before still meets the old queue.
         self._wait_until = now + 2.0 * self.rtt_s
 
-    def _end_probe(self, now: float) -> None:
-        self.rtt_min_s = _median(self._samples)
+    def _go_on_probing(self, now: float) -> None:
+        """Halve the limit again as long as that makes answers faster, which means that there was a queue; else be done."""
+        rtt_s = _median(self._samples)
+        faster, self.rtt_s = rtt_s < FASTER * self.rtt_s, rtt_s
+        self._begin(now)
+        if faster and self.limit > self._min:
+            self._lower(now)
+            return
+        self.rtt_min_s = rtt_s
         self.probing = False
         self.limit = self._kept
         self._probe_at = now + PROBE_EVERY_S
-        self._begin(now)
 
     def _begin(self, now: float) -> None:
         self._samples.clear()

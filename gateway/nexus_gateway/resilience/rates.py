@@ -3,8 +3,9 @@
 The double is the theoretical arrival time (TAT): the second at which all that was let through so far would be through at the limit's rate.
 A request passes while `TAT + 1/rate - now <= burst/rate`; so in any `t` seconds at most `burst + rate · t` do.
 
-All workers count in the same cells, without a lock. Two requests in two workers that read the same TAT within ~100 ns of each
-other both pass and are counted as one; a stream of requests thereby exceeds its limit by the share of pairs that meet so, well below 1 %.
+All workers count in the same cells, without a lock. Two requests in two workers that read the same TAT within some 100 ns of
+each other both pass and are counted as one. Measured: two workers that ask every 30 µs, for three times what the limit allows, get
+up to 1 % more than it; two that do nothing but ask, in step with each other, 60 %. At worst it comes to the limit times the workers.
 
 Keyed limits hold a table of `KEYS` (fingerprint, TAT) pairs; a key lives in one of `_PROBE` neighbours.
 - A TAT that has passed says nothing any more: its place is free. Nothing has to be cleaned up.
