@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
+import msgspec
+
 from nexus_gateway.resilience.breakers import HALF_OPEN, OPEN
 from nexus_gateway.resilience.endpoints import EndpointState
 from nexus_gateway.telemetry import exposition, names
@@ -23,6 +25,7 @@ _CIRCUIT = {OPEN: 1.0, HALF_OPEN: 0.5}
 
 LiveEndpoints = Callable[[], Iterable[tuple[str, tuple[EndpointState, ...]]]]
 """→ (upstream id, live endpoints) of the live Snapshot."""
+Live = tuple[tuple[str, tuple[EndpointState, ...]], ...]
 Reader = Callable[[], Iterable[tuple[Labels, float]]]
 """→ (label values, value) of a gauge now."""
 Row = list[Any]
@@ -218,15 +221,15 @@ class Measurements:
         for metric, readers in self._readers.items():
             own = counts.get(metric.name, ())
             counts[metric.name] = chain(own, chain.from_iterable(_labelled(read) for read in tuple(readers)))
-        counts[names.ENDPOINTS.name] = ([[upstream], len(states)] for upstream, states in self._live())
-        counts[names.ACTIVE.name] = (
-            [[upstream, state.authority], state.active] for upstream, states in self._live() for state in states
-        )
-        counts[names.BREAKER.name] = (
-            [[upstream, state.authority], _CIRCUIT.get(state.breaker.state, 0.0)]
-            for upstream, states in self._live()
-            for state in states
-        )
+        live = tuple(self._live())
+        every = [
+            (names.ENDPOINTS, _endpoints),
+            (names.ACTIVE, _active),
+            (names.BREAKER, _circuits),
+            (names.HEALTHY, _healthy),
+        ]
+        for metric, read in (*every, (names.UPSTREAM_CONNECTIONS, _connections)):
+            counts[metric.name] = chain(counts.get(metric.name, ()), read(live))
         hooks = [
             [list(labels), list(each.bounds), list(each.buckets), each.sum] for labels, each in self._hooks.items()
         ]
@@ -244,6 +247,48 @@ def _rows(series: Iterable[tuple[Labels, Tally]]) -> Iterator[Row]:
 
 def _labelled(read: Reader) -> Iterator[Row]:
     return ([list(labels), value] for labels, value in read())
+
+
+def _endpoints(live: Live) -> Iterator[Row]:
+    return ([[upstream], len(states)] for upstream, states in live)
+
+
+def _active(live: Live) -> Iterator[Row]:
+    return ([[upstream, state.authority], state.active] for upstream, states in live for state in states)
+
+
+def _circuits(live: Live) -> Iterator[Row]:
+    return (
+        [[upstream, state.authority], _CIRCUIT.get(state.breaker.state, 0.0)]
+        for upstream, states in live
+        for state in states
+    )
+
+
+def _healthy(live: Live) -> Iterator[Row]:
+    return ([[upstream, state.authority], float(state.healthy)] for upstream, states in live for state in states)
+
+
+def _connections(live: Live) -> Iterator[Row]:
+    for upstream, states in live:
+        opened = sum(state.connections for state in states)
+        if opened:
+            idle = sum(len(state.idle) for state in states)
+            yield [[upstream, "active"], max(opened - idle, 0)]
+            yield [[upstream, "idle"], idle]
+
+
+def encode(state: State) -> bytes:
+    """Return a state as one worker hands it to its supervisor."""
+    return msgspec.json.encode(state)
+
+
+def render_encoded(states: Iterable[bytes], accept: str = "") -> tuple[bytes, str]:
+    """Do what `render` does with states that were encoded. Raises ValueError for what is none."""
+    try:
+        return render([msgspec.json.decode(each) for each in states], accept)
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"a worker's measurements cannot be read: {error}") from error
 
 
 def render(states: Iterable[State], accept: str = "") -> tuple[bytes, str]:

@@ -65,8 +65,7 @@ CONCURRENCY_LIMIT = Metric(
     "nexus_gateway_upstream_concurrency_limit", "gauge", "Requests that the adaptive limit lets run at once.", ("upstream",)
 )  # fmt: skip
 EJECTIONS = Metric(
-    "nexus_gateway_outlier_ejections", "counter", "Endpoints taken out for failing more than others.", ("upstream",),
-    combine="max",
+    "nexus_gateway_outlier_ejections", "counter", "Endpoints taken out for failing more than others.", ("upstream",)
 )  # fmt: skip
 HEALTH_CHECKS = Metric(
     "nexus_gateway_health_checks", "counter", "Active health checks, by outcome.", ("upstream", "outcome")

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 from nexus_core.discovery import Endpoint
 from nexus_core.snapshot import CircuitBreaker
-from nexus_gateway.edge.measurements import Measurements, render
+from nexus_gateway.edge.measurements import Measurements, encode, render, render_encoded
 from nexus_gateway.resilience.endpoints import EndpointRegistry, EndpointState
 from nexus_gateway.telemetry import names
 from nexus_gateway.telemetry.exposition import OPENMETRICS, TEXT, accepts_openmetrics
@@ -146,10 +146,15 @@ def test_endpoints_are_read_when_scraped() -> None:
     registry = EndpointRegistry()
     states = registry.update(UPSTREAM, [Endpoint("127.0.0.1", 80), Endpoint("127.0.0.1", 81)], CircuitBreaker(), 0.0)
     states[1].active = 3
+    states[0].connections, states[1].connections, states[1].healthy = 2, 3, False
+    states[1].idle.extend([object(), object()])
     found = scraped(measurements(states=states))
     assert only(found, "nexus_gateway_upstream_endpoints") == [2]
     assert only(found, "nexus_gateway_endpoint_active") == [0, 3]
     assert only(found, "nexus_gateway_endpoint_circuit_open") == [0, 0]
+    assert only(found, "nexus_gateway_endpoint_healthy") == [1, 0]
+    assert found["nexus_gateway_upstream_connections", (("state", "active"), ("upstream", UPSTREAM))] == 3
+    assert found["nexus_gateway_upstream_connections", (("state", "idle"), ("upstream", UPSTREAM))] == 2
 
 
 def worker(name: str, requests: int) -> Measurements:
@@ -191,6 +196,13 @@ def test_workers_are_added_up() -> None:
 def test_one_worker_is_rendered_as_it_scrapes_itself() -> None:
     made = worker("0", 3)
     assert render([made.state()], ACCEPT) == made.scrape(ACCEPT)
+    assert render_encoded([encode(made.state())], ACCEPT) == made.scrape(ACCEPT)
+
+
+@pytest.mark.parametrize("odd", [b"", b"[]", b"{}", b"nonsense"])
+def test_measurements_that_cannot_be_read_are_said_to_be(odd: bytes) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        render_encoded([odd, odd])
 
 
 def test_a_worker_of_another_version_may_count_what_this_one_does_not_know() -> None:
