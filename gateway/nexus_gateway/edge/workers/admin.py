@@ -30,6 +30,8 @@ _NOBODY = "No worker answers at the moment. Try again; /workers says how they ar
 
 Render = Callable[[Sequence[bytes], str], tuple[bytes, str]]
 """(each worker's measurements as its `/measurements` gave them, Accept header) → (body, content type)."""
+Said = tuple[int, bytes, str]
+"""(status, body, content type) of one worker's answer."""
 Merge = Callable[[Sequence[Answer]], Answer]
 
 
@@ -92,7 +94,7 @@ class MergedAdmin:
     async def metrics(self, request: web.Request) -> web.Response:
         """All workers' metrics as one."""
         found = await self._ask_all("GET", MEASUREMENTS)
-        states = [body for status, body in found if status == 200]
+        states = [body for status, body, _ in found if status == 200]
         body, content_type = self._render(states, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type, **self._count(states)})
 
@@ -120,18 +122,18 @@ class MergedAdmin:
         for worker in self._supervisor.workers:
             found = await self._ask(worker, request.method, request.path_qs, body, headers)
             if found is not None:
-                return web.Response(status=found[0], body=found[1], content_type="application/json")
+                return web.Response(status=found[0], body=found[1], headers={"Content-Type": found[2]})
         return _json({"error": _NOBODY}, status=503)
 
     async def _answer(self, path: str, merge: Merge) -> web.Response:
         """Return the merged answer of those that answered 200; if none did, what the first one said."""
         found = await self._ask_all("GET", path)
-        good = [json.loads(body) for status, body in found if status == 200]
+        good = [json.loads(body) for status, body, _ in found if status == 200]
         if good:
             return _json(merge(good), headers=self._count(good))
         if found:
-            status, body = found[0]
-            return web.Response(status=status, body=body, content_type="application/json")
+            status, body, kind = found[0]
+            return web.Response(status=status, body=body, headers={"Content-Type": kind})
         return _json({"error": _NOBODY}, status=503)
 
     async def export(self, request: web.Request) -> web.Response:
@@ -141,13 +143,12 @@ class MergedAdmin:
         found = await self._ask_all("POST", "/v1/traces", await request.read(), headers)
         if not found:
             return _json({"error": _NOBODY}, status=503)
-        status, body = max(found, key=lambda each: each[0] == 200)
-        kind = "application/x-protobuf" if status == 200 else "application/json"
-        return web.Response(status=status, body=body, content_type=kind)
+        status, body, kind = max(found, key=lambda each: each[0] == 200)
+        return web.Response(status=status, body=body, headers={"Content-Type": kind})
 
     async def _ask_all(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> list[tuple[int, bytes]]:
+    ) -> list[Said]:
         asked = await asyncio.gather(
             *(self._ask(worker, method, path, body, headers) for worker in self._supervisor.workers)
         )
@@ -155,7 +156,7 @@ class MergedAdmin:
 
     async def _ask(
         self, worker: Worker, method: str, path: str, body: bytes | None, headers: dict[str, str] | None
-    ) -> tuple[int, bytes] | None:
+    ) -> Said | None:
         # A session for each question: these are a few a minute, and a worker's socket path may be another process's next.
         with contextlib.suppress(ClientError, OSError, TimeoutError):
             async with (
@@ -166,7 +167,8 @@ class MergedAdmin:
                 ) as session,
                 session.request(method, f"http://worker{path}", data=body, headers=headers) as response,
             ):
-                return response.status, await response.read()
+                kind = response.headers.get("Content-Type", "application/octet-stream")
+                return response.status, await response.read(), kind
         log.info("worker %d did not answer %s", worker.index, path.partition("?")[0])
         return None
 
