@@ -261,6 +261,10 @@ class Exchange:
         hooked = self.hooked
         upgrade = block.upgrade
         self._upgrade = upgrade == b"websocket" and self.line.method == "GET"
+        if upgrade and not self._upgrade:
+            # Another protocol is not passed on: an h2c tunnel, for one, would carry requests that no route, plugin or limit
+            # ever sees. Nor is what follows read as HTTP, since its sender may not have meant it so.
+            self.stream.keep = False
         if hooked is None or not hooked.changed:
             start = self.line.start
             own = proxy.forwarding.lines(self.stream.context, self.authority, block.aside)
@@ -453,6 +457,9 @@ class Exchange:
         if attempt.number:
             lines = self.proxy.contexts.again(lines, aside)
         attempt.context = lines
+        if not self.authority:
+            # An HTTP/1.0 client without a Host header; HTTP/1.1 upstream has to have one.
+            lines += b"host: %b\r\n" % attempt.endpoint.authority.encode()
         if aside is not None:
             lines += deadlines.remaining_lines(aside, self.deadline_at - monotonic() if self.deadline_at else 0.0)
         body = self.body
@@ -568,6 +575,9 @@ class Exchange:
             self.proxy.rng,
         )
         if wait_s is None:
+            retry = self.backend.retry
+            if self._replayable and self.attempts <= retry.attempts and outcome.value in retry.on:
+                self.proxy.measurements.budget_spent(self.upstream_id)
             return False
         if self.tried is None:
             self.tried = set()

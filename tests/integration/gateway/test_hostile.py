@@ -79,7 +79,7 @@ async def test_ambiguous_requests_are_refused_and_their_connection_closed(
     answer = await harness.raw(REFUSED[name] + SMUGGLED)
     assert seen.paths == []
     status = answer.split(b" ")[1] if answer else b""
-    assert status in (b"400", b"405", b"408", b"431", b""), answer
+    assert status in (b"400", b"405", b"408", b"431", b"505", b""), answer
     assert answer.count(b"HTTP/1.1 ") <= 1
 
 
@@ -216,8 +216,8 @@ async def test_slow_uploads_are_the_clients_fault_and_open_no_circuit(harness: H
     assert (row["state"], row["failures"]) == ("closed", 0)
 
 
-async def test_header_text_beyond_ascii_passes_as_utf_8(harness: Harness) -> None:
-    """UTF-8 unchanged; ISO-8859-1, which is not valid UTF-8, as the same text in UTF-8."""
+async def test_header_text_beyond_ascii_passes_byte_for_byte(harness: Harness) -> None:
+    """UTF-8, and what HTTP once meant by text, ISO-8859-1."""
     got: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -232,7 +232,7 @@ async def test_header_text_beyond_ascii_passes_as_utf_8(harness: Harness) -> Non
     )
     server.close()
     for message in (got[0], answer):
-        assert message.count(b"caf\xc3\xa9\r\n") == 2
+        assert (message.count(b"caf\xc3\xa9\r\n"), message.count(b"caf\xe9\r\n")) == (1, 1)
 
 
 @pytest.mark.parametrize("upgrade", [b"h2c", b"websocket, h2c", b"TLS/1.3"])
@@ -253,7 +253,7 @@ async def test_only_websocket_upgrades_pass(harness: Harness, upgrade: bytes) ->
     answer = await harness.raw(asked + b"\r\n\r\n" + SMUGGLED)
     server.close()
     assert answer.startswith(b"HTTP/1.1 200")
-    assert b"Connection: close" in answer
+    assert b"connection: close" in answer
     assert (len(heads), b"upgrade" in heads[0].lower(), b"http2-settings" in heads[0].lower()) == (1, False, False)
 
 

@@ -42,7 +42,7 @@ async def test_messages_subprotocol_pings_and_close_codes_pass(harness: Harness)
         closing = await socket.receive()
         assert (closing.type, closing.data, closing.extra) == (WSMsgType.CLOSE, 4001, "because")
     assert harness.gateway is not None
-    proxy = harness.gateway._proxy
+    proxy = harness.gateway.proxy
     await until(lambda: not proxy.in_flight)  # the tunnel ends with its sockets
 
 

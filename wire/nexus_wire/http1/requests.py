@@ -55,7 +55,7 @@ class RequestBlock:
 
     host: lower-case, without port or dot at its end, empty for none; port: 0 for none; authority: the Host header as sent.
     length: of the body; -1 chunked, 0 none. sized: whether it was given in numbers. close, keep_alive: of Connection.
-    upgrade: the one protocol asked for, lower-case, empty for none. expects: it waits for `100 Continue`.
+    upgrade: the protocols asked for, lower-case, joined by `,`; empty for none. expects: it waits for `100 Continue`.
     forward: end-to-end lines with CRLF, framing included, without what is kept aside. aside: values of the headers that the
     parser was told to keep aside, repeats joined by `, `; None for none of them.
     """
@@ -160,7 +160,7 @@ class RequestParser:
         elif version == b"HTTP/1.0":
             minor = 0
         elif _VERSION.fullmatch(version):
-            raise Refused(505, "BadVersion", "HTTP/1.1 and HTTP/1.0 are spoken here.")
+            raise Refused(505, "BadVersion", "Versions 1.1 and 1.0 are spoken here.")
         else:
             raise bad_request("The HTTP version is not one.")
         if method in (b"CONNECT", b"TRACE"):
@@ -246,8 +246,8 @@ class RequestParser:
                 raise bad_request("The Connection header names an end-to-end header.")
             block.close = b"close" in options
             block.keep_alive = b"keep-alive" in options
-            if b"upgrade" in options and len(upgrades) == 1:
-                block.upgrade = upgrades[0]
+            if b"upgrade" in options:
+                block.upgrade = b",".join(upgrades)
             listed = set(options) - _OPTIONS
             if listed:
                 forward = [line for line in forward if line.partition(b":")[0].lower() not in listed]
