@@ -124,8 +124,8 @@ class Cells:
     def slot(self, key: str, size: int, now: float = 0.0) -> Slot:
         """Return the slot of this key and size, a new one (zeros) when no worker has it yet. For set-up, not for each request.
 
-        key: any text; the same key with another size is another slot. Two keys share a slot when their 64-bit hashes are
-        equal: for 10,000 keys one chance in 3·10¹¹.
+        now: 0.0 when it is not at hand. key: any text; the same key with another size is another slot. Two keys share a slot
+        when their 64-bit hashes are equal: for 10,000 keys one chance in 3·10¹¹.
         """
         hashed = _hash(key, size)
         with self._lock():
@@ -236,7 +236,12 @@ class Cells:
             for _ in range(min(limit, self._entries)):
                 base = _HEADER + self._cursor * _ENTRY
                 self._cursor = (self._cursor + 1) & (self._entries - 1)
-                if self.words[base] > _FREED and now - self._doubles[base + _E_SEEN] > older_s:
+                if self.words[base] <= _FREED:
+                    continue
+                seen = self._doubles[base + _E_SEEN]
+                if seen == 0.0:
+                    self._doubles[base + _E_SEEN] = now  # made by somebody who knew no time: its time begins here
+                elif now - seen > older_s:
                     self.words[base] = _FREED
                     self.words[_H_FREED] += self.words[base + _E_LINES]
                     freed += 1

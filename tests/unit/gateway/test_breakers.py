@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
+import multiprocessing
+import multiprocessing.synchronize
+import random
+import time
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -194,6 +200,53 @@ def test_the_ratio_counts_requests_of_all_workers() -> None:
     assert first.state is OPEN, "21 of 42"
     second.mirror(3.1)
     assert second.state is OPEN
+
+
+def _hammer(map_: mmap.mmap, worker: int, start: multiprocessing.synchronize.Barrier) -> None:
+    """Everything at once, as fast as it goes: what is told of must never raise, whatever the other one does meanwhile."""
+    cells = Cells(memoryview(map_), worker=worker)
+    breaker = Breaker(
+        CircuitBreaker(failures=2, reset_s=0.0005, probes=2, error_ratio=0.5, min_requests=4), cells=cells, key="x"
+    )
+    rng = random.Random(worker)
+    start.wait(20)
+    begun = time.monotonic()
+    states = set()
+    while (now := time.monotonic()) < begun + 0.5:
+        if rng.random() < 0.1:
+            breaker.mirror(now)
+        states.add(breaker.state)
+        if not breaker.acquire(now):
+            continue
+        probe, dice = breaker.state is HALF_OPEN, rng.random()
+        if dice < 0.4:
+            breaker.failure(now, probe=probe)
+        elif dice < 0.95:
+            breaker.success(now, probe=probe)
+        else:
+            breaker.abandon(probe=probe)
+    assert states == {CLOSED, OPEN, HALF_OPEN}
+
+
+def test_two_processes_at_full_speed_never_break_it_and_agree_in_the_end() -> None:
+    map_ = mmap.mmap(-1, 1 << 14)
+    late = Breaker(CircuitBreaker(failures=2, reset_s=0.0005), cells=Cells(memoryview(map_), worker=2), key="x")
+    fork = multiprocessing.get_context("fork")
+    start = fork.Barrier(2)
+    workers = [fork.Process(target=_hammer, args=(map_, worker, start)) for worker in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+        assert worker.exitcode == 0
+    now = time.monotonic()
+    late.mirror(now)
+    assert late.opened_at <= now
+    assert late.would_allow(now + 1.0)
+    for step in range(1, 4):
+        assert late.acquire(now + step)
+        late.success(now + step, probe=late.state is HALF_OPEN)
+    assert (late.state, late.watching) == (CLOSED, False)
 
 
 class Workers(RuleBasedStateMachine):

@@ -38,17 +38,17 @@ def test_any_order_of_slots_touches_and_sweeps_keeps_live_slots_apart(
     cells = Cells(bytearray(1 << 13))
     held: dict[tuple[str, int], float] = {}
     for now, (key, size) in enumerate(keys):
-        slot = cells.slot(key, size, float(now))
+        slot = cells.slot(key, size, float(now + 1))
         if slot.shared:
-            held[key, size] = mark = float(now) + 0.5
+            held[key, size] = mark = float(now + 1) + 0.5
             for at in range(slot.at, slot.at + size):
                 slot.view[at] = mark
         if data.draw(st.booleans()):
             keep = data.draw(st.sets(st.sampled_from(sorted(held)))) if held else set()
-            cells.touch([cells.slot(*each, float(now)) for each in keep], float(now))
-            cells.sweep(float(now) + 1.0, 0.5 + len(keys), limit=10_000)
+            cells.touch([cells.slot(*each, float(now + 1)) for each in keep], float(now + 1))
+            cells.sweep(float(now + 1) + 1.0, 0.5 + len(keys), limit=10_000)
         for (key_, size_), mark_ in held.items():
-            kept = cells.slot(key_, size_, float(now))
+            kept = cells.slot(key_, size_, float(now + 1))
             assert set(kept.view[kept.at : kept.at + size_]) <= {mark_}
 
 
@@ -67,7 +67,7 @@ def test_a_full_buffer_hands_out_private_slots_and_says_so_once() -> None:
 
 def test_swept_slots_come_back_as_zeros_and_those_touched_stay() -> None:
     cells = Cells(bytearray(4096))
-    old, kept = cells.slot("old", 8, now=0.0), cells.slot("kept", 8, now=0.0)
+    old, kept = cells.slot("old", 8, now=1.0), cells.slot("kept", 8, now=1.0)
     old.view[old.at] = kept.view[kept.at] = 5.0
     cells.touch([kept], 90.0)
     assert cells.sweep(100.0, 50.0) == 1
@@ -77,9 +77,15 @@ def test_swept_slots_come_back_as_zeros_and_those_touched_stay() -> None:
     assert kept.view[cells.slot("kept", 8).at] == 5.0
 
 
+def test_a_slot_made_without_a_time_is_as_old_as_the_first_sweep_that_sees_it() -> None:
+    cells = Cells(bytearray(4096))
+    cells.slot("timeless", 8)
+    assert [cells.sweep(now, 50.0) for now in (1000.0, 1049.0, 1051.0)] == [0, 0, 1]
+
+
 def test_freed_lines_are_split_when_there_are_no_others() -> None:
     cells = Cells(bytearray(4096))
-    whole = cells.slot("whole", 8 * (cells.usage()[1] - 1), now=0.0)
+    whole = cells.slot("whole", 8 * (cells.usage()[1] - 1), now=1.0)
     assert whole.shared
     cells.sweep(100.0, 1.0)
     parts = [cells.slot(f"part {n}", 16, now=100.0) for n in range(4)]
@@ -89,7 +95,7 @@ def test_freed_lines_are_split_when_there_are_no_others() -> None:
 
 def test_a_holder_that_slept_through_a_sweep_learns_that_its_slot_moved() -> None:
     cells = Cells(bytearray(4096))
-    slot, other = cells.slot("sleeper", 8, now=0.0), cells.slot("other", 8, now=0.0)
+    slot, other = cells.slot("sleeper", 8, now=1.0), cells.slot("other", 8, now=1.0)
     before = slot.at
     cells.touch([other], 99.0)
     cells.sweep(100.0, 50.0)

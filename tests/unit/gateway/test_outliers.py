@@ -180,12 +180,12 @@ def test_state_survives_absence_and_a_restart_is_new_for_slow_start() -> None:
 def test_forgotten_states_leave_and_their_cells_with_them_when_the_owner_sweeps() -> None:
     cells = Cells(bytearray(1 << 14))
     registry = EndpointRegistry(cells=cells)
-    old, kept = registry.update("u", [Endpoint("old", 80), Endpoint("kept", 80)], CircuitBreaker(), 0.0)
+    old, kept = registry.update("u", [Endpoint("old", 80), Endpoint("kept", 80)], CircuitBreaker(), 1.0)
     for _ in range(5):
         old.breaker.failure(1.0)
-    registry.forget([kept], FORGET_AFTER_S + 2.0)
+    registry.forget([kept], FORGET_AFTER_S + 3.0)
     assert registry.all() == (kept,)
-    assert cells.sweep(FORGET_AFTER_S + 2.0, FORGET_AFTER_S) == 2, "its breaker and its own"
+    assert cells.sweep(FORGET_AFTER_S + 3.0, FORGET_AFTER_S) == 2, "its breaker and its own"
     fresh, same = registry.update(
         "u", [Endpoint("old", 80), Endpoint("kept", 80)], CircuitBreaker(), FORGET_AFTER_S + 3
     )

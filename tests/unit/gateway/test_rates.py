@@ -170,9 +170,9 @@ def test_another_key_counts_anew_and_a_key_needs_something_that_takes_it() -> No
 def test_limits_in_use_are_kept_from_the_sweep() -> None:
     cells = Cells(bytearray(1 << 18))
     every = Limits(cells, of_request)
-    kept = every.get(RateLimit("kept", 1, 1000.0), 0.0)
-    every.get(RateLimit("gone", 1, 1000.0), 0.0)
-    assert kept.take(b"", 0.0) == 0.0
+    kept = every.get(RateLimit("kept", 1, 1000.0), 1.0)
+    every.get(RateLimit("gone", 1, 1000.0), 1.0)
+    assert kept.take(b"", 1.0) == 0.0
     every.touch(90.0)
     assert cells.sweep(100.0, 50.0) == 1
     assert kept.take(b"", 100.0) > 0.0
