@@ -10,7 +10,8 @@ TRACE = 2
 """Record the spans."""
 
 BROKEN_OFF = frozenset({"ClientClosed", "UpstreamReset", "BodyTimeout", "SlowClient"})
-"""Reasons that say a request or its response was cut short, whatever status had gone out."""
+"""Reasons that say a request or its response was cut short, whatever status had gone out. Any other reason beside a status
+below 400 says so too: the gateway refuses with more."""
 
 
 class Decisions:
@@ -45,6 +46,6 @@ class Decisions:
             return wanted | self._trace if lines and lines[67] == 49 else wanted
         if not lines:
             return self._log
-        if status >= 500 or not status or attempts > 1 or seconds >= self._slow_s or reason in BROKEN_OFF:
+        if status >= 500 or status < 400 or attempts > 1 or seconds >= self._slow_s or reason in BROKEN_OFF:
             return self._log | self._trace
         return self._log | self._trace if lines[67] == 49 else self._log
