@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import random
 import signal
-import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
@@ -23,13 +23,15 @@ from nexus_sdk import logs
 from nexus_sdk.discovery.consul import ConsulDiscovery
 from nexus_sdk.discovery.file import FileDiscovery
 from nexus_sdk.discovery.memory import MemoryDiscovery
+from nexus_wire.server import ServerConnection
 
+from nexus_gateway import workers
 from nexus_gateway.balance.keys import build_key
 from nexus_gateway.edge.accesslogs import AccessLog
 from nexus_gateway.edge.admin import Admin, State
 from nexus_gateway.edge.health.checker import Checker
 from nexus_gateway.edge.kept import KeptDiscovery
-from nexus_gateway.edge.measurements import Measurements
+from nexus_gateway.edge.measurements import Measurements, render_encoded
 from nexus_gateway.edge.plugins.loading import Loader
 from nexus_gateway.edge.plugins.slots import STOP_S, Slot
 from nexus_gateway.edge.pools import Pool, Pools
@@ -51,7 +53,6 @@ from nexus_gateway.settings import GatewaySettings, split_address
 from nexus_gateway.telemetry.contexts import Contexts
 from nexus_gateway.telemetry.decisions import Decisions
 from nexus_gateway.telemetry.trees import TraceBook
-from nexus_wire.server import ServerConnection
 
 log = logging.getLogger("nexus.gateway")
 
@@ -384,9 +385,12 @@ def build_source(settings: GatewaySettings, manifests: Path | None) -> SnapshotS
         return ConsulSource(
             settings.consul_url, settings.consul_token, settings.consul_prefix, settings.replica, settings.state_dir
         )
-    raise NothingToServe(
-        "The gateway has no configuration: neither a directory of manifests (`nexus gateway -f DIR`) nor NEXUS_CONSUL_URL is given."
-    )
+    raise NothingToServe(_NOTHING)
+
+
+_NOTHING = (
+    "The gateway has no configuration: neither a directory of manifests (`nexus gateway -f DIR`) nor NEXUS_CONSUL_URL is given."
+)
 
 
 class NothingToServe(ValueError):
@@ -408,6 +412,11 @@ def run(settings: GatewaySettings, manifests: Path | None = None) -> None:
 
     Logs go to stderr as JSON, the access log to stdout.
     """
+    if settings.workers > 1:
+        if manifests is None and not settings.consul_url:
+            raise NothingToServe(_NOTHING)  # once, not in every worker
+        workers.run(settings, manifests, render_encoded)
+        return
     logs.install(settings.log_level, {"service": "nexus-gateway", "replica": settings.replica})
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(settings, manifests))

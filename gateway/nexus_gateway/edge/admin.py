@@ -12,15 +12,15 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from nexus_core.match import hosts, paths
+from nexus_core.match.explain import explain
 from nexus_core.problems import Problem
 from nexus_core.snapshot import HeaderModifier
 
 from nexus_gateway.edge.collectors import MAX_EXPORT_BYTES, ExportInvalid, take_export
-from nexus_gateway.edge.measurements import Measurements
+from nexus_gateway.edge.measurements import Measurements, encode
 from nexus_gateway.edge.pools import Pool, Pools
 from nexus_gateway.edge.runtimes import Runtime
-from nexus_core.match import hosts, paths
-from nexus_core.match.explain import explain
 from nexus_gateway.telemetry.records import REDACTED, is_secret
 from nexus_gateway.telemetry.trees import TraceBook
 
@@ -54,6 +54,7 @@ class Admin:
                 web.get("/healthz", self.healthz),
                 web.get("/readyz", self.readyz),
                 web.get("/metrics", self.metrics),
+                web.get("/measurements", self.measurements),
                 web.get("/config", self.config),
                 web.get("/routes", self.routes),
                 web.get("/endpoints", self.endpoints),
@@ -89,6 +90,10 @@ class Admin:
         """Prometheus text format, or OpenMetrics with exemplars for a scraper that asks for it."""
         body, kind = await self._state.measurements.scrape_in_slices(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": kind})
+
+    async def measurements(self, request: web.Request) -> web.Response:
+        """What `/metrics` is made of, as numbers: a supervisor adds up its workers'."""
+        return web.Response(body=encode(self._state.measurements.state()), content_type="application/json")
 
     async def config(self, request: web.Request) -> web.Response:
         """The live Snapshot, with secret-looking plugin settings and header values redacted."""
