@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nexus_gateway.telemetry.records import is_secret, redact_query
+from nexus_gateway.telemetry.redactions import is_secret, redact_query
 
 MAX_SPANS_PER_TRACE = 512
 MAX_ATTRIBUTES = 32
