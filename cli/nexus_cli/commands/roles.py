@@ -28,11 +28,13 @@ Exit codes: 0 stopped as asked, 1 it could not start, 2 a setting cannot be used
 With -f it reads manifests from a directory and follows their edits; without, it takes its configuration from the
 Consul of NEXUS_CONSUL_URL, where the operator publishes it. Services are found in Consul, or in the file that
 NEXUS_DISCOVERY_FILE names. Every setting of docs/reference/gateway-settings.md can be
-given in the environment. SIGTERM drains and stops.
+given in the environment. SIGTERM drains and stops. With several workers SIGHUP replaces each by a new process, one after
+the other, without losing a connection.
 
 \b
 Examples:
   nexus gateway -f examples/shop --listen 127.0.0.1:8080
+  nexus gateway -f examples/shop --tls-listen 127.0.0.1:8443 --certificates /etc/nexus/tls --workers auto
   NEXUS_CONSUL_URL=http://127.0.0.1:8500 nexus gateway
 
 Exit codes: 0 stopped as asked, 1 it could not start, 2 a setting cannot be used.
@@ -42,27 +44,56 @@ Exit codes: 0 stopped as asked, 1 it could not start, 2 a setting cannot be used
     "-f", "--filename", "directory", type=click.Path(path_type=Path), metavar="DIR", help="Directory of manifests."
 )
 @click.option("--listen", default=None, metavar="ADDR", help="Where it takes requests. [default: 127.0.0.1:8080]")
+@click.option(
+    "--tls-listen",
+    default=None,
+    metavar="ADDR",
+    help="Where it takes requests over TLS, beside the other. [default: nowhere]",
+)
+@click.option(
+    "--certificates",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Directory of NAME.crt and NAME.key, for TLS.",
+)
 @click.option("--admin", default=None, metavar="ADDR", help="Where its admin API is. [default: 127.0.0.1:8081]")
+@click.option(
+    "--workers", default=None, metavar="N", help="Processes that take requests; `auto`: one a CPU. [default: 1]"
+)
 @output_option
-def gateway(directory: Path | None, listen: str | None, admin: str | None) -> None:
+def gateway(
+    directory: Path | None,
+    listen: str | None,
+    tls_listen: str | None,
+    certificates: Path | None,
+    admin: str | None,
+    workers: str | None,
+) -> None:
     from nexus_gateway import app
     from nexus_gateway.settings import GatewaySettings, SettingInvalid
+    from nexus_gateway.workers import CannotStart
 
     from nexus_cli.up import ports
 
     if directory is not None and not directory.is_dir():
         raise UserError(f"{directory} is not a directory of manifests. Name one with -f, such as examples/shop.")
     try:
-        settings = GatewaySettings.from_env(os.environ, listen=listen, admin=admin)
+        # Through the environment's parser: an option is refused in the same words as its variable.
+        given = {"NEXUS_GATEWAY_TLS_LISTEN": tls_listen, "NEXUS_WORKERS": workers}
+        environ = {**os.environ, **{name: text for name, text in given.items() if text is not None}}
+        settings = GatewaySettings.from_env(environ, listen=listen, admin=admin, tls_certificates=certificates)
     except SettingInvalid as error:
         raise UserError(str(error)) from error
     if directory is None and not settings.consul_url:
         raise UserError("A gateway needs its configuration: name a directory with -f, or set NEXUS_CONSUL_URL.")
-    for address, option in ((settings.listen, "--listen"), (settings.admin, "--admin")):
+    wanted = [(settings.listen, "--listen"), (settings.admin, "--admin")]
+    if settings.tls_listen:
+        wanted.append((settings.tls_listen, "--tls-listen"))
+    for address, option in wanted:
         ports.require_free(*ports.parse_address(address, option), option)
     try:
         app.run(settings, directory)
-    except (app.NothingToServe, OSError) as error:
+    except (app.NothingToServe, CannotStart, OSError) as error:
         raise UserError(f"The gateway cannot run: {error}") from error
 
 
