@@ -10,7 +10,7 @@ from nexus_core.snapshot import Ack, Listener, PluginInstance, PluginReport, Pub
 
 @dataclass(frozen=True, slots=True)
 class Liveness:
-    """How far a generation has come. live of total: live replicas that serve it, of all live replicas."""
+    """How far a generation has come. live of total: gateways that serve it with all their workers, of all that are alive."""
 
     live: int
     total: int
@@ -18,7 +18,7 @@ class Liveness:
 
     @property
     def everywhere(self) -> bool:
-        """True when there is at least one replica and all serve it."""
+        """True when there is at least one gateway and all serve it."""
         return 0 < self.total == self.live
 
     def __str__(self) -> str:
@@ -26,23 +26,37 @@ class Liveness:
 
 
 def liveness(acks: Iterable[Ack], generation: int, current: Published) -> Liveness:
-    """Return how many of the live replicas serve `generation` or something newer.
+    """Return how many of the live gateways serve `generation` or something newer.
 
     current: what is published. A replica that serves its very content counts whatever generation it names: after Consul
     lost its data the same content is published under a new number.
     """
-    all_acks = tuple(acks)
-    live = sum(
-        1 for ack in all_acks if ack.digest == current.digest or generation <= ack.generation <= current.generation
-    )
-    return Liveness(live, len(all_acks), generation)
+    serving: dict[str, bool] = {}
+    for ack in acks:
+        there = ack.digest == current.digest or generation <= ack.generation <= current.generation
+        gateway = gateway_of(ack.replica)
+        serving[gateway] = serving.get(gateway, True) and there
+    return Liveness(sum(serving.values()), len(serving), generation)
 
 
-def reports_of(acks: Iterable[Ack], plugin: str) -> tuple[tuple[str, PluginReport], ...]:
-    """Return what each replica reports of one plugin instance, as (replica, report) by replica."""
-    return tuple(
-        sorted(((a.replica, a.plugins[plugin]) for a in acks if plugin in a.plugins), key=lambda pair: pair[0])
-    )
+def gateway_of(replica: str) -> str:
+    """Return the gateway that an ack's name belongs to: a gateway with several workers acks once for each, as `name~0`, `name~1`."""
+    return replica.partition("~")[0]
+
+
+def reports_of(acks: Iterable[Ack], plugin: str) -> tuple[tuple[str, PluginReport | None], ...]:
+    """Return what each gateway reports of one plugin instance, as (gateway, report) by gateway; None: nothing yet.
+
+    Of a gateway's workers the one that cannot run the plugin speaks, then the one that has not said anything, then any.
+    """
+    reports: dict[str, list[PluginReport | None]] = {}
+    for ack in sorted(acks, key=lambda each: each.replica):
+        reports.setdefault(gateway_of(ack.replica), []).append(ack.plugins.get(plugin))
+    return tuple((gateway, min(found, key=_goodness)) for gateway, found in sorted(reports.items()))
+
+
+def _goodness(report: PluginReport | None) -> int:
+    return 1 if report is None else 2 if report.state == "loaded" else 0
 
 
 class Ledger:

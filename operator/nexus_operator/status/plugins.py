@@ -43,17 +43,17 @@ def _programmed(view: View, status: PluginStatus) -> Condition:
         return programmed
     plugin = f"{status.ref.namespace}/{status.ref.name}"
     reports = reports_of(view.acks, plugin)
-    bad = [(replica, report) for replica, report in reports if report.state != "loaded"]
+    bad = [report for _, report in reports if report is not None and report.state != "loaded"]
     if bad:
-        _, first = bad[0]
+        first = bad[0]
         reason = first.reason or "PluginFailed"
         left = f"; there version {first.version} stays in use" if first.state == "previous" and first.version else ""
-        what = f"On {len(bad)} of {len(view.acks)} gateways it does not run as declared{left}. {first.message}"
+        what = f"On {len(bad)} of {len(reports)} gateways it does not run as declared{left}. {first.message}"
         return Condition("Programmed", "False", reason, view.linked(reason, what.strip()))
-    if len(reports) < len(view.acks):
-        missing = len(view.acks) - len(reports)
+    missing = sum(1 for _, report in reports if report is None)
+    if missing:
         return Condition(
-            "Programmed", "Unknown", "Pending", f"{missing} of {len(view.acks)} gateways have not loaded it yet."
+            "Programmed", "Unknown", "Pending", f"{missing} of {len(reports)} gateways have not loaded it yet."
         )
     return programmed
 
