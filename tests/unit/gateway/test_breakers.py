@@ -169,6 +169,19 @@ def test_probes_are_shared_and_closing_is_seen_by_all() -> None:
     assert (first.state, first.watching) == (CLOSED, False)
 
 
+def test_a_worker_that_notices_the_probes_late_does_not_undo_their_successes() -> None:
+    pair = Pair(CircuitBreaker(failures=1, reset_s=5.0, probes=2))
+    first, second = pair.both
+    first.failure(1.0)
+    assert first.acquire(6.0)
+    first.success(6.1, probe=True)
+    second.mirror(6.2)
+    assert second.state is HALF_OPEN
+    assert second.acquire(6.3)
+    second.success(6.4, probe=True)
+    assert second.state is CLOSED, "the second of two successes"
+
+
 def test_a_worker_that_has_not_looked_yet_is_put_right_by_its_next_failure() -> None:
     pair = Pair(CircuitBreaker(failures=2, reset_s=5.0))
     first, second = pair.both

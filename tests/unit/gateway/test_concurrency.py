@@ -65,6 +65,27 @@ def test_a_thousand_waiting_that_end_at_once_do_not_nest() -> None:
     assert (ended, limiter.running) == (list(range(5000)), 0)
 
 
+def test_whoever_comes_while_others_are_woken_does_not_overtake_them() -> None:
+    limiter = Limiter(Concurrency(max_requests=1, max_pending=2), 0.0)
+    got: list[object] = []
+    limiter.acquire(0.0, nobody)
+    limiter.acquire(0.0, lambda: got.append(limiter.acquire(1.0, lambda: got.append("third"))))
+    limiter.acquire(0.0, lambda: got.append("second"))
+    limiter.apply(Concurrency(max_requests=4, max_pending=2), 1.0)
+    assert got == [None, "second", "third"]
+
+
+def test_a_limit_that_is_not_in_use_does_not_grow() -> None:
+    gradient = Gradient(8, 1024, 0.0)
+    before = gradient.limit
+    for step in range(1, 1000):
+        gradient.observe(0.05, int(before) // 2 - 1, step * 0.01, ok=True)
+    assert gradient.limit == before
+    for step in range(1000, 1200):
+        gradient.observe(0.05, int(before), step * 0.01, ok=True)
+    assert gradient.limit > 1.5 * before
+
+
 def test_a_changed_policy_keeps_who_runs_and_lets_in_who_waits() -> None:
     limiter = Limiter(Concurrency(max_requests=1, max_pending=3), 0.0)
     woken: list[int] = []

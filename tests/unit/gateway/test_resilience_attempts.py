@@ -149,22 +149,27 @@ def test_pauses_are_jittered_below_a_growing_cap(attempts: int, seed: int) -> No
     assert 0.0 <= backoff_s(attempts, random.Random(seed)) <= min(BACKOFF_MAX_S, 0.025 * 2 ** (attempts - 1))
 
 
-@given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 4.0)), max_size=400), st.floats(0.0, 1.0))
-def test_running_totals_say_what_counting_anew_says(events: list[tuple[bool, float]], ratio: float) -> None:
+STEPS_S = st.sampled_from([0.0, 0.0, 0.3, 1.0, 1.7, 8.9, 30.0])
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 0, 1, 7, 40]), STEPS_S), max_size=150), st.sampled_from([0.0, 0.2, 1.0]))
+def test_running_totals_say_what_counting_anew_says(events: list[tuple[int, float]], ratio: float) -> None:
+    """Each event is a number of requests, or, for 0, as many retries as the budget gives."""
     budget = RetryBudget()
-    now, requests, retries = 1000.0, [], []
-    for is_request, passed_s in events:
+    now = 1000.0
+    requests: list[int] = []
+    retries: list[int] = []
+    for count, passed_s in events:
         now += passed_s
         second = int(now * 10 / WINDOW_S)
-        if is_request:
+        for _ in range(count):
             budget.request(now)
-            requests.append(second)
-            continue
-        recent = sum(at > second - 10 for at in requests)
-        spent = sum(at > second - 10 for at in retries)
-        allowed = spent < FLOOR + ratio * recent
-        assert budget.take(ratio, now) is allowed
-        if allowed:
+        requests += [second] * count
+        while not count:
+            allowed = sum(at > second - 10 for at in retries) < FLOOR + ratio * sum(at > second - 10 for at in requests)
+            assert budget.take(ratio, now) is allowed
+            if not allowed:
+                break
             retries.append(second)
 
 
