@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from nexus_core.match import hosts
-from nexus_core.match.router import Entry, HeaderMap, Router, path_covers
+from nexus_core.match import hosts, patterns
+from nexus_core.match.router import Entry, HeaderMap, Router, parse_query, path_covers, value_test
+from nexus_core.snapshot import HeaderMatch, Match, QueryMatch
 
 T = TypeVar("T")
 
@@ -30,17 +32,27 @@ class Explanation:
     losers: tuple[Loser, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    host: str
+    path: str
+    headers: HeaderMap
+    parameters: Mapping[str, str]
+    allowed: frozenset[str] | None
+
+
 def explain(
-    router: Router[T], method: str, host: str, path: str, headers: HeaderMap, *, limit: int = 50
+    router: Router[T], method: str, host: str, path: str, headers: HeaderMap, *, query: str = "", limit: int = 50
 ) -> Explanation:
     """Return what `router.find` decides for the request, and why. Walks every match: for people, not for the hot path."""
-    chosen = router.find(method, host, path, headers)
-    allowed = router.allowed_listeners(host)
+    chosen = router.find(method, host, path, headers, query)
+    request = _Request(method, host, path, headers, parse_query(query), router.allowed_listeners(host))
     ranked: list[tuple[int, Loser]] = []
     for entry in router.entries:
         if entry is chosen:
             continue
-        near, why = _why_not(entry, chosen, method, host, path, headers, allowed)
+        near, why = _why_not(entry, chosen, request)
         ranked.append((near, Loser(entry.route.id, entry.rule.id, why)))
     ranked.sort(key=lambda item: (item[0], item[1].route, item[1].rule))
     losers = tuple(loser for _, loser in ranked[:limit])
@@ -54,58 +66,84 @@ def _why(entry: Entry[T]) -> str:
     parts = [f"{match.path_kind} path {match.path}"]
     if match.method:
         parts.append(f"method {match.method}")
-    parts.extend(f"header {header.name}: {header.value}" for header in match.headers)
+    parts.extend(f"header {header.name}{_wish(header)}" for header in match.headers)
+    parts.extend(f"query parameter {parameter.name}{_wish(parameter)}" for parameter in match.query)
     hostnames = ", ".join(entry.route.hostnames) or "any host"
     return f"Most specific match: {hostnames}; {'; '.join(parts)}."
 
 
-def _why_not(
-    entry: Entry[T],
-    chosen: Entry[T] | None,
-    method: str,
-    host: str,
-    path: str,
-    headers: HeaderMap,
-    allowed: frozenset[str] | None,
-) -> tuple[int, str]:
+def _wish(condition: HeaderMatch | QueryMatch) -> str:
+    return f" matching {condition.value}" if condition.kind == "regex" else f": {condition.value}"
+
+
+def _why_not(entry: Entry[T], chosen: Entry[T] | None, request: _Request) -> tuple[int, str]:
     """Return `(distance, reason)`: 0 for matches that hold but rank lower, more the earlier the mismatch."""
     match = entry.match
     names = entry.route.hostnames or (hosts.ANY,)
-    if not any(hosts.covers(name, host) for name in names):
-        return 4, f"Its hostnames ({', '.join(names)}) do not cover {host!r}."
-    if allowed is not None and allowed.isdisjoint(entry.listeners):
+    if not any(hosts.covers(name, request.host) for name in names):
+        return 4, f"Its hostnames ({', '.join(names)}) do not cover {request.host!r}."
+    if request.allowed is not None and request.allowed.isdisjoint(entry.listeners):
         return 4, "A listener with a more specific hostname takes this host, and the route is not attached to it."
-    if not path_covers(match, path):
-        return 3, f"Its {match.path_kind} path {match.path} does not cover {path}."
-    if match.method and match.method != method:
+    if not path_covers(match, request.path):
+        return 3, _why_not_path(match, request.path)
+    if match.method and match.method != request.method:
         return 2, f"It takes {match.method} only."
-    for wanted in match.headers:
-        found = headers.get(wanted.name)
-        if found != wanted.value:
-            seen = "is missing" if found is None else f"is {found!r}"
-            return 1, f"Header {wanted.name} {seen}; it wants {wanted.value!r}."
+    why = _why_not_value("Header", match.headers, request.headers)
+    why = why or _why_not_value("Query parameter", match.query, request.parameters)
+    if why is not None:
+        return 1, why
     if chosen is None:  # pragma: no cover - a match that holds is always found
         raise AssertionError("the router found nothing although a match holds")
-    return 0, f"It matches too, but {_what_wins(chosen, entry, host)}."
+    return 0, f"It matches too, but {_what_wins(chosen, entry, request.host)}."
+
+
+def _why_not_path(match: Match, path: str) -> str:
+    if match.path_kind != "regex":
+        return f"Its {match.path_kind} path {match.path} does not cover {path}."
+    if patterns.find_compiled(match.path) is None:
+        return f"Its path {match.path} is not a regular expression, so it matches nothing."
+    if len(path) > patterns.MAX_TEXT_CHARS:
+        return f"The path has {len(path)} characters; no expression is tried on more than {patterns.MAX_TEXT_CHARS}."
+    return f"Its expression {match.path} does not match the whole of {path}."
+
+
+def _why_not_value(
+    kind: str,
+    conditions: tuple[HeaderMatch, ...] | tuple[QueryMatch, ...],
+    values: Mapping[str, str],
+) -> str | None:
+    for wanted in conditions:
+        found = values.get(wanted.name)
+        if found is None or not value_test(wanted.kind, wanted.value)(found):
+            seen = "is missing" if found is None else f"is {found!r}"
+            wish = f"a match of {wanted.value!r}" if wanted.kind == "regex" else f"{wanted.value!r}"
+            return f"{kind} {wanted.name} {seen}; it wants {wish}."
+    return None
 
 
 def _what_wins(winner: Entry[T], loser: Entry[T], host: str) -> str:
-    def specificity(entry: Entry[T]) -> int:
+    def specificity(entry: Entry[Any]) -> int:
         order = list(hosts.chain(frozenset(entry.route.hostnames or (hosts.ANY,)), host))
         return len(order[0]) + (1000 if order[0] == host else 0)
 
+    one, two = winner.match, loser.match
     if specificity(winner) > specificity(loser):
         return "the winner's hostname is more specific"
-    if winner.match.path_kind != loser.match.path_kind:
-        return "the winner's path is exact"
-    if winner.match.path != loser.match.path:
-        return "the winner's prefix is longer"
-    if bool(winner.match.method) != bool(loser.match.method):
+    if one.path_kind != two.path_kind:
+        return f"the winner's path is {_KINDS[one.path_kind]}, which comes before {_KINDS[two.path_kind]}"
+    if len(one.path) != len(two.path):
+        return f"the winner's {'expression' if one.path_kind == 'regex' else 'prefix'} is longer"
+    if bool(one.method) != bool(two.method):
         return "the winner names the method"
-    if len(winner.match.headers) != len(loser.match.headers):
+    if len(one.headers) != len(two.headers):
         return "the winner names more headers"
+    if len(one.query) != len(two.query):
+        return "the winner names more query parameters"
     if winner.route.created_at != loser.route.created_at:
         return "the winner's route is older"
     if winner.route.id != loser.route.id:
         return "the winner's id comes first"
     return "the winner comes first in the route"
+
+
+_KINDS = {"exact": "exact", "regex": "a regular expression", "prefix": "a prefix"}

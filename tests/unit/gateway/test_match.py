@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from nexus_core.snapshot import HeaderMatch, Listener, Match, Route, Rule, Snapshot
-from nexus_core.match import hosts, paths
+from nexus_core.match import hosts, paths, patterns
+from nexus_core.match import router as routers
 from nexus_core.match.explain import explain
 from nexus_core.match.router import Router
+from nexus_core.snapshot import HeaderMatch, Listener, Match, QueryMatch, Route, Rule, Snapshot
 
 
 @pytest.mark.parametrize(
@@ -97,9 +98,12 @@ def router(*routes: Route, listeners: tuple[Listener, ...] = (Listener("d/g/h", 
     return Router(Snapshot(listeners, tuple(routes)), lambda route, rule: rule.id)
 
 
-def found(made: Router[str], path: str = "/", host: str = "shop", method: str = "GET", **headers: str) -> str:
-    entry = made.find(method, host, path, {name.replace("_", "-"): value for name, value in headers.items()})
-    explained = explain(made, method, host, path, {name.replace("_", "-"): value for name, value in headers.items()})
+def found(
+    made: Router[str], path: str = "/", host: str = "shop", method: str = "GET", query: str = "", **headers: str
+) -> str:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    entry = made.find(method, host, path, sent, query)
+    explained = explain(made, method, host, path, sent, query=query)
     assert explained.route == (entry.route.id if entry is not None else "")
     return entry.route.id.rpartition("/")[2] if entry is not None else ""
 
@@ -185,3 +189,145 @@ def test_a_host_belongs_to_the_most_specific_listener_of_each_gateway() -> None:
 def test_nothing_matches_says_so() -> None:
     answer = explain(router(route("a", Match("/a", method="POST"))), "GET", "x", "/a", {})
     assert (answer.route, answer.losers[0].why) == ("", "It takes POST only.")
+
+
+def test_expressions_come_after_exact_paths_and_before_prefixes_the_longest_first() -> None:
+    made = router(
+        route("exact", Match("/a/1", "exact")),
+        route("long", Match(r"/a/\d{1,3}", "regex")),
+        route("short", Match(r"/a/\d+", "regex")),
+        route("everything", Match(".*", "regex", method="PUT")),
+        route("prefix", Match("/a/1/2")),
+        route("root", Match("/")),
+    )
+    assert found(made, "/a/1") == "exact"
+    assert found(made, "/a/12") == "long"
+    assert found(made, "/a/1234") == "short"
+    assert found(made, "/a/1/2") == "prefix"
+    assert found(made, "/a/1/2", method="PUT") == "everything"
+    assert found(made, "/a/x") == "root"
+
+
+def test_an_expression_matches_the_whole_path_and_no_endless_one() -> None:
+    made = router(route("r", Match("/a.*", "regex")), route("root", Match("/")))
+    assert found(made, "/xa") == "root"
+    assert found(made, "/" + "a" * (patterns.MAX_TEXT_CHARS - 1)) == "r"
+    assert found(made, "/" + "a" * patterns.MAX_TEXT_CHARS) == "root"
+
+
+def test_a_text_that_is_no_expression_costs_its_own_match_only() -> None:
+    made = router(
+        route("bad", Match("/a(", "regex")),
+        route("bad-header", Match("/a", headers=(HeaderMatch("x-a", "(", "regex"),))),
+        route("good", Match("/a")),
+    )
+    assert found(made, "/a", x_a="(") == "good"
+    whys = {loser.route: loser.why for loser in explain(made, "GET", "x", "/a", {"x-a": "("}).losers}
+    assert whys["HTTPRoute/d/bad"] == "Its path /a( is not a regular expression, so it matches nothing."
+
+
+def test_headers_and_query_parameters_match_exactly_or_by_expression() -> None:
+    made = router(
+        route("number", Match("/", headers=(HeaderMatch("x-a", r"\d+", "regex"),))),
+        route("word", Match("/", query=(QueryMatch("q", "a b"),))),
+        route("both", Match("/", headers=(HeaderMatch("x-a", "v"),), query=(QueryMatch("n", "[0-9]", "regex"),))),
+        route("rest", Match("/")),
+    )
+    assert found(made, x_a="12") == "number"
+    assert found(made, x_a="12x") == "rest"
+    assert found(made, query="q=a+b&q=c") == "word"
+    assert found(made, query="q=a%20b") == "word"
+    assert found(made, query="q=c&q=a+b") == "rest"
+    assert found(made, query="Q=a+b") == "rest"
+    assert found(made, x_a="v", query="n=7") == "both"
+    assert found(made, x_a="v", query="n=77") == "rest"
+
+
+def test_more_headers_come_before_more_query_parameters() -> None:
+    one, two = QueryMatch("a", "1"), QueryMatch("b", "1")
+    made = router(
+        route("a-two-parameters", Match("/", query=(one, two))),
+        route("b-one-parameter", Match("/", query=(one,))),
+        route("c-header", Match("/", headers=(HeaderMatch("x-a", "1"),))),
+    )
+    assert found(made, query="a=1&b=1", x_a="1") == "c-header"
+    assert found(made, query="a=1&b=1") == "a-two-parameters"
+    assert found(made, query="a=1") == "b-one-parameter"
+
+
+@pytest.mark.parametrize(
+    ("winner", "loser", "why"),
+    [
+        (Match("/a", "exact"), Match("/a", "regex"), "path is exact, which comes before a regular expression"),
+        (Match("/.*", "regex"), Match("/"), "path is a regular expression, which comes before a prefix"),
+        (Match("/a.?", "regex"), Match("/a?", "regex"), "expression is longer"),
+        (Match("/a"), Match("/"), "prefix is longer"),
+        (Match("/a", method="GET"), Match("/a"), "names the method"),
+        (Match("/a", headers=(HeaderMatch("x-a", "1"),)), Match("/a"), "names more headers"),
+        (Match("/a", query=(QueryMatch("q", "1"),)), Match("/a"), "names more query parameters"),
+    ],
+)
+def test_it_says_what_made_the_winner_win(winner: Match, loser: Match, why: str) -> None:
+    answer = explain(router(route("b", winner), route("a", loser)), "GET", "x", "/a", {"x-a": "1"}, query="q=1")
+    assert answer.route == "HTTPRoute/d/b"
+    assert why in answer.losers[0].why
+
+
+@pytest.mark.parametrize(
+    ("loser", "why"),
+    [
+        (Match("/b.*", "regex"), "Its expression /b.* does not match the whole of /a."),
+        (Match("/a", headers=(HeaderMatch("x-a", "2.*", "regex"),)), "Header x-a is '1'; it wants a match of '2.*'."),
+        (Match("/a", query=(QueryMatch("p", "1"),)), "Query parameter p is missing; it wants '1'."),
+        (Match("/a", query=(QueryMatch("q", "2"),)), "Query parameter q is '1'; it wants '2'."),
+    ],
+)
+def test_it_says_why_a_match_does_not_hold(loser: Match, why: str) -> None:
+    answer = explain(router(route("a", loser)), "GET", "x", "/a", {"x-a": "1"}, query="q=1")
+    assert (answer.route, answer.losers[0].why) == ("", why)
+
+
+class Untouchable(dict[str, str]):
+    """Headers that must not be looked at."""
+
+    def get(self, *args: object) -> str:  # type: ignore[override]
+        raise AssertionError("headers were looked at")
+
+
+def test_headers_are_looked_at_only_where_a_match_asks_for_them() -> None:
+    made = router(
+        route("h", Match("/h", headers=(HeaderMatch("x-a", "1"),))), route("p", Match("/p")), route("root", Match("/"))
+    )
+    for path in ("/p/x", "/", "/other"):
+        assert made.find("GET", "shop", path, Untouchable()) is not None
+    with pytest.raises(AssertionError, match="looked at"):
+        made.find("GET", "shop", "/h", Untouchable())
+
+
+def test_answers_that_depend_on_headers_or_query_are_not_kept() -> None:
+    made = router(
+        route("h", Match("/h", headers=(HeaderMatch("x-a", "1"),))),
+        route("q", Match("/h", query=(QueryMatch("q", "1"),))),
+        route("root", Match("/")),
+    )
+    for _ in range(2):
+        assert found(made, "/h") == "root"
+        assert found(made, "/h", x_a="1") == "h"
+        assert found(made, "/h", query="q=1") == "q"
+    assert not made._kept
+
+
+def test_what_is_kept_is_bounded_and_let_go_when_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routers, "MAX_KEPT", 4)
+    made = router(route("a", Match("/a")), route("named", Match("/"), hostnames=("shop",)))
+    for number in range(20):
+        assert found(made, f"/a/{number}") == "named"
+        assert found(made, f"/a/{number}", host=f"host-{number}") == "a"
+    assert (len(made._kept), len(made._places)) == (4, 4)
+    made.age()
+    assert (len(made._kept), len(made._places)) == (0, 0)
+    made.age()
+    long = "/a/" + "x" * routers.MAX_KEPT_PATH_CHARS
+    assert found(made, long) == "named"
+    assert found(made, "/a", host="h" * 300) == "a"
+    assert len(made._kept) == 0
