@@ -60,6 +60,8 @@ def test_without_consul_the_rendering_ends_with_the_remedy(helm: Helm) -> None:
         ("gateway.replicas=0", "gateway.replicas"),
         ("workloads.security=tight", "workloads.security"),
         ("gatway.replicas=3", "gatway"),
+        ("gateway.workers=0", "gateway.workers"),
+        ("gateway.tls.secrets={Not_A_Name}", "gateway.tls.secrets"),
     ],
 )
 def test_the_schema_names_the_wrong_value(helm: Helm, value: str, complaint: str) -> None:
@@ -143,6 +145,41 @@ def test_every_value_is_explained() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     missing = [leaf for leaf in leaves(values, "") if f"`{leaf}`" not in page]
     assert not missing
+
+
+def test_every_tls_secret_is_a_subdirectory_of_the_gateways_certificates(helm: Helm) -> None:
+    rendered = objects(render(helm, *REQUIRED, "--set", "gateway.tls.secrets={shop-tls,web-tls}"))
+    [pod] = [
+        each["spec"]["template"]["spec"]
+        for each in rendered
+        if each["kind"] == "Deployment" and each["metadata"]["name"].endswith("-gateway")
+    ]
+    [container] = pod["containers"]
+    env = {each["name"]: each.get("value", "") for each in container["env"]}
+    mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+    secrets = {each["name"]: each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
+    for secret in ("shop-tls", "web-tls"):
+        assert secrets[mounts[f"{env['NEXUS_TLS_CERTIFICATES']}/{secret}"]] == secret
+    listens = int(env["NEXUS_GATEWAY_TLS_LISTEN"].rpartition(":")[2])
+    assert {"name": "https", "containerPort": listens} in container["ports"]
+    [service] = [
+        each["spec"] for each in rendered if each["kind"] == "Service" and each["metadata"]["name"].endswith("-gateway")
+    ]
+    assert {"name": "https", "port": 443, "targetPort": "https"} in service["ports"]
+
+
+def test_every_setting_the_chart_gives_the_gateway_is_one_it_reads(helm: Helm) -> None:
+    from dataclasses import fields
+
+    from nexus_gateway.settings import GatewaySettings
+
+    known = {each.metadata["env"] for each in fields(GatewaySettings)}
+    [env] = [
+        each["spec"]["template"]["spec"]["containers"][0]["env"]
+        for each in objects(render(helm, *REQUIRED, "--set", "gateway.tls.secrets={shop-tls}"))
+        if each["kind"] == "Deployment" and each["metadata"]["name"].endswith("-gateway")
+    ]
+    assert {entry["name"] for entry in env} <= known
 
 
 def test_the_gateway_keeps_its_configuration_where_a_restart_of_the_container_finds_it(helm: Helm) -> None:
