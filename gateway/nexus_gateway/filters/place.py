@@ -28,8 +28,8 @@ class HeadFilter(Protocol):
         """Return the head that goes on, or a reply that ends the request."""
         ...
 
-    def on_response(self, head: ResponseHead) -> ResponseHead:
-        """Return the head the client gets."""
+    def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead:
+        """Return the head the client gets. request: as this filter's `on_request` returned it, like a plugin's."""
         ...
 
 

@@ -35,6 +35,6 @@ class RedirectFilter:
         location = f"{scheme}://{authority}{path}" + (f"?{head.query}" if head.query else "")
         return Reply(policy.status, (("location", location), ("content-length", "0")))
 
-    def on_response(self, head: ResponseHead) -> ResponseHead:
+    def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead:
         """Leave the response alone; redirects have none."""
-        return head
+        return response

@@ -11,16 +11,16 @@ from nexus_gateway.filters.place import Place, replace_prefix
 
 
 class RewriteFilter:
-    """Rewrites the Host header and the path. The query stays as it is."""
+    """Rewrites the Host header and the path. The query stays as it is. policy: what it carries out."""
 
-    __slots__ = ("_policy",)
+    __slots__ = ("policy",)
 
     def __init__(self, policy: UrlRewrite) -> None:
-        self._policy = policy
+        self.policy = policy
 
     def on_request(self, head: RequestHead, place: Place) -> RequestHead | Reply:
         """Return the rewritten head."""
-        policy = self._policy
+        policy = self.policy
         if policy.path_kind == "full":
             head = replace(head, path=policy.path or "/")
         elif policy.path_kind == "prefix":
@@ -29,6 +29,6 @@ class RewriteFilter:
             head = replace(head.with_header("host", policy.hostname), host=policy.hostname)
         return head
 
-    def on_response(self, head: ResponseHead) -> ResponseHead:
+    def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead:
         """Leave the response alone."""
-        return head
+        return response

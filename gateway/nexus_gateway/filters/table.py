@@ -1,12 +1,14 @@
-"""Every filter the gateway knows, written out."""
+"""Every filter of heads that the gateway knows, written out. The other kinds are sorted by `compiled.compile_rule`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from nexus_core.snapshot import Filter, HeaderModifier, Redirect, UrlRewrite
+from nexus_core.snapshot import Cors, DirectReply, Filter, HeaderModifier, Redirect, UrlRewrite
 
+from nexus_gateway.filters.cors import CorsFilter
+from nexus_gateway.filters.direct_replies import DirectReplyFilter
 from nexus_gateway.filters.headers import HeaderFilter
 from nexus_gateway.filters.place import HeadFilter
 from nexus_gateway.filters.redirects import RedirectFilter
@@ -16,6 +18,8 @@ FILTERS: Mapping[type, Callable[[Any], HeadFilter]] = {
     HeaderModifier: HeaderFilter,
     UrlRewrite: RewriteFilter,
     Redirect: RedirectFilter,
+    DirectReply: DirectReplyFilter,
+    Cors: CorsFilter,
 }
 """Policy of the Snapshot → the filter that carries it out."""
 
