@@ -81,8 +81,8 @@ def _run(around: Stage, group: Sequence[Scenario], asked: argparse.Namespace, pr
         if any(float(each.get("errors", 0)) for each in found):
             print(f"{scenario.name}: requests failed; the figures are not kept", file=sys.stderr)
             failed = True
-        elif failed:
-            print(f"{scenario.name}: not kept", file=sys.stderr)
+        elif failed or around.lacking:
+            print(f"{scenario.name}: not kept, a proxy failed or lacks features", file=sys.stderr)
         elif asked.output or (not asked.quick and options.proxies == scenario.proxies):
             print(f"kept in {results.write(kept, asked.output or results.FOLDER)}\n", file=sys.stderr)
         else:

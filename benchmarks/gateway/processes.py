@@ -72,19 +72,23 @@ class Server:
         """Return the resident memory of the whole tree. Pages that two processes share are counted once for each."""
         return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.pids()) * PAGE_BYTES
 
-    def wait_ready(self, port: int, host: str, path: str, *, timeout_s: float = 120.0) -> None:
-        """Return once GET `path` is answered with 200. Raises Unusable with the program's last words otherwise."""
+    def wait_ready(self, port: int, host: str, path: str, *, times: int = 1, timeout_s: float = 120.0) -> None:
+        """Return once GET `path` is answered with 200 so many times in a row. Raises Unusable with the program's last words otherwise."""
         deadline = time.monotonic() + timeout_s
-        seen = "no connection"
+        seen, good = "no connection", 0
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 status, _, _ = fetch(port, host, path)
             except (OSError, http.client.HTTPException) as error:
                 seen = str(error)
             else:
-                if status == 200:
+                good = good + 1 if status == 200 else 0
+                if good == times:
                     return
+                if good:
+                    continue
                 seen = f"status {status}"
+            good = 0
             time.sleep(0.05)
         tail = self.log.read_text(errors="replace")[-3000:]
         raise Unusable(f"{self.name} does not answer {path} on port {port} ({seen}). Its last words:\n{tail}")

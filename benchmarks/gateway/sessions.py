@@ -32,7 +32,8 @@ BACKENDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Everything but the proxies. started: monotonic seconds. varied, repeated: files of requests. pace: the open-loop generator."""
+    """Everything but the proxies. started: monotonic seconds. lacking: features that a proxy was
+    asked for and does not have; results of such a run are not kept. varied, repeated: files of requests. pace: the open-loop generator."""
 
     around: Surroundings
     backend: Server
@@ -42,6 +43,7 @@ class Stage:
     pace: Path
     work: Path
     started: float
+    lacking: dict[str, tuple[str, ...]]
 
     def spans(self) -> dict[str, int]:
         """Return how many spans the collector has, by service."""
@@ -70,7 +72,7 @@ def stage(work: Path) -> Iterator[Stage]:
         stack.callback(collecting.stop)
         backend.wait_ready(backends[0], routes.HOST, routes.PATH)
         collecting.wait_ready(collector, "collector", "/count")
-        yield Stage(around, backend, collecting, varied, repeated, generator, work, time.monotonic())
+        yield Stage(around, backend, collecting, varied, repeated, generator, work, time.monotonic(), {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,13 @@ def session(
     bed = Bed(stage.around, port, tls_port if tls else 0, admin_port, stage.work / name, workers)
     server = Server(name, peer.command(bed), cores, stage.work / f"{name}.log")
     try:
-        server.wait_ready(port, routes.HOST, routes.PATH)
+        # Each try is a new connection, and may come to another worker: all of them are ready after this many in a row.
+        server.wait_ready(port, routes.HOST, routes.PATH, times=1 if workers == 1 else 16 * workers)
         table.check(peer, server, bed)
+        if peer.lacks is not None and (missing := tuple(peer.lacks(bed))):
+            if name not in stage.lacking:
+                print(f"{name} runs without: {', '.join(missing)}", file=sys.stderr)
+            stage.lacking[name] = missing
         yield Session(stage, peer, server, bed)
     finally:
         server.stop()

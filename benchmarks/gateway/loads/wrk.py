@@ -66,7 +66,7 @@ def parse(text: str) -> Load:
 
 
 def _percentile_ms(text: str, percent: int) -> float:
-    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)$", text, re.MULTILINE)
+    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)\s*$", text, re.MULTILINE)
     if not found:
         raise Unusable(f"wrk printed no latency distribution:\n{text}")
     return float(found[1]) * UNITS_MS[found[2]]

@@ -6,6 +6,7 @@ outlier ejection, retries, limits), two plugins from a signed marketplace, 1 % t
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import routes
 import yaml
-from processes import Command
+from processes import Command, fetch
 
 from peers.beds import Bed
 
@@ -86,14 +87,35 @@ def _service(bed: Bed) -> list[dict[str, Any]]:
     policy = {
         "targetRefs": [{"kind": "NexusService", "name": "backend"}],
         "loadBalancing": {"algorithm": "least-request"},
-        "circuitBreaker": {"failures": 5, "resetSeconds": 10},
+        "circuitBreaker": {"failures": 5, "resetSeconds": 10, "errorPercent": 50},
+        "outlierDetection": {"failures": 5, "ejectSeconds": 30, "maxEjectedPercent": 50},
+        "concurrency": {"maxRequests": 4096, "maxConnections": 4096},
         "retry": {"attempts": 2, "when": ["connect-failure", "reset", "503"], "budgetPercent": 20},
         "timeouts": {"requestSeconds": 15, "tryTimeoutSeconds": 5},
     }
+    # One limit for all that passes the Gateway, as Envoy's stands before its routes.
+    limit = {"targetRefs": [{"kind": "Gateway", "name": "edge"}], "rateLimit": [{"requests": RATE_PER_S}]}
     return [
         _object(_NEXUS_API, "NexusService", "backend", service),
         _object(_NEXUS_API, "NexusPolicy", "backend", policy),
+        _object(_NEXUS_API, "NexusPolicy", "limit", limit),
     ]
+
+
+def lacks(bed: Bed) -> list[str]:
+    """Return which of the features that the manifests ask for the running gateway does not have, as its admin API tells."""
+    config = json.loads(fetch(bed.admin_port, "admin", "/config", timeout_s=30)[2])["snapshot"]
+    upstream = config["upstreams"][0]
+    rules = [rule for route in config["routes"] for rule in route["rules"]]
+    found = {
+        "5,000 routes": len(rules) == routes.HOSTS * len(routes.ROUTES),
+        "rate limit": all(any(each["type"] == "rate-limit" for each in rule.get("filters", ())) for rule in rules),
+        "two hooks": all(len(rule.get("plugins", ())) == 2 for rule in rules),
+        "outlier ejection": upstream.get("outlier") is not None,
+        "error-rate breaker": upstream.get("breaker", {}).get("error_ratio", 0) > 0,
+        "circuit limits": upstream.get("concurrency", {}).get("max_requests", 0) > 0,
+    }
+    return [name for name, there in found.items() if not there]
 
 
 def _plugins(bed: Bed) -> list[dict[str, Any]]:

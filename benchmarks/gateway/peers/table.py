@@ -17,6 +17,7 @@ from peers.beds import Bed
 class Peer:
     """command: how it is started. does: one line for reports. full: it has routes, limits, tracing and hooks.
 
+    lacks: tells which of the features it was asked for a running one does not have.
     changes: writes two versions of a file of routes; returns the file that is live, the even and the odd version.
     """
 
@@ -24,6 +25,7 @@ class Peer:
     does: str
     command: Callable[[Bed], Command]
     full: bool = False
+    lacks: Callable[[Bed], list[str]] | None = None
     changes: Callable[[Bed], tuple[Path, Path, Path]] | None = None
 
 
@@ -33,7 +35,9 @@ _EVERYTHING = "5,000 routes, limit, breaker, outlier, retries, metrics, access l
 PEERS: Mapping[str, Peer] = {
     peer.name: peer
     for peer in (
-        Peer("nexus", f"{_EVERYTHING} (Python plugins)", nexus.full, full=True, changes=nexus.changes),
+        Peer(
+            "nexus", f"{_EVERYTHING} (Python plugins)", nexus.full, full=True, lacks=nexus.lacks, changes=nexus.changes
+        ),
         Peer("envoy-full", f"{_EVERYTHING} (native filters)", envoy.full, full=True, changes=envoy.changes),
         Peer("envoy-lua", f"{_EVERYTHING} (Lua filters)", envoy.full_lua, full=True, changes=envoy.changes),
         Peer("envoy", "one route, no features", envoy.plain),
