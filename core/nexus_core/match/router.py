@@ -40,7 +40,6 @@ MAX_QUERY_PARAMETERS = 256
 """Parameters of a query after these are not looked at."""
 
 _MISSING: Any = object()
-_KINDS = {"exact": 0, "regex": 1, "prefix": 2}
 
 
 class Asked:
@@ -67,7 +66,8 @@ class Asked:
 class Entry(Generic[T]):
     """One match of one rule, with what its owner wants back when it is found.
 
-    rank: place among the entries of a host, smaller first. varies: whether it has conditions on headers or query.
+    rank: place among the entries of a host with the same kind of path, smaller first.
+    varies: whether it has conditions on headers or query.
     plain: whether it has no condition but host and path.
     """
 
@@ -97,7 +97,7 @@ class Entry(Generic[T]):
         self.varies = bool(match.headers or match.query)
         self.plain = not (self.method or self.varies)
         self.rank = (
-            _KINDS[match.path_kind], -len(match.path), not match.method, -len(match.headers), -len(match.query),
+            -len(match.path), not match.method, -len(match.headers), -len(match.query),
             route.created_at, route.id, index, number,
         )  # fmt: skip
         self._headers: tuple[tuple[str, Callable[[str], bool]], ...] = ()

@@ -208,6 +208,36 @@ def test_expressions_come_after_exact_paths_and_before_prefixes_the_longest_firs
     assert found(made, "/a/x") == "root"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("(?i)/A/B", "/a/b"),
+        ("/a|/b", "/b"),
+        ("/ab|/ac/d", "/ac/d"),
+        ("/a/?", "/a"),
+        ("/a/b?", "/a/"),
+        ("/a/b{0}c", "/a/c"),
+        ("^/a/b$", "/a/b"),
+        (r"/a\.b/c", "/a.b/c"),
+        ("(?x) /a /b", "/a/b"),
+        ("[/]a/b", "/a/b"),
+        (".*/b", "/a/b"),
+    ],
+)
+def test_an_expression_is_found_wherever_it_is_filed(pattern: str, path: str) -> None:
+    assert found(router(route("r", Match(pattern, "regex")), route("root", Match("/"))), path) == "r"
+
+
+def test_prefixes_of_many_lengths_fall_through_over_lengths_that_none_has() -> None:
+    taken = (Match("/a/b/c/d/e", method="PUT"), Match("/a/b/c", method="POST"), Match("/a", method="DELETE"))
+    made = router(*(route(str(number), match) for number, match in enumerate(taken)))
+    for path in ("/a/b/c/d/e/f/g", "/a/b/c/d/e", "/a/b/c/d/e/"):
+        assert [found(made, path, method=method) for method in ("PUT", "POST", "DELETE", "GET")] == ["0", "1", "2", ""]
+    assert [found(made, "/a/b/c/d", method=method) for method in ("PUT", "POST", "DELETE")] == ["", "1", "2"]
+    assert [found(made, "/a/b/", method=method) for method in ("PUT", "POST", "DELETE")] == ["", "", "2"]
+    assert found(made, "/", method="DELETE") == ""
+
+
 def test_an_expression_matches_the_whole_path_and_no_endless_one() -> None:
     made = router(route("r", Match("/a.*", "regex")), route("root", Match("/")))
     assert found(made, "/xa") == "root"
