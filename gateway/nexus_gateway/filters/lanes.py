@@ -20,6 +20,8 @@ from nexus_gateway.filters.rewrites import RewriteFilter
 
 Pairs = tuple[tuple[str, str], ...]
 
+_LONG = 6
+
 
 class HeaderEdit:
     """Takes lines out and appends others. Immutable.
@@ -27,26 +29,33 @@ class HeaderEdit:
     gone: names, lower-case. pairs: what is appended; lines: the same as bytes.
     """
 
-    __slots__ = ("_needles", "gone", "lines", "pairs")
+    __slots__ = ("_needles", "_starts", "gone", "lines", "pairs")
 
     def __init__(self, gone: Iterable[str] = (), pairs: Pairs = ()) -> None:
         self.gone = frozenset(name.encode() for name in gone)
         self.pairs = pairs
         self.lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in pairs)
-        self._needles = tuple(b"\n%b:" % name for name in sorted(self.gone))
+        # Looked for first: what contains none of these has none of the names. A long name is looked for without its line's
+        # beginning, which spares a test of the first line; short ones end other names too often.
+        short = [name for name in sorted(self.gone) if len(name) < _LONG]
+        self._starts = tuple(name + b":" for name in short)
+        self._needles = tuple(b"\n" * (name in short) + name + b":" for name in sorted(self.gone))
 
     def apply_bytes(self, forward: bytes) -> bytes:
         """Return the changed header lines. forward: zero or more lines.
 
-        Cost, for 470 bytes in 12 lines: 50 ns without names to look for, else about 0.2 µs and 0.15 µs for each of them; 3 µs when
-        one is there.
+        Cost, for 470 bytes in 12 lines: 0.06 µs without names to look for, else about 0.25 µs and 0.2 µs for each of them; 3 µs
+        when one is there.
         """
-        if self._needles:
-            # Lower-case copy and substring search run in C: half the time of one case-insensitive regular expression, a fifth of
-            # going through the lines.
-            low = (b"\n" + forward).lower()
-            for needle in self._needles:
-                if needle in low:
+        needles = self._needles
+        if needles:
+            # A lower-case copy and searches in it, all in C, take a quarter of one case-insensitive regular expression.
+            # `find`, not `in`: that one first tries its operand as a number, and the exception costs 80 ns.
+            low = forward.lower()
+            if self._starts and low.startswith(self._starts):
+                return self._without(forward) + self.lines
+            for needle in needles:
+                if low.find(needle) >= 0:
                     return self._without(forward) + self.lines
         return forward + self.lines
 
