@@ -143,6 +143,12 @@ def test_least_request_spares_a_slow_endpoint_and_round_robin_and_random_do_not(
     assert simulate("least-request", ONE_SLOW)["a"] < 800
 
 
+def test_peak_ewma_all_but_avoids_a_slow_endpoint_under_load() -> None:
+    times = {"a": 0.06, "b": 0.006, "c": 0.006, "d": 0.006}
+    assert simulate("least-request", times, every=0.001)["a"] > 200
+    assert simulate("peak-ewma", times, every=0.001)["a"] < 20
+
+
 def test_peak_ewma_spares_a_slow_endpoint_that_is_idle_and_least_request_cannot_tell() -> None:
     """Seldom requests: hardly ever is one running when the next comes, so only response times tell the endpoints apart."""
     times = {"a": 0.5, "b": 0.005, "c": 0.005, "d": 0.005}
