@@ -50,6 +50,7 @@ from nexus_gateway.resilience.cells import Cells
 from nexus_gateway.resilience.endpoints import SWEEP_AFTER_S, EndpointRegistry, EndpointState
 from nexus_gateway.resilience.rates import Limits
 from nexus_gateway.settings import GatewaySettings, split_address
+from nexus_gateway.telemetry import names
 from nexus_gateway.telemetry.contexts import Contexts
 from nexus_gateway.telemetry.decisions import Decisions
 from nexus_gateway.telemetry.trees import TraceBook
@@ -59,6 +60,8 @@ log = logging.getLogger("nexus.gateway")
 _IDLE_GRACE_S = 1.0
 """While stopping, connections without a request are kept open this long: one may be on its way, and is still answered."""
 _FOLLOW_AGAIN_S = 1.0
+_LIVE_S = 10.0
+"""How long a worker waits for its first Snapshot before it accepts all the same and says why it cannot serve."""
 _HOUSEKEEPING_S = 60.0
 SWITCH_S = 0.0005
 """How long a thread (one that compiles a Snapshot, or sends spans) may keep the interpreter while requests wait for it."""
@@ -85,10 +88,17 @@ class Gateway:
         self._rng = random.Random()
         cells = Cells(self.place.cells, lock=self.place.lock, worker=self.place.worker, on_full=_cells_full)
         self._registry = EndpointRegistry(self._breaker_changed, cells)
-        self.pools = Pools(discovery, self._registry, self._rng, settings.zone, self._endpoint_gone)
+        self.measurements = Measurements(self._live, str(self.place.worker))
+        self.pools = Pools(
+            discovery,
+            self._registry,
+            self._rng,
+            settings.zone,
+            self._endpoint_gone,
+            lambda upstream: self.measurements.tally(names.ATTEMPTS, upstream, "answered"),
+        )
         self._limits = Limits(cells, build_key)
         self._parts = Parts(self._limits.get, self._fault, MirrorDraw, self._sessions)
-        self.measurements = Measurements(self._live)
         self._loader = Loader(settings.plugin_cache, self.measurements.hook)
         self._swapping = asyncio.Lock()
         self._swapped = asyncio.Condition()
@@ -98,6 +108,7 @@ class Gateway:
         self._stack = contextlib.AsyncExitStack()
         self._runtime = empty()
         self._listeners: list[asyncio.Server] = []
+        self.listening = asyncio.Event()
         self.certificates: Certificates | None = None
 
     @property
@@ -115,21 +126,29 @@ class Gateway:
             self._start_telemetry()
             self._stack.push_async_callback(self.pools.close)
             self.proxy = Proxy(
-                settings, self._recorder, self._contexts, self.measurements, self._access_log, self._decisions, self._rng
+                settings,
+                self._recorder,
+                self._contexts,
+                self.measurements,
+                self._access_log,
+                self._decisions,
+                self._rng,
             )
             self._stack.push_async_callback(self.proxy.close)
             self.proxy.clock.every_tick.append(self._mirror_cells)
             self._checker = Checker(self.pools, active=self.place.index == 0, tls=self.proxy.tls.context)
             self._stack.push_async_callback(self._checker.close)
             await self._start_admin()
-            await self._listen()
+            if self.place.inherits:
+                self._own(self._listen_once_live(), "listen")
+            else:
+                await self._listen()
             self._stack.push_async_callback(self._close_source)
             self._own(self._follow(), "snapshots")
             self._own(self._housekeep(), "housekeeping")
         except BaseException:
             await self._stack.aclose()
             raise
-        log.info("listening on port %d, TLS on %d, admin API on %d", self.port, self.tls_port, self.admin_port)
 
     def _start_telemetry(self) -> None:
         settings = self.settings
@@ -149,6 +168,17 @@ class Gateway:
         self._access_log.start()
         self._recorder.start()
 
+    async def _listen_once_live(self) -> None:
+        """Accept when there is something to serve: what connects before waits in the queue of the socket, which others keep
+        open, and would get a 503 from a worker that has just replaced another. Not for ever, though."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LIVE_S):
+                await self.live()
+        try:
+            await self._listen()
+        except OSError:
+            log.exception("this worker cannot accept and stays not ready")
+
     async def _listen(self) -> None:
         place, proxy = self.place, self.proxy
         options = proxy.options
@@ -165,6 +195,10 @@ class Gateway:
         plain = await place.listen(lambda: ServerConnection(options))
         self._listeners.append(plain)
         self.port = plain.sockets[0].getsockname()[1]
+        self.listening.set()
+        tls = f", TLS on port {self.tls_port}" if self.tls_port else ""
+        host, _ = split_address(self.settings.listen)
+        log.info("listening on %s:%d%s, admin API on port %d", host, self.port, tls, self.admin_port)
 
     async def _start_admin(self) -> None:
         state = State(
@@ -211,7 +245,9 @@ class Gateway:
         """Return why the gateway takes no traffic; None when it does."""
         if self._draining:
             return "draining"
-        return None if self._runtime.published.generation else "no Snapshot yet"
+        if not self._runtime.published.generation:
+            return "no Snapshot yet"
+        return None if self.listening.is_set() else "not listening yet"
 
     def _own(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -388,9 +424,7 @@ def build_source(settings: GatewaySettings, manifests: Path | None) -> SnapshotS
     raise NothingToServe(_NOTHING)
 
 
-_NOTHING = (
-    "The gateway has no configuration: neither a directory of manifests (`nexus gateway -f DIR`) nor NEXUS_CONSUL_URL is given."
-)
+_NOTHING = "The gateway has no configuration: neither a directory of manifests (`nexus gateway -f DIR`) nor NEXUS_CONSUL_URL is given."
 
 
 class NothingToServe(ValueError):

@@ -65,6 +65,7 @@ async def _tell_generations(gateway: app.Gateway, changed: Callable[[], None]) -
     generation = 0
     while True:
         await gateway.live(generation + 1)
+        await gateway.listening.wait()
         generation = gateway.runtime.published.generation
         changed()
 

@@ -45,6 +45,11 @@ class Place:
     workers: int = 1
     memory: SharedMemory | None = field(default=None, repr=False)
 
+    @property
+    def inherits(self) -> bool:
+        """Whether its sockets were open before this process and stay so after it."""
+        return isinstance(self.plain, socket.socket)
+
     @classmethod
     def alone(cls, plain: tuple[str, int], secure: tuple[str, int] | None, admin: tuple[str, int]) -> Place:
         """Return the place of a process that is the whole gateway."""
