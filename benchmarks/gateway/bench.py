@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -103,9 +103,7 @@ def show(scenario: Scenario, medians: dict[str, dict[str, float]], ratios: dict[
         print(f"{proxy:12}" + "".join(f"{cell:>20}" for cell in cells))
 
 
-def _known(
-    parser: argparse.ArgumentParser, text: str, known: Sequence[str] | dict[str, object], kind: str
-) -> tuple[str, ...]:
+def _known(parser: argparse.ArgumentParser, text: str, known: Mapping[str, object], kind: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     if unknown := [name for name in names if name not in known]:
         parser.error(f"unknown {kind} {', '.join(unknown)}; there are {', '.join(known)}")
