@@ -1,82 +1,29 @@
-"""NexusPolicy: how services are balanced and protected, attached by `targetRefs`."""
+"""NexusPolicy: how services are balanced and protected, attached by `targetRefs`. A NexusService has the same fields.
+
+The sections are in `upstream_policies` (how a service is called) and `rule_policies` (what happens on the way).
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from nexus_core.model.base import NAME_PATTERN, Model
+from nexus_core.model.rule_policies import BodyLimits, Cors, Fallback, Fault, Mirror, RateLimit, Reply
 from nexus_core.model.rules import Rule
-from nexus_core.snapshot.policies import RetryOn
-
-Seconds = Annotated[float, Field(ge=0, le=86400)]
-"""Seconds, fractions allowed; a day at most."""
-
-PositiveSeconds = Annotated[float, Field(gt=0, le=86400)]
-
-
-class LoadBalancing(Model):
-    """How the endpoint of the next attempt is picked."""
-
-    algorithm: Literal["least-request", "round-robin"] | None = Field(
-        default=None,
-        description="least-request (the default) draws two endpoints and takes the less loaded one; "
-        "round-robin takes them in turn, by weight.",
-    )
-
-
-class CircuitBreaker(Model):
-    """When an endpoint that fails is refused requests for a while."""
-
-    failures: int | None = Field(
-        default=None,
-        ge=1,
-        le=10000,
-        description="Consecutive failures (refused connections, resets, timeouts, 502, 503, 504) of one endpoint that "
-        "open its circuit. Default 5.",
-    )
-    reset_seconds: PositiveSeconds | None = Field(
-        default=None,
-        description="Seconds a circuit stays open before one request is let through as a probe. Default 10.",
-    )
-
-
-class Retry(Model):
-    """Which attempts are repeated. Requests that are not idempotent are repeated only if nothing of them was sent."""
-
-    attempts: int | None = Field(
-        default=None, ge=0, le=10, description="Attempts after the first one, at most. 0 turns retries off. Default 2."
-    )
-    # Not `on`: YAML 1.1, and so kubectl, reads a bare `on` as `true`.
-    when: tuple[RetryOn, ...] | None = Field(
-        default=None,
-        max_length=6,
-        description="Outcomes that are repeated. Default: connect-failure, reset, 503.",
-    )
-    budget_percent: int | None = Field(
-        default=None,
-        ge=0,
-        le=100,
-        description="Retries may be at most this share of a service's recent requests, so that retries never drown a "
-        "service that fails. Default 20.",
-    )
-
-
-class Timeouts(Model):
-    """Deadlines of one request. 0 turns one off."""
-
-    request_seconds: Seconds | None = Field(
-        default=None, description="From the request's head to the response's head, over all attempts. Default 15."
-    )
-    try_timeout_seconds: Seconds | None = Field(
-        default=None, description="For one attempt. Default 0: only requestSeconds holds."
-    )
-    connect_seconds: Seconds | None = Field(default=None, description="To open a connection to an endpoint. Default 2.")
-    idle_seconds: Seconds | None = Field(
-        default=None,
-        description="Without a byte in either direction once a response or a WebSocket streams. Default 300.",
-    )
+from nexus_core.model.upstream_policies import (
+    CircuitBreaker,
+    Concurrency,
+    HealthCheck,
+    Hedge,
+    LoadBalancing,
+    OutlierDetection,
+    Retry,
+    ServiceCircuitBreaker,
+    Timeouts,
+    UpstreamTls,
+)
 
 
 class PolicyFields(Model):
@@ -86,8 +33,35 @@ class PolicyFields(Model):
     circuit_breaker: CircuitBreaker | None = Field(
         default=None, description="When a failing endpoint is refused requests for a while."
     )
+    service_circuit_breaker: ServiceCircuitBreaker | None = Field(
+        default=None, description="When the service as a whole is refused requests for a while. Default: never."
+    )
+    outlier_detection: OutlierDetection | None = Field(
+        default=None, description="When an endpoint is taken out because of its answers. Default: never."
+    )
+    health_check: HealthCheck | None = Field(
+        default=None, description="Probes of every endpoint by the gateway. Default: none."
+    )
     retry: Retry | None = Field(default=None, description="Which attempts are repeated.")
+    hedge: Hedge | None = Field(default=None, description="A second attempt beside a slow first one. Default: none.")
     timeouts: Timeouts | None = Field(default=None, description="Deadlines of one request.")
+    concurrency: Concurrency | None = Field(default=None, description="How many requests are sent at once.")
+    tls: UpstreamTls | None = Field(default=None, description="TLS to the endpoints. Default: plain text.")
+    rate_limit: tuple[RateLimit, ...] | None = Field(
+        default=None,
+        max_length=16,
+        description="Limits on requests. All limits of all policies hold together; the counts of one are shared by all its targets.",
+    )
+    cors: Cors | None = Field(default=None, description="Which pages of other origins may call.")
+    body_limits: BodyLimits | None = Field(default=None, description="How large bodies may be.")
+    mirror: Mirror | None = Field(default=None, description="A copy of requests for another service.")
+    fault: Fault | None = Field(default=None, description="Trouble on purpose.")
+    fallback: Fallback | None = Field(
+        default=None, description="What a client gets in place of the gateway's own 502, 503 or 504."
+    )
+    reply: Reply | None = Field(
+        default=None, description="What every request is answered with, in place of calling a service."
+    )
 
 
 class TargetRef(Model):
@@ -100,21 +74,25 @@ class TargetRef(Model):
     name: str = Field(min_length=1, max_length=253, pattern=NAME_PATTERN, description="Name of the target.")
 
 
+_SECTIONS = tuple(field.alias or name for name, field in PolicyFields.model_fields.items())
+
+
 class NexusPolicySpec(PolicyFields):
-    """Balancing, circuit breaking, retries and timeouts for the targets."""
+    """Balancing, protection and limits for the targets."""
 
     target_refs: tuple[TargetRef, ...] = Field(
         min_length=1,
         max_length=16,
         description="Objects of the same namespace this applies to. A policy on a NexusService wins over the service's "
-        "own spec.policy, that over one on a Gateway. For an HTTPRoute, retry and timeouts apply.",
+        "own spec.policy, that over one on a Gateway; one on an HTTPRoute wins over all of them. On an HTTPRoute retry, "
+        "hedge, timeouts and what happens on the way (rateLimit to reply) apply.",
     )
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="has(self.loadBalancing) || has(self.circuitBreaker) || has(self.retry) || has(self.timeouts)",
+            cel=" || ".join(f"has(self.{section})" for section in _SECTIONS),
             what="The policy says nothing.",
-            fix="Set loadBalancing, circuitBreaker, retry or timeouts.",
-            holds=lambda s: any((s.load_balancing, s.circuit_breaker, s.retry, s.timeouts)),
+            fix=f"Set one or more of {', '.join(_SECTIONS)}.",
+            holds=lambda s: any(getattr(s, name) is not None for name in PolicyFields.model_fields),
         ),
     )

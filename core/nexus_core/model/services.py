@@ -160,7 +160,7 @@ class NexusServiceSpec(Model):
         default=None, description="How its readiness is asked for. Default: GET /readyz every 5 s."
     )
     policy: PolicyFields | None = Field(
-        default=None, description="Balancing, circuit breaking, retries and timeouts for this service alone."
+        default=None, description="Balancing, protection and limits for this service alone."
     )
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (

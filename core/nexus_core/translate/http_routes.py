@@ -23,6 +23,7 @@ from nexus_core.translate.references import Grants
 from nexus_core.translate.route_filters import HEADER_NAME, FilterBuilder
 from nexus_core.translate.translation import ParentStatus, RouteStatus, Verdict
 from nexus_core.translate.upstreams import Upstreams
+from nexus_core.translate.wishes import Wishes
 from nexus_core.translate.worlds import World
 
 ACCEPTED = Verdict(True, "Accepted")
@@ -34,11 +35,14 @@ UNRESOLVED = frozenset({"BackendNotFound", "RefNotPermitted", "InvalidKind"})
 
 @dataclass
 class Routes:
-    """routes: by object. statuses: of those with a parent of ours. timeouts: (request_s, try_s) by `Rule.id`, None = not set."""
+    """routes: by object. statuses: of those with a parent of ours. wishes: what rules say of timeouts and retries, by `Rule.id`.
+    kept: ids of routes that are last good versions.
+    """
 
     routes: dict[ObjectRef, Route] = field(default_factory=dict)
     statuses: list[RouteStatus] = field(default_factory=list)
-    timeouts: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    wishes: dict[str, Wishes] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -69,7 +73,7 @@ class _Builder:
         self.ref = resource.ref
         self.route_id = f"HTTPRoute/{self.ref.namespace}/{self.ref.name}"
         self.problems: list[Problem] = []
-        self.timeouts: dict[str, tuple[float | None, float | None]] = {}
+        self.wishes: dict[str, Wishes] = {}
 
     def build(self) -> None:
         spec = self.resource.spec
@@ -102,7 +106,9 @@ class _Builder:
             kept = self._last_resolved() if any(p.reason == "BackendNotFound" for p in self.problems) else None
             self.found.routes[self.ref] = kept or route
             if kept is None:
-                self.found.timeouts.update(self.timeouts)
+                self.found.wishes.update(self.wishes)
+            else:
+                self.found.kept.add(self.route_id)
         unresolved = next((p for p in sorted(self.problems) if p.reason in UNRESOLVED), None)
         resolved = Verdict(False, unresolved.reason, f"{unresolved.what} {unresolved.fix}") if unresolved else RESOLVED
         parents = tuple(
@@ -119,6 +125,7 @@ class _Builder:
             return  # some other controller's
         for route in kept:
             self.found.routes[self.ref] = route
+            self.found.kept.add(self.route_id)
         first = min(problems) if problems else None
         reason = "UnsupportedValue" if first is None or first.reason == "InvalidSpec" else first.reason
         refused = Verdict(False, reason, f"{first.path}: {first.what} {first.fix}" if first else "The route is broken.")
@@ -304,7 +311,8 @@ class _Builder:
         if request_s and try_s and try_s > request_s:
             what = f"backendRequest ({try_s:g} s) is longer than request ({request_s:g} s)."
             self._refused(f"{path}.backendRequest", "InvalidSpec", what, "Make it shorter than request.")
-        self.timeouts[rule_id] = (request_s, try_s)
+        said = {("timeouts", "request_s"): request_s, ("timeouts", "try_s"): try_s}
+        self.wishes.setdefault(rule_id, {}).update({k: v for k, v in said.items() if v is not None})
 
 
 def _readable_parents(resource: Resource) -> Iterator[gateway_api.ParentRef]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from nexus_core.problems import ObjectRef
-from nexus_core.snapshot import Listener, PluginInstance, Route, Snapshot, Upstream
+from nexus_core.snapshot import Listener, PluginInstance, RateLimit, Route, Snapshot, Upstream
 
 Item = TypeVar("Item", Listener, Route, Upstream, PluginInstance)
 
@@ -23,6 +23,7 @@ class LastGood:
         self.upstreams = {upstream.id: upstream for upstream in previous.upstreams}
         self.routes = {route.id: route for route in previous.routes}
         self.plugins = {plugin.id: plugin for plugin in previous.plugins}
+        self._limits: dict[str, dict[str, RateLimit]] | None = None
 
     def listeners_of(self, ref: ObjectRef) -> tuple[Listener, ...]:
         """Return the listeners a Gateway had."""
@@ -39,6 +40,18 @@ class LastGood:
     def plugins_of(self, ref: ObjectRef) -> tuple[PluginInstance, ...]:
         """Return the plugin instances an object had."""
         return self._plugins.get(str(ref), ())
+
+    def limits_of(self, ref: ObjectRef) -> tuple[RateLimit, ...]:
+        """Return the rate limits an object put on any route, in its order."""
+        if self._limits is None:  # built when first asked for: only broken objects need it
+            self._limits = {}
+            for route in self.snapshot.routes:
+                for rule in route.rules:
+                    for item in rule.filters:
+                        if isinstance(item, RateLimit):
+                            self._limits.setdefault(item.name.rpartition("/")[0], {})[item.name] = item
+        found = self._limits.get(str(ref), {})
+        return tuple(sorted(found.values(), key=lambda limit: int(limit.name.rpartition("/")[2])))
 
 
 def _by_source(items: Iterable[Item]) -> dict[str, tuple[Item, ...]]:

@@ -51,3 +51,9 @@ class Targets:
             except pydantic.ValidationError:
                 continue
         return found
+
+    def count(self, resource: Resource) -> int:
+        """Return how many targets an object names, readable or not; when the list itself is none, one."""
+        spec = resource.raw.get("spec")
+        refs = spec.get("targetRefs") if isinstance(spec, dict) else None
+        return len(refs) if isinstance(refs, list) and refs else 1

@@ -10,7 +10,7 @@ Total: whatever the manifests say, the answer is a Snapshot and problems; nothin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 import msgspec
@@ -18,13 +18,14 @@ import msgspec
 from nexus_core.marketplace import Index
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, sort_problems
-from nexus_core.snapshot import EMPTY, Route, Rule, Snapshot
+from nexus_core.snapshot import EMPTY, Fallback, Mirror, Route, Rule, Snapshot
 from nexus_core.translate import (
     conflicts,
     gateways,
     http_routes,
     plugins,
     policies,
+    rule_filters,
     services,
     targets,
     upstreams,
@@ -32,6 +33,7 @@ from nexus_core.translate import (
 )
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.translation import GatewayStatus, RouteStatus, ServiceStatus, Translation
+from nexus_core.translate.wishes import Wishes
 
 
 def translate(
@@ -58,8 +60,9 @@ def translate(
     aims = targets.Targets(world, opened)
     installed = plugins.build_plugins(world, last, aims, indexes or {})
     routes = installed.attach(sorted((r for r in settled if r.listeners), key=lambda x: x.id))
-    merging = policies.Policies(world, last, aims)
-    routes = _apply_policies(merging, routes, ups, routed.timeouts)
+    merging = policies.Policies(world, last, aims, ups.by_id.keys())
+    kept = routed.kept | {f"NexusService/{r.namespace}/{r.name}" for r, s in served.statuses.items() if s.quarantined}
+    routes = _apply_policies(merging, routes, ups, routed.wishes, kept)
     route_statuses = _route_statuses(routed, routes)
     snapshot = Snapshot(
         listeners=tuple(by_id[name].listener for name in sorted(by_id)),
@@ -93,9 +96,10 @@ def _apply_policies(
     merging: policies.Policies,
     routes: list[Route],
     ups: upstreams.Upstreams,
-    timeouts: Mapping[str, tuple[float | None, float | None]],
+    own: Mapping[str, Wishes],
+    kept: Collection[str],
 ) -> list[Route]:
-    """Put policies into the upstreams, then into the routes. Returns the routes."""
+    """Put policies into the upstreams, then into the routes. Returns the routes. kept: ids of last good versions."""
     gateways_of: dict[str, set[ObjectRef]] = {}
     for route in routes:
         through = {plugins.gateway_of(listener) for listener in route.listeners}
@@ -104,9 +108,7 @@ def _apply_policies(
     for name, upstream in ups.by_id.items():
         ups.by_id[name] = merging.upstream(upstream, gateways_of.get(name, ()), kept=name in ups.kept)
     return [
-        merging.route(route, ups.by_id, {plugins.gateway_of(i) for i in route.listeners}, timeouts)
-        if route.id.startswith("HTTPRoute/")
-        else route
+        merging.route(route, ups.by_id, {plugins.gateway_of(i) for i in route.listeners}, own, kept=route.id in kept)
         for route in routes
     ]
 
@@ -159,6 +161,12 @@ def _settle(
 
 
 def _settle_rule(rule: Rule, ups: upstreams.Upstreams) -> Rule:
+    for item in rule.filters:
+        if isinstance(item, Mirror | Fallback) and item.upstream:
+            ups.keep(item.upstream)
+    filters = rule_filters.whole(rule.filters, ups.by_id)
+    if filters != rule.filters:
+        rule = msgspec.structs.replace(rule, filters=filters)
     if all(not b.upstream or ups.keep(b.upstream) for b in rule.backends):
         return rule
     backends = tuple(
