@@ -110,7 +110,7 @@ def _why_not_path(match: Match, path: str) -> str:
 def _why_not_value(
     kind: str,
     conditions: tuple[HeaderMatch, ...] | tuple[QueryMatch, ...],
-    values: Mapping[str, str],
+    values: HeaderMap,
 ) -> str | None:
     for wanted in conditions:
         found = values.get(wanted.name)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import heapq
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import unquote_plus
 
 from nexus_core.match import hosts, patterns
@@ -27,8 +27,14 @@ from nexus_core.snapshot import Match, Route, Rule, Snapshot
 
 T = TypeVar("T")
 
-HeaderMap = Mapping[str, str]
-"""Names lower-case; the values of repeated headers joined by `,`. Only touched when a match has header conditions."""
+
+class HeaderMap(Protocol):
+    """A request's headers: a dict, or what makes one when it is asked. Only touched when a match has header conditions."""
+
+    def get(self, name: str, /) -> str | None:
+        """Return the value, repeats joined by `,`; None when it is not there. name: lower-case."""
+        ...
+
 
 MAX_KEPT = 8192
 """Answers, and hosts, that are kept."""

@@ -46,3 +46,16 @@ class Alias:
         wide = self._bits(BITS) * self._size
         column = wide >> BITS
         return column if wide & _FRACTION < self._threshold[column] else self._alias[column]
+
+    def draw_two(self) -> tuple[int, int]:
+        """Return two indexes, drawn one after the other and so perhaps the same; cheaper than two calls."""
+        bits, size, threshold = self._bits, self._size, self._threshold
+        wide = bits(BITS) * size
+        one = wide >> BITS
+        if wide & _FRACTION >= threshold[one]:
+            one = self._alias[one]
+        wide = bits(BITS) * size
+        two = wide >> BITS
+        if wide & _FRACTION >= threshold[two]:
+            two = self._alias[two]
+        return one, two

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Mapping, Sequence
 from math import log
 from typing import Any
@@ -11,6 +12,10 @@ from zlib import crc32
 from nexus_gateway.balance.candidates import C, Candidate
 from nexus_gateway.balance.plans import Planned
 from nexus_gateway.balance.random_choice import RandomChoice
+
+_TABLES = 4
+"""Tables kept, the last used ones: an endpoint whose circuit opens and closes brings the same sets back again and again,
+and a table takes milliseconds to make."""
 
 
 class Hashing(Planned):
@@ -27,17 +32,21 @@ class Hashing(Planned):
         super().__init__()
         self._random = RandomChoice(rng)
         self._members: list[Any] = []
-        self._planned: list[tuple[str, float]] = []
+        self._table: array[int] = array("H")
+        self._tables: dict[tuple[tuple[str, float], ...], array[int]] = {}
 
     def _plan(self, candidates: Sequence[Candidate]) -> None:
         self._members = sorted(candidates, key=lambda each: each.authority)
-        planned = [(each.authority, each.share) for each in self._members]
-        if planned != self._planned:
-            self._build(planned)
-            self._planned = planned
+        planned = tuple((each.authority, each.share) for each in self._members)
+        table = self._tables.pop(planned, None)
+        if table is None:
+            table = self._build(planned)
+            if len(self._tables) >= _TABLES:
+                del self._tables[next(iter(self._tables))]
+        self._table = self._tables[planned] = table
 
-    def _build(self, members: Sequence[tuple[str, float]]) -> None:
-        """Make the plan. members: (authority, share), sorted."""
+    def _build(self, members: Sequence[tuple[str, float]]) -> array[int]:
+        """Return the table that `_owner` looks into. members: (authority, share), sorted by authority."""
         raise NotImplementedError
 
     def _owner(self, digest: int) -> int:

@@ -24,7 +24,7 @@ class Maglev(Hashing):
     Cost: O(1) a pick. Source: D. E. Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4.
     """
 
-    def _build(self, members: Sequence[tuple[str, float]]) -> None:
+    def _build(self, members: Sequence[tuple[str, float]]) -> array[int]:
         table = [-1] * SIZE
         wanted, steps = [], []
         for authority, _ in members:
@@ -39,7 +39,7 @@ class Maglev(Hashing):
                 entry = (entry + step) % SIZE
             table[entry] = index
             wanted[index] = (entry + step) % SIZE
-        self._table = array("H", table)
+        return array("H", table)
 
     def _owner(self, digest: int) -> int:
         return self._table[digest % SIZE]

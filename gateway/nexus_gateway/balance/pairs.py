@@ -51,7 +51,8 @@ class Pairs:
         """
         known = self.known
         if self._alias is not None:
-            return known[self._alias.draw()], known[self._alias.draw()]
+            one, two = self._alias.draw_two()
+            return known[one], known[two]
         # One number holds both: which of n, and which of the n - 1 others.
         one, two = divmod(self._bits(BITS) * self._pairs >> BITS, self._others)
         return known[one], known[two + (two >= one)]

@@ -50,10 +50,10 @@ class PeakEwma:
         else:
             first, second = pairs.draw()
         one, two = first.ewma_s, second.ewma_s
-        # The usual case, written out: equal shares, both measured, a moment ago. 0.1 is `latency.FRESH_S`.
-        if one and two and pairs.even and now - first.ewma_at < 0.1 and now - second.ewma_at < 0.1:
-            share = first.share
-            return second if two * (second.active + share) < one * (first.active + share) else first
+        # The usual case, written out: both measured, a moment ago. 0.1 is `latency.FRESH_S`.
+        if one and two and now - first.ewma_at < 0.1 and now - second.ewma_at < 0.1:
+            here, there = first.share, second.share
+            return second if two * (second.active + there) * here < one * (first.active + here) * there else first
         return second if _cost(second, now) < _cost(first, now) else first
 
 

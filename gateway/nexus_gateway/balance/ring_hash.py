@@ -34,7 +34,7 @@ class RingHash(Hashing):
     Cost: O(1) a pick. Source: R. Jones, "libketama", 2007; Karger et al., "Consistent Hashing and Random Trees", STOC 1997.
     """
 
-    def _build(self, members: Sequence[tuple[str, float]]) -> None:
+    def _build(self, members: Sequence[tuple[str, float]]) -> array[int]:
         total = sum(share for _, share in members)
         per_share = min(POINTS * len(members), MAX_POINTS) / total
         scale: float = 2.0 ** floor(log2(per_share))
@@ -50,10 +50,10 @@ class RingHash(Hashing):
             if slots > 0:
                 owners.extend((each & 0xFFFF,) * slots)
         owners.extend(array("H", (placed[0] & 0xFFFF,)) * (SLOTS - len(owners)))
-        self._slots = owners
+        return owners
 
     def _owner(self, digest: int) -> int:
-        return self._slots[digest >> _SHIFT]
+        return self._table[digest >> _SHIFT]
 
 
 def _points(authority: str, count: int) -> list[int]:

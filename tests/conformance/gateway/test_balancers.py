@@ -207,6 +207,19 @@ def test_hashing_moves_few_keys_when_an_endpoint_leaves_and_none_when_it_is_back
 
 
 @pytest.mark.parametrize("algorithm", HASHING)
+def test_hashing_keeps_no_more_tables_than_a_few(algorithm: str) -> None:
+    balancer = BALANCERS[algorithm](random.Random(1))
+    endpoints = tuple(Fake(f"10.0.0.{number}:8080") for number in range(9))
+    owners = []
+    for _ in range(2):
+        for count in (9, 8, 7, 6, 5, 4):
+            balancer.prepare(endpoints[:count])
+            owners.append([balancer.pick(endpoints[:count], key(number)) for number in range(50)])
+    assert owners[:6] == owners[6:]
+    assert len(balancer._tables) == 4  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("algorithm", HASHING)
 def test_hashing_is_the_same_in_every_process(algorithm: str) -> None:
     """Fixed owners: a change of them would deal every client anew when gateways of two releases run side by side."""
     endpoints = tuple(Fake(f"10.0.0.{number}:8080") for number in range(5))
