@@ -196,12 +196,18 @@ class Supervisor:
             worker = slot.current
             if worker is None:
                 try:
-                    worker = slot.current = await self._spawn(slot)
+                    spawned = await self._spawn(slot)
                 except OSError as error:
                     slot.failures += 1
                     log.error("worker %d cannot be started: %s", slot.index, error)
                     await asyncio.sleep(max(pause_s(slot.failures), 1.0))
                     continue
+                if slot.current is None:
+                    slot.current = spawned
+                else:
+                    # A roll was faster and filled the place meanwhile.
+                    spawned.leave(handed_over=True)
+                worker = slot.current
             await asyncio.wait((worker.ended,))
             if slot.current is not worker or self.draining:
                 if self.draining:
