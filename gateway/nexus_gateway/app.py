@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import random
+import secrets
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -27,9 +28,10 @@ from nexus_wire.server import ServerConnection
 
 from nexus_gateway import workers
 from nexus_gateway.balance.keys import build_key
+from nexus_gateway.edge import gauges
 from nexus_gateway.edge.accesslogs import AccessLog
 from nexus_gateway.edge.admin import Admin, State
-from nexus_gateway.edge.health.checker import Checker
+from nexus_gateway.edge.health.checker import Checked, Checker
 from nexus_gateway.edge.kept import KeptDiscovery
 from nexus_gateway.edge.measurements import Measurements, render_encoded
 from nexus_gateway.edge.plugins.loading import Loader
@@ -86,7 +88,7 @@ class Gateway:
         self.source = source
         self.place = place or place_of(settings)
         self._rng = random.Random()
-        cells = Cells(self.place.cells, lock=self.place.lock, worker=self.place.worker, on_full=_cells_full)
+        cells = Cells(self.place.cells, lock=self.place.lock, worker=self.place.worker, seed=secrets.randbits(64), on_full=_cells_full)
         self._registry = EndpointRegistry(self._breaker_changed, cells)
         self.measurements = Measurements(self._live, str(self.place.worker))
         self.pools = Pools(
@@ -135,8 +137,15 @@ class Gateway:
                 self._rng,
             )
             self._stack.push_async_callback(self.proxy.close)
+            gauges.watch(self.measurements, self.proxy)
             self.proxy.clock.every_tick.append(self._mirror_cells)
-            self._checker = Checker(self.pools, active=self.place.index == 0, tls=self.proxy.tls.context)
+            self._checker = Checker(
+                self.pools,
+                active=self.place.index == 0,
+                tls=self.proxy.tls.context,
+                publish=self._publish_health,
+                rng=self._rng,
+            )
             self._stack.push_async_callback(self._checker.close)
             await self._start_admin()
             if self.place.inherits:
@@ -227,9 +236,13 @@ class Gateway:
         log.warning("circuit of %s (%s) is now %s", authority or "the whole service", upstream, state)
         self.pools.changed(upstream)
 
+    def _publish_health(self, upstream: str, checked: Checked, healthy: bool) -> None:
+        if isinstance(checked, EndpointState):
+            checked.judged(healthy)
+
     def lead(self, leads: bool) -> None:
         """Do, or do no more, what one worker does for all: active health checks."""
-        self._checker.active = leads
+        self._checker.lead(leads)
 
     def _fault(self, policy: Fault) -> FaultDraw:
         return FaultDraw(policy, self._rng)

@@ -46,7 +46,13 @@ class Receiver(Protocol):
     """Whoever waits for a response."""
 
     def on_response(
-        self, connection: ClientConnection, status: StatusLine, block: ResponseBlock, length: int, data: bytes, complete: bool
+        self,
+        connection: ClientConnection,
+        status: StatusLine,
+        block: ResponseBlock,
+        length: int,
+        data: bytes,
+        complete: bool,
     ) -> None:
         """The final response's head, with the first piece of its body.
 
@@ -296,7 +302,7 @@ class ClientConnection(asyncio.Protocol):
             self._remaining = length - have
             self.state = _SIZED
         elif length == -1:
-            scanner = ChunkScanner()
+            scanner = ChunkScanner(underscores=True)
             try:
                 body, rest = scanner.take(data[end:])
             except Refused as refused:

@@ -18,6 +18,11 @@ _SLOTS = 256
 _LOOK_TICKS = 10
 
 
+def ticks_of(seconds: float) -> int:
+    """Return how many ticks on `seconds` are over, never sooner; for 0 a number that lies beyond every deadline."""
+    return 1 + int(seconds / TICK_S + 0.999) if seconds else NEVER >> 1
+
+
 class Timed(Protocol):
     """What has a deadline. deadline: in ticks of the clock. closed: it needs no more looks."""
 
@@ -54,7 +59,7 @@ class Clock:
 
     def at(self, seconds: float) -> int:
         """Return the tick at which `seconds` from now are over, never sooner; `NEVER` for 0."""
-        return self.tick + 1 + int(seconds / TICK_S + 0.999) if seconds else NEVER
+        return self.tick + ticks_of(seconds) if seconds else NEVER
 
     def watch(self, timed: Timed) -> None:
         """Look at a new connection from now on."""

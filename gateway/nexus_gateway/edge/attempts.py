@@ -74,14 +74,20 @@ class Attempt:
         if self.released:
             return
         if detail is RETRY_OPEN:
-            self.exchange.open_again(self)
+            self.exchange.open(self)
             return
         self._fail(Outcome.CONNECT_FAILURE, "UpstreamConnectFailure", nothing_sent=True)
 
     # ---- from the connection
 
     def on_response(
-        self, connection: ClientConnection, status: StatusLine, block: ResponseBlock, length: int, data: bytes, complete: bool
+        self,
+        connection: ClientConnection,
+        status: StatusLine,
+        block: ResponseBlock,
+        length: int,
+        data: bytes,
+        complete: bool,
     ) -> None:
         """Judge the endpoint by the response's head, then pass it on or try again."""
         exchange = self.exchange
@@ -91,15 +97,20 @@ class Attempt:
         self._judged = True
         endpoint = self.endpoint
         pool = exchange.pool
+        assert pool is not None
         if code < 500:
             if endpoint.strikes and pool.outliers is not None:
                 pool.outliers.success(endpoint)
             breaker = endpoint.breaker
             if breaker.watching:
                 breaker.success(now, probe=self.probe)
+            if pool.plain:
+                pool.answered.value += 1
+                exchange.answered(self, status, block, length, data, complete, now)
+                return
             service = pool.service_breaker
             if service is not None and service.watching:
-                service.success(now, probe=service.state == "half-open")
+                service.success(now, probe=exchange.took_service_probe())
             seconds = now - self.started_at
             if pool.hedged:
                 pool.latencies.observe(seconds, now)
@@ -113,12 +124,13 @@ class Attempt:
                 self._discard(connection, complete)
                 return
         exchange.proxy.measurements.attempt(exchange.upstream_id, self.outcome or "answered")
-        exchange.answered(self, status, block, length, data, complete)
+        exchange.answered(self, status, block, length, data, complete, now)
 
     def _blame(self, outcome: Outcome, now: float) -> None:
         """Tell breaker, outlier detection and service breaker of a failure. An ordinary 500 is the outlier's business alone."""
         endpoint = self.endpoint
         pool = self.exchange.pool
+        assert pool is not None
         self._judged = True
         if pool.outliers is not None and pool.outliers.failure(endpoint, pool.endpoints, now):
             pool.dirty()
@@ -129,14 +141,14 @@ class Attempt:
             if breaker.watching:
                 breaker.success(now, probe=self.probe)
             if service is not None and service.watching:
-                service.success(now, probe=service.state == "half-open")
+                service.success(now, probe=self.exchange.took_service_probe())
             return
         endpoint.failures += 1
         breaker.failure(now, probe=self.probe)
         if breaker.state != "closed":
             pool.dirty()
         if service is not None:
-            service.failure(now, probe=service.state == "half-open")
+            service.failure(now, probe=self.exchange.took_service_probe())
 
     def _discard(self, connection: ClientConnection, complete: bool) -> None:
         """Let a response go that is not passed on."""
@@ -242,7 +254,7 @@ class Attempt:
             # Something else ended it (the client left): no word on the endpoint, but a probe's place must not stay taken.
             self.outcome = self.outcome or "abandoned"
             endpoint.breaker.abandon(probe=self.probe)
-            if self.probe:
+            if self.probe and self.exchange.pool is not None:
                 self.exchange.pool.dirty()
         connection = self.connection
         if connection is None or connection.closed or connection.receiver is not None:

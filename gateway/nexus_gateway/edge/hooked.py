@@ -20,7 +20,7 @@ from nexus_gateway.telemetry.contexts import is_sampled
 from nexus_gateway.telemetry.finished import Hook
 
 if TYPE_CHECKING:
-    from nexus_gateway.edge.exchanges import Exchange
+    from nexus_gateway.edge.answering import Answering
 
 log = logging.getLogger("nexus.gateway")
 
@@ -30,11 +30,13 @@ Then = Callable[[ResponseHead], None]
 class Hooked:
     """head: the request as the last hook or filter left it. times: of the hooks, for a request that head sampling records."""
 
-    __slots__ = ("_came", "_exchange", "_filters", "_sampled", "_seen", "head", "times")
+    __slots__ = ("_came", "_exchange", "_answer", "_filters", "_port", "_sampled", "_seen", "_waiting", "head", "times")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Answering) -> None:
         self._exchange = exchange
-        self._filters: list[HeadFilter] = []
+        self._filters: list[tuple[HeadFilter, RequestHead]] = []
+        self._answer = ResponseHead(0)
+        self._waiting: tuple[Slot, RequestHead, Awaitable[object]] | None = None
         self.times: list[Hook] = []
         self._sampled = is_sampled(exchange.context)
         self._seen: list[tuple[Slot, RequestHead]] = []
@@ -42,9 +44,10 @@ class Hooked:
         peer, aside = exchange.stream.context, exchange.block.aside
         entry = exchange.entry
         assert entry is not None
+        authority, host, self._port = requests.authority_of(exchange.line, exchange.block)
         self.head = self._came = requests.build_head(
-            exchange.line, exchange.block, exchange.host, proxy.forwarding.lines(peer, exchange.authority, aside),
-            exchange.request_id, proxy.forwarding.client_ip(peer, aside), entry.route.id,
+            exchange.line, exchange.block, host, proxy.forwarding.headers(peer, authority, aside), exchange.request_id,
+            proxy.forwarding.client_ip(peer, aside), entry.route.id,
         )  # fmt: skip
 
     @property
@@ -109,7 +112,7 @@ class Hooked:
         entry = exchange.entry
         assert entry is not None
         scheme = exchange.proxy.forwarding.scheme(exchange.stream.context, exchange.block.aside)
-        place = Place(entry.match.path, scheme, exchange.port)
+        place = Place(entry.match.path, scheme, self._port)
         head = self.head
         for each in filters:
             outcome = each.on_request(head, place)
@@ -117,7 +120,7 @@ class Hooked:
                 exchange.reply(outcome)
                 return False
             head = outcome
-            self._filters.append(each)
+            self._filters.append((each, head))
         self.head = head
         return True
 
@@ -127,47 +130,62 @@ class Hooked:
 
     # ---- on the way out
 
-    def respond(self, answer: ResponseHead, then: Then) -> None:
-        """Run response filters and plugins in reverse order over a head, and call `then` with what they made of it."""
-        filters, self._filters = self._filters, []
-        for each in reversed(filters):
-            answer = each.on_response(answer)
-        self._responses(answer, then)
+    def respond_at_once(self, answer: ResponseHead) -> ResponseHead | None:
+        """Run response filters and plugins in reverse order over a head, and return what they made of it.
 
-    def _responses(self, answer: ResponseHead, then: Then) -> None:
+        None when an async hook has to be awaited: `respond` goes on from there; or when the exchange was answered otherwise.
+        """
+        for each, head in reversed(self._filters):
+            answer = each.on_response(head, answer)
+        self._filters = []
+        self._answer = answer
+        return self._next_responses()
+
+    def _next_responses(self) -> ResponseHead | None:
         seen = self._seen
+        answer = self._answer
         while seen:
             slot, head = seen.pop()
             try:
                 result = slot.response(head, answer)
             except PluginUnavailable as unavailable:
                 self._response_unavailable(unavailable)
-                return
+                return None
             if not isinstance(result, ResponseHead):
-                self._exchange.proxy.spawn(self._await_response(slot, head, answer, result, then))
-                return
+                self._answer = answer
+                self._waiting = (slot, head, result)
+                return None
             if self._sampled:
                 self._note(slot, "on_response")
             answer = result
-        then(answer)
+        return answer
+
+    def respond(self, then: Then) -> None:
+        """Await the async hook that `respond_at_once` stopped at, and those that follow; call `then` with the last one's head."""
+        self._exchange.proxy.spawn(self._await_responses(then))
+
+    async def _await_responses(self, then: Then) -> None:
+        exchange = self._exchange
+        while self._waiting is not None:
+            slot, head, waiting = self._waiting
+            self._waiting = None
+            try:
+                self._answer = await slot.response_later(head, self._answer, waiting)
+            except PluginUnavailable as unavailable:
+                if not exchange.over:
+                    self._response_unavailable(unavailable)
+                return
+            if exchange.over:
+                return
+            if self._sampled:
+                self._note(slot, "on_response")
+            answer = self._next_responses()
+            if answer is not None:
+                then(answer)
+                return
 
     def _note(self, slot: Slot, hook: str) -> None:
         self.times.append(Hook(slot.instance.id, hook, slot.started_at, slot.took_s))
-
-    async def _await_response(
-        self, slot: Slot, head: RequestHead, answer: ResponseHead, waiting: Awaitable[object], then: Then
-    ) -> None:
-        exchange = self._exchange
-        try:
-            answer = await slot.response_later(head, answer, waiting)
-        except PluginUnavailable as unavailable:
-            if not exchange.over:
-                self._response_unavailable(unavailable)
-            return
-        if self._sampled:
-            self._note(slot, "on_response")
-        if not exchange.over:
-            self._responses(answer, then)
 
     def _response_unavailable(self, unavailable: PluginUnavailable) -> None:
         self._seen.clear()

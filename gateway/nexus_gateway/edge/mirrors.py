@@ -140,7 +140,7 @@ class Mirrors:
             context = self.proxy.contexts.again(exchange.context, exchange.block.aside)
             data = b"".join((exchange.lines, context, b"\r\n", exchange.body))
             self.running += 1
-            Copy(self, pool, endpoint, data, exchange.head_only, exchange.host)
+            Copy(self, pool, endpoint, data, exchange.head_only, exchange.block.host)
             self.proxy.measurements.mirrored(pool.upstream.id, True)
 
     def close(self) -> None:

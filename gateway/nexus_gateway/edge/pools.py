@@ -20,6 +20,7 @@ from nexus_gateway.balance import latency
 from nexus_gateway.balance.availability import available
 from nexus_gateway.balance.keys import build_key
 from nexus_gateway.balance.table import BALANCERS
+from nexus_gateway.edge.measurements import Tally
 from nexus_gateway.resilience.breakers import Breaker
 from nexus_gateway.resilience.budgets import HedgeBudget, RetryBudget
 from nexus_gateway.resilience.concurrency import Limiter
@@ -37,12 +38,12 @@ class Pool:
 
     endpoints: all that discovery lists, in its order. live: those that take requests now; the same tuple object as long as
     nothing changed. look_again_at: monotonic seconds at which `live` may change by itself. hedged: some rule's requests to it are hedged, so that
-    response times have to be known.
+    response times have to be known. plain: none of its policies looks at single requests while all is well.
     """
 
     __slots__ = (
-        "_known", "_on_gone", "_registry", "_rng", "_waiters", "_zone", "balancer", "budget", "endpoints", "hedge_budget", "hedged", "key",
-        "latencies", "limiter", "live", "look_again_at", "observe", "outliers", "pick", "service_breaker", "upstream",
+        "_known", "_on_gone", "_registry", "_rng", "_waiters", "_zone", "answered", "balancer", "budget", "endpoints", "hedge_budget", "hedged", "key",
+        "latencies", "limiter", "live", "look_again_at", "observe", "outliers", "pick", "plain", "service_breaker", "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -52,12 +53,15 @@ class Pool:
         rng: random.Random,
         zone: str,
         on_gone: Callable[[EndpointState], None],
+        answered: Tally,
     ) -> None:
-        """zone: the gateway's own. on_gone: told of each endpoint that takes no more requests; its idle connections are closed."""
+        """zone: the gateway's own. on_gone: told of each endpoint that takes no more requests; its idle connections are closed.
+        answered: counts attempts that were."""
         self._registry = registry
         self._rng = rng
         self._zone = zone
         self._on_gone = on_gone
+        self.answered = answered
         self._known: tuple[Endpoint, ...] = ()
         self._waiters: list[Callable[[], None]] = []
         self.endpoints: tuple[EndpointState, ...] = ()
@@ -89,10 +93,24 @@ class Pool:
                 self.limiter = Limiter(limits, now)
         if before is None or before.service_breaker != new.service_breaker:
             self.service_breaker = (
-                self._registry.service_breaker(new.id, new.service_breaker, now) if new.service_breaker is not None else None
+                self._registry.service_breaker(new.id, new.service_breaker, now)
+                if new.service_breaker is not None
+                else None
             )
         if before is None or before.outlier != new.outlier:
             self.outliers = Outliers(new.outlier) if new.outlier is not None else None
+        self.plain = (
+            self.limiter is None
+            and self.service_breaker is None
+            and self.key is None
+            and self.observe is None
+            and not self.hedged
+        )
+
+    def watch_latency(self) -> None:
+        """Keep response times from now on: some rule's requests are hedged."""
+        self.hedged = True
+        self.plain = False
 
     def apply(self, upstream: Upstream, now: float) -> None:
         """Take over changed policies; endpoints, budgets and breakers stay."""
@@ -168,12 +186,15 @@ class Pools:
         rng: random.Random,
         zone: str = "",
         on_gone: Callable[[EndpointState], None] = lambda state: None,
+        answered: Callable[[str], Tally] = lambda upstream: Tally(),
     ) -> None:
+        """answered: returns the counter of an upstream's answered attempts."""
         self._discovery = discovery
         self._registry = registry
         self._rng = rng
         self._zone = zone
         self.on_gone = on_gone
+        self._answered = answered
         self._pools: dict[str, Pool] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
 
@@ -184,7 +205,7 @@ class Pools:
         for upstream in upstreams:
             pool = self._pools.get(upstream.id)
             if pool is None or pool.upstream.endpoints != upstream.endpoints:
-                pool = Pool(upstream, self._registry, self._rng, self._zone, self._gone)
+                pool = Pool(upstream, self._registry, self._rng, self._zone, self._gone, self._answered(upstream.id))
                 fresh[upstream.id] = self._feed(pool, now)
             pools[upstream.id] = pool
         return Staged(tuple(upstreams), pools, fresh)

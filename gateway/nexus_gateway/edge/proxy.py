@@ -17,6 +17,7 @@ from nexus_wire.server import ServerConnection, ServerOptions
 
 from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.accesslogs import AccessLog
+from nexus_gateway.edge.answering import Answering
 from nexus_gateway.edge.connectors import Connector
 from nexus_gateway.edge.exchanges import Exchange
 from nexus_gateway.edge.hedges import Hedges
@@ -30,6 +31,7 @@ from nexus_gateway.settings import GatewaySettings
 from nexus_gateway.telemetry.contexts import Contexts
 from nexus_gateway.telemetry.decisions import LOG, TRACE, Decisions
 from nexus_gateway.telemetry.finished import NOTHING, Finished
+from nexus_gateway.telemetry.red import Red
 
 log = logging.getLogger("nexus.gateway")
 
@@ -76,6 +78,8 @@ class Proxy:
         self.hedges = Hedges(loop)
         self.mirrors = Mirrors(self)
         self.max_replay_bytes = settings.max_body_replay_bytes
+        self._max_in_flight = settings.max_in_flight
+        self._slow_s = settings.trace_slow_s or float("inf")
         self.in_flight = 0
         self.connections: set[ServerConnection] = set()
         self._idle = asyncio.Event()
@@ -112,17 +116,16 @@ class Proxy:
     def serve(self, stream: ServerConnection) -> None:
         """Serve the request that a stream brings."""
         now = monotonic()
-        exchange = Exchange(self, stream, now)
-        stream.requestor = exchange
-        self.in_flight += 1
         runtime = self.runtime
+        stream.requestor = exchange = Exchange(self, stream, runtime, now)
+        self.in_flight += 1
         runtime.users += 1
-        exchange.runtime = runtime
         try:
-            if self.in_flight > self.settings.max_in_flight and not self._has_priority(stream):
+            if self.in_flight > self._max_in_flight and not self._has_priority(stream):
+                self.measurements.shed("Overloaded")
                 exchange.shed()
             else:
-                exchange.run(runtime)
+                exchange.run()
         except Exception:
             log.exception("the gateway failed on a request")
             exchange.fail()
@@ -133,7 +136,7 @@ class Proxy:
         settings = self.settings
         return stream.line.path in settings.priority_paths and self.in_flight <= settings.max_in_flight * 1.1 + 16
 
-    def ended(self, exchange: Exchange, now: float) -> None:
+    def ended(self, exchange: Answering, now: float) -> None:
         """Count an exchange that is over; called once for each."""
         self.in_flight -= 1
         if not self.in_flight:
@@ -144,12 +147,12 @@ class Proxy:
             runtime.idle.set()
         seconds = now - exchange.started_at
         status = exchange.status
+        backend = exchange.backend
+        red = backend.red if backend is not None else None
         if status:
-            entry = exchange.entry
-            red = self.measurements.red(entry.route.id if entry is not None else "", exchange.upstream_id)
+            if red is None:
+                red = self._red(exchange)
             red.add(status, seconds)
-        else:
-            red = None
         wanted = self._decide(exchange.context, status, seconds, exchange.attempts, exchange.reason)
         if wanted:
             done = exchange.finished(now)
@@ -159,6 +162,14 @@ class Proxy:
                 self._recorder.record(done)
                 if red is not None:
                     red.exemplar(exchange.context[16:48], seconds, time())
+
+    def _red(self, exchange: Answering) -> Red:
+        """Return the counts that an exchange belongs to, and remember them where the next one finds them."""
+        entry = exchange.entry
+        red = self.measurements.red(entry.route.id if entry is not None else "", exchange.upstream_id)
+        if exchange.backend is not None and entry is not None:
+            exchange.backend.red = red
+        return red
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
         """Run the asynchronous part of an exchange; owned here, ended with the gateway."""
@@ -209,7 +220,7 @@ class Proxy:
 
     def _look_after(self) -> None:
         """Once a second: age out idle connections, cut slow clients off."""
-        self.connector.sweep(state for pool in self.runtime.pools() for state in pool.endpoints)
+        self.connector.sweep(state for pool in self.runtime.pools.values() for state in pool.endpoints)
         for connection in [each for each in self.connections if not each.complete and each.is_dripping()]:
             requestor = connection.requestor
             if isinstance(requestor, Exchange):

@@ -40,20 +40,25 @@ _REMADE = frozenset(name.decode() for name in ASIDE) - {
     "x-forwarded-host",
     "forwarded",
 }
-_MAX_KEPT = 4096
 
 
 class Peer:
-    """What the gateway knows of one client connection. address: text. lines: of an untrusted peer's every request."""
+    """What the gateway knows of one client connection, and what it says of it upstream.
 
-    __slots__ = ("address", "encoded", "lines", "scheme", "trusted")
+    address: text. own_lines, own_headers: Host and forwarding lines of the last `authority`, since a connection's requests mostly
+    share one.
+    """
+
+    __slots__ = ("address", "authority", "encoded", "own_headers", "own_lines", "scheme", "trusted")
 
     def __init__(self, address: str, *, secure: bool, trusted: bool) -> None:
         self.address = address
         self.encoded = address.encode()
         self.scheme = "https" if secure else "http"
         self.trusted = trusted
-        self.lines = b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (self.encoded, self.scheme.encode())
+        self.authority = b""
+        self.own_lines = b""
+        self.own_headers: Headers | None = None
 
 
 class Forwarding:
@@ -61,7 +66,6 @@ class Forwarding:
 
     def __init__(self, trusted: Sequence[Network]) -> None:
         self._trusted = trusted
-        self._hosts: dict[bytes, bytes] = {}
 
     def peer(self, address: str, *, secure: bool) -> Peer:
         """Return what is known of a new connection."""
@@ -77,21 +81,29 @@ class Forwarding:
             return False
         return any(parsed in network for network in self._trusted)
 
-    def host_lines(self, authority: bytes) -> bytes:
-        """Return the Host and X-Forwarded-Host lines for a Host as the client sent it."""
-        lines = self._hosts.get(authority)
-        if lines is None:
-            lines = b"host: %b\r\nx-forwarded-host: %b\r\n" % (authority, authority) if authority else b""
-            if len(self._hosts) >= _MAX_KEPT:
-                self._hosts.clear()
-            if len(authority) <= 255:
-                self._hosts[authority] = lines
-        return lines
-
     def lines(self, peer: Peer, authority: bytes, aside: Mapping[bytes, bytes] | None) -> bytes:
         """Return Host and all forwarding lines of a request."""
-        if aside is None or not peer.trusted:
-            return self.host_lines(authority) + peer.lines
+        if aside is not None and peer.trusted:
+            return self._trusted_lines(peer, authority, aside)
+        if peer.authority != authority or not peer.own_lines:
+            host = b"host: %b\r\nx-forwarded-host: %b\r\n" % (authority, authority) if authority else b""
+            peer.own_lines = b"%bx-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (
+                host, peer.encoded, peer.scheme.encode(),
+            )  # fmt: skip
+            peer.authority = authority
+            peer.own_headers = None
+        return peer.own_lines
+
+    def headers(self, peer: Peer, authority: bytes, aside: Mapping[bytes, bytes] | None) -> Headers:
+        """Return the same as pairs."""
+        lines = self.lines(peer, authority, aside)
+        if lines is not peer.own_lines:
+            return _pairs(lines)
+        if peer.own_headers is None:
+            peer.own_headers = _pairs(lines)
+        return peer.own_headers
+
+    def _trusted_lines(self, peer: Peer, authority: bytes, aside: Mapping[bytes, bytes]) -> bytes:
         chain = aside.get(b"x-forwarded-for")
         chain = b"%b, %b" % (chain, peer.encoded) if chain else peer.encoded
         proto = aside.get(b"x-forwarded-proto") or peer.scheme.encode()
@@ -149,18 +161,18 @@ def authority_of(line: RequestLine, block: RequestBlock) -> tuple[bytes, str, in
 
 
 def build_head(
-    line: RequestLine, block: RequestBlock, host: str, own: bytes, rid: bytes, client_ip: str, route: str
+    line: RequestLine, block: RequestBlock, host: str, own: Headers, rid: bytes, client_ip: str, route: str
 ) -> RequestHead:
     """Return the request as plugins and filters see it: end-to-end headers, the gateway's forwarding ones in place of the client's.
 
-    own: the lines of `Forwarding.lines`.
+    own: of `Forwarding.headers`.
     """
     return RequestHead(
         line.method,
         line.path,
         line.query,
         host,
-        (*own_headers(own), *_passed_on(block), ("x-request-id", rid.decode("latin-1"))),
+        (*own, *_passed_on(block), ("x-request-id", rid.decode("latin-1"))),
         client_ip,
         route,
     )
@@ -174,21 +186,13 @@ def _passed_on(block: RequestBlock) -> Headers:
 
 
 _REPLACED = frozenset(name.decode() for name in ASIDE) | {"host"}
-_own_headers: dict[bytes, Headers] = {}
 
 
-def own_headers(lines: bytes) -> Headers:
-    """Return header lines of ours as pairs; kept, since a client's requests share them."""
-    found = _own_headers.get(lines)
-    if found is None:
-        found = tuple(
-            (name.decode("latin-1"), value.strip().decode("latin-1"))
-            for name, _, value in (line.partition(b":") for line in lines.split(b"\r\n") if line)
-        )
-        if len(_own_headers) >= _MAX_KEPT:
-            _own_headers.clear()
-        _own_headers[lines] = found
-    return found
+def _pairs(lines: bytes) -> Headers:
+    return tuple(
+        (name.decode("latin-1"), value.strip().decode("latin-1"))
+        for name, _, value in (line.partition(b":") for line in lines.split(b"\r\n") if line)
+    )
 
 
 def render_start(head: RequestHead) -> bytes:
@@ -207,8 +211,4 @@ def render_request(headers: Headers, block: RequestBlock) -> bytes:
 
 def render(headers: Iterable[tuple[str, str]]) -> bytes:
     """Return pairs as header lines, without those that frame the message or speak of one connection."""
-    return b"".join(
-        f"{name}: {value}\r\n".encode()
-        for name, value in headers
-        if name.lower() not in FRAMING
-    )
+    return b"".join(f"{name}: {value}\r\n".encode() for name, value in headers if name.lower() not in FRAMING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nexus_core.match.router import Router
@@ -23,28 +23,43 @@ from nexus_core.snapshot import (
     Timeouts,
     Upstream,
 )
+from nexus_wire.clock import ticks_of
 
 from nexus_gateway.balance.split import Split
 from nexus_gateway.edge.plugins.slots import Slot
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.sessions import Sessions
 from nexus_gateway.filters.compiled import CompiledRule, compile_rule
+from nexus_gateway.filters.cors import CorsFilter
 from nexus_gateway.filters.faults import FaultDraw
+from nexus_gateway.filters.lanes import Lane
 from nexus_gateway.filters.mirrors import MirrorDraw
 from nexus_gateway.filters.place import HeadFilter
 from nexus_gateway.resilience.rates import Limit
+from nexus_gateway.telemetry.red import Red
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Backend:
-    """One backend of a rule. pool: None for a reference that could not be resolved. retry, timeouts, hedge: in effect here."""
+    """One backend of a rule. pool: None for a reference that could not be resolved. retry, timeouts, hedge: in effect here.
+
+    lane: what the rule's filters and its own do to heads as bytes; None where they need them as values. passes: responses go on as
+    they come. plain: nothing about it is a matter of single requests. ticks: of the clock that a first attempt has; idle_ticks: that a
+    response may be silent. red: counts of its route and upstream, from the first request on.
+    """
 
     pool: Pool | None
     filters: tuple[HeadFilter, ...]
+    lane: Lane | None
+    passes: bool
     retry: Retry
     timeouts: Timeouts
     hedge: Hedge | None
     sessions: Sessions | None
+    plain: bool
+    ticks: int
+    idle_ticks: int
+    red: Red | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +88,8 @@ class Plan:
     plain: bool
     plugins: tuple[Slot, ...]
     filters: tuple[HeadFilter, ...]
+    lane: Lane | None
+    cors: CorsFilter | None
     backends: tuple[Backend, ...]
     only: Backend | None
     split: Split
@@ -94,7 +111,10 @@ class Parts:
 
 
 class Runtime:
-    """Everything requests of one generation need. Immutable but for the count of its users."""
+    """Everything requests of one generation need. Immutable but for the count of its users.
+
+    pools: by upstream id. users: exchanges that run on it. retired: whether another one is live.
+    """
 
     def __init__(
         self, published: Published, pools: Mapping[str, Pool], slots: Mapping[str, Slot], parts: Parts | None = None
@@ -102,25 +122,20 @@ class Runtime:
         """parts: None only for a Snapshot without rules."""
         self.published = published
         self.slots = slots
-        self._pools = pools
+        self.pools = pools
         self._parts = parts
         self._upstreams = {upstream.id: upstream for upstream in published.snapshot.upstreams}
-        self._compiled: dict[int, CompiledRule] = {}
         self.users = 0
         self.retired = False
         self.idle = asyncio.Event()
         self.router: Router[Plan] = Router(published.snapshot, self._plan)
-
-    def pools(self) -> Iterable[Pool]:
-        """Return the pools this runtime sends requests to."""
-        return self._pools.values()
 
     def _plan(self, route: Route, rule: Rule) -> Plan:
         parts = self._parts
         assert parts is not None
         compiled = compile_rule(rule.filters)
         backends = tuple(
-            self._backend(rule, weighted.upstream, compile_rule(weighted.filters).head_filters)
+            self._backend(rule, weighted.upstream, compiled, compile_rule(weighted.filters))
             for weighted in rule.backends
         )
         weights = [weighted.weight for weighted in rule.backends]
@@ -128,9 +143,19 @@ class Runtime:
         limits = tuple(parts.limit(limit) for limit in compiled.limits)
         fallback = compiled.fallback
         return Plan(
-            plain=not (plugins or compiled.head_filters or limits or compiled.size or compiled.fault),
+            plain=not (
+                plugins
+                or compiled.lane is None
+                or compiled.cors
+                or limits
+                or compiled.size
+                or compiled.fault
+                or compiled.mirrors
+            ),
             plugins=plugins,
             filters=compiled.head_filters,
+            lane=compiled.lane,
+            cors=compiled.cors,
             backends=backends,
             only=backends[0] if len(backends) == 1 and weights[0] else None,
             split=Split(weights),
@@ -138,30 +163,46 @@ class Runtime:
             size=compiled.size,
             fault=parts.fault(compiled.fault) if compiled.fault is not None else None,
             mirrors=tuple(
-                MirrorPlan(self._pools.get(mirror.upstream), parts.mirror(mirror).next) for mirror in compiled.mirrors
+                MirrorPlan(self.pools.get(mirror.upstream), parts.mirror(mirror).next) for mirror in compiled.mirrors
             ),
             fallback=FallbackPlan(
-                self._backend(rule, fallback.upstream, ()) if fallback.upstream in self._pools else None, fallback
+                self._backend(rule, fallback.upstream, compiled, CompiledRule())
+                if fallback.upstream in self.pools
+                else None,
+                fallback,
             )
             if fallback is not None
             else None,
         )
 
-    def _backend(self, rule: Rule, upstream_id: str, filters: tuple[HeadFilter, ...]) -> Backend:
+    def _backend(self, rule: Rule, upstream_id: str, of_rule: CompiledRule, own: CompiledRule) -> Backend:
         # Not the pool's upstream: it still has the former Snapshot's policies while this runtime is being built.
         upstream = self._upstreams.get(upstream_id)
         assert self._parts is not None
-        pool = self._pools.get(upstream_id)
+        pool = self.pools.get(upstream_id)
         hedge = rule.hedge or (upstream.hedge if upstream is not None else None)
         if pool is not None and hedge is not None:
-            pool.hedged = True
+            pool.watch_latency()
+        # Only head filters mean something on a backend; translation refuses others there.
+        lane = None
+        if of_rule.lane is not None:
+            lane = of_rule.lane if not own.head_filters else own.lane and of_rule.lane.then(own.lane)
+        sessions = self._parts.sessions(upstream) if upstream is not None else None
+        retry = rule.retry or (upstream.retry if upstream is not None else Retry())
+        timeouts = rule.timeouts or (upstream.timeouts if upstream is not None else Timeouts())
+        first_s = min((s for s in (timeouts.request_s, timeouts.try_s) if s), default=0.0)
         return Backend(
             pool,
-            filters,
-            rule.retry or (upstream.retry if upstream is not None else Retry()),
-            rule.timeouts or (upstream.timeouts if upstream is not None else Timeouts()),
+            own.head_filters,
+            lane,
+            lane is not None and lane.response is None and of_rule.size is None,
+            retry,
+            timeouts,
             hedge,
-            self._parts.sessions(upstream) if upstream is not None else None,
+            sessions,
+            plain=hedge is None and sessions is None,
+            ticks=ticks_of(first_s),
+            idle_ticks=ticks_of(timeouts.idle_s),
         )
 
     def hold_plugins(self) -> None:
@@ -183,5 +224,3 @@ class Runtime:
 def empty() -> Runtime:
     """Return the runtime before the first Snapshot: no routes."""
     return Runtime(Published(0, "", EMPTY), {}, {})
-
-

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from nexus_core.snapshot import Persistence
 
-from nexus_gateway.balance.keys import find_cookie
+from nexus_gateway.balance.keys import Request, find_cookie
 from nexus_gateway.balance.persistence import Sessions as Seals
 from nexus_gateway.resilience.endpoints import EndpointState
-
-if TYPE_CHECKING:
-    from nexus_gateway.edge.exchanges import Exchange
 
 
 class Sessions:
@@ -26,18 +21,18 @@ class Sessions:
         self._policy = policy
         self._seals = Seals(secret, upstream)
 
-    def recall(self, exchange: Exchange, endpoints: tuple[EndpointState, ...], now_unix: float) -> EndpointState | None:
+    def recall(self, request: Request, endpoints: tuple[EndpointState, ...], now_unix: float) -> EndpointState | None:
         """Return the endpoint of the client's session; None without one that is valid and whose endpoint is still there."""
-        token = self._token(exchange)
+        token = self._token(request)
         if not token:
             return None
         return self._seals.find(token, endpoints, now_unix, self._policy.absolute_s)
 
-    def _token(self, exchange: Exchange) -> str:
+    def _token(self, request: Request) -> str:
         policy = self._policy
         if policy.kind == "header":
-            return exchange.header(policy.name.lower()) or ""
-        return find_cookie(exchange.header("cookie") or "", policy.name) or ""
+            return request.header(policy.name.lower()) or ""
+        return find_cookie(request.header("cookie") or "", policy.name) or ""
 
     def lines(self, endpoint: EndpointState, now_unix: float, *, secure: bool) -> bytes:
         """Return the response line that begins a session on this endpoint."""

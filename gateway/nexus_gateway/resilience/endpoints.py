@@ -26,7 +26,7 @@ SWEEP_AFTER_S = 4 * FORGET_AFTER_S
 
 _CELLS_BYTES = 1 << 20
 
-STRIKES, EJECTED_UNTIL, EJECTIONS = range(3)
+STRIKES, EJECTED_UNTIL, EJECTIONS, HEALTH = range(4)
 """Cells of an endpoint's own slot, see `outliers`."""
 
 _SIZE = 8
@@ -88,13 +88,21 @@ class EndpointState:
         self.meta = endpoint.meta
 
     def mirror(self) -> bool:
-        """Take over ejections and strikes as all workers left them; return whether it was ejected or came back by that."""
+        """Take over ejections, strikes and health as all workers left them; return whether it went out or came back by that."""
         view, at = self.slot.view, self.slot.at
-        before = self.ejected_until
+        before = self.ejected_until, self.healthy
+        said = view[at + HEALTH]
+        if said:
+            self.healthy = said > 0.0
         self.strikes = int(view[at + STRIKES])
         self.ejected_until = view[at + EJECTED_UNTIL]
         self.ejections = int(view[at + EJECTIONS])
-        return self.ejected_until != before
+        return (self.ejected_until, self.healthy) != before
+
+    def judged(self, healthy: bool) -> None:
+        """Tell all workers what active checks say: one of them probes for all."""
+        self.slot.view[self.slot.at + HEALTH] = 1.0 if healthy else -1.0
+        self.mark()
 
     def mark(self) -> None:
         """Tell all workers that its shared state changed."""

@@ -80,7 +80,7 @@ async def test_ambiguous_requests_are_refused_and_their_connection_closed(
     assert seen.paths == []
     status = answer.split(b" ")[1] if answer else b""
     assert status in (b"400", b"405", b"408", b"431", b"505", b""), answer
-    assert answer.count(b"HTTP/1.1 ") <= 1
+    assert b"\nHTTP/1.1 " not in answer, "one answer at most"
 
 
 @pytest.mark.parametrize(
