@@ -201,8 +201,9 @@ def test_hashing_moves_few_keys_when_an_endpoint_leaves_and_none_when_it_is_back
     after = owners(tuple(each for each in endpoints if each is not gone))
     moved = sum(1 for one, two in zip(before, after, strict=True) if one != two)
     lost = before.count(gone.authority)
-    # Those of the endpoint that left must move. A ring moves no others, maglev some few percent.
-    assert lost <= moved <= lost + (0 if algorithm == "ring-hash" else 0.06 * len(keys))
+    # Those of the endpoint that left must move. Of the others a ring of few equal endpoints moves none, the rest some percent.
+    exact = algorithm == "ring-hash" and len(shares) == 1
+    assert lost <= moved <= lost + (0 if exact else 0.06 * len(keys))
     assert owners(tuple(reversed(endpoints))) == before
 
 
@@ -225,7 +226,7 @@ def test_hashing_is_the_same_in_every_process(algorithm: str) -> None:
     endpoints = tuple(Fake(f"10.0.0.{number}:8080") for number in range(5))
     balancer = BALANCERS[algorithm](random.Random(1))
     owners = "".join(balancer.pick(endpoints, key(number)).authority[7] for number in range(20))
-    assert owners == {"maglev": "22021103303014000211", "ring-hash": "23003031211302312023"}[algorithm]
+    assert owners == {"maglev": "22021103303014000211", "ring-hash": "23043041211302214023"}[algorithm]
 
 
 def test_a_split_keeps_exact_proportions_in_every_round() -> None:

@@ -115,7 +115,7 @@ def test_the_alias_method_gives_every_index_exactly_its_weight(weights: list[flo
         assert got / len(weights) == pytest.approx(weight / sum(weights), abs=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(["maglev", "ring-hash"]),
     st.lists(st.floats(0.5, 4.0), min_size=2, max_size=40),
@@ -133,13 +133,14 @@ def test_few_keys_move_when_one_endpoint_leaves(algorithm: str, shares: list[flo
     balancer.prepare(rest)
     after = [balancer.pick(rest, key) for key in keys]
     needless = sum(1 for one, two in zip(before, after, strict=True) if one is not two and one is not gone)
+    part = max(1 / len(every), gone.share / sum(each.share for each in every))
     if algorithm == "ring-hash" and equal:
-        assert needless == 0
+        assert needless <= (0 if len(every) <= 32 else 1.5 * part * len(keys))
     elif algorithm == "ring-hash":
-        # The mean share changes; when its power of two does, half of the points of all go or come.
-        assert needless <= 0.7 * len(keys)
+        assert needless <= 1.5 * part * len(keys)
     else:
-        assert needless <= 0.15 * len(keys)
+        # The table is refilled, and the turns that the leaving endpoint had are dealt to the others on the way.
+        assert needless <= 0.08 * len(keys)
 
 
 @settings(max_examples=60, deadline=None)
