@@ -63,7 +63,7 @@ def _run(around: Stage, group: Sequence[Scenario], asked: argparse.Namespace, pr
         soak=asked.soak or (50_000 if asked.quick else 1_000_000),
     )
     rounds: dict[str, list[results.Round]] = {scenario.name: [] for scenario in group}
-    failed = False
+    failed = incomplete = False
     try:
         for name, each in group[0].run(around, options, tuple(rounds)):
             rounds[name].append(each)
@@ -71,7 +71,7 @@ def _run(around: Stage, group: Sequence[Scenario], asked: argparse.Namespace, pr
             print(f"{time.monotonic() - around.started:6.0f} s  {name:9} {each['proxy']:11} {shown}", file=sys.stderr)
     except Unusable as error:
         print(f"{', '.join(rounds)} could not run to the end: {error}", file=sys.stderr)
-        failed = True
+        failed = incomplete = True
     for scenario in group:
         found = rounds[scenario.name]
         if not found:
@@ -81,7 +81,7 @@ def _run(around: Stage, group: Sequence[Scenario], asked: argparse.Namespace, pr
         if any(float(each.get("errors", 0)) for each in found):
             print(f"{scenario.name}: requests failed; the figures are not kept", file=sys.stderr)
             failed = True
-        elif failed or around.lacking:
+        elif incomplete or around.lacking:
             print(f"{scenario.name}: not kept, a proxy failed or lacks features", file=sys.stderr)
         elif asked.output or (not asked.quick and options.proxies == scenario.proxies):
             print(f"kept in {results.write(kept, asked.output or results.FOLDER)}\n", file=sys.stderr)

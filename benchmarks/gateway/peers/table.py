@@ -64,6 +64,9 @@ def check(peer: Peer, server: Server, bed: Bed) -> None:
     status, headers, body = fetch(bed.port, routes.HOST, routes.PATH)
     want(status == 200 and body.decode() == nginx.REPLY, f"{routes.PATH} gives {status} {body[:80]!r}")
     want(len(fetch(bed.port, routes.HOST, "/items/body/1m")[2]) == nginx.BODIES["1m"], "a body of 1 MB is cut")
+    if bed.tls_port:
+        found = fetch(bed.tls_port, routes.HOST, routes.PATH, tls=True)
+        want(found[0] == 200 and found[2].decode() == nginx.REPLY, f"{routes.PATH} over TLS gives {found[0]}")
     if not peer.full:
         return
     want(headers.get("x-bench-proxy") == "done", "the response hook did not run")
