@@ -3,41 +3,53 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 
 from nexus_wire.http1 import opinions, targets
 from nexus_wire.http1.fields import (
+    FORWARD,
     MAX_CACHED,
     MAX_CACHED_BLOCK,
     MAX_CACHED_LINE,
     Fields,
-    text,
+    pairs,
     tokens,
+    without,
 )
+from nexus_wire.http1.options import OptionsReader
 from nexus_wire.http1.refusals import Refused, bad_request
 
+# The ordinary request line by one expression: a path of plain characters, a query without a fragment. What does not match is
+# read step by step, to be refused for the right reason.
+_ORDINARY = re.compile(
+    rb"([A-Z][A-Z-]{0,31}) (/[A-Za-z0-9._~!$&'()*+,=:@/-]*)(?:\?([!-\"$-~]*))? HTTP/1\.([01])"
+).fullmatch
 _METHOD = re.compile(rb"[A-Z][A-Z-]{0,31}")
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
+_NOT_PASSED_ON = frozenset({b"CONNECT", b"TRACE"})
 _MAX_LENGTH_DIGITS = 18
+_MAX_CACHED_QUERY = 64
+"""Longer queries hardly come again, and are where tokens and signatures stand in URLs."""
 
-(FORWARD, DROP, ASIDE, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, TE) = range(10)
+(DROP, ASIDE, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, TE) = range(1, 10)
 _KINDS = {
     b"host": HOST, b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION, b"upgrade": UPGRADE,
     b"expect": EXPECT, b"te": TE, b"keep-alive": DROP, b"proxy-connection": DROP, b"proxy-authenticate": DROP,
     b"proxy-authorization": DROP, b"trailer": DROP, b"http2-settings": DROP,
 }  # fmt: skip
+_END_TO_END = frozenset((FORWARD, ASIDE, HOST, LENGTH))
 _NOT_OPTIONS = frozenset(
-    {b"host", b"content-length", b"content-type", b"content-encoding", b"authorization", b"cookie", b"x-request-id",
-     b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", b"traceparent", b"tracestate", b"expect"}
+    {b"content-type", b"content-encoding", b"content-range", b"authorization", b"cookie", b"cache-control", b"origin",
+     b"range", b"x-request-id", b"forwarded", b"traceparent", b"tracestate", b"via", b"x-real-ip"}
 )  # fmt: skip
-"""Listing one of these in Connection asks the next hop not to see it: a known way to make upstreams misjudge a request."""
-_OPTIONS = frozenset({b"close", b"keep-alive", b"upgrade", b"te", b"http2-settings", b"trailer", b"transfer-encoding"})
-_CHUNKED = b"transfer-encoding: chunked\r\n"
+"""Listing one of these in Connection asks the next hop not to see it: a known way to make upstreams misjudge a request. The
+headers that the parser reads itself or keeps aside are refused there, too."""
+_NEVER_OPTIONS = frozenset((HOST, LENGTH, CODING, EXPECT, ASIDE))
 
 
 class RequestLine:
     """A request line. method: upper-case. path: in normal form. query: without `?`, as sent. authority: of a target in absolute
-    form, else empty. minor: of the HTTP version, 0 or 1. start: the line as it goes on, with CRLF."""
+    form, else empty. minor: of the HTTP version, 0 or 1. start: the line as it goes on, always HTTP/1.1, with CRLF."""
 
     __slots__ = ("authority", "method", "minor", "path", "query", "start")
 
@@ -51,59 +63,75 @@ class RequestLine:
 
 
 class RequestBlock:
-    """The headers of a request.
+    """The headers of a request. Shared by all requests that bring the same bytes: nothing in it changes once it is read.
 
     host: lower-case, without port or dot at its end, empty for none; port: 0 for none; authority: the Host header as sent.
     length: of the body; -1 chunked, 0 none. sized: whether it was given in numbers. close, keep_alive: of Connection.
-    upgrade: the protocols asked for, lower-case, joined by `,`; empty for none. expects: it waits for `100 Continue`.
-    forward: end-to-end lines with CRLF, framing included, without what is kept aside. aside: values of the headers that the
-    parser was told to keep aside, repeats joined by `, `; None for none of them.
+    upgrade: the protocol asked for, lower-case, several joined by a comma; empty for none, and when a body comes. expects: it
+    waits for `100 Continue`. trailers: it takes trailers. forward: end-to-end lines with CRLF, framing included, without Host and what
+    is kept aside. aside: values of the headers that the parser was told to keep aside, repeats joined by `, `; None for none.
     """
 
     __slots__ = (
-        "_fields", "_headers", "_joined", "aside", "authority", "close", "expects", "forward", "has_host", "host", "keep_alive", "length",
-        "port", "sized", "trailers", "upgrade",
+        "_headers", "_joined", "_kind_of", "_listed", "_raw", "aside", "authority", "close", "expects", "forward", "has_host",
+        "host", "keep_alive", "length", "port", "sized", "trailers", "upgrade",
     )  # fmt: skip
 
-    def __init__(self, fields: tuple[tuple[int, bytes, bytes], ...]) -> None:
-        self._fields = fields
+    def __init__(
+        self,
+        raw: bytes,
+        kind_of: Callable[[bytes], int],
+        host: str,
+        port: int,
+        authority: bytes | None,
+        length: int,
+        sized: bool,
+        forward: bytes,
+        aside: dict[bytes, bytes] | None,
+    ) -> None:
+        self._raw = raw
+        self._kind_of = kind_of
+        self._listed: frozenset[bytes] | None = None
         self._headers: tuple[tuple[str, str], ...] | None = None
         self._joined: dict[str, str] | None = None
-        self.has_host = False
-        self.host = ""
-        self.port = 0
-        self.authority = b""
-        self.length = 0
-        self.sized = False
+        self.has_host = authority is not None
+        self.host = host
+        self.port = port
+        self.authority = authority or b""
+        self.length = length
+        self.sized = sized
         self.close = False
         self.keep_alive = False
         self.upgrade = b""
         self.expects = False
         self.trailers = False
-        self.forward = b""
-        self.aside: dict[bytes, bytes] | None = None
+        self.forward = forward
+        self.aside: Mapping[bytes, bytes] | None = aside
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         """End-to-end headers in wire order, repeats kept: names lower-case; Host and what is kept aside among them."""
         found = self._headers
         if found is None:
+            kind_of = self._kind_of
+            listed = self._listed or ()
             found = self._headers = tuple(
-                (name.decode(), text(value))
-                for kind, name, value in self._fields
-                if kind in (FORWARD, ASIDE, HOST, LENGTH)
+                pair
+                for pair in pairs(self._raw)
+                if kind_of(name := pair[0].encode()) in _END_TO_END and name not in listed
             )
         return found
 
     @property
-    def joined(self) -> dict[str, str]:
-        """All headers as received, by lower-case name; repeats joined by `,`."""
+    def joined(self) -> Mapping[str, str]:
+        """All headers as received, by lower-case name; repeats joined by `,`. Without those that Connection lists."""
         found = self._joined
         if found is None:
             found = {}
-            for _, name, value in self._fields:
-                key, said = name.decode(), text(value)
-                found[key] = f"{found[key]},{said}" if key in found else said
+            for name, value in pairs(self._raw):
+                found[name] = f"{found[name]},{value}" if name in found else value
+            for listed in self._listed or ():
+                found.pop(listed.decode("latin-1"), None)
             self._joined = found
         return found
 
@@ -142,13 +170,54 @@ class RequestParser:
                 kind = ASIDE if aside_prefixes and name.startswith(aside_prefixes) else FORWARD
             return kind
 
+        self._kind_of = kind_of
         self._fields = Fields(
             kind_of, max_headers, bad_request, lambda: Refused(431, "HeadTooLarge", "The request has too many headers.")
         )
+        self._options = OptionsReader()
         self._hosts: dict[bytes, tuple[str, int]] = {}
+        self._methods: dict[bytes, str] = {}
+
+    # ---- request lines
 
     def line(self, raw: bytes) -> RequestLine:
         """Read a request line, without its CRLF. Raises `Refused`."""
+        match = _ORDINARY(raw)
+        if match is None:
+            return self._uncommon(raw)
+        method, sent, query, digit = match.groups()
+        path = sent.decode()
+        if "//" in path or "/." in path:
+            return self._uncommon(raw)
+        name = self._methods.get(method) or self._method(method)
+        found = RequestLine(
+            name,
+            path,
+            query.decode() if query else "",
+            b"",
+            1 if digit == b"1" else 0,
+            raw + b"\r\n" if digit == b"1" else raw[:-1] + b"1\r\n",
+        )
+        if (
+            len(raw) <= MAX_CACHED_LINE
+            and len(self.lines) < MAX_CACHED
+            and (not query or len(query) <= _MAX_CACHED_QUERY)
+        ):
+            self.lines[raw] = found
+        return found
+
+    def _method(self, method: bytes) -> str:
+        if method in _NOT_PASSED_ON:
+            raise Refused(405, "MethodRefused", f"{method.decode()} is not passed on.")
+        name = method.decode()
+        if len(self._methods) < 64:
+            self._methods[method] = name
+        return name
+
+    def _uncommon(self, raw: bytes) -> RequestLine:
+        """Read a line step by step: absolute form, asterisk, escapes, paths to be put in normal form; or find what is wrong."""
+        if len(raw) > self.max_head_bytes:
+            raise Refused(431, "HeadTooLarge", "The request line is too long.")
         parts = raw.split(b" ")
         if len(parts) != 3:
             raise bad_request("The request line is not a method, a target and a version.")
@@ -160,113 +229,132 @@ class RequestParser:
         elif version == b"HTTP/1.0":
             minor = 0
         elif _VERSION.fullmatch(version):
-            raise Refused(505, "BadVersion", "Versions 1.1 and 1.0 are spoken here.")
+            raise Refused(505, "BadVersion", "HTTP/1.1 and HTTP/1.0 are spoken here.")
         else:
             raise bad_request("The HTTP version is not one.")
-        if method in (b"CONNECT", b"TRACE"):
-            raise Refused(405, "MethodRefused", f"{method.decode()} is not passed on.")
+        name = self._method(method)
         authority, path, query = targets.split(target, method)
         plain = targets.normalise(path)
-        if plain is path and not authority and minor:
-            start = raw + b"\r\n"
-        else:
-            start = b"%b %b%b%b HTTP/1.1\r\n" % (method, plain, b"?" if query else b"", query)
-        if target == b"*":
-            start = b"OPTIONS * HTTP/1.1\r\n"
-        found = RequestLine(method.decode(), plain.decode(), query.decode(), authority, minor, start)
-        if len(raw) <= MAX_CACHED_LINE and len(self.lines) < MAX_CACHED:
+        sent = target if target == b"*" else plain
+        start = b"%b %b%b%b HTTP/1.1\r\n" % (method, sent, b"?" if query else b"", query)
+        found = RequestLine(name, plain.decode(), query.decode(), authority, minor, start)
+        if len(raw) <= MAX_CACHED_LINE and len(self.lines) < MAX_CACHED and len(query) <= _MAX_CACHED_QUERY:
             self.lines[raw] = found
         return found
 
+    # ---- header blocks
+
     def block(self, raw: bytes) -> RequestBlock:
         """Read a header block, without the CRLFs at its end. Raises `Refused`."""
+        size = len(raw)
+        if size > self.max_head_bytes:
+            raise Refused(431, "HeadTooLarge", "The request's headers are too large.")
         fields = self._fields
-        get = fields.lines.get
+        lines = fields.split(raw)
+        plain = fields.plain
+        special = fields.special.get
         forward: list[bytes] = []
-        found: list[tuple[int, bytes, bytes]] = []
+        pass_on = forward.append
         aside: dict[bytes, bytes] | None = None
-        options: list[bytes] = []
-        upgrades: list[bytes] = []
         host: bytes | None = None
-        length = coding = None
-        expects = trailers = False
-        keep = len(raw) <= MAX_CACHED_BLOCK
-        for line in fields.split(raw):
-            field = get(line)
-            if field is None:
-                field = fields.read(line)
-                if line not in fields.lines:
+        length: int | None = None
+        connection: bytes | None = None
+        upgrades = te = b""
+        chunked = expects = checked = False
+        keep = size <= MAX_CACHED_BLOCK
+        for line in lines:
+            if line in plain:
+                pass_on(line)
+                continue
+            field = special(line)
+            if field is not None:
+                kind, name, value = field
+            else:
+                if not checked:
+                    fields.check(raw, len(lines) - 1)
+                    checked = True
+                kind, name, value, kept = fields.read(line)
+                if not kept:
                     keep = False
-            kind, name, value, whole = field
-            found.append((kind, name, value))
-            if kind == FORWARD:
-                forward.append(whole)
-            elif kind == ASIDE:
-                if aside is None:
-                    aside = {}
-                aside[name] = b"%b, %b" % (aside[name], value) if name in aside else value
-            elif kind == HOST:
+                if not kind:
+                    pass_on(line)
+                    continue
+            if kind == HOST:
                 if host is not None:
                     raise bad_request("A request needs exactly one Host header.")
                 host = value
+            elif kind == CONNECTION:
+                connection = value if connection is None else b"%b,%b" % (connection, value)
+            elif kind == ASIDE:
+                if aside is None:
+                    aside = {name: value}
+                else:
+                    aside[name] = b"%b, %b" % (aside[name], value) if name in aside else value
             elif kind == LENGTH:
                 if length is not None or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
                     raise bad_request("Content-Length is not one number.")
                 length = int(value)
             elif kind == CODING:
-                if coding is not None or value.lower() != b"chunked":
+                if chunked or value.lower() != b"chunked":
                     raise bad_request("The only transfer coding that is taken is chunked, once.")
-                coding = value
-            elif kind == CONNECTION:
-                options += tokens(value)
+                chunked = True
             elif kind == UPGRADE:
-                upgrades += tokens(value)
+                upgrades = b"%b,%b" % (upgrades, value) if upgrades else value
             elif kind == EXPECT:
                 if value.lower() != b"100-continue":
                     raise Refused(417, "ExpectationFailed", "The only expectation that is met is 100-continue.")
                 expects = True
             elif kind == TE:
-                trailers = b"trailers" in tokens(value)
-        if coding is not None and length is not None:
-            raise bad_request("Content-Length and Transfer-Encoding contradict each other.")
-        block = RequestBlock(tuple(found))
-        if host is not None:
-            block.has_host = True
-            block.authority = host
-            if host:
-                block.host, block.port = self._hosts.get(host) or self._host(host)
-        if length is not None:
-            block.length, block.sized = length, True
-            forward.append(b"content-length: %d\r\n" % length)
-        elif coding is not None:
-            block.length = -1
-            forward.append(_CHUNKED)
-        if options:
-            if not _NOT_OPTIONS.isdisjoint(options):
-                raise bad_request("The Connection header names an end-to-end header.")
-            block.close = b"close" in options
-            block.keep_alive = b"keep-alive" in options
-            if b"upgrade" in options:
-                block.upgrade = b",".join(upgrades)
-            listed = set(options) - _OPTIONS
-            if listed:
-                forward = [line for line in forward if line.partition(b":")[0].lower() not in listed]
-                if aside is not None:
-                    aside = {name: value for name, value in aside.items() if name not in listed} or None
-                block._fields = tuple(field for field in found if field[1] not in listed)
-        block.expects = expects
-        block.trailers = trailers
-        block.aside = aside
-        block.forward = b"".join(forward)
+                te = b"%b,%b" % (te, value) if te else value
+        if chunked:
+            if length is not None:
+                raise bad_request("Content-Length and Transfer-Encoding contradict each other.")
+            pass_on(b"transfer-encoding: chunked")
+        elif length is not None:
+            pass_on(b"content-length: %d" % length)
+        # The empty line at the end makes the join end with CRLF.
+        pass_on(b"")
+        name_of_host, port = (self._hosts.get(host) or self._host(host)) if host is not None else ("", 0)
+        block = RequestBlock(
+            raw, self._kind_of, name_of_host, port, host, -1 if chunked else (length or 0), length is not None,
+            b"\r\n".join(forward), aside,
+        )  # fmt: skip
+        if connection is not None:
+            self._connection(block, connection, upgrades, forward)
+        if expects:
+            block.expects = True
+        if te:
+            block.trailers = b"trailers" in tokens(te)
         if keep and len(self.blocks) < MAX_CACHED:
             self.blocks[raw] = block
         return block
+
+    def _connection(self, block: RequestBlock, value: bytes, upgrades: bytes, forward: list[bytes]) -> None:
+        options = self._options.read(value)
+        block.close = options.close
+        block.keep_alive = options.keep_alive
+        if options.upgrade and upgrades:
+            if block.length:
+                # Where the body ends and the tunnel begins, parsers disagree on (llhttp sees no body then). An upgrade may be
+                # ignored (RFC 9110 section 7.8); nothing that follows on the connection is believed.
+                block.close = True
+            else:
+                block.upgrade = b",".join(tokens(upgrades))
+        listed = options.listed
+        if listed:
+            if not _NOT_OPTIONS.isdisjoint(listed) or any(self._kind_of(name) in _NEVER_OPTIONS for name in listed):
+                raise bad_request("The Connection header names an end-to-end header.")
+            block._listed = listed
+            # What frames the message is never listed, so it stays.
+            block.forward = b"\r\n".join(without(forward, listed))
 
     def _host(self, value: bytes) -> tuple[str, int]:
         found = targets.parse_host(value)
         if len(self._hosts) < MAX_CACHED:
             self._hosts[value] = found
         return found
+
+    # ---- heads
 
     def check(self, line: RequestLine, block: RequestBlock, raw_head: bytes, *, missed: bool) -> None:
         """Check what needs both line and block; for a head that was not known, also ask the second parser.
@@ -279,7 +367,7 @@ class RequestParser:
         elif block.length < 0:
             raise bad_request("HTTP/1.0 knows no transfer codings.")
         if missed and self._second_opinion:
-            opinions.ask(raw_head)
+            opinions.ask(raw_head, line.method, line.minor, block.length, bool(block.upgrade))
 
     def age(self) -> None:
         """Begin anew where a cache is full. Called once in a while, never within a request."""
@@ -289,5 +377,7 @@ class RequestParser:
             self.blocks.clear()
         if len(self._hosts) >= MAX_CACHED:
             self._hosts.clear()
+        if len(self._methods) >= 64:
+            self._methods.clear()
+        self._options.age()
         self._fields.age()
-

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-from nexus_wire.http1.fields import MAX_CACHED, MAX_CACHED_BLOCK, Fields, text, tokens
+from nexus_wire.http1.fields import FORWARD, MAX_CACHED, MAX_CACHED_BLOCK, Fields, pairs, tokens, without
+from nexus_wire.http1.options import OptionsReader
 from nexus_wire.http1.refusals import Refused, bad_response
 
-_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?").fullmatch
 _MAX_STATUSES = 512
+_MAX_CACHED_STATUS = 128
 _MAX_LENGTH_DIGITS = 18
 
-FORWARD, DROP, LENGTH, CODING, CONNECTION, UPGRADE, DATE = range(7)
+(DROP, LENGTH, CODING, CONNECTION, UPGRADE, DATE) = range(1, 7)
 _KINDS = {
     b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION, b"upgrade": UPGRADE, b"date": DATE,
     b"keep-alive": DROP, b"proxy-connection": DROP, b"proxy-authenticate": DROP, b"trailer": DROP, b"te": DROP,
 }  # fmt: skip
-_CHUNKED = b"transfer-encoding: chunked\r\n"
+_END_TO_END = frozenset((FORWARD, DATE, LENGTH))
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+
+
+def _kind_of(name: bytes) -> int:
+    return _KINDS.get(name, FORWARD)
+
+
+def _too_many() -> Refused:
+    return bad_response("The response has too many headers.")
 
 
 class StatusLine:
@@ -32,126 +44,159 @@ class StatusLine:
 
 
 class ResponseBlock:
-    """The headers of a response.
+    """The headers of a response. Shared by all responses that bring the same bytes: nothing in it changes once it is read.
 
     length: of the body; -1 chunked, -2 until the connection closes. close, keep_alive: of Connection. upgrade: the protocol
-    switched to, empty for none. forward: end-to-end lines with CRLF, framing included. framing: the framing line alone.
+    switched to, lower-case, empty for none. forward: end-to-end lines with CRLF, framing included. framing: the framing line
+    alone, empty for none.
     """
 
-    __slots__ = ("_fields", "_headers", "close", "forward", "framing", "has_date", "keep_alive", "length", "upgrade")
+    __slots__ = (
+        "_headers", "_listed", "_raw", "close", "forward", "framing", "has_date", "keep_alive", "length", "upgrade",
+    )  # fmt: skip
 
-    def __init__(self, fields: tuple[tuple[int, bytes, bytes], ...]) -> None:
-        self._fields = fields
+    def __init__(self, raw: bytes, length: int, framing: bytes, forward: bytes, has_date: bool) -> None:
+        self._raw = raw
+        self._listed: frozenset[bytes] | None = None
         self._headers: tuple[tuple[str, str], ...] | None = None
-        self.length = -2
+        self.length = length
         self.close = False
         self.keep_alive = False
         self.upgrade = b""
-        self.has_date = False
-        self.forward = b""
-        self.framing = b""
+        self.has_date = has_date
+        self.forward = forward
+        self.framing = framing
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """End-to-end headers in wire order, repeats kept, names lower-case."""
+        """End-to-end headers in wire order, repeats kept, names lower-case; Content-Length once."""
         found = self._headers
         if found is None:
-            found = self._headers = tuple(
-                (name.decode(), text(value)) for kind, name, value in self._fields if kind in (FORWARD, DATE, LENGTH)
-            )
+            kind_of: Callable[[bytes], int] = _kind_of
+            listed = self._listed or ()
+            kept: list[tuple[str, str]] = []
+            sized = False
+            for pair in pairs(self._raw):
+                name = pair[0].encode()
+                kind = kind_of(name)
+                if kind not in _END_TO_END or name in listed or (kind == LENGTH and sized):
+                    continue
+                sized = sized or kind == LENGTH
+                kept.append(pair)
+            found = self._headers = tuple(kept)
         return found
 
 
 class ResponseParser:
-    """Reads response heads. statuses, blocks: what was read before, by its bytes."""
+    """Reads response heads. statuses, blocks: what was read before, by its bytes. Nothing that fails a check is ever in them, nor
+    any secret."""
 
     def __init__(self, *, max_head_bytes: int = 65536, max_headers: int = 200) -> None:
         self.statuses: dict[bytes, StatusLine] = {}
         self.blocks: dict[bytes, ResponseBlock] = {}
         self.max_head_bytes = max_head_bytes
-        self._fields = Fields(
-            lambda name: _KINDS.get(name, FORWARD),
-            max_headers,
-            bad_response,
-            lambda: Refused(502, "UpstreamProtocolError", "The response has too many headers."),
-            underscores=True,
-        )
+        self._fields = Fields(_kind_of, max_headers, bad_response, _too_many, underscores=True)
+        self._options = OptionsReader()
 
     def status(self, raw: bytes) -> StatusLine:
         """Read a status line, without its CRLF. Raises `Refused`."""
-        match = _STATUS.fullmatch(raw)
+        match = _STATUS(raw)
         if match is None:
             raise bad_response("The status line is not one.")
         found = StatusLine(int(match[2]), int(match[1]), match[3] or b"")
-        if len(self.statuses) < _MAX_STATUSES and len(raw) <= 128:
+        if len(self.statuses) < _MAX_STATUSES and len(raw) <= _MAX_CACHED_STATUS:
             self.statuses[raw] = found
         return found
 
     def block(self, raw: bytes) -> ResponseBlock:
         """Read a header block, without the CRLFs at its end. Raises `Refused`."""
+        size = len(raw)
+        if size > self.max_head_bytes:
+            raise bad_response("The response's headers are too large.")
         fields = self._fields
-        get = fields.lines.get
+        lines = fields.split(raw)
+        plain = fields.plain
+        special = fields.special.get
         forward: list[bytes] = []
-        found: list[tuple[int, bytes, bytes]] = []
-        options: list[bytes] = []
-        upgrade = b""
-        length = None
-        chunked = has_date = False
-        keep = len(raw) <= MAX_CACHED_BLOCK
-        for line in fields.split(raw):
-            field = get(line)
-            if field is None:
-                field = fields.read(line)
-                if line not in fields.lines:
-                    keep = False
-            kind, name, value, whole = field
-            if kind == LENGTH and length is not None:
-                if not value.isdigit() or int(value) != length:
-                    raise bad_response("The response has two lengths.")
+        pass_on = forward.append
+        length: int | None = None
+        connection: bytes | None = None
+        upgrades = b""
+        chunked = has_date = checked = False
+        keep = size <= MAX_CACHED_BLOCK
+        for line in lines:
+            if line in plain:
+                pass_on(line)
                 continue
-            found.append((kind, name, value))
-            if kind == FORWARD:
-                forward.append(whole)
-            elif kind == DATE:
+            field = special(line)
+            if field is not None:
+                kind, _, value = field
+            else:
+                if not checked:
+                    fields.check(raw, len(lines) - 1)
+                    checked = True
+                kind, _, value, kept = fields.read(line)
+                if not kept:
+                    keep = False
+                if not kind:
+                    pass_on(line)
+                    continue
+            if kind == DATE:
                 has_date = True
-                forward.append(whole)
+                pass_on(line)
             elif kind == LENGTH:
                 if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
                     raise bad_response("Content-Length is not a number.")
+                # The same length twice is one length (RFC 9110 section 8.6); only one is passed on.
+                if length is not None and int(value) != length:
+                    raise bad_response("The response has two lengths.")
                 length = int(value)
+            elif kind == CONNECTION:
+                connection = value if connection is None else b"%b,%b" % (connection, value)
             elif kind == CODING:
                 if chunked or value.lower() != b"chunked":
                     raise bad_response("The only transfer coding that is taken is chunked, once.")
                 chunked = True
-            elif kind == CONNECTION:
-                options += tokens(value)
             elif kind == UPGRADE:
-                upgrade = value.lower()
-        if chunked and length is not None:
-            raise bad_response("Content-Length and Transfer-Encoding contradict each other.")
-        block = ResponseBlock(tuple(found))
-        if options:
-            block.close = b"close" in options
-            block.keep_alive = b"keep-alive" in options
-            listed = set(options) - {b"close", b"keep-alive", b"upgrade", b"content-length"}
+                upgrades = b"%b,%b" % (upgrades, value) if upgrades else value
+        if chunked:
+            if length is not None:
+                raise bad_response("Content-Length and Transfer-Encoding contradict each other.")
+            pass_on(b"transfer-encoding: chunked")
+            framing = b"transfer-encoding: chunked\r\n"
+            length = -1
+        elif length is not None:
+            line = b"content-length: %d" % length
+            pass_on(line)
+            framing = line + b"\r\n"
+        else:
+            framing = b""
+            length = -2
+        # The empty line at the end makes the join end with CRLF.
+        pass_on(b"")
+        block = ResponseBlock(raw, length, framing, b"\r\n".join(forward), has_date)
+        if connection is not None:
+            options = self._options.read(connection)
+            block.close = options.close
+            block.keep_alive = options.keep_alive
+            listed = options.listed - _FRAMING
             if listed:
-                forward = [line for line in forward if line.partition(b":")[0].lower() not in listed]
-                block._fields = tuple(field for field in found if field[1] not in listed)
-        if length is not None:
-            block.length = length
-            block.framing = b"content-length: %d\r\n" % length
-        elif chunked:
-            block.length = -1
-            block.framing = _CHUNKED
-        block.upgrade = upgrade
-        block.has_date = has_date
-        block.forward = b"".join(forward) + block.framing
+                block._listed = listed
+                block.has_date = has_date and b"date" not in listed
+                block.forward = b"\r\n".join(without(forward, listed))
+        if upgrades:
+            switched = tokens(upgrades)
+            if len(switched) == 1:
+                block.upgrade = switched[0]
         if keep and len(self.blocks) < MAX_CACHED:
             self.blocks[raw] = block
         return block
 
     def age(self) -> None:
-        """Begin anew where a cache is full."""
+        """Begin anew where a cache is full. Called once in a while, never within a response."""
+        if len(self.statuses) >= _MAX_STATUSES:
+            self.statuses.clear()
         if len(self.blocks) >= MAX_CACHED:
             self.blocks.clear()
+        self._options.age()
         self._fields.age()
