@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import routes
 from processes import Command
 
 from peers.beds import Bed, find_program
@@ -20,16 +21,16 @@ def plain(bed: Bed) -> Command:
         "load_balancing": {"selection_policy": {"policy": "least_conn"}},
         "transport": transport,
     }
-    routes = [{"handle": [handler]}]
+    everything = [{"handle": [handler]}]
     off = {"disable": True}
     servers: dict[str, object] = {
-        "plain": {"listen": [f"127.0.0.1:{bed.port}"], "routes": routes, "automatic_https": off}
+        "plain": {"listen": [f"127.0.0.1:{bed.port}"], "routes": everything, "automatic_https": off}
     }
     apps: dict[str, object] = {"http": {"servers": servers}}
     if bed.tls_port:
         servers["tls"] = {
             "listen": [f"127.0.0.1:{bed.tls_port}"],
-            "routes": routes,
+            "routes": everything,
             "automatic_https": off,
             "protocols": ["h1"],
             # wrk connects to an address, and so names no host in its handshake.
