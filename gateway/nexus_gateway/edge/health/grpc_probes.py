@@ -50,6 +50,9 @@ async def _check(stream: Stream, target: Target, policy: HealthCheck) -> None:
         seen += len(data)
         if not data:
             raise Unfit("the connection closed before the answer was complete")
+        if seen == len(data) and data.startswith(b"HTTP/1"):
+            # What a server says that takes the preface for a broken request: the likeliest mistake has its own words.
+            raise Unfit("the server speaks HTTP/1, not gRPC")
         if seen > MAX_ANSWER_BYTES:
             raise Unfit(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
         try:
