@@ -52,44 +52,21 @@ def translate(manifests: Manifests) -> Translation:
     return replace(made, problems=sort_problems([*manifests.problems, *told]))
 
 
-def explain_request(snapshot: Snapshot, method: str, url: str, headers: tuple[str, ...]) -> dict[str, Any]:
+def explain_request(
+    snapshot: Snapshot, method: str, url: str, headers: tuple[str, ...], client_ip: str = ""
+) -> dict[str, Any]:
     """Return what the admin API's /explain would, as far as files can tell: no endpoints, no circuits."""
-    import msgspec
     from nexus_core.match import hosts, paths
-    from nexus_core.match.explain import explain
+    from nexus_core.match.asking import parse_question
+    from nexus_core.match.descriptions import describe
     from nexus_core.match.router import Router
+    from nexus_gateway.telemetry.redactions import is_secret
+    from nexus_gateway.telemetry.shown import without_header_values
 
-    given: dict[str, str] = {}
-    for line in headers:
-        name, _, value = line.partition(":")
-        key = name.strip().lower()
-        given[key] = f"{given[key]},{value.strip()}" if key in given else value.strip()
-    authority, path = given.get("host", ""), url
-    if "://" in url:
-        rest = url.partition("://")[2]
-        at = min((i for i in (rest.find("/"), rest.find("?")) if i >= 0), default=len(rest))
-        authority, path = rest[:at], rest[at:]
     try:
-        host = hosts.parse(authority)[0] if authority else ""
-        path = paths.normalise(path.partition("#")[0].partition("?")[0] or "/")
+        question = parse_question(method, url, headers, client_ip)
     except (hosts.HostRefused, paths.PathRefused) as error:
         raise UserError(f"The gateway answers 400 to {method} {url[:200]!r}: {error} Correct the URL.") from error
-    rules = {rule.id: rule for route in snapshot.routes for rule in route.rules}
     router: Router[None] = Router(snapshot, lambda route, rule: None)
-    found = explain(router, method, host, path, given)
-    answer: dict[str, Any] = {
-        "request": {"method": method, "host": host, "path": path},
-        "route": found.route,
-        "rule": found.rule,
-        "why": found.why,
-        "plugins": [],
-        "upstreams": [],
-        "others": [{"route": o.route, "rule": o.rule, "why": o.why} for o in found.losers],
-    }
-    rule = rules.get(found.rule)
-    if rule is not None:
-        plugins = {plugin.id: plugin for plugin in snapshot.plugins}
-        answer["plugins"] = [{"id": p, "version": plugins[p].release.version} for p in rule.plugins if p in plugins]
-        answer["filters"] = [msgspec.to_builtins(each) for each in rule.filters]
-        answer["upstreams"] = [{"upstream": each.upstream, "weight": each.weight} for each in rule.backends]
-    return answer
+    found: dict[str, Any] = without_header_values(describe(snapshot, router, question, secret=is_secret))
+    return found

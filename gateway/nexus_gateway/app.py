@@ -218,6 +218,7 @@ class Gateway:
             problems=self._problems,
             not_ready=self.not_ready,
             traces=self.traces,
+            zone=self.settings.zone,
         )
         runner = web.AppRunner(Admin(state).application(), access_log=None, shutdown_timeout=1.0)
         await runner.setup()

@@ -34,12 +34,21 @@ Exit codes: 0 explained, 1 no route takes the request or no such reason, 2 not u
 )
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header of the request.")
 @click.option(
+    "--client", "client_ip", default="", metavar="ADDRESS", help="The client's address, for hashing by source."
+)
+@click.option(
     "--admin", default=DEFAULT_ADMIN, show_default=True, metavar="URL", help="Admin API of a running gateway."
 )
 @output_option
 @click.pass_context
 def explain(
-    ctx: click.Context, what: str, url: str | None, paths: tuple[Path, ...], headers: tuple[str, ...], admin: str
+    ctx: click.Context,
+    what: str,
+    url: str | None,
+    paths: tuple[Path, ...],
+    headers: tuple[str, ...],
+    client_ip: str,
+    admin: str,
 ) -> int:
     from nexus_cli import output
     from nexus_cli.errors import UserError
@@ -51,25 +60,34 @@ def explain(
     for line in headers:
         if ":" not in line:
             raise UserError(f"--header {line!r} is not 'NAME: VALUE'.")
-    found = _offline(what.upper(), url, headers, paths) if paths else _online(what.upper(), url, headers, admin)
+    method = what.upper()
+    found = (
+        _offline(method, url, headers, client_ip, paths) if paths else _online(method, url, headers, client_ip, admin)
+    )
     if output_format(ctx) == "json":
         output.show_json(found)
     else:
+        from nexus_cli.explained import render
+
         click.echo(render(found))
     return 0 if found["route"] else 1
 
 
-def _online(method: str, url: str, headers: tuple[str, ...], admin: str) -> dict[str, Any]:
+def _online(method: str, url: str, headers: tuple[str, ...], client_ip: str, admin: str) -> dict[str, Any]:
     from urllib.parse import urlencode
 
     from nexus_cli.admin import get
 
-    query = urlencode([("method", method), ("url", url), *(("header", line) for line in headers)])
+    query = urlencode(
+        [("method", method), ("url", url), *(("header", line) for line in headers), ("client", client_ip)]
+    )
     found: dict[str, Any] = get(admin, f"/explain?{query}")
     return found
 
 
-def _offline(method: str, url: str, headers: tuple[str, ...], paths: tuple[Path, ...]) -> dict[str, Any]:
+def _offline(
+    method: str, url: str, headers: tuple[str, ...], client_ip: str, paths: tuple[Path, ...]
+) -> dict[str, Any]:
     from nexus_cli import manifests, output
     from nexus_cli.offline import explain_request, translate
 
@@ -79,36 +97,7 @@ def _offline(method: str, url: str, headers: tuple[str, ...], paths: tuple[Path,
         output.note(
             f"The manifests have {len(translation.problems)} problem(s), which may be why; see `nexus validate`."
         )
-    return explain_request(translation.snapshot, method, url, headers)
-
-
-def render(found: dict[str, Any]) -> str:
-    """Return the answer of the admin API's /explain for people."""
-    request = found["request"]
-    shown = f"{request['method']} {request['host'] or '(any host)'}{request['path']}"
-    if not found["route"]:
-        lines = [f"{shown}: no route takes it. The gateway answers 404."]
-    else:
-        lines = [f"{shown} goes to {found['route']} (rule {found['rule']}).", f"  why       {found['why']}"]
-        for plugin in found["plugins"]:
-            lines.append(f"  plugin    {plugin['id']} {plugin.get('version', '')} {plugin.get('state', '')}".rstrip())
-        for each in found.get("filters", []):
-            lines.append("  filter    " + ", ".join(f"{k}={v}" for k, v in each.items()))
-        for row in found["upstreams"]:
-            lines.append(
-                f"  upstream  {row['upstream'] or '(not found: its share is answered 500)'} weight {row['weight']}"
-            )
-            for endpoint in row.get("endpoints", []):
-                lines.append(
-                    f"    endpoint  {endpoint['endpoint']}, circuit {endpoint['circuit']}, {endpoint['active']} active"
-                )
-            if row.get("found") and "endpoints" in row and not row["endpoints"]:
-                lines.append("    no endpoint is healthy now: requests are answered 503")
-    others = found.get("others", [])[:8]
-    if others:
-        lines.append("  others")
-        lines.extend(f"    {other['route']}: {other['why']}" for other in others)
-    return "\n".join(lines)
+    return explain_request(translation.snapshot, method, url, headers, client_ip)
 
 
 def _explain_reason(reason: str, *, as_json: bool) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -40,14 +40,30 @@ class _Request:
     headers: HeaderMap
     parameters: Mapping[str, str]
     allowed: frozenset[str] | None
+    secret: Callable[[str], bool]
+
+
+def _never(name: str) -> bool:
+    return False
 
 
 def explain(
-    router: Router[T], method: str, host: str, path: str, headers: HeaderMap, *, query: str = "", limit: int = 50
+    router: Router[T],
+    method: str,
+    host: str,
+    path: str,
+    headers: HeaderMap,
+    *,
+    query: str = "",
+    limit: int = 50,
+    secret: Callable[[str], bool] = _never,
 ) -> Explanation:
-    """Return what `router.find` decides for the request, and why. Walks every match: for people, not for the hot path."""
+    """Return what `router.find` decides for the request, and why. Walks every match: for people, not for the hot path.
+
+    secret: whether the values of headers and query parameters of a name are kept out of the texts.
+    """
     chosen = router.find(method, host, path, headers, query)
-    request = _Request(method, host, path, headers, parse_query(query), router.allowed_listeners(host))
+    request = _Request(method, host, path, headers, parse_query(query), router.allowed_listeners(host), secret)
     ranked: list[tuple[int, Loser]] = []
     for entry in router.entries:
         if entry is chosen:
@@ -58,21 +74,23 @@ def explain(
     losers = tuple(loser for _, loser in ranked[:limit])
     if chosen is None:
         return Explanation("", "", "No match of any route takes this request.", losers)
-    return Explanation(chosen.route.id, chosen.rule.id, _why(chosen), losers)
+    return Explanation(chosen.route.id, chosen.rule.id, _why(chosen, secret), losers)
 
 
-def _why(entry: Entry[T]) -> str:
+def _why(entry: Entry[T], secret: Callable[[str], bool]) -> str:
     match = entry.match
     parts = [f"{match.path_kind} path {match.path}"]
     if match.method:
         parts.append(f"method {match.method}")
-    parts.extend(f"header {header.name}{_wish(header)}" for header in match.headers)
-    parts.extend(f"query parameter {parameter.name}{_wish(parameter)}" for parameter in match.query)
+    parts.extend(f"header {header.name}{_wish(header, secret)}" for header in match.headers)
+    parts.extend(f"query parameter {parameter.name}{_wish(parameter, secret)}" for parameter in match.query)
     hostnames = ", ".join(entry.route.hostnames) or "any host"
     return f"Most specific match: {hostnames}; {'; '.join(parts)}."
 
 
-def _wish(condition: HeaderMatch | QueryMatch) -> str:
+def _wish(condition: HeaderMatch | QueryMatch, secret: Callable[[str], bool]) -> str:
+    if secret(condition.name):
+        return " with the value it wants"
     return f" matching {condition.value}" if condition.kind == "regex" else f": {condition.value}"
 
 
@@ -88,8 +106,8 @@ def _why_not(entry: Entry[T], chosen: Entry[T] | None, request: _Request) -> tup
         return 3, _why_not_path(match, request.path)
     if match.method and match.method != request.method:
         return 2, f"It takes {match.method} only."
-    why = _why_not_value("Header", match.headers, request.headers)
-    why = why or _why_not_value("Query parameter", match.query, request.parameters)
+    why = _why_not_value("Header", match.headers, request.headers, request.secret)
+    why = why or _why_not_value("Query parameter", match.query, request.parameters, request.secret)
     if why is not None:
         return 1, why
     if chosen is None:  # pragma: no cover - a match that holds is always found
@@ -111,10 +129,13 @@ def _why_not_value(
     kind: str,
     conditions: tuple[HeaderMatch, ...] | tuple[QueryMatch, ...],
     values: HeaderMap,
+    secret: Callable[[str], bool],
 ) -> str | None:
     for wanted in conditions:
         found = values.get(wanted.name)
         if found is None or not value_test(wanted.kind, wanted.value)(found):
+            if secret(wanted.name):
+                return f"{kind} {wanted.name} {'is missing' if found is None else 'has another value than it wants'}."
             seen = "is missing" if found is None else f"is {found!r}"
             wish = f"a match of {wanted.value!r}" if wanted.kind == "regex" else f"{wanted.value!r}"
             return f"{kind} {wanted.name} {seen}; it wants {wish}."

@@ -65,14 +65,13 @@ def reasons(state: Watched, policy: Balancing, now: float, *, serves: bool) -> t
     return tuple(found)
 
 
-def foresee(
-    policy: Balancing, live: Sequence[Known], key: bytes, now: float, *, session: str = ""
-) -> dict[str, Any]:
+def foresee(policy: Balancing, live: Sequence[Known], key: bytes, now: float, *, session: str = "") -> dict[str, Any]:
     """Return which endpoint a first attempt would get, or what decides between which.
 
-    live: those that take requests now. key: what stands for the client, empty without. session: authority of the
-    endpoint of the session that the request brings, empty without one. Keys: `endpoint` (its authority, or None when it is drawn), `by` (`session`, `hash`,
-    `only`, `draw`, `turn`, `nothing`), `why` (a sentence), `candidates` with their share of 1.
+    live: those that take requests now. key: what stands for the client, empty without. session: authority of the endpoint
+    whose session the request brings, empty without one.
+    Keys: `endpoint` (its authority, or None when it is drawn), `by` (`session`, `hash`, `only`, `draw`, `turn`, `nothing`),
+    `why` (a sentence), `candidates` with their share of 1.
     """
     candidates = _candidates(live)
     if not live:

@@ -10,26 +10,23 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import msgspec
 from aiohttp import web
-from nexus_core.match import hosts, paths
-from nexus_core.match.explain import explain
+from nexus_core.match.asking import parse_question
 from nexus_core.problems import Problem
-from nexus_core.snapshot import HeaderModifier
 
 from nexus_gateway.edge.collectors import MAX_EXPORT_BYTES, ExportInvalid, take_export
+from nexus_gateway.edge.explaining import explain, show_pool
 from nexus_gateway.edge.measurements import Measurements, encode
-from nexus_gateway.edge.pools import Pool, Pools
+from nexus_gateway.edge.pools import Pools
 from nexus_gateway.edge.runtimes import Runtime
-from nexus_gateway.telemetry.records import REDACTED, is_secret
+from nexus_gateway.telemetry.shown import show_snapshot
 from nexus_gateway.telemetry.trees import TraceBook
-
-_HEADER_FILTER = msgspec.inspect.type_info(HeaderModifier).tag  # type: ignore[attr-defined]  # of a tagged Struct
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the admin API may look at. ready: None, or why the gateway takes no traffic. traces: None when off."""
+    """What the admin API may look at. ready: None, or why the gateway takes no traffic. traces: None when off. zone: the
+    gateway's own, empty for nowhere."""
 
     replica: str
     runtime: Callable[[], Runtime]
@@ -38,6 +35,7 @@ class State:
     problems: Callable[[], tuple[Problem, ...]]
     not_ready: Callable[[], str | None]
     traces: TraceBook | None
+    zone: str = ""
 
 
 class Admin:
@@ -98,15 +96,12 @@ class Admin:
     async def config(self, request: web.Request) -> web.Response:
         """The live Snapshot, with secret-looking plugin settings and header values redacted."""
         published = self._state.runtime().published
-        snapshot = _without_header_values(msgspec.to_builtins(published.snapshot))
-        for plugin in snapshot.get("plugins", ()):
-            plugin["config"] = _redacted(json.loads(plugin.get("config", "{}")))
         return _json(
             {
                 "replica": self._state.replica,
                 "generation": published.generation,
                 "digest": published.digest,
-                "snapshot": snapshot,
+                "snapshot": show_snapshot(published.snapshot),
             }
         )
 
@@ -132,7 +127,12 @@ class Admin:
     async def endpoints(self, request: web.Request) -> web.Response:
         """The live endpoints of each upstream."""
         return _json(
-            {"upstreams": {upstream: _pool(pool) for upstream, pool in sorted(self._state.pools.all().items())}}
+            {
+                "upstreams": {
+                    upstream: show_pool(pool, self._state.zone)
+                    for upstream, pool in sorted(self._state.pools.all().items())
+                }
+            }
         )
 
     async def breakers(self, request: web.Request) -> web.Response:
@@ -175,55 +175,15 @@ class Admin:
         return _json({"problems": rows})
 
     async def explain(self, request: web.Request) -> web.Response:
-        """Which route a request would take and why: `?method=&url=&header=Name: value` (header may repeat)."""
+        """Which route a request would take and why: `?method=&url=&header=Name: value&client=ADDRESS` (header may repeat)."""
         query = request.query
-        method = query.get("method", "GET").upper()
-        headers: dict[str, str] = {}
-        for line in query.getall("header", []):
-            name, colon, value = line.partition(":")
-            if not colon:
-                return _json({"error": f"header {line!r} is not 'Name: value'."}, status=400)
-            key = name.strip().lower()
-            headers[key] = f"{headers[key]},{value.strip()}" if key in headers else value.strip()
         try:
-            host, path = _split_url(query.get("url", "/"), headers.get("host", ""))
+            question = parse_question(
+                query.get("method", "GET"), query.get("url", "/"), query.getall("header", []), query.get("client", "")
+            )
         except ValueError as error:
             return _json({"error": str(error)}, status=400)
-        return _json(self._explained(method, host, path, headers))
-
-    def _explained(self, method: str, host: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
-        runtime = self._state.runtime()
-        found = explain(runtime.router, method, host, path, headers)
-        entry = runtime.router.find(method, host, path, headers)
-        answer: dict[str, Any] = {
-            "request": {"method": method, "host": host, "path": path},
-            "generation": runtime.published.generation,
-            "route": found.route,
-            "rule": found.rule,
-            "why": found.why,
-            "plugins": [],
-            "upstreams": [],
-            "others": [asdict(loser) for loser in found.losers],
-        }
-        if entry is None:
-            return answer
-        answer["plugins"] = [
-            {"id": slot.instance.id, "state": slot.report.state, "version": slot.report.version}
-            for slot in entry.payload.plugins
-        ]
-        answer["filters"] = _without_header_values(msgspec.to_builtins(entry.rule.filters))
-        for weighted, backend in zip(entry.rule.backends, entry.payload.backends, strict=True):
-            row: dict[str, Any] = {
-                "upstream": weighted.upstream,
-                "weight": weighted.weight,
-                "found": backend.pool is not None,
-            }
-            if backend.pool is not None:
-                row.update(_pool(backend.pool))
-                row["retry"] = msgspec.to_builtins(backend.retry)
-                row["timeouts"] = msgspec.to_builtins(backend.timeouts)
-            answer["upstreams"].append(row)
-        return answer
+        return _json(explain(self._state.runtime(), question, self._state.zone))
 
     async def traces(self, request: web.Request) -> web.Response:
         """The newest traces as trees: `?limit=20`."""
@@ -255,61 +215,6 @@ class Admin:
         if book is None:  # pragma: no cover - the routes exist only with a book
             raise web.HTTPNotFound
         return book
-
-
-def _pool(pool: Pool) -> dict[str, Any]:
-    return {
-        "source": msgspec.to_builtins(pool.upstream.endpoints),
-        "algorithm": pool.upstream.balancing.algorithm,
-        "endpoints": [
-            {
-                "endpoint": state.authority,
-                "id": state.endpoint.id,
-                "weight": state.weight,
-                "zone": state.endpoint.zone,
-                "active": state.active,
-                "attempts": state.attempts,
-                "failures": state.failures,
-                "circuit": state.breaker.state,
-            }
-            for state in pool.endpoints
-        ],
-    }
-
-
-def _split_url(url: str, host_header: str) -> tuple[str, str]:
-    """Return `(host, path)` in normal form. Raises ValueError with a text for people."""
-    rest, authority = url, host_header
-    if "://" in url:
-        rest = url.partition("://")[2]
-        at = min((index for index in (rest.find("/"), rest.find("?")) if index >= 0), default=len(rest))
-        authority, rest = rest[:at], rest[at:]
-    path = rest.partition("#")[0].partition("?")[0] or "/"
-    host = hosts.parse(authority)[0] if authority else ""
-    return host, paths.normalise(path)
-
-
-def _redacted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: REDACTED if is_secret(key) and isinstance(item, str) else _redacted(item)
-            for key, item in value.items()
-        }
-    return [_redacted(item) for item in value] if isinstance(value, list) else value
-
-
-def _without_header_values(value: Any) -> Any:
-    """Return the value with what its header filters put into secret-looking headers (`authorization`, …) redacted."""
-    if isinstance(value, dict):
-        if value.get("type") == _HEADER_FILTER:
-            return {
-                key: [(name, REDACTED if is_secret(name) else text) for name, text in item]
-                if key in ("set", "add")
-                else item
-                for key, item in value.items()
-            }
-        return {key: _without_header_values(item) for key, item in value.items()}
-    return [_without_header_values(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _json(value: Any, *, status: int = 200) -> web.Response:

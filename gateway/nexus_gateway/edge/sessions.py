@@ -15,7 +15,7 @@ class Sessions:
     secret: the same in all gateways that serve the same clients, or sessions end at each change of gateway.
     """
 
-    __slots__ = ("_seals", "_policy")
+    __slots__ = ("_policy", "_seals")
 
     def __init__(self, policy: Persistence, secret: bytes, upstream: str) -> None:
         self._policy = policy

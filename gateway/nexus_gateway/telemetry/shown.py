@@ -1,0 +1,60 @@
+"""Configuration for people to read: what filters and plugins hold of secrets is replaced. Pure; the one place for it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+from nexus_core.snapshot import HeaderModifier, PluginInstance, Snapshot
+
+from nexus_gateway.telemetry.redactions import REDACTED, is_secret
+
+_HEADER_FILTER = msgspec.inspect.type_info(HeaderModifier).tag  # type: ignore[attr-defined]  # of a tagged Struct
+
+
+def redact_settings(value: Any) -> Any:
+    """Return a JSON value with the texts under secret-looking names replaced, at any depth."""
+    if isinstance(value, dict):
+        return {
+            key: REDACTED if is_secret(key) and isinstance(item, str) else redact_settings(item)
+            for key, item in value.items()
+        }
+    return [redact_settings(item) for item in value] if isinstance(value, list) else value
+
+
+def without_header_values(value: Any) -> Any:
+    """Return a value with what its header filters put into secret-looking headers (`authorization`, …) replaced."""
+    if isinstance(value, dict):
+        if value.get("type") == _HEADER_FILTER:
+            return {
+                key: [(name, REDACTED if is_secret(name) else text) for name, text in item]
+                if key in ("set", "add")
+                else item
+                for key, item in value.items()
+            }
+        return {key: without_header_values(item) for key, item in value.items()}
+    return [without_header_values(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def show_snapshot(snapshot: Snapshot) -> dict[str, Any]:
+    """Return a Snapshot as plain values without secrets. Plugins' configurations become objects."""
+    shown: dict[str, Any] = without_header_values(msgspec.to_builtins(snapshot))
+    for plugin in shown.get("plugins", ()):
+        plugin["config"] = redact_settings(json.loads(plugin.get("config", "{}")))
+    return shown
+
+
+def read_shown(shown: dict[str, Any]) -> Snapshot:
+    """Return the Snapshot that `show_snapshot` shows, with the replaced texts in it. Raises msgspec.ValidationError."""
+    plugins = [{**plugin, "config": _text(plugin.get("config", {}))} for plugin in shown.get("plugins", ())]
+    return msgspec.convert({**shown, "plugins": plugins}, Snapshot)
+
+
+def redact_snapshot(snapshot: Snapshot) -> Snapshot:
+    """Return the Snapshot with the texts replaced that `show_snapshot` hides, to compare with one that was shown."""
+    return read_shown(show_snapshot(snapshot))
+
+
+def _text(config: Any) -> str:
+    return json.dumps(config, sort_keys=True) if config else msgspec.structs.fields(PluginInstance)[5].default
