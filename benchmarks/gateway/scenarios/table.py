@@ -29,7 +29,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario(
             "latency",
             "an open loop at 70 % of each one's own capacity, waiting in line counted",
-            ("nexus", "envoy-full", "nginx"),
+            ("nexus", "envoy-full", "envoy"),
             ("rate_per_s", "p50_ms", "p99_ms", "p999_ms", "max_ms", "late_p99_ms", "errors"),
             latency.run,
         ),
