@@ -196,15 +196,21 @@ class Checker:
 
 
 class _Entry:
-    """One endpoint. running: a probe is on its way. gone: discovery no longer lists it."""
+    """One endpoint. task: its probe that is on its way. gone: discovery no longer lists it."""
 
-    __slots__ = ("gone", "probe", "running", "state")
+    __slots__ = ("gone", "probe", "state", "task")
 
     def __init__(self, state: Checked) -> None:
         self.state = state
         self.probe = ProbeState(state.healthy)
-        self.running = False
+        self.task: asyncio.Task[None] | None = None
         self.gone = False
+
+    def call_off(self) -> None:
+        """Cancel the probe that is on its way: nobody wants its outcome any more."""
+        if self.task is not None:
+            self.task.cancel()
+            self.task = None
 
 
 class _Watch:
@@ -215,7 +221,6 @@ class _Watch:
         self._checker = checker
         self._upstream = upstream
         self._policy = policy
-        self._version = 0
         self._seen: Sequence[Checked] = ()
         self._entries: dict[str, _Entry] = {}
         self._due: list[tuple[float, int, _Entry]] = []
@@ -236,13 +241,12 @@ class _Watch:
         self._upstream, self._policy = upstream, policy
         if same:
             return
-        self._version += 1
         self._due.clear()
         now = asyncio.get_running_loop().time()
         for entry in self._entries.values():
             entry.probe.begin_anew()
-            if not entry.running:
-                self._push(first_at(now, policy, len(self._entries), self._checker.rng), entry)
+            entry.call_off()
+            self._push(first_at(now, policy, len(self._entries), self._checker.rng), entry)
         self._wake.set()
 
     async def run(self) -> None:
@@ -255,9 +259,10 @@ class _Watch:
                 while self._due and self._due[0][0] <= now and self._running < MAX_RUNNING:
                     entry = heapq.heappop(self._due)[2]
                     if not entry.gone:
-                        entry.running = True
                         self._running += 1
-                        group.create_task(self._probe(entry, now), name=f"probe {entry.state.authority}")
+                        name = f"probe {entry.state.authority}"
+                        entry.task = task = group.create_task(self._probe(entry, now), name=name)
+                        task.add_done_callback(self._done)
                 await self._sleep(now)
 
     async def _sleep(self, now: float) -> None:
@@ -296,32 +301,25 @@ class _Watch:
             self._entries[state.authority] = entry
         for gone in known.values():
             gone.gone = True
+            gone.call_off()
         for entry in fresh:
             self._push(first_at(now, self._policy, len(fresh), self._checker.rng), entry)
 
     async def _probe(self, entry: _Entry, began: float) -> None:
-        version, policy = self._version, self._policy
-        outcome: Outcome | None = None
+        policy = self._policy
         try:
-            outcome = await self._ask(entry, policy)
+            self._took(entry, await self._ask(entry, policy))
         except Exception:
             # A fault of ours says nothing about the endpoint, and must not end the other probes.
             log.exception("probing %s of %s failed", entry.state.authority, self._upstream.id)
-        finally:
-            entry.running = False
-            self._running -= 1
+        entry.task = None
+        now = asyncio.get_running_loop().time()
+        self._push(max(now, next_at(began, policy, self._checker.rng, known=entry.probe.known)), entry)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running -= 1
         if self._running == MAX_RUNNING - 1:
             self._wake.set()
-        if entry.gone:
-            return
-        rng = self._checker.rng
-        now = asyncio.get_running_loop().time()
-        if version != self._version:
-            self._push(first_at(now, self._policy, 1, rng), entry)
-            return
-        if outcome is not None:
-            self._took(entry, outcome)
-        self._push(max(now, next_at(began, policy, rng, known=entry.probe.known)), entry)
 
     async def _ask(self, entry: _Entry, policy: HealthCheck) -> Outcome:
         try:
