@@ -23,14 +23,22 @@ class ParentRef(ForeignModel):
 
 
 class PathMatch(ForeignModel):
-    """type: `PathPrefix` and `Exact` are served."""
+    """type: `PathPrefix`, `Exact` or `RegularExpression`."""
 
     type: str = "PathPrefix"
     value: str = "/"
 
 
 class HTTPHeaderMatch(ForeignModel):
-    """type: `Exact` is served."""
+    """type: `Exact` or `RegularExpression`."""
+
+    type: str = "Exact"
+    name: str
+    value: str
+
+
+class QueryParamMatch(ForeignModel):
+    """type: `Exact` or `RegularExpression`."""
 
     type: str = "Exact"
     name: str
@@ -42,6 +50,7 @@ class RouteMatch(ForeignModel):
 
     path: PathMatch = PathMatch()
     headers: tuple[HTTPHeaderMatch, ...] = ()
+    query_params: tuple[QueryParamMatch, ...] = ()
     method: str = ""
 
 
@@ -85,6 +94,42 @@ class RedirectFilter(ForeignModel):
     status_code: int = 302
 
 
+class MirrorBackendRef(ForeignModel):
+    """Where copies go. namespace: None for the route's own."""
+
+    group: str = ""
+    kind: str = "Service"
+    name: str
+    namespace: str | None = None
+    port: int | None = None
+
+
+class Fraction(ForeignModel):
+    """A share of requests."""
+
+    numerator: int = Field(ge=0)
+    denominator: int = Field(default=100, ge=1)
+
+
+class MirrorFilter(ForeignModel):
+    """A copy of requests for another backend. Neither percent nor fraction: all of them."""
+
+    backend_ref: MirrorBackendRef
+    percent: int | None = Field(default=None, ge=0, le=100)
+    fraction: Fraction | None = None
+
+
+class CORSFilter(ForeignModel):
+    """Which pages of other origins may call."""
+
+    allow_origins: tuple[str, ...] = Field(default=(), max_length=64)
+    allow_credentials: bool = False
+    allow_methods: tuple[str, ...] = Field(default=(), max_length=9)
+    allow_headers: tuple[str, ...] = Field(default=(), max_length=64)
+    expose_headers: tuple[str, ...] = Field(default=(), max_length=64)
+    max_age: int = Field(default=5, ge=0)
+
+
 class RouteFilter(ForeignModel):
     """type says which one of the settings is there."""
 
@@ -93,6 +138,8 @@ class RouteFilter(ForeignModel):
     response_header_modifier: HeaderFilter | None = None
     url_rewrite: URLRewriteFilter | None = Field(default=None, alias="urlRewrite")
     request_redirect: RedirectFilter | None = None
+    request_mirror: MirrorFilter | None = None
+    cors: CORSFilter | None = None
 
 
 class BackendRef(ForeignModel):
@@ -114,6 +161,13 @@ class RouteTimeouts(ForeignModel):
     backend_request: str | None = None
 
 
+class RouteRetry(ForeignModel):
+    """Which answers are repeated, and how often. `backoff` is not read: the gateway has a backoff of its own."""
+
+    codes: tuple[int, ...] = ()
+    attempts: int | None = Field(default=None, ge=1)
+
+
 class RouteRule(ForeignModel):
     """No matches mean every path."""
 
@@ -122,6 +176,7 @@ class RouteRule(ForeignModel):
     filters: tuple[RouteFilter, ...] = ()
     backend_refs: tuple[BackendRef, ...] = ()
     timeouts: RouteTimeouts | None = None
+    retry: RouteRetry | None = None
 
 
 class HTTPRouteSpec(ForeignModel):

@@ -35,7 +35,7 @@ class Claims:
 def find_shadowed(routes: Iterable[Route]) -> Iterator[Problem]:
     """Yield a problem for each NexusService or HTTPRoute whose requests go to one of the other kind instead.
 
-    One problem for each pair, at the loser's first such match. A match with headers is no rival: it is the closer one.
+    One problem for each pair, at the loser's first such match. A match with headers or query parameters is no rival: it is the closer one.
     """
     routes = sorted(routes, key=lambda route: (route.created_at, route.id))  # the gateway's order between equal matches
     kinds = {route.source.partition(" ")[0] for route in routes}
@@ -53,10 +53,10 @@ def find_shadowed(routes: Iterable[Route]) -> Iterator[Problem]:
 
 
 def _plain_matches(route: Route) -> Iterator[tuple[str, Match]]:
-    """The matches without headers, with the field that says them."""
+    """The matches without headers and query parameters, with the field that says them."""
     for number, rule in enumerate(route.rules):
         for index, match in enumerate(rule.matches):
-            if not match.headers:
+            if not match.headers and not match.query:
                 service = _kind(route) == "NexusService"
                 yield ".spec.expose.path" if service else f".spec.rules[{number}].matches[{index}].path", match
 

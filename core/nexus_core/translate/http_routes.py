@@ -11,16 +11,16 @@ import pydantic
 from nexus_core.model import gateway_api
 from nexus_core.model.kinds import GROUP
 from nexus_core.model.resources import Resource
-from nexus_core.model.services import Method
 from nexus_core.problems import ObjectRef, Problem
-from nexus_core.snapshot import HeaderMatch, Match, Redirect, Route, Rule, WeightedBackend
+from nexus_core.snapshot import Redirect, Route, Rule, WeightedBackend
+from nexus_core.snapshot.policies import RetryOn
 from nexus_core.translate import hostnames
 from nexus_core.translate.durations import parse_duration
 from nexus_core.translate.gateways import Gateways, OpenListener
-from nexus_core.translate.paths import fault_of, without_trailing_slash
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.references import Grants
-from nexus_core.translate.route_filters import HEADER_NAME, FilterBuilder
+from nexus_core.translate.route_filters import FilterBuilder
+from nexus_core.translate.route_matches import MatchBuilder
 from nexus_core.translate.translation import ParentStatus, RouteStatus, Verdict
 from nexus_core.translate.upstreams import Upstreams
 from nexus_core.translate.wishes import Wishes
@@ -28,7 +28,9 @@ from nexus_core.translate.worlds import World
 
 ACCEPTED = Verdict(True, "Accepted")
 RESOLVED = Verdict(True, "ResolvedRefs")
-METHODS = frozenset(get_args(Method))
+RETRIED_CODES = sorted(outcome for outcome in get_args(RetryOn) if outcome.isdigit())
+MAX_ATTEMPTS = 10
+"""As a NexusPolicy's retry.attempts: more would only be cut by the retry budget."""
 UNRESOLVED = frozenset({"BackendNotFound", "RefNotPermitted", "InvalidKind"})
 """Reasons that cost a backend its share and nothing more (Gateway API: 500 for that share)."""
 
@@ -210,11 +212,17 @@ class _Builder:
     def _rule(self, index: int, rule: gateway_api.RouteRule) -> Rule:
         path = f".spec.rules[{index}]"
         rule_id = f"{self.route_id}/{index}"
+        build_match = MatchBuilder(self.ref, self.problems).build
         matches = tuple(
-            self._match(match, f"{path}.matches[{number}]")
+            build_match(match, f"{path}.matches[{number}]")
             for number, match in enumerate(rule.matches or (gateway_api.RouteMatch(),))
         )
-        filters = FilterBuilder(self.ref, self.problems, all_prefixes=all(m.path_kind == "prefix" for m in matches))
+        filters = FilterBuilder(
+            self.ref,
+            self.problems,
+            all_prefixes=all(m.path_kind == "prefix" for m in matches),
+            resolve=self._backend,
+        )
         built = filters.build(rule.filters, f"{path}.filters")
         if rule.backend_refs and any(isinstance(f, Redirect) for f in built):
             what = "A rule that redirects sends nothing to a backend."
@@ -223,41 +231,17 @@ class _Builder:
             WeightedBackend(
                 self._backend(backend, f"{path}.backendRefs[{number}]"),
                 backend.weight,
-                filters.build(backend.filters, f"{path}.backendRefs[{number}].filters"),
+                filters.build(backend.filters, f"{path}.backendRefs[{number}].filters", of_backend=True),
             )
             for number, backend in enumerate(rule.backend_refs)
         )
         if rule.timeouts is not None:
             self._timeouts(rule_id, rule.timeouts, f"{path}.timeouts")
+        if rule.retry is not None:
+            self._retry(rule_id, rule.retry, f"{path}.retry")
         return Rule(rule_id, matches, built, backends)
 
-    def _match(self, match: gateway_api.RouteMatch, path: str) -> Match:
-        if match.path.type not in ("PathPrefix", "Exact"):
-            what = f'Nexus does not implement path matches of type "{match.path.type}".'
-            self._refused(f"{path}.path.type", "UnsupportedValue", what, "Use PathPrefix or Exact.")
-        fault = fault_of(match.path.value)
-        if fault:
-            what = f'The path "{match.path.value[:80]}" {fault}.'
-            self._refused(f"{path}.path.value", "InvalidSpec", what, "Write it as a plain path, for example /orders.")
-        if match.method and match.method not in METHODS:
-            what = f'"{match.method[:40]}" is no method that a route matches.'
-            self._refused(f"{path}.method", "UnsupportedValue", what, f"Use one of {', '.join(sorted(METHODS))}.")
-        headers: dict[str, str] = {}
-        for number, header in enumerate(match.headers):
-            here = f"{path}.headers[{number}]"
-            if header.type != "Exact":
-                what = f'Nexus does not implement header matches of type "{header.type}".'
-                self._refused(f"{here}.type", "UnsupportedValue", what, "Use Exact.")
-            if not HEADER_NAME.fullmatch(header.name):
-                what = f'"{header.name[:80]}" is no header name.'
-                self._refused(f"{here}.name", "InvalidSpec", what, "Use letters, digits and '-'.")
-            headers.setdefault(header.name.lower(), header.value)
-        found = tuple(HeaderMatch(name, value) for name, value in sorted(headers.items()))
-        if match.path.type == "Exact":
-            return Match(match.path.value, "exact", match.method, found)
-        return Match(without_trailing_slash(match.path.value), "prefix", match.method, found)
-
-    def _backend(self, backend: gateway_api.BackendRef, path: str) -> str:
+    def _backend(self, backend: gateway_api.BackendRef | gateway_api.MirrorBackendRef, path: str) -> str:
         """Return the upstream's id, or empty for a reference that leads nowhere."""
         namespace = backend.namespace or self.ref.namespace
         kinds = {("", "Service"), (GROUP, "NexusService")}
@@ -313,6 +297,21 @@ class _Builder:
             self._refused(f"{path}.backendRequest", "InvalidSpec", what, "Make it shorter than request.")
         said = {("timeouts", "request_s"): request_s, ("timeouts", "try_s"): try_s}
         self.wishes.setdefault(rule_id, {}).update({k: v for k, v in said.items() if v is not None})
+
+    def _retry(self, rule_id: str, retry: gateway_api.RouteRetry, path: str) -> None:
+        """Gateway API: what never reached a backend, or got no answer, is repeated whenever `retry` is there."""
+        outcomes: set[str] = {"connect-failure", "reset", "timeout"}
+        for index, code in enumerate(retry.codes):
+            if str(code) in RETRIED_CODES:
+                outcomes.add(str(code))
+            else:
+                what = f"Nexus does not repeat requests that were answered {code}."
+                fix = f"Name only {', '.join(RETRIED_CODES)}."
+                self._refused(f"{path}.codes[{index}]", "UnsupportedValue", what, fix)
+        said: Wishes = {("retry", "on"): tuple(sorted(outcomes))}
+        if retry.attempts is not None:
+            said["retry", "attempts"] = min(retry.attempts, MAX_ATTEMPTS)
+        self.wishes.setdefault(rule_id, {}).update(said)
 
 
 def _readable_parents(resource: Resource) -> Iterator[gateway_api.ParentRef]:

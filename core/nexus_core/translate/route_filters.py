@@ -3,37 +3,61 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from nexus_core.model import gateway_api
 from nexus_core.problems import ObjectRef, Problem
-from nexus_core.snapshot import Filter, HeaderModifier, Redirect, UrlRewrite
+from nexus_core.snapshot import Cors, Filter, HeaderModifier, Mirror, Redirect, UrlRewrite
 from nexus_core.translate.paths import without_trailing_slash
 
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]{1,256}")
 STATUSES: Mapping[int, Literal[301, 302, 303, 307, 308]] = {301: 301, 302: 302, 303: 303, 307: 307, 308: 308}
 """Redirects that are served; a table, so that the type of a status is exact."""
-SUPPORTED = "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite, RequestRedirect"
+SUPPORTED = "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite, RequestRedirect, RequestMirror, CORS"
+RULES_ALONE = frozenset({"RequestMirror", "CORS"})
+"""Filters that a backendRef cannot have: they act before a backend is chosen."""
+NAMES = {"URLRewrite": "urlRewrite", "CORS": "cors"}
+"""Settings whose name is not their type's with a small first letter."""
 
+_ORIGIN = re.compile(r"https?://(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[0-9]{1,5})?")
+_METHOD = re.compile(r"\*|[A-Z]{1,32}")
 _PATH = re.compile(r"(?:/[!-\"$->@-~]*)?")
 
 
 class FilterBuilder:
     """Builds the filters of one rule or backend of `ref`; problems go into `problems`."""
 
-    def __init__(self, ref: ObjectRef, problems: list[Problem], *, all_prefixes: bool) -> None:
+    def __init__(
+        self,
+        ref: ObjectRef,
+        problems: list[Problem],
+        *,
+        all_prefixes: bool,
+        resolve: Callable[[gateway_api.MirrorBackendRef, str], str],
+    ) -> None:
+        """resolve: gives the upstream's id of a reference at a path, or empty (and a problem) for one that leads nowhere."""
         self._ref = ref
+        self._resolve = resolve
         self._problems = problems
         self._all_prefixes = all_prefixes
 
-    def build(self, filters: Sequence[gateway_api.RouteFilter], path: str) -> tuple[Filter, ...]:
-        """Return the filters in their order. path: of the list, for problems."""
+    def build(
+        self, filters: Sequence[gateway_api.RouteFilter], path: str, *, of_backend: bool = False
+    ) -> tuple[Filter, ...]:
+        """Return the filters in their order, but CORS first: a preflight is answered whatever the others do.
+
+        path: of the list, for problems. of_backend: they are a backendRef's.
+        """
         seen: set[str] = set()
         built: list[Filter] = []
         for index, item in enumerate(filters):
             here = f"{path}[{index}]"
-            if item.type in seen:
+            if of_backend and item.type in RULES_ALONE:
+                what = f"{item.type} stands on a backendRef; Nexus carries it out for whole rules."
+                self._refuse(f"{here}.type", "UnsupportedValue", what, "Move it to the rule's filters.")
+                continue
+            if item.type in seen and item.type != "RequestMirror":
                 self._refuse(
                     f"{here}.type", "IncompatibleFilters", f"{item.type} is there twice.", "Put them into one."
                 )
@@ -45,7 +69,7 @@ class FilterBuilder:
         if {"URLRewrite", "RequestRedirect"} <= seen:
             what = "A redirected request is not sent on, so it cannot be rewritten."
             self._refuse(path, "IncompatibleFilters", what, "Remove URLRewrite or RequestRedirect.")
-        return tuple(built)
+        return tuple(sorted(built, key=lambda each: not isinstance(each, Cors)))
 
     def _one(self, item: gateway_api.RouteFilter, path: str) -> Filter | None:
         fields = {
@@ -53,17 +77,15 @@ class FilterBuilder:
             "ResponseHeaderModifier": item.response_header_modifier,
             "URLRewrite": item.url_rewrite,
             "RequestRedirect": item.request_redirect,
+            "RequestMirror": item.request_mirror,
+            "CORS": item.cors,
         }
         if item.type not in fields:
             what = f'Nexus does not implement the filter "{item.type}".'
             self._refuse(f"{path}.type", "UnsupportedValue", what, f"Remove it; supported: {SUPPORTED}.")
             return None
         value = fields[item.type]
-        name = (
-            item.type[:3].lower() + item.type[3:]
-            if item.type.startswith("URL")
-            else item.type[0].lower() + item.type[1:]
-        )
+        name = NAMES.get(item.type, item.type[0].lower() + item.type[1:])
         extra = sorted(kind for kind, other in fields.items() if other is not None and kind != item.type)
         if value is None or extra:
             what = (
@@ -76,7 +98,49 @@ class FilterBuilder:
         if isinstance(value, gateway_api.URLRewriteFilter):
             kind, target = self._path(value.path, f"{path}.{name}.path")
             return UrlRewrite(value.hostname.lower(), kind, target)
+        if isinstance(value, gateway_api.MirrorFilter):
+            return self._mirror(value, f"{path}.{name}")
+        if isinstance(value, gateway_api.CORSFilter):
+            return self._cors(value, f"{path}.{name}")
         return self._redirect(value, f"{path}.{name}")
+
+    def _mirror(self, value: gateway_api.MirrorFilter, path: str) -> Mirror | None:
+        ratio = 1.0 if value.percent is None else value.percent / 100
+        if value.fraction is not None:
+            ratio = value.fraction.numerator / value.fraction.denominator
+            if value.percent is not None:
+                what = "A mirror has both percent and fraction."
+                self._refuse(path, "InvalidSpec", what, "Remove one of the two.")
+            if ratio > 1:
+                what = "The fraction is more than the whole."
+                self._refuse(f"{path}.fraction", "InvalidSpec", what, "Make numerator no larger than denominator.")
+        upstream = self._resolve(value.backend_ref, f"{path}.backendRef")
+        return Mirror(upstream, ratio) if upstream else None
+
+    def _cors(self, value: gateway_api.CORSFilter, path: str) -> Cors:
+        origins = tuple(dict.fromkeys(_origin(origin) for origin in value.allow_origins))
+        for index, origin in enumerate(value.allow_origins):
+            if origin != "*" and not _ORIGIN.fullmatch(_origin(origin)):
+                what = f'Nexus does not match origins by "{origin[:80]}".'
+                fix = 'Write scheme://host, scheme://*.host or "*".'
+                self._refuse(f"{path}.allowOrigins[{index}]", "UnsupportedValue", what, fix)
+        for index, method in enumerate(value.allow_methods):
+            if not _METHOD.fullmatch(method):
+                what = f'"{method[:40]}" is no method.'
+                self._refuse(f"{path}.allowMethods[{index}]", "InvalidSpec", what, "Write it in capitals, or *.")
+        for name, names in (("allowHeaders", value.allow_headers), ("exposeHeaders", value.expose_headers)):
+            for index, header in enumerate(names):
+                if not HEADER_NAME.fullmatch(header):
+                    fix = "Use letters, digits and '-'."
+                    self._refuse(f"{path}.{name}[{index}]", "InvalidSpec", f'"{header[:80]}" is no header name.', fix)
+        return Cors(
+            origins,
+            tuple(dict.fromkeys(value.allow_methods)) or Cors().methods,
+            tuple(dict.fromkeys(name.lower() for name in value.allow_headers)),
+            tuple(dict.fromkeys(name.lower() for name in value.expose_headers)),
+            value.allow_credentials,
+            value.max_age,
+        )
 
     def _headers(
         self, value: gateway_api.HeaderFilter, on: Literal["request", "response"], path: str
@@ -146,6 +210,14 @@ class FilterBuilder:
 
     def _refuse(self, path: str, reason: str, what: str, fix: str) -> None:
         self._problems.append(Problem(self._ref, path, reason, what, fix))
+
+
+def _origin(text: str) -> str:
+    """Return an origin as browsers send it: lower-case, without the scheme's own port."""
+    origin = text.lower()
+    if origin.startswith("https://"):
+        return origin.removesuffix(":443")
+    return origin.removesuffix(":80") if origin.startswith("http://") else origin
 
 
 def _first_of_each(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -16,7 +16,7 @@ def built(path: str, kind: str, filter_type: str) -> tuple[int, list[str]]:
     setting = "urlRewrite" if filter_type == "URLRewrite" else "requestRedirect"
     item = gateway_api.RouteFilter.model_validate({"type": filter_type, setting: {"path": {"type": kind, field: path}}})
     ref = ObjectRef("HTTPRoute", "shop", "r")
-    found = FilterBuilder(ref, problems, all_prefixes=True).build([item], ".filters")
+    found = FilterBuilder(ref, problems, all_prefixes=True, resolve=lambda ref, path: "").build([item], ".filters")
     assert all(problem.path == f".filters[0].{setting}.path.{field}" for problem in problems)
     return len(found), [problem.reason for problem in problems]
 

@@ -1,0 +1,63 @@
+"""Which regular expressions a route may hold."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from nexus_core.translate.regexes import fault_of
+
+GOOD = (
+    r"/a.*",
+    r"/v[12]/(orders|carts)(/.*)?",
+    r"(/[^/]+)*",
+    r"(\d+,)*x",
+    r"/[^/]+/x/[^/]+/y/[^/]+/z/[^/]+",
+    r"/.*/reports/.*",
+    r"(?i:AB|cd)+",
+    r"[\w-]+(/[\w-]+)*/?",
+    r"([a-z]+\.)*example",
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+    r"(?=.*\d)[a-z\d]{8,20}",
+    r"(a{3})*",
+    r"(?:a|b)+",
+    r"x*y*z*",
+    r"a++b",
+    r"",
+    r"日本.*",
+    "(" * 50 + ")" * 50,
+)
+BAD = (
+    (r"(a+)*", "repeat inside a repeat"),
+    (r"(a*)*", "repeat inside a repeat"),
+    (r"(\d+,?)*", "repeat inside a repeat"),
+    (r"(x+x+)+y", "repeat inside a repeat"),
+    (r"(a?a)*", "repeat inside a repeat"),
+    (r"(a*ba*)*", "repeat inside a repeat"),
+    (r"(a|aa)*", "repeat inside a repeat"),
+    (r"(.*,){11}P", "repeat inside a repeat"),
+    (r"(a{0,30}){0,30}", "repeat inside a repeat"),
+    (r"(?>a+)*", "repeat inside a repeat"),
+    (r"(/?[^/]*)*", "repeat inside a repeat"),
+    (r"(?=(a+)+b)x", "repeat inside a repeat"),
+    (r"(a|b|[^c]d)*", "sides can begin alike"),
+    (r".*a.*b.*", "more than two open repeats"),
+    (r"(.+){2}.+", "more than two open repeats"),
+    (r"(a)\1", "refers back"),
+    (r"(?P<n>a+)(?P=n)", "refers back"),
+    (r"(a", "is none at character 1: missing )"),
+    (r"[z-a]", "is none at character 2: bad character range"),
+    (r"a" * 1025, "longer than 1024 characters"),
+    ("(" * 2000, "longer than 1024"),
+)
+
+
+@pytest.mark.parametrize("expression", GOOD)
+def test_a_harmless_expression_is_taken(expression: str) -> None:
+    assert fault_of(expression) == ""
+    re.compile(expression)
+
+
+@pytest.mark.parametrize(("expression", "says"), BAD, ids=[text[:30] for text, _ in BAD])
+def test_an_expression_that_is_wrong_or_can_take_for_ever_is_refused(expression: str, says: str) -> None:
+    assert says in fault_of(expression)
