@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,36 @@ from nexus_gateway.edge.health.grpc_probes import grpc
 from nexus_gateway.edge.health.probes import Outcome, Target
 from nexus_gateway.edge.tls.origination import Originations
 
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 PROBES: dict[str, probes.Probe] = {"http": probes.http, "tcp": probes.tcp, "grpc": grpc}
+
+
+@contextlib.asynccontextmanager
+async def listening(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Yield the port of a server, whose connections have ended afterwards."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                await serve(reader, writer)
+        finally:
+            writer.transport.abort()
+            tasks.discard(task)
+
+    listener = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context)
+    try:
+        yield listener.sockets[0].getsockname()[1]
+        # A connection that was made is handled a moment later.
+        await asyncio.sleep(0.01)
+        while tasks:
+            await asyncio.wait(tasks)
+    finally:
+        listener.close()
+        await listener.wait_closed()
 
 
 class Server:
@@ -35,22 +64,17 @@ class Server:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.protocols.append(writer.get_extra_info("ssl_object").selected_alpn_protocol())
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-            await writer.drain()
-        writer.transport.abort()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, authority: Any) -> AsyncIterator[Server]:
     authority.write(tmp_path, "orders", "orders.internal")
     made = Server(tmp_path)
-    listener = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=made.context)
-    made.port = listener.sockets[0].getsockname()[1]
-    yield made
-    listener.close()
-    await listener.wait_closed()
+    async with listening(made.serve, made.context) as made.port:
+        yield made
 
 
 class NoPools:
@@ -94,36 +118,24 @@ async def test_only_grpc_offers_http2(server: Server, authority: Any) -> None:
     assert outcome == Outcome(False, "the server speaks HTTP/1, not gRPC")
 
 
-async def test_a_server_without_tls_is_unfit(unused_tcp_port: int) -> None:
+async def test_a_server_without_tls_is_unfit() -> None:
     async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(64)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        writer.close()
+        await writer.drain()
 
-    listener = await asyncio.start_server(plain, "127.0.0.1", unused_tcp_port)
-    try:
-        outcome = await ask(unused_tcp_port, UpstreamTls(verify=False), "http")
-    finally:
-        listener.close()
-        await listener.wait_closed()
+    async with listening(plain) as port:
+        outcome = await ask(port, UpstreamTls(verify=False), "http")
     assert not outcome.good
     assert "SSL" in outcome.detail or "Connection" in outcome.detail
 
 
 async def test_a_handshake_that_hangs_is_cut_off() -> None:
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while await reader.read(1024):
-                pass
-        writer.close()
+        while await reader.read(1024):
+            pass
 
-    listener = await asyncio.start_server(hang, "127.0.0.1", 0)
-    policy = HealthCheck(timeout_s=0.2)
     context = Originations().context(UpstreamTls(verify=False))
-    try:
-        port = listener.sockets[0].getsockname()[1]
-        outcome = await probes.http(Target("127.0.0.1", port, context, "orders.internal"), policy)
-    finally:
-        listener.close()
-        await listener.wait_closed()
+    async with listening(hang) as port:
+        outcome = await probes.http(Target("127.0.0.1", port, context, "orders.internal"), HealthCheck(timeout_s=0.2))
     assert outcome == Outcome(False, "no answer within 0.2 s")
