@@ -73,7 +73,7 @@ class RequestBlock:
     """
 
     __slots__ = (
-        "_headers", "_joined", "_kind_of", "_listed", "_raw", "aside", "authority", "close", "expects", "forward", "has_host",
+        "_headers", "_joined", "_kind_of", "_listed", "_passed", "_raw", "aside", "authority", "close", "expects", "forward", "has_host",
         "host", "keep_alive", "length", "port", "sized", "trailers", "upgrade",
     )  # fmt: skip
 
@@ -94,6 +94,7 @@ class RequestBlock:
         self._listed: frozenset[bytes] | None = None
         self._headers: tuple[tuple[str, str], ...] | None = None
         self._joined: dict[str, str] | None = None
+        self._passed: tuple[tuple[str, str], ...] | None = None
         self.has_host = authority is not None
         self.host = host
         self.port = port
@@ -119,6 +120,17 @@ class RequestBlock:
                 pair
                 for pair in pairs(self._raw)
                 if kind_of(name := pair[0].encode()) in _END_TO_END and name not in listed
+            )
+        return found
+
+    @property
+    def passed(self) -> tuple[tuple[str, str], ...]:
+        """The same headers without Host and what is kept aside: those of `forward`."""
+        found = self._passed
+        if found is None:
+            kind_of = self._kind_of
+            found = self._passed = tuple(
+                pair for pair in self.headers if kind_of(pair[0].encode()) in (FORWARD, LENGTH)
             )
         return found
 
