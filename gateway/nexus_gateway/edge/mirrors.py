@@ -10,6 +10,7 @@ from nexus_wire.http1 import ResponseBlock, StatusLine
 
 from nexus_gateway.edge.connectors import RETRY_OPEN
 from nexus_gateway.edge.pools import Pool
+from nexus_gateway.filters.mirrors import LINE
 from nexus_gateway.resilience.endpoints import EndpointState
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Mirrors:
                 continue
             endpoint = pool.pick(pool.live, b"", now)
             context = self.proxy.contexts.again(exchange.context, exchange.block.aside)
-            data = b"".join((exchange.lines, context, b"\r\n", exchange.body))
+            data = b"".join((exchange.lines, context, LINE, b"\r\n", exchange.body))
             self.running += 1
             Copy(self, pool, endpoint, data, exchange.head_only, exchange.block.host)
             self.proxy.measurements.mirrored(pool.upstream.id, True)
