@@ -274,10 +274,15 @@ class ServiceApp:
         address = self.settings.advertise_address or await _find_address(host, self.settings.consul.url or "")
         service = Service(
             name=self.registered_name, id=f"{self.registered_name}-{address}-{self.port}", address=address,
-            port=self.port, tags=self._tags, meta={"nexus-namespace": self.settings.namespace, **self._meta},
+            port=self.port, tags=self._tags, meta=self._registered_meta(),
         )  # fmt: skip
         self._registration = Registration(self.settings.consul, service, self._readiness.find_failures)
         self._registration.start()
+
+    def _registered_meta(self) -> dict[str, str]:
+        """What the service is, and what tells this instance from the others."""
+        zone = {"nexus-zone": self.settings.zone} if self.settings.zone else {}
+        return {"nexus-namespace": self.settings.namespace, **self._meta, **self.settings.meta, **zone}
 
     async def stop(self, *, drain_s: float | None = None, settle_s: float | None = None) -> None:
         """Stop gracefully. drain_s, settle_s: instead of the settings'. Errors of hooks are logged, the rest goes on."""

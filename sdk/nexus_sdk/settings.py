@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from nexus_sdk.errors import SettingsError
 
+_META_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _TRUE = frozenset({"true", "1", "yes", "on"})
@@ -63,6 +64,8 @@ class Settings:
     port: 0..65535, 0 for any free one. (PORT; default: 8000)
     advertise_address: what others connect to; None: the address of the interface that leads to Consul.
     (NEXUS_ADVERTISE_ADDRESS)
+    zone: where it runs; gateways prefer endpoints of their own zone where a policy says so. (NEXUS_ZONE)
+    meta: what the registration says of this instance, for subsets to choose by. (NEXUS_META: `version=v2,tier=fast`)
     discovery_file: JSON of services; wins over Consul, because someone named a file on purpose. (NEXUS_DISCOVERY_FILE)
     data_dir: directory for what must survive a restart; None: the service decides. (NEXUS_DATA_DIR)
     drain_s: how long requests in flight may take after SIGTERM before they are cancelled. 10: below the 30 s after
@@ -77,6 +80,8 @@ class Settings:
     host: str = "0.0.0.0"
     port: int = 8000
     advertise_address: str | None = None
+    zone: str = ""
+    meta: Mapping[str, str] = field(default_factory=dict)
     discovery_file: str | None = None
     data_dir: str | None = None
     log_level: str = "INFO"
@@ -100,6 +105,8 @@ def parse(environ: Mapping[str, str], *, default_name: str = "") -> Settings:
         host=environ.get("NEXUS_HOST") or "0.0.0.0",
         port=int(_number(environ, "PORT", 8000, low=0, high=65535, whole=True)),
         advertise_address=environ.get("NEXUS_ADVERTISE_ADDRESS") or None,
+        zone=environ.get("NEXUS_ZONE") or "",
+        meta=_pairs(environ, "NEXUS_META"),
         discovery_file=environ.get("NEXUS_DISCOVERY_FILE") or None,
         data_dir=environ.get("NEXUS_DATA_DIR") or None,
         log_level=level,
@@ -131,6 +138,22 @@ def _traces(environ: Mapping[str, str]) -> TraceSettings:
 
 def _bad(variable: str, value: str, fix: str) -> SettingsError:
     return SettingsError(f"Environment variable {variable}: {value!r} cannot be used. {fix}")
+
+
+def _pairs(environ: Mapping[str, str], variable: str) -> dict[str, str]:
+    """Return `a=b,c=d` as a map. Bounds are those of Consul's service meta."""
+    found: dict[str, str] = {}
+    for part in (environ.get(variable) or "").split(","):
+        if not part.strip():
+            continue
+        name, equals, value = (text.strip() for text in part.partition("="))
+        if not equals or not _META_NAME.match(name) or len(value) > 512 or name in found:
+            fix = "Write name=value pairs with commas between them; names once, of letters, digits, '-' and '_'."
+            raise _bad(variable, part, fix)
+        if name.startswith("nexus-"):
+            raise _bad(variable, part, "Names that begin with nexus- are taken; choose another.")
+        found[name] = value
+    return dict(sorted(found.items()))
 
 
 def _label(environ: Mapping[str, str], variable: str, default: str) -> str:

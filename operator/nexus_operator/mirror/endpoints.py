@@ -1,7 +1,8 @@
 """EndpointSlices → catalog registrations.
 
 One registration per (Consul service, address, port). An endpoint that is not ready, or terminating, stays registered with
-a critical check, so that gateways stop choosing it at once while people still see it; one that is gone is deregistered.
+a critical check, so that nobody who asks Consul chooses it; one that is gone is deregistered. One that terminates is marked
+as draining, too: gateways send it no new requests and let it finish those it has.
 """
 
 from __future__ import annotations
@@ -73,12 +74,15 @@ def _of_mirror(mirror: Mirror, service: Object, slices: Iterable[Object]) -> Ite
 def _registration(mirror: Mirror, endpoint: Mapping[str, Any], address: str, port: int) -> Registration:
     conditions = endpoint.get("conditions") or {}
     # An absent `ready` means ready (discovery/v1).
-    passing = conditions.get("ready") is not False and not conditions.get("terminating")
+    terminating = bool(conditions.get("terminating"))
+    passing = conditions.get("ready") is not False and not terminating
     target = endpoint.get("targetRef") or {}
     pod = str(target.get("name") or address)
     meta = dict(mirror.meta)
     if endpoint.get("zone"):
         meta["nexus-zone"] = str(endpoint["zone"])
+    if terminating:
+        meta["nexus-draining"] = "true"
     return Registration(
         id=f"{mirror.consul_service}/{pod}:{port}",
         service=mirror.consul_service,

@@ -37,9 +37,11 @@ class Pool:
     _turn: int = 0
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
-        """Make `endpoints` the set; known ones keep their breaker and count."""
+        """Make `endpoints` the set, without those that drain; known ones keep their breaker and count."""
         seats: dict[tuple[str, int], Seat] = {}
         for endpoint in endpoints:
+            if endpoint.draining:
+                continue
             key = (endpoint.address, endpoint.port)
             seat = self.seats.get(key) or Seat(endpoint, Breaker(self.failures, self.reset_s))
             seat.endpoint = endpoint

@@ -26,8 +26,11 @@ HOLD_S = 30.0
 WAIT_S = 30.0
 """Longest blocking query: also how long a connection that died in silence goes unnoticed."""
 DRAINING = "nexus-draining"
-"""Service meta: `true` takes an instance out of the set before it ends; the operator writes it while a pod terminates."""
+"""Service meta: `true` marks an instance that ends soon; the operator writes it while a pod terminates."""
 ZONE = "nexus-zone"
+"""Service meta, or else the node's: the zone the instance runs in."""
+OF_SERVICE = frozenset({"nexus-type", "nexus-openapi", "nexus-namespace"})
+"""Meta that all instances share: it says what the service is, and tells no instance from another."""
 LARGEST_WEIGHT = 65_535
 
 
@@ -85,7 +88,9 @@ def _joined(shown: Endpoints, answered: Endpoints) -> Endpoints:
 def parse_instances(document: Any) -> tuple[Endpoints, Mapping[str, str]]:
     """Return the endpoints that take requests (sorted, unique) and the service's meta, from `/v1/health/service/<name>`.
 
-    Left out: instances with a check that is not passing (maintenance is such a check), draining ones, weight 0.
+    Left out: instances with a check that is not passing, and weight 0. There, but draining: those whose only such check is
+    Consul's maintenance mode, of the node or of the instance, and those whose meta say so, whatever their checks: pods that
+    terminate are no longer ready, so that nobody else chooses them.
     meta: of all instances, the first in address order wins. Raises ValueError if it is not such a document.
     """
     if document is None:
@@ -98,18 +103,35 @@ def parse_instances(document: Any) -> tuple[Endpoints, Mapping[str, str]]:
         service, node = instance["Service"], instance.get("Node") or {}
         own = service.get("Meta") or {}
         for key, value in own.items():
-            if key != DRAINING:
+            if key not in (DRAINING, ZONE):
                 meta.setdefault(str(key), str(value))
         weight = (service.get("Weights") or {}).get("Passing", 1)
         address = service.get("Address") or node.get("Address")
-        passing = all(check.get("Status") == "passing" for check in instance.get("Checks") or ())
+        failing = [check for check in instance.get("Checks") or () if check.get("Status") != "passing"]
         port = service.get("Port")
-        if not (passing and address and port and weight > 0) or own.get(DRAINING) == "true":
+        draining = own.get(DRAINING) == "true" or (bool(failing) and all(map(_is_maintenance, failing)))
+        if not (address and port and weight > 0) or (failing and not draining):
             continue
-        endpoint = Endpoint(str(address), int(port), str(service.get("ID", "")), min(int(weight), LARGEST_WEIGHT),
-                            str(own.get(ZONE, "")))  # fmt: skip
-        found.setdefault((endpoint.address, endpoint.port), endpoint)
+        endpoint = Endpoint(
+            address=str(address),
+            port=int(port),
+            id=str(service.get("ID", "")),
+            weight=min(int(weight), LARGEST_WEIGHT),
+            zone=str(own.get(ZONE) or (node.get("Meta") or {}).get(ZONE) or ""),
+            meta=tuple(sorted((str(k), str(v)) for k, v in own.items() if k not in OF_SERVICE | {DRAINING, ZONE})),
+            draining=draining,
+        )
+        key = (endpoint.address, endpoint.port)
+        # An instance that was started anew under another id is there beside the one that drains.
+        if key not in found or (found[key].draining and not endpoint.draining):
+            found[key] = endpoint
     return tuple(sorted(found.values())), meta
+
+
+def _is_maintenance(check: Any) -> bool:
+    """Whether a check is one of those that Consul's maintenance mode adds."""
+    name = str(check.get("CheckID", ""))
+    return name == "_node_maintenance" or name.startswith("_service_maintenance:")
 
 
 def _order(instance: Any) -> tuple[str, int, str]:

@@ -104,7 +104,7 @@ class ConsulDiscovery:
                     await asyncio.sleep(max(left_s, 0.01))
 
     async def _read_health(self, service: str, tag: str, index: int, wait_s: float) -> Answer:
-        params = {"passing": "1", "stale": ""}
+        params = {"stale": ""}  # not `passing`: what is in maintenance mode drains, and must not vanish at once
         if tag:
             params["tag"] = tag
         within_s = 5.0

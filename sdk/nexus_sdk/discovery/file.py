@@ -1,8 +1,9 @@
 """Discovery from a JSON file that is read again when it changes; `nexus up` writes it atomically.
 
 `{"services": {"orders.shop": {"endpoints": [{"address": "127.0.0.1", "port": 8000, "id": "orders-1"}], "meta": {}}}}`;
-an endpoint may also have `weight` (1..65535), `zone` and `tags` (list). A file that is absent, half-written or wrong
-never empties anything: the last good content holds and the log says what is wrong with it.
+an endpoint may also have `weight` (1..65535), `zone`, `meta` (texts by name), `draining` (true or false) and `tags` (list).
+A file that is absent, half-written or wrong never empties anything: the last good content holds and the log says what is
+wrong with it.
 """
 
 from __future__ import annotations
@@ -69,7 +70,13 @@ def _endpoint(item: Any, where: str) -> Endpoint:
     for field, number in (("port", port), ("weight", weight)):
         if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 65535:
             raise DiscoveryFileError(f"{where}.{field}: {number!r} is no whole number from 1 to 65535.")
-    return Endpoint(item["address"], port, str(item.get("id", "")), weight, str(item.get("zone", "")))  # type: ignore[arg-type]
+    meta, draining = item.get("meta", {}), item.get("draining", False)
+    if not isinstance(meta, dict) or not all(isinstance(v, str) for v in meta.values()):
+        raise DiscoveryFileError(f"{where}.meta has to map texts to texts.")
+    if not isinstance(draining, bool):
+        raise DiscoveryFileError(f"{where}.draining: {draining!r} is neither true nor false.")
+    named = str(item.get("id", "")), weight, str(item.get("zone", ""))
+    return Endpoint(item["address"], port, *named, tuple(sorted(meta.items())), draining)  # type: ignore[arg-type]
 
 
 class FileDiscovery:

@@ -13,11 +13,11 @@ Endpoints = tuple[Endpoint, ...]
 
 
 def normalise(endpoints: Iterable[Endpoint]) -> Endpoints:
-    """Return the endpoints sorted, the first of each (address, port) only: what the port promises."""
+    """Return the endpoints sorted, the first of each (address, port) only, rather one that does not drain."""
     unique: dict[tuple[str, int], Endpoint] = {}
-    for endpoint in sorted(endpoints):
+    for endpoint in sorted(endpoints, key=lambda each: (each.draining, each)):
         unique.setdefault((endpoint.address, endpoint.port), endpoint)
-    return tuple(unique.values())
+    return tuple(sorted(unique.values()))
 
 
 class MemoryDiscovery:

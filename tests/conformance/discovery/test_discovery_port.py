@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from nexus_testbed import components
 
 A = Endpoint("127.0.0.1", 7001, "a")
 B = Endpoint("127.0.0.1", 7002, "b", weight=3)
+C = Endpoint("127.0.0.1", 7003, "c", zone="eu-1", meta=(("tier", "fast"), ("version", "v2")), draining=True)
 WITHIN_S = 10.0
 
 
@@ -80,8 +82,8 @@ class FileRegistry:
     async def put(self, service: str, endpoints: Sequence[Endpoint], meta: Any = None, tags: Any = None) -> None:
         self._services[service] = {
             "endpoints": [
-                {"address": e.address, "port": e.port, "id": e.id, "weight": e.weight,
-                 "tags": [tags[e.id]] if e.id in (tags or {}) else []}
+                {"address": e.address, "port": e.port, "id": e.id, "weight": e.weight, "zone": e.zone,
+                 "meta": dict(e.meta), "draining": e.draining, "tags": [tags[e.id]] if e.id in (tags or {}) else []}
                 for e in endpoints
             ],
             "meta": meta or {},
@@ -103,10 +105,13 @@ class ConsulRegistry:
         for gone in self._ids.get(service, set()) - wanted:
             await self._consul.deregister(gone)
         for e in endpoints:
+            zone = {"nexus-zone": e.zone} if e.zone else {}
             await self._consul.register(
-                service, e.id, e.port, address=e.address, Meta=meta or {}, Weights={"Passing": e.weight, "Warning": 1},
-                Tags=[tags[e.id]] if e.id in (tags or {}) else [],
+                service, e.id, e.port, address=e.address, Meta={**(meta or {}), **dict(e.meta), **zone},
+                Weights={"Passing": e.weight, "Warning": 1}, Tags=[tags[e.id]] if e.id in (tags or {}) else [],
             )  # fmt: skip
+            enable = "true" if e.draining else "false"
+            await self._consul.request("PUT", f"/v1/agent/service/maintenance/{e.id}?enable={enable}")
         self._ids[service] = wanted
 
     async def lose(self) -> None:
@@ -177,6 +182,16 @@ async def test_endpoints_are_sorted_and_unique_by_address_and_port(registry: Reg
 async def test_weights_and_ids_arrive(registry: Registry) -> None:
     await registry.put("orders.shop", [A, B])
     assert await registry.discovery.resolve("orders.shop") == (A, B)
+
+
+async def test_zones_and_meta_arrive_and_what_drains_is_still_there(registry: Registry) -> None:
+    await registry.put("orders.shop", [A, C])
+    assert await registry.discovery.resolve("orders.shop") == (A, C)
+    back = dataclasses.replace(C, draining=False)
+    async with contextlib.aclosing(registry.discovery.watch("orders.shop")) as changes:
+        await until(changes, lambda seen: seen == (A, C))
+        await registry.put("orders.shop", [A, back])
+        await until(changes, lambda seen: seen == (A, back))
 
 
 async def test_a_tag_selects_instances(registry: Registry) -> None:

@@ -174,14 +174,28 @@ async def test_nobody_is_believed_only_after_the_hold(consul: LocalConsul, caplo
         assert 1.0 < loop.time() - back < 12  # the hold begins with the first answer, which may precede `start`'s end
 
 
-async def test_draining_and_maintenance_instances_take_no_requests(consul: LocalConsul) -> None:
+async def test_draining_and_maintenance_instances_are_there_as_draining(consul: LocalConsul) -> None:
     await consul.register("orders.shop", "a", 7001)
     await consul.register("orders.shop", "b", 7002, Meta={"nexus-draining": "true"})
     await consul.register("orders.shop", "c", 7003)
     await consul.request("PUT", "/v1/agent/service/maintenance/c?enable=true&reason=test")
     discovery = ConsulDiscovery(consul.url)
     async with _closing(discovery):
-        assert await discovery.resolve("orders.shop") == (Endpoint("127.0.0.1", 7001, "a"),)
+        assert await discovery.resolve("orders.shop") == (
+            Endpoint("127.0.0.1", 7001, "a"),
+            Endpoint("127.0.0.1", 7002, "b", draining=True),
+            Endpoint("127.0.0.1", 7003, "c", draining=True),
+        )
+        await consul.request("PUT", "/v1/agent/maintenance?enable=true&reason=test")
+        assert all(endpoint.draining for endpoint in await discovery.resolve("orders.shop"))
+
+
+async def test_a_service_says_its_zone_and_what_tells_it_from_others(consul: LocalConsul) -> None:
+    discovery = ConsulDiscovery(consul.url)
+    async with _closing(discovery), build(consul, NEXUS_ZONE="eu-1", NEXUS_META="version=v2").test_server():
+        await see(consul, "orders.shop", lambda seen: len(seen) == 1)
+        [endpoint] = await discovery.resolve("orders.shop")
+        assert (endpoint.zone, endpoint.meta) == ("eu-1", (("nexus-version", "1.2.3"), ("version", "v2")))
 
 
 async def test_all_watchers_of_a_service_share_one_query(consul: LocalConsul) -> None:

@@ -39,18 +39,26 @@ def test_a_ready_pod_is_registered_passing_under_its_own_port() -> None:
 
 
 @pytest.mark.parametrize(
-    ("conditions", "passing"),
+    ("conditions", "passing", "draining"),
     [
-        ({}, True),  # discovery/v1: absent means ready
-        ({"ready": True}, True),
-        ({"ready": False}, False),
-        ({"ready": False, "serving": True, "terminating": True}, False),
-        ({"ready": True, "terminating": True}, False),  # publishNotReadyAddresses: going all the same
+        ({}, True, False),  # discovery/v1: absent means ready
+        ({"ready": True}, True, False),
+        ({"ready": False}, False, False),
+        ({"ready": False, "serving": True, "terminating": True}, False, True),
+        ({"ready": True, "terminating": True}, False, True),  # publishNotReadyAddresses: going all the same
     ],
 )
-def test_readiness_becomes_the_check(conditions: dict[str, bool], passing: bool) -> None:
+def test_readiness_becomes_the_check_and_what_terminates_is_marked(
+    conditions: dict[str, bool], passing: bool, draining: bool
+) -> None:
     [entry] = mirror(piece(endpoint("10.0.0.1", **conditions))).values()
     assert entry.passing is passing
+    assert dict(entry.meta).get("nexus-draining") == ("true" if draining else None)
+
+
+def test_the_zone_of_an_endpoint_is_in_its_meta() -> None:
+    [entry] = mirror(piece({**endpoint("10.0.0.1"), "zone": "eu-1"})).values()
+    assert dict(entry.meta)["nexus-zone"] == "eu-1"
 
 
 def test_an_endpoint_in_two_slices_is_one_and_ready_wins() -> None:

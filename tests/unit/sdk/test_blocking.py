@@ -110,6 +110,11 @@ def instance(
     }
 
 
+def in_maintenance(given: Any, check: str = "_service_maintenance:x") -> Any:
+    given["Checks"].append({"CheckID": check, "Status": "critical"})
+    return given
+
+
 def test_instances_are_sorted_and_unique_and_an_empty_address_is_the_nodes() -> None:
     endpoints, _ = parse_instances([instance("b", "10.0.0.2", 2), instance("a", "", 1), instance("z", "10.0.0.2", 2)])
     assert endpoints == (Endpoint("10.0.0.2", 2, "b"), Endpoint("10.9.9.9", 1, "a"))
@@ -120,14 +125,53 @@ def test_instances_are_sorted_and_unique_and_an_empty_address_is_the_nodes() -> 
     [
         instance("x", "10.0.0.3", 3, status="critical"),
         instance("x", "10.0.0.3", 3, status="warning"),
-        instance("x", "10.0.0.3", 3, status="maintenance"),
-        instance("x", "10.0.0.3", 3, Meta={"nexus-draining": "true"}),
+        in_maintenance(instance("x", "10.0.0.3", 3, status="critical")),
         instance("x", "10.0.0.3", 3, Weights={"Passing": 0}),
         instance("x", "10.0.0.3", 0),
     ],
 )
 def test_instances_that_shall_take_no_requests_are_left_out(left_out: Any) -> None:
     assert parse_instances([left_out, instance("a", "10.0.0.1", 1)])[0] == (Endpoint("10.0.0.1", 1, "a"),)
+
+
+@pytest.mark.parametrize(
+    "draining",
+    [
+        instance("x", "10.0.0.3", 3, Meta={"nexus-draining": "true"}),
+        instance("x", "10.0.0.3", 3, status="critical", Meta={"nexus-draining": "true"}),
+        in_maintenance(instance("x", "10.0.0.3", 3)),
+        in_maintenance(instance("x", "10.0.0.3", 3), "_node_maintenance"),
+        in_maintenance(in_maintenance(instance("x", "10.0.0.3", 3)), "_node_maintenance"),
+    ],
+)
+def test_instances_in_maintenance_mode_and_those_that_end_are_draining(draining: Any) -> None:
+    found = parse_instances([draining, instance("a", "10.0.0.1", 1)])[0]
+    assert found == (Endpoint("10.0.0.1", 1, "a"), Endpoint("10.0.0.3", 3, "x", draining=True))
+
+
+def test_of_two_instances_in_one_place_the_one_that_does_not_drain_counts() -> None:
+    old, new = in_maintenance(instance("a-old", "10.0.0.1", 1)), instance("b-new", "10.0.0.1", 1)
+    for document in ([old, new], [new, old]):
+        assert parse_instances(document)[0] == (Endpoint("10.0.0.1", 1, "b-new"),)
+
+
+def test_what_tells_an_instance_from_others_is_its_meta_and_zone() -> None:
+    meta = {
+        "nexus-type": "http",
+        "nexus-namespace": "shop",
+        "nexus-zone": "eu-1",
+        "version": "v2",
+        "nexus-version": "1",
+    }
+    own = instance("a", "10.0.0.1", 1, Meta=meta)
+    of_node = instance("b", "10.0.0.2", 2)
+    of_node["Node"]["Meta"] = {"nexus-zone": "eu-2"}
+    endpoints, shared = parse_instances([own, of_node])
+    assert endpoints == (
+        Endpoint("10.0.0.1", 1, "a", zone="eu-1", meta=(("nexus-version", "1"), ("version", "v2"))),
+        Endpoint("10.0.0.2", 2, "b", zone="eu-2"),
+    )
+    assert shared == {"nexus-type": "http", "nexus-namespace": "shop", "version": "v2", "nexus-version": "1"}
 
 
 def test_meta_is_known_while_no_instance_passes() -> None:

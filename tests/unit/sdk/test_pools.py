@@ -1,3 +1,4 @@
+import dataclasses
 import random
 from collections import Counter
 
@@ -27,6 +28,12 @@ def picks(made: Pool, count: int, *, release: bool = True) -> Counter[int]:
 
 def test_nobody_there_gives_nothing() -> None:
     assert pool().pick(frozenset(), 0.0, random.Random(1)) is None
+
+
+def test_an_endpoint_that_drains_gets_no_calls() -> None:
+    draining = dataclasses.replace(B, draining=True)
+    assert picks(pool(A, draining), 20) == {1: 20}
+    assert pool(draining).pick(frozenset(), 0.0, random.Random(1)) is None
 
 
 def test_least_request_evens_out_what_stays_on_the_way() -> None:

@@ -24,6 +24,14 @@ def test_empty_variables_count_as_unset() -> None:
     assert settings.parse(dict.fromkeys(names, ""), default_name="orders") == settings.parse({}, default_name="orders")
 
 
+def test_zone_and_meta_of_the_registration() -> None:
+    parsed = settings.parse(
+        {"NEXUS_ZONE": "eu-1", "NEXUS_META": "version = v2, tier=fast,,empty="}, default_name="orders"
+    )
+    assert parsed.zone == "eu-1"
+    assert parsed.meta == {"empty": "", "tier": "fast", "version": "v2"}
+
+
 @pytest.mark.parametrize(
     ("environ", "registers"),
     [
@@ -69,6 +77,9 @@ def test_trace_receiver(environ: dict[str, str], endpoint: str | None) -> None:
         ("NEXUS_LOG_LEVEL", "loud", "DEBUG"),
         ("NEXUS_CONSUL_FORGET_SECONDS", "5", "60 to"),
         ("OTEL_TRACES_SAMPLER", "mine", "always_on"),
+        ("NEXUS_META", "version", "name=value"),
+        ("NEXUS_META", "a b=c", "name=value"),
+        ("NEXUS_META", "nexus-zone=eu", "begin with nexus-"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_remedy(variable: str, value: str, remedy: str) -> None:

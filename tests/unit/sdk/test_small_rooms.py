@@ -74,10 +74,13 @@ def test_a_logged_exception_stays_on_one_line_and_odd_values_become_text() -> No
 
 def test_discovery_file() -> None:
     data = json.dumps({"services": {"o.s": {"endpoints": [
-        {"address": "::1", "port": 2}, {"address": "10.0.0.1", "port": 1, "id": "a", "weight": 5, "zone": "z", "tags": ["t"]},
+        {"address": "::1", "port": 2, "meta": {"v": "2", "t": "a"}, "draining": True}, {"address": "10.0.0.1", "port": 1, "id": "a", "weight": 5, "zone": "z", "tags": ["t"]},
     ], "meta": {"nexus-type": "http"}}}})  # fmt: skip
     entry, tags = file.parse(data.encode(), "f")["o.s"]
-    assert entry.endpoints == (Endpoint("10.0.0.1", 1, "a", 5, "z"), Endpoint("::1", 2))
+    assert entry.endpoints == (
+        Endpoint("10.0.0.1", 1, "a", 5, "z"),
+        Endpoint("::1", 2, meta=(("t", "a"), ("v", "2")), draining=True),
+    )
     assert entry.meta == {"nexus-type": "http"}
     assert tags == {"t": [entry.endpoints[0]]}
 
@@ -95,6 +98,11 @@ def test_discovery_file() -> None:
         ('{"services": {"a": {"endpoints": [{"address": "x", "port": true}]}}}', "endpoints[0].port: True"),
         ('{"services": {"a": {"endpoints": [{"address": "x", "port": 1, "weight": 0}]}}}', "endpoints[0].weight"),
         ('{"services": {"a": {"endpoints": [{"address": "x", "port": 1, "tags": "t"}]}}}', "endpoints[0].tags"),
+        ('{"services": {"a": {"endpoints": [{"address": "x", "port": 1, "meta": {"a": 1}}]}}}', "endpoints[0].meta"),
+        (
+            '{"services": {"a": {"endpoints": [{"address": "x", "port": 1, "draining": 1}]}}}',
+            "endpoints[0].draining: 1",
+        ),
         ('{"services": {"a": {"meta": {"x": 1}}}}', "meta"),
     ],
 )
