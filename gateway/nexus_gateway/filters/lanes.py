@@ -104,10 +104,13 @@ class TargetEdit:
             return start
         base = self._base
         rest = start[at + len(matched) :] if matched != "/" else start[at:]
-        if rest[:1] == b"/":
+        first = rest[:1]
+        if first == b"/":
             return start[:at] + base + rest
-        # The path was the match alone, and the query or the end of the target follows.
-        return start[:at] + (base or b"/") + rest
+        if first in (b" ", b"?"):
+            # The path was the match alone, and the query or the end of the target follows.
+            return start[:at] + (base or b"/") + rest
+        return start[:at] + base + b"/" + rest
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,13 @@ from nexus_core.snapshot import (
     SizeLimit,
     UrlRewrite,
 )
+from nexus_gateway.edge import requests
 from nexus_gateway.filters import fallbacks, sizes
 from nexus_gateway.filters.compiled import CompiledRule, compile_rule
 from nexus_gateway.filters.cors import CorsFilter, Origins
 from nexus_gateway.filters.fallbacks import Choice
 from nexus_gateway.filters.faults import FaultDraw
-from nexus_gateway.filters.headers import HeaderFilter
+from nexus_gateway.filters.headers import OWN_REQUEST, OWN_RESPONSE, HeaderFilter
 from nexus_gateway.filters.lanes import HeaderEdit, Lane
 from nexus_gateway.filters.mirrors import MirrorDraw
 from nexus_gateway.filters.redirects import RedirectFilter
@@ -90,6 +91,15 @@ def test_of_faults_and_fallbacks_the_first_counts() -> None:
 )
 def test_the_strictest_size_limits_hold(limits: tuple[SizeLimit, ...], merged: SizeLimit | None) -> None:
     assert compile_rule(limits).size == merged
+
+
+def test_filters_leave_alone_what_the_edge_writes_itself() -> None:
+    """Else the two lanes would differ: the edge drops these names from heads it renders."""
+    filterable = {"x-request-id", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"}
+    remade = {name.decode() for name in requests.ASIDE} - filterable
+    assert requests.FRAMING | remade <= OWN_REQUEST
+    assert requests.FRAMING <= OWN_RESPONSE
+    assert not OWN_REQUEST & filterable
 
 
 @pytest.mark.parametrize("policy", [Redirect(), DirectReply(), Cors(("*",))])
