@@ -37,6 +37,9 @@ COMMANDS: Mapping[str, Entry] = {
     "websocket": Entry("nexus_cli.commands.roles:websocket", "Run the WebSocket service."),
     "validate": Entry("nexus_cli.commands.validate:validate", "Check manifests: every problem with its remedy."),
     "explain": Entry("nexus_cli.commands.explain:explain", "Say where a request goes and why, or what an error means."),
+    "diff": Entry(
+        "nexus_cli.commands.diff:diff", "Say what manifests would change in a running gateway and to its requests."
+    ),
     "tour": Entry("nexus_cli.commands.tour:tour", "Walk the journey against a running system and check each step."),
     "plugin": Entry("nexus_cli.commands.plugin:plugin", "List, install, enable, disable and describe plugins."),
     "marketplace": Entry("nexus_cli.commands.marketplace:marketplace", "Build and verify a plugin marketplace."),

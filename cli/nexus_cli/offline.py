@@ -27,8 +27,10 @@ def bundled_index() -> Index:
     return parse_index(data, "that ships with Nexus")
 
 
-def translate(manifests: Manifests) -> Translation:
+def translate(manifests: Manifests, previous: Snapshot | None = None) -> Translation:
     """Return the translation of the manifests with the problems of their texts.
+
+    previous: what runs; broken objects keep what it holds of them.
 
     Marketplaces elsewhere are not fetched: nothing is said of what only their index could tell.
     """
@@ -47,7 +49,7 @@ def translate(manifests: Manifests) -> Translation:
         for resource, _ in manifests.resources
         if isinstance(resource.spec, NexusPluginSpec) and resource.spec.marketplace in remote
     }
-    made = translate_all([resource for resource, _ in manifests.resources], indexes=indexes)
+    made = translate_all([resource for resource, _ in manifests.resources], previous=previous, indexes=indexes)
     told = [p for p in made.problems if not (p.where in untold and p.reason in _NEEDS_INDEX)]
     return replace(made, problems=sort_problems([*manifests.problems, *told]))
 

@@ -40,6 +40,7 @@ from nexus_gateway.edge.pools import Pool, Pools
 from nexus_gateway.edge.proxy import Proxy
 from nexus_gateway.edge.recording import Recorder
 from nexus_gateway.edge.runtimes import Parts, Runtime, empty
+from nexus_gateway.edge.samples import Samples
 from nexus_gateway.edge.sessions import Sessions
 from nexus_gateway.edge.sources.consul import ConsulSource
 from nexus_gateway.edge.sources.files import FileSource
@@ -100,12 +101,13 @@ class Gateway:
             lambda upstream: self.measurements.tally(names.ATTEMPTS, upstream, "answered"),
         )
         self._limits = Limits(cells, build_key)
-        self._parts = Parts(self._limits.get, self._fault, MirrorDraw, self._sessions)
-        self._loader = Loader(settings.plugin_cache, self.measurements.hook)
+        self._parts = Parts(self._limits.get, self._fault, lambda policy: MirrorDraw(policy, self._rng.random()), self._sessions)
+        self._loader = Loader(settings.plugin_cache, self.measurements)
         self._swapping = asyncio.Lock()
         self._swapped = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
+        self.samples = Samples(settings.sample_requests, self._rng, monotonic())
         self.traces = TraceBook(settings.traces_memory) if settings.traces_memory else None
         self._stack = contextlib.AsyncExitStack()
         self._runtime = empty()
@@ -135,6 +137,7 @@ class Gateway:
                 self._access_log,
                 self._decisions,
                 self._rng,
+                self._loader.pairs,
             )
             self._stack.push_async_callback(self.proxy.close)
             gauges.watch(self.measurements, self.proxy)
@@ -219,6 +222,7 @@ class Gateway:
             not_ready=self.not_ready,
             traces=self.traces,
             zone=self.settings.zone,
+            samples=self.samples,
         )
         runner = web.AppRunner(Admin(state).application(), access_log=None, shutdown_timeout=1.0)
         await runner.setup()

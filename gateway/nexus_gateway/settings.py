@@ -114,6 +114,11 @@ class GatewaySettings:
     """Base URL of an OTLP/HTTP collector (`http://jaeger:4318`); empty exports nothing."""
     traces_memory: int = _env("NEXUS_TRACES_MEMORY", 0)
     """Traces kept in memory for `GET /traces`, and whether the admin API takes `POST /v1/traces`. 0 turns both off."""
+    sample_requests: int = _env("NEXUS_SAMPLE_REQUESTS", 2000)
+    """Requests kept, redacted, as a sample for `nexus diff --replay` and previews; 0 keeps none. Default: enough to find what
+    one request in a thousand does, in some 1 MB."""
+    debug_key: str = field(default="", metadata={"env": "NEXUS_DEBUG_KEY"}, repr=False)
+    """Key of signed debug tokens (`nexus explain --live`), 16 characters or more; empty answers none."""
     drain_delay_s: float = _env("NEXUS_DRAIN_DELAY", 0.0)
     """Seconds between `/readyz` turning 503 and the listener closing, so that load balancers notice first."""
     drain_s: float = _env("NEXUS_DRAIN_SECONDS", 10.0)
@@ -284,6 +289,8 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "access_log_ratio": (_ratio, "a number from 0 to 1"),
     "trace_slow_s": (_seconds, "seconds, 0 or more"),
     "traces_memory": (_count, "a whole number, 0 or more"),
+    "sample_requests": (_count, "a whole number, 0 or more"),
+    "debug_key": (_secret, "16 characters or more"),
     "drain_delay_s": (_seconds, "seconds, 0 or more"),
     "drain_s": (_seconds, "seconds, 0 or more"),
 }

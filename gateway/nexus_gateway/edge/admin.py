@@ -19,6 +19,7 @@ from nexus_gateway.edge.explaining import explain, show_pool
 from nexus_gateway.edge.measurements import Measurements, encode
 from nexus_gateway.edge.pools import Pools
 from nexus_gateway.edge.runtimes import Runtime
+from nexus_gateway.edge.samples import Samples
 from nexus_gateway.telemetry.shown import show_snapshot
 from nexus_gateway.telemetry.trees import TraceBook
 
@@ -35,6 +36,7 @@ class State:
     problems: Callable[[], tuple[Problem, ...]]
     not_ready: Callable[[], str | None]
     traces: TraceBook | None
+    samples: Samples
     zone: str = ""
 
 
@@ -60,6 +62,7 @@ class Admin:
                 web.get("/plugins", self.plugins),
                 web.get("/problems", self.problems),
                 web.get("/explain", self.explain),
+                web.get("/samples", self.samples),
             ]
         )
         if self._state.traces is not None:
@@ -184,6 +187,10 @@ class Admin:
         except ValueError as error:
             return _json({"error": str(error)}, status=400)
         return _json(explain(self._state.runtime(), question, self._state.zone))
+
+    async def samples(self, request: web.Request) -> web.Response:
+        """The sample of requests that `nexus diff --replay` takes, redacted."""
+        return _json({"replica": self._state.replica, **self._state.samples.show()})
 
     async def traces(self, request: web.Request) -> web.Response:
         """The newest traces as trees: `?limit=20`."""

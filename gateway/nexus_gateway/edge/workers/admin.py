@@ -53,6 +53,7 @@ class MergedAdmin:
         for path, merge in (
             ("/config", self._config), ("/routes", _first), ("/explain", merging.explained), ("/plugins", merging.plugins),
             ("/problems", merging.problems), ("/endpoints", merging.endpoints), ("/breakers", merging.breakers),
+            ("/samples", self._samples),
         ):  # fmt: skip
             app.router.add_get(path, self._merged(merge))
         if self._traces:
@@ -111,6 +112,9 @@ class MergedAdmin:
             int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
         )  # the workers refuse what is none
         return await self._answer(request.path_qs, lambda answers: merging.traces(answers, limit))
+
+    def _samples(self, answers: Sequence[Answer]) -> Answer:
+        return {**merging.samples(answers), "replica": self._replica}
 
     def _config(self, answers: Sequence[Answer]) -> Answer:
         return {**answers[0], "replica": self._replica}

@@ -66,6 +66,15 @@ def explained(answers: Sequence[Answer]) -> dict[str, Any]:
     return merged
 
 
+def samples(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Merge `/samples`: all of them; each worker samples what it serves."""
+    merged = dict(answers[0])
+    for name in ("size", "passed", "held_bytes"):
+        merged[name] = sum(answer[name] for answer in answers)
+    merged["samples"] = [row for answer in answers for row in answer["samples"]]
+    return merged
+
+
 def traces(answers: Sequence[Answer], limit: int) -> dict[str, Any]:
     """Merge `/traces`: the newest first. A worker that did not serve the request has the trace without the gateway's
     own spans; the fullest is taken."""
