@@ -5,7 +5,7 @@ from __future__ import annotations
 import httptools
 import pytest
 from nexus_wire.http1 import ChunkScanner, Dechunker, Refused
-from nexus_wire.http1.chunks import MAX_EXCESS, MAX_LINE, MAX_TRAILERS
+from nexus_wire.http1.chunks import MAX_EXCESS, MAX_LINE
 
 GOOD: dict[str, tuple[bytes, bytes]] = {
     "empty": (b"0\r\n\r\n", b""),
