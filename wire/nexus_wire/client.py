@@ -285,7 +285,8 @@ class ClientConnection(asyncio.Protocol):
             self.abort()
             return
         length = 0 if self._head_only or status.code in _BODILESS else block.length
-        self.reusable = not block.close and (status.minor == 1 or block.keep_alive)
+        # HTTP/1.0 knows no chunks: whoever sends them all the same may mean anything by what follows (RFC 9112 section 6.1).
+        self.reusable = not block.close and (status.minor == 1 or (block.keep_alive and length != -1))
         have = len(data) - end
         if length >= 0:
             if have >= length:

@@ -185,3 +185,10 @@ def test_underscores_in_response_trailers_mislead_nobody() -> None:
     body = b"0\r\nX_A: b\r\n\r\n"
     assert ChunkScanner(underscores=True).take(body) == (body, b"")
     assert Dechunker().take(body) == (b"", b"")
+
+
+@pytest.mark.parametrize("data", [b"3\rX", b"3\nX", b"0\r\nX-A: b\rX"])
+def test_a_broken_line_break_is_refused_before_the_line_ends(data: bytes) -> None:
+    """Waiting for more would not make it any better, and a peer could wait for ever."""
+    with pytest.raises(Refused):
+        ChunkScanner().take(data)

@@ -177,6 +177,7 @@ def test_methods_that_llhttp_does_not_know_are_read_by_it_all_the_same() -> None
         (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET", 0, 0, False),  # it reads another version
         (b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", "GET", 1, 0, False),  # it forgives a second space
         (b"GET / HTTP/1.1\r\nHost: a\r\n", "GET", 1, 0, False),  # it sees no end
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n", "POST", 1, 5, False),  # nor here
         (b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n", "GET", 1, 0, False),  # it sees two
     ],
 )
