@@ -14,12 +14,15 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT"
 HELP = """Say where a request goes and why, or what an error reason means.
 
 METHOD URL asks the gateway at --admin, or with -f the manifests themselves, without sending the request.
+With --live the request is sent for real, with a debug token signed with the gateway's NEXUS_DEBUG_KEY, and what is shown is
+what happened to it.
 REASON is what a condition or `nexus validate` printed, such as PathConflict.
 
 \b
 Examples:
   nexus explain POST http://127.0.0.1:8080/orders
   nexus explain GET /catalog/items -f examples/shop
+  nexus explain --live GET https://shop.example/orders --key-file debug.key
   nexus explain PathConflict
 
 Exit codes: 0 explained, 1 no route takes the request or no such reason, 2 not usable as given.
@@ -39,6 +42,14 @@ Exit codes: 0 explained, 1 no route takes the request or no such reason, 2 not u
 @click.option(
     "--admin", default=DEFAULT_ADMIN, show_default=True, metavar="URL", help="Admin API of a running gateway."
 )
+@click.option("--live", is_flag=True, help="Send the request and show what happened to it.")
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="With --live: holds NEXUS_DEBUG_KEY.",
+)
 @output_option
 @click.pass_context
 def explain(
@@ -49,6 +60,8 @@ def explain(
     headers: tuple[str, ...],
     client_ip: str,
     admin: str,
+    live: bool,
+    key_file: Path | None,
 ) -> int:
     from nexus_cli import output
     from nexus_cli.errors import UserError
@@ -61,6 +74,8 @@ def explain(
         if ":" not in line:
             raise UserError(f"--header {line!r} is not 'NAME: VALUE'.")
     method = what.upper()
+    if live:
+        return _live(method, url, headers, key_file, as_json=output_format(ctx) == "json")
     found = (
         _offline(method, url, headers, client_ip, paths) if paths else _online(method, url, headers, client_ip, admin)
     )
@@ -98,6 +113,21 @@ def _offline(
             f"The manifests have {len(translation.problems)} problem(s), which may be why; see `nexus validate`."
         )
     return explain_request(translation.snapshot, method, url, headers, client_ip)
+
+
+def _live(method: str, url: str, headers: tuple[str, ...], key_file: Path | None, *, as_json: bool) -> int:
+    from nexus_cli import output
+    from nexus_cli.errors import UserError
+    from nexus_cli.live import ask, read_key, render
+
+    if key_file is None:
+        raise UserError("--live needs the gateway's NEXUS_DEBUG_KEY. Name a file that holds it with --key-file.")
+    found = ask(method, url, headers, read_key(key_file))
+    if as_json:
+        output.show_json(found)
+    else:
+        click.echo(render(found))
+    return 0 if found.get("route") else 1
 
 
 def _explain_reason(reason: str, *, as_json: bool) -> int:
