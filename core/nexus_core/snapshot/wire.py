@@ -22,8 +22,15 @@ from nexus_core.snapshot.routes import Route
 from nexus_core.snapshot.snapshots import Snapshot
 from nexus_core.snapshot.upstreams import Upstream
 
-VERSION = 1
-"""Grows when an older reader would misread what a newer writer writes."""
+VERSION = 2
+"""Grows when an older reader would misread what a newer writer writes.
+
+2: matches may have query parameters and regular expressions. A reader of 1 would pass over the first and take the second
+for plain texts, so that a route got requests it was not written for, or lost its own.
+"""
+
+OLDEST = 1
+"""The oldest version this release reads: what 2 added has defaults. So gateways are upgraded first, then the operator."""
 
 MAX_CHUNK_BYTES = 256 * 1024 - 1
 """Consul takes 512 KiB a value; half of it leaves room for stores that encode values again."""
@@ -109,7 +116,7 @@ def parse_manifest(data: bytes) -> Manifest:
 
 def decode(manifest: Manifest, chunks: Mapping[str, bytes]) -> Snapshot:
     """Return the Snapshot. chunks: by digest; others than the manifest's may be there. Raises WireError."""
-    if manifest.version != VERSION:
+    if not OLDEST <= manifest.version <= VERSION:
         _check_version({"version": manifest.version})
     parts = []
     for number, digest in enumerate(manifest.chunks):
@@ -208,12 +215,12 @@ def _check_version(found: Any) -> None:
         raise WireError("The Snapshot's manifest has no version. Delete the key, the operator writes it again.")
     if version > VERSION:
         raise WireError(
-            f"The Snapshot is of wire version {version}, this release reads version {VERSION}. "
+            f"The Snapshot is of wire version {version}, this release reads versions {OLDEST} to {VERSION}. "
             "Upgrade the gateways before the operator."
         )
-    if version < VERSION:
+    if version < OLDEST:
         raise WireError(
-            f"The Snapshot is of the old wire version {version}, this release reads version {VERSION}. "
+            f"The Snapshot is of the old wire version {version}, this release reads versions {OLDEST} to {VERSION}. "
             "Upgrade the operator, it publishes anew."
         )
 

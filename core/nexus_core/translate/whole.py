@@ -18,7 +18,7 @@ import msgspec
 from nexus_core.marketplace import Index
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, sort_problems
-from nexus_core.snapshot import EMPTY, Fallback, Mirror, Route, Rule, Snapshot
+from nexus_core.snapshot import EMPTY, Fallback, Mirror, Route, Rule, Snapshot, Upstream
 from nexus_core.translate import (
     conflicts,
     gateways,
@@ -67,7 +67,7 @@ def translate(
     snapshot = Snapshot(
         listeners=tuple(by_id[name].listener for name in sorted(by_id)),
         routes=tuple(routes),
-        upstreams=tuple(sorted(ups.by_id.values(), key=lambda x: x.id)),
+        upstreams=tuple(sorted(_called(ups, routes), key=lambda x: x.id)),
         plugins=tuple(installed.instances[name] for name in sorted(installed.instances)),
     )
     found = (
@@ -90,6 +90,15 @@ def translate(
         plugins=tuple(sorted(installed.statuses.values(), key=lambda status: status.ref)),
         policies=tuple(merging.statuses),
     )
+
+
+def _called(ups: upstreams.Upstreams, routes: Iterable[Route]) -> Iterable[Upstream]:
+    """The NexusServices, and of Kubernetes Services those that a route leads to: one that was refused asked in vain."""
+    named = {b.upstream for route in routes for rule in route.rules for b in rule.backends}
+    for route in routes:
+        for rule in route.rules:
+            named |= {f.upstream for f in rule.filters if isinstance(f, Mirror | Fallback)}
+    return (u for u in ups.by_id.values() if u.id in named or not u.id.startswith("Service/"))
 
 
 def _apply_policies(

@@ -19,13 +19,59 @@ def _object(group: str, kind: str, name: str, namespace: str, spec: Any, created
     return {"apiVersion": group, "kind": kind, "metadata": metadata, "spec": spec}
 
 
-policies = st.fixed_dictionaries(
-    {},
-    optional={
-        "retry": st.fixed_dictionaries({"attempts": st.integers(0, 3)}),
-        "timeouts": st.fixed_dictionaries({"requestSeconds": st.integers(0, 9)}),
-        "loadBalancing": st.fixed_dictionaries({"algorithm": st.sampled_from(("least-request", "round-robin"))}),
-    },
+def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """A map with any of the fields."""
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+def one_of(*values: Any) -> st.SearchStrategy[Any]:
+    return st.sampled_from(values)
+
+
+keys = one_of({"header": "X-A"}, {"cookie": "c"}, {"query": "q"}, {"claim": "sub"}, {"source": True})
+switched = st.booleans()
+breakers = {
+    "failures": st.integers(0, 3),
+    "resetSeconds": st.integers(1, 9),
+    "errorPercent": st.integers(0, 100),
+    "probes": st.integers(1, 3),
+}
+limits = st.builds(
+    lambda requests, key: {"requests": requests, "key": key}, st.integers(1, 3), st.lists(keys, max_size=2)
+)
+replies = some(status=one_of(200, 503), body=one_of("", "x"))
+policies = some(
+    retry=some(attempts=st.integers(0, 3), when=st.lists(one_of("503", "reset"), max_size=2)),
+    timeouts=some(requestSeconds=st.integers(0, 9), idleSeconds=st.integers(0, 9)),
+    loadBalancing=some(
+        algorithm=one_of("least-request", "round-robin", "random", "peak-ewma", "ring-hash", "maglev"),
+        hashOn=st.lists(keys, min_size=1, max_size=3),
+        subset=st.dictionaries(one_of("version", "tier"), one_of("a", "b"), max_size=2),
+        zoneAware=st.booleans(),
+        slowStartSeconds=st.integers(0, 9),
+        panicPercent=st.integers(0, 100),
+        sessionPersistence=one_of({}, {"cookie": "c"}, {"header": "H"}, {"absoluteSeconds": 5}),
+    ),
+    circuitBreaker=some(**breakers),
+    serviceCircuitBreaker=some(enabled=switched, **breakers),
+    outlierDetection=some(enabled=switched, failures=st.integers(1, 3), maxEjectedPercent=st.integers(0, 100)),
+    healthCheck=st.builds(
+        lambda way, rest: {**way, **rest},
+        one_of({}, {"tcp": True}, {"http": {"path": "/x", "statuses": ["200-299", "404"]}}, {"grpc": {"service": "s"}}),
+        some(enabled=switched, port=one_of(1, 2), unhealthy=st.integers(1, 3)),
+    ),
+    hedge=some(enabled=switched, percentile=one_of(50, 99.9), budgetPercent=st.integers(0, 100)),
+    concurrency=some(
+        maxRequests=st.integers(0, 3), adaptive=st.booleans(), minLimit=one_of(1, 2), maxLimit=one_of(2, 3)
+    ),
+    tls=some(serverName=one_of("a.example", "b.example"), verify=st.booleans()),
+    rateLimit=st.lists(limits, max_size=2),
+    cors=st.builds(lambda origins: {"origins": origins}, one_of(["*"], ["https://a.example"])),
+    bodyLimits=some(requestBytes=st.integers(0, 3), responseBytes=st.integers(0, 3)),
+    mirror=st.builds(lambda name, percent: {"service": name, "percent": percent}, names, st.integers(0, 100)),
+    fault=some(delay=one_of({"seconds": 1}), abort=one_of({"status": 500, "percent": 1})),
+    fallback=some(service=names, reply=replies),
+    reply=replies,
 )
 
 
@@ -54,6 +100,26 @@ hostnames = st.lists(st.sampled_from(("a.example", "b.example", "*.example")), u
 targets = st.fixed_dictionaries({"kind": st.sampled_from(("NexusService", "HTTPRoute", "Gateway")), "name": names})
 
 
+matches = some(
+    path=one_of({"value": "/x"}, {"type": "Exact", "value": "/x"}, {"type": "RegularExpression", "value": "/x/[0-9]+"}),
+    headers=one_of([{"name": "a", "value": "b"}], [{"name": "A", "value": "b|c", "type": "RegularExpression"}]),
+    queryParams=one_of([{"name": "a", "value": "b"}], [{"name": "a", "value": "[bc]", "type": "RegularExpression"}]),
+    method=one_of("GET", "POST"),
+)
+filters = st.one_of(
+    st.builds(
+        lambda name, share: {
+            "type": "RequestMirror",
+            "requestMirror": {"backendRef": {"group": "nexus.dev", "kind": "NexusService", "name": name}, **share},
+        },
+        names,
+        one_of({}, {"percent": 5}, {"fraction": {"numerator": 1, "denominator": 3}}),
+    ),
+    st.just({"type": "CORS", "cors": {"allowOrigins": ["https://b.example"], "allowCredentials": True}}),
+    st.just({"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["a"]}}),
+)
+
+
 @st.composite
 def routes(draw: st.DrawFn) -> dict[str, Any]:
     backends = st.one_of(
@@ -63,8 +129,10 @@ def routes(draw: st.DrawFn) -> dict[str, Any]:
     rules = st.fixed_dictionaries(
         {"backendRefs": st.lists(backends, max_size=2)},
         optional={
-            "matches": st.just([{"path": {"value": "/x"}}]),
+            "matches": st.lists(matches, max_size=2),
+            "filters": st.lists(filters, unique_by=lambda f: f["type"], max_size=3),
             "timeouts": st.just({"request": "5s"}),
+            "retry": some(attempts=st.integers(1, 3), codes=st.lists(one_of(502, 503), unique=True)),
             "name": st.just("r"),
         },
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nexus_core.marketplace import Index
 from nexus_core.model.load import parse, parse_text
 from nexus_core.problems import ObjectRef
-from nexus_core.snapshot import Release, Snapshot, wire
+from nexus_core.snapshot import Cors, Fallback, Fault, Mirror, RateLimit, Release, SizeLimit, Snapshot, wire
 from nexus_core.translate import Translation, translate
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -36,6 +36,10 @@ INDEXES = {
 }
 
 
+ORDER = {Cors: 0, RateLimit: 0.25, Fault: 0.5, SizeLimit: 0.75, Fallback: 2}
+"""Places of what policies put around the author's filters, which are at 1."""
+
+
 def run(world: list[Any], previous: Snapshot | None = None) -> Translation:
     return translate([parse(manifest) for manifest in world], previous=previous, indexes=INDEXES)
 
@@ -52,6 +56,14 @@ def check_whole(snapshot: Snapshot) -> None:
             assert rule.matches
             assert {b.upstream for b in rule.backends} - {""} <= upstreams
             assert set(rule.plugins) <= plugins
+            assert {f.upstream for f in rule.filters if isinstance(f, Mirror)} <= upstreams
+            assert {f.upstream for f in rule.filters if isinstance(f, Fallback)} - {""} <= upstreams
+            limits = [f.name for f in rule.filters if isinstance(f, RateLimit)]
+            assert len(limits) == len(set(limits))
+            for kind in (Cors, SizeLimit, Fault, Fallback):
+                assert sum(isinstance(f, kind) for f in rule.filters) <= 1
+            places = [ORDER.get(type(f), 1) for f in rule.filters]
+            assert places == sorted(places)
     for items in (snapshot.listeners, snapshot.routes, snapshot.upstreams, snapshot.plugins):
         ids = [item.id for item in items]
         assert ids == sorted(set(ids))
