@@ -7,6 +7,7 @@
   (no coordinated omission).
 - Methods alternate. A POST is never repeated by anybody, so what is lost shows.
 - Every request has an id of its own in its path, and the answer has to name it: an answer meant for somebody else is a loss.
+- A few requests are slow (their ids say so), so that whatever happens, happens to requests in flight.
 - Connections are kept, the last used taken first. Before reuse one is asked whether the server has closed it (a `poll`, as
   urllib3 does); `Connection: close` is obeyed; some requests take a connection of their own, so that listeners are tried, too.
 """
@@ -31,6 +32,7 @@ import httptools
 
 ANSWER_S = 12.0
 MAX_IN_FLIGHT = 2000
+SLOW_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,8 @@ class Load:
 
     def _record(self, loop: str, number: int, due_at: float) -> Record:
         method = "POST" if number % 2 else "GET"
-        record = Record(loop, method, f"{self.spec.name}-{loop}-{number}", due_at)
+        slow = "-slow" if number // 2 % SLOW_EVERY == SLOW_EVERY // 2 else ""
+        record = Record(loop, method, f"{self.spec.name}-{loop}-{number}{slow}", due_at)
         self.records.append(record)
         return record
 

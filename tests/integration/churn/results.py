@@ -22,7 +22,7 @@ IN_FLIGHT_S = 0.05
 
 @dataclass
 class Result:
-    """Times in milliseconds, of the open loop, from when a request was due. ratio: of the p99s; None without numbers.
+    """Times in milliseconds, of the open loop, from when a request was due, without the slow ones. ratio: of the p99s.
 
     lost: requests without a good answer, but for those in `in_flight`: POSTs that a killed process had in hand.
     duplicated: POSTs that were executed more than once. retried: requests that the gateway sent more than once.
@@ -156,7 +156,9 @@ def _times(
         return [
             each["done_at"] - each["due_at"]
             for each in records
-            if each["loop"] == loop and start <= each["due_at"] < end and not each["kind"]
+            if each["loop"] == loop
+            and start <= each["due_at"] < end
+            and not (each["kind"] or each["id"].endswith("-slow"))
         ]
 
     calm, churn = of("open", calm_from, churn_from), of("open", churn_from, churn_to)

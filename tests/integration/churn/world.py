@@ -146,10 +146,10 @@ class Gateway(Process):
         return status == 200 and said["generation"] >= generation
 
     async def endpoints(self, upstream: str) -> set[str]:
-        """The authorities that it knows of an upstream."""
+        """The authorities of an upstream that take new requests. One whose circuit is open counts, too: it is listed."""
         _, said = await ask(f"http://127.0.0.1:{self.admin}/endpoints")
         pool = (said or {}).get("upstreams", {}).get(upstream, {"endpoints": ()})
-        return {row["endpoint"] for row in pool["endpoints"]}
+        return {row["endpoint"] for row in pool["endpoints"] if not _drains(row)}
 
     async def workers(self) -> list[dict[str, Any]]:
         """Its worker processes."""
@@ -161,6 +161,10 @@ class Gateway(Process):
         for line in self.log.read_text(errors="replace").splitlines():
             if '"kind":"access"' in line:
                 yield json.loads(line)
+
+
+def _drains(row: dict[str, Any]) -> bool:
+    return any(each["why"] == "draining" for each in row["why_not"])
 
 
 @dataclass
