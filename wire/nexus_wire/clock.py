@@ -79,7 +79,7 @@ class Clock:
                 self.tick += 1
                 self._look()
         finally:
-            # Also when a callback failed: without its clock no deadline would hold any more.
+            # Whatever happens: without its clock no deadline would hold any more.
             next_s = self._started_at + (self.tick + 1) * TICK_S - self._loop.time()
             self._timer = self._loop.call_later(max(next_s, 0.001), self._turn)
 
@@ -91,7 +91,7 @@ class Clock:
             self._short[slot] = []
             for timed in due:
                 if not timed.closed and timed.deadline <= now:
-                    timed.on_deadline()
+                    self._call(timed.on_deadline)
         due = self._wheel[slot]
         if due:
             self._wheel[slot] = []
@@ -99,14 +99,21 @@ class Clock:
                 if timed.closed:
                     continue
                 if timed.deadline <= now:
-                    timed.on_deadline()
+                    self._call(timed.on_deadline)
                     if timed.closed:
                         continue
                 ahead = timed.deadline - now
                 # Never more than a second ahead: the next request may bring a nearer deadline than the one known now.
                 self._wheel[(now + min(max(ahead, 1), _LOOK_TICKS)) & (_SLOTS - 1)].append(timed)
         for call in self.every_tick:
-            call()
+            self._call(call)
         if not now % 10:
             for call in self.every_second:
-                call()
+                self._call(call)
+
+    def _call(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            # One that fails must not cost the others their deadlines: whoever is not looked at now never is again.
+            self._loop.call_exception_handler({"message": "a deadline's callback failed", "exception": error})

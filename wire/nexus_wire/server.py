@@ -115,8 +115,8 @@ class ServerConnection(asyncio.Protocol):
     """One client connection, and the stream of the request it serves.
 
     line, block: of the request being served. body: what of its body came with the head. complete: whether all of it has
-    come. peer: the client's address, text. secure: whether it came over TLS. deadline: in ticks of the clock; the
-    requestor may move it while it serves. minor: of the client's HTTP version.
+    come. peer: the client's address, text. secure: whether it came over TLS. deadline: in ticks of the clock; none while a
+    request is served, unless its requestor sets one. minor: of the client's HTTP version.
     """
 
     __slots__ = (
@@ -198,6 +198,10 @@ class ServerConnection(asyncio.Protocol):
         self.blocked = False
         if self.requestor is not None:
             self.requestor.on_ready()
+        elif self.state == _HEAD and not self.closed:
+            self.transport.resume_reading()
+            if self._buffer:
+                asyncio.get_running_loop().call_soon(self._next)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes as they come."""
@@ -287,6 +291,8 @@ class ServerConnection(asyncio.Protocol):
                 self._buffer = b""
                 self._scanner = scanner
                 self._begin_body(_CHUNKED, len(self.body))
+        # The head's time is over with the head, and says nothing of how long its request may take: that is for who serves it.
+        self.deadline = NEVER
         options.on_request(self)
 
     def _begin_body(self, state: int, have: int) -> None:
@@ -477,6 +483,8 @@ class ServerConnection(asyncio.Protocol):
         self.state = _TUNNEL
         self.transport.write(head)
         ahead, self._buffer = self._buffer, b""
+        if len(ahead) > _MAX_AHEAD:
+            self.transport.resume_reading()
         return ahead
 
     def close_tunnel(self) -> None:
@@ -509,7 +517,10 @@ class ServerConnection(asyncio.Protocol):
         self._idle = True
         options = self.options
         self.deadline = options.clock.tick + options.keepalive_ticks
-        if self._buffer:
+        if self.blocked:
+            # Answers that nobody reads must not pile up: the next request waits until this one's is on its way.
+            self.transport.pause_reading()
+        elif self._buffer:
             asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
@@ -525,13 +536,14 @@ class ServerConnection(asyncio.Protocol):
         if state in (_WAIT, _SIZED, _CHUNKED, _TUNNEL) and self.requestor is not None:
             self.deadline = NEVER
             self.requestor.on_late()
-        elif state == _HEAD and (self._buffer or not self._idle):
+        elif state == _HEAD and not self.blocked and (self._buffer or not self._idle):
             self._refuse(Refused(408, "HeadTimeout", ""))
         elif not self.closed:
             self.closed = True
-            if state == _HEAD:
+            if state == _HEAD and not self.transport.get_write_buffer_size():
                 self.transport.close()
             else:
+                # Not `close`, which waits for as long as the client does not read.
                 self.transport.abort()
 
     def is_dripping(self) -> bool:
