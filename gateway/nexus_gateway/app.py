@@ -158,6 +158,8 @@ class Gateway:
             self._stack.push_async_callback(self._close_source)
             self._own(self._follow(), "snapshots")
             self._own(self._housekeep(), "housekeeping")
+            if settings.sample_requests and isinstance(self.source, ConsulSource):
+                self._own(self.source.publish_samples(lambda: self.samples.samples), "samples")
         except BaseException:
             await self._stack.aclose()
             raise

@@ -28,11 +28,13 @@ from nexus_operator.edge.consul import ConsulApi, ConsulAway
 from nexus_operator.edge.indexes import BUNDLED, Indexes
 from nexus_operator.edge.kube import KubeApi, KubeError
 from nexus_operator.edge.publisher import Publisher
+from nexus_operator.edge.samples import SampleFeed
 from nexus_operator.edge.statuswriter import StatusWriter
 from nexus_operator.metrics import Metrics
 from nexus_operator.mirror.endpoints import build_registrations, slices_by_service
 from nexus_operator.mirror.registrations import Registration, counts
 from nexus_operator.publication.acks import Ledger, fingerprints, liveness
+from nexus_operator.publication.previews import Held, Preview, build_preview, hold_back
 from nexus_operator.settings import Settings
 from nexus_operator.status.build import build_statuses
 from nexus_operator.status.view import View
@@ -43,6 +45,8 @@ from nexus_operator.world.kinds import RUNTIME, WATCHED
 log = logging.getLogger(__name__)
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 15.0
+FIRST_SAMPLE_S, SAMPLE_S = 1.0, 10.0
+"""How often the gateways' samples are looked at while an object is previewed: before the first one, and later."""
 RETIRE_S = 60.0
 """Longest time endpoints stay registered after no route leads to them, for gateways that still run the Snapshot before."""
 
@@ -70,6 +74,10 @@ class Reconciler:
             security=settings.workload_security,
         )
         self._parsed: dict[tuple[str, Key], tuple[str, Resource]] = {}
+        self._held = Held((), (), {})
+        self._candidate: Translation | None = None
+        self._preview: Preview | None = None
+        self._compared: tuple[object, object, object] | None = None
         self._translation: Translation | None = None
         self._rendered: tuple[Object, ...] = ()
         self._wanted: Mapping[str, int] = {}
@@ -83,6 +91,7 @@ class Reconciler:
             self._consul, self._settings.prefix, changed=self._on_runtime, returned=self._on_consul_back
         )
         self._loaded = False
+        self._samples = SampleFeed(self._consul, self._settings.prefix)
         self._consul_fault = ""
         self._child_problems: tuple[Problem, ...] = ()
         self._retired: dict[str, tuple[Mirror, float]] = {}  # by name in Consul: until when
@@ -132,6 +141,9 @@ class Reconciler:
             await self._round()
             self._metrics.reconcile_seconds_total += time.monotonic() - started
             wait_s = min(self._settings.resync_s, RETRY_S) if self._child_problems else self._settings.resync_s
+            if self._held.previewed:
+                waiting = self._preview is None or self._preview.report is None
+                wait_s = min(wait_s, FIRST_SAMPLE_S if waiting else SAMPLE_S)
             if self._failures:
                 worst = min(self._failures.values())
                 wait_s = min(wait_s, LAST_RETRY_S, FIRST_RETRY_S * 2 ** (worst - 1)) * (1 + random.random() / 4)
@@ -151,6 +163,7 @@ class Reconciler:
             await self._translate()
         self._registrations = self._wanted_registrations()
         await asyncio.gather(self._step("children", self._sync_children()), self._step("publish", self._to_gateways()))
+        await self._step("preview", self._compare())
         await self._step("status", self._write_statuses())
 
     async def _step(self, name: str, work: Awaitable[None]) -> None:
@@ -192,16 +205,26 @@ class Reconciler:
             log.info("generation %d is published", published.generation)
 
     async def _translate(self) -> None:
-        resources = self._parse()
-        await self._indexes.follow(_sources(resources))
+        every = self._parse()
+        await self._indexes.follow(_sources(every))
         last = self._publisher.last
         before = self._translation
+        self._held = held = hold_back(every, self._held.applied)
+        resources = held.world
         self._translation = translate(
             resources,
             previous=last.snapshot if last is not None else None,
             indexes=self._indexes.current,
             class_name=self._settings.class_name,
         )
+        self._candidate = None
+        if held.previewed:
+            self._candidate = translate(
+                every,
+                previous=last.snapshot if last is not None else None,
+                indexes=self._indexes.current,
+                class_name=self._settings.class_name,
+            )
         self._metrics.problems = len(self._translation.problems)
         self._rendered = tuple(child for r in resources if not _deleted(r) for child in render(r, self._surroundings))
         self._wanted = fingerprints(self._translation.snapshot)
@@ -225,10 +248,29 @@ class Reconciler:
     async def _sync_children(self) -> None:
         unreadable = frozenset(
             str(r.raw["metadata"].get("uid"))
-            for _, r in self._parsed.values()
+            for r in self._held.world
             if r.ref.kind == "NexusService" and r.spec is None
         )
         self._child_problems = await self._children.sync(self._rendered, unreadable)
+
+    async def _compare(self) -> None:
+        """Replay the gateways' requests through what serves and what would serve with the previewed objects applied."""
+        candidate = self._candidate
+        if candidate is None:
+            self._preview = self._compared = None
+            await self._samples.stop()
+            return
+        self._preview = self._preview or Preview(self._held.previewed, None)
+        assert self._translation is not None
+        samples = await self._samples.read()
+        serving = self._translation.snapshot
+        compared = (samples, serving, candidate)
+        if self._compared is None or any(a is not b for a, b in zip(compared, self._compared, strict=True)):
+            # Thousands of requests through two routers: other work of this loop does not wait for it.
+            self._preview = await asyncio.to_thread(
+                build_preview, self._held.previewed, samples, serving, candidate.snapshot
+            )
+            self._compared = compared
 
     async def _to_gateways(self) -> None:
         """Mirror endpoints, then publish: a gateway never learns of a route before its endpoints are there."""
@@ -280,7 +322,7 @@ class Reconciler:
         addresses = gateway_addresses(self._inventory, self._settings)
         view = View(
             inventory=self._inventory,
-            resources=tuple(resource for _, resource in self._parsed.values()),
+            resources=self._held.world,
             translation=self._translation,
             published=self._publisher.last,
             wanted=self._wanted,
@@ -295,6 +337,8 @@ class Reconciler:
             base_url=base_url(self._inventory, self._settings, addresses),
             indexes=self._indexes.current,
             troubles=self._indexes.troubles,
+            preview=self._preview,
+            candidate_problems=self._candidate.problems if self._candidate is not None else (),
         )
         await self._statuses.write(build_statuses(view))
 

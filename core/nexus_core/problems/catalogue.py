@@ -83,6 +83,11 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "PluginSignatureInvalid": "A plugin's release is not signed by the key its marketplace pins.",
         "PluginStartFailed": "A plugin refused to start.",
     },
+    "Preview": {
+        "CandidateInvalid": "A previewed object would not be accepted as it is.",
+        "ReplayCompared": "A previewed object is not applied; what it would change for sampled requests is told.",
+        "SamplePending": "A previewed object is not applied, and no gateway has told of any request yet.",
+    },
     "Gateway": {
         "CertificateInvalid": "A certificate for clients of the gateway, or its key, cannot be used.",
     },

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nexus_core.marketplace import Index
+from nexus_core.model.kinds import CONTROLLER_NAME
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.problems.catalogue import REASONS
@@ -13,6 +14,7 @@ from nexus_core.snapshot import Ack, Published
 from nexus_core.translate import Translation
 
 from nexus_operator.publication.acks import Liveness, liveness
+from nexus_operator.publication.previews import Preview
 from nexus_operator.status.conditions import Condition, from_problems
 from nexus_operator.world.inventory import Inventory
 
@@ -36,6 +38,7 @@ class View:
     wanted: fingerprint of each object's part of `translation.snapshot`, by source. since: see `Ledger.since`.
     counts: (ready, all) mirrored endpoints by registry name. addresses: of the gateway Service, best first.
     base_url: what paths of exposed services are appended to. consul_fault: why Consul cannot be used now, or empty.
+    preview: of the objects that are held back, None without any. candidate_problems: what is wrong if they were applied.
     """
 
     inventory: Inventory
@@ -54,6 +57,9 @@ class View:
     base_url: str = ""
     indexes: Mapping[str, Index] = field(default_factory=dict)
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
+    preview: Preview | None = None
+    candidate_problems: tuple[Problem, ...] = ()
+    controller_name: str = CONTROLLER_NAME
 
     def problems(self) -> dict[ObjectRef, list[Problem]]:
         """Return all problems by object, in order."""

@@ -12,13 +12,16 @@ import logging
 import os
 import random
 import tempfile
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nexus_core.problems import Problem
 from nexus_core.snapshot import Ack, Published, wire
+from nexus_core.snapshot.samples import Sample
 from nexus_sdk.consul.connection import Connection, ConsulAway, ConsulRefused
+
+from nexus_gateway.edge.sources.samples import SamplePublisher
 
 log = logging.getLogger("nexus.gateway.consul")
 T = TypeVar("T")
@@ -266,6 +269,10 @@ class ConsulSource:
             # A former process with this replica's name may still hold it, for its session's TTL at most.
             log.info("the ack's key %s is held by another session; trying again", key)
         return bool(taken)
+
+    async def publish_samples(self, samples: Callable[[], Sequence[Sample]]) -> None:
+        """Publish what `samples` returns while somebody asks for it; for ever. samples: called in a thread."""
+        await SamplePublisher(self._connection, self._prefix, self._replica, lambda: self._session, samples).run()
 
     async def close(self) -> None:
         """End the watch, withdraw the ack and close the connection."""
