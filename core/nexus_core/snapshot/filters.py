@@ -115,6 +115,4 @@ class Fallback(msgspec.Struct, frozen=True, omit_defaults=True, tag="fallback"):
     reply: DirectReply | None = None
 
 
-Filter = (
-    HeaderModifier | UrlRewrite | Redirect | DirectReply | Cors | Mirror | RateLimit | SizeLimit | Fault | Fallback
-)
+Filter = HeaderModifier | UrlRewrite | Redirect | DirectReply | Cors | Mirror | RateLimit | SizeLimit | Fault | Fallback

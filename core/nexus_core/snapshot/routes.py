@@ -16,7 +16,6 @@ class HeaderMatch(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     value: str
 
-
     kind: Literal["exact", "regex"] = "exact"
     """`regex` holds when the expression (Python's `re`) matches the whole value."""
 
