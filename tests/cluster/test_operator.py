@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
-from nexus_core.snapshot import Ack, wire
+from nexus_core.snapshot import Ack, samples, wire
 from nexus_testbed import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
@@ -364,6 +364,40 @@ def test_one_objects_change_leaves_the_others_status_alone(
     bed.apply(service("b", backend={"addresses": ["10.9.9.2:80"]}, expose={"path": "/b"}))
     wait_condition(bed, "b", "Ready", "True")
     assert bed.get("nexusservice", "a", NS)["metadata"]["resourceVersion"] == before
+
+
+def test_a_previewed_change_is_compared_and_applied_when_the_annotation_goes(
+    bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway
+) -> None:
+    def paths() -> list[str]:
+        return [m.path for route in published(bed).routes for rule in route.rules for m in rule.matches]
+
+    def asked() -> bool:
+        return bool(bed.http_get(f"{CONSUL}/v1/kv/{samples.wanted_key()}").status == 200)
+
+    backend = {"addresses": ["10.9.9.9:80"]}
+    bed.apply(service("calm", backend=backend, expose={"path": "/calm"}))
+    wait_condition(bed, "calm", "Ready", "True")
+    eventually(bed, lambda: not asked(), "nobody asks for samples")
+    changed = service("calm", backend=backend, expose={"path": "/moved"})
+    changed["metadata"]["annotations"] = {"nexus.dev/preview": "true"}
+    fresh = service("fresh", backend=backend, expose={"path": "/fresh"})
+    fresh["metadata"]["annotations"] = {"nexus.dev/preview": "true"}
+    bed.apply([changed, fresh])
+    wait_condition(bed, "calm", "Preview", "Unknown", "SamplePending")
+    eventually(bed, asked, "the operator asks for samples")
+    sample = [samples.Sample("GET", "", path) for path in ("/calm", "/calm/1", "/fresh")]
+    put = bed.http("PUT", f"{CONSUL}/v1/kv/{samples.samples_key('gw-1')}", body=samples.encode_samples(sample)[0])
+    assert put.status == 200
+    told = wait_condition(bed, "calm", "Preview", "True", "ReplayCompared")["message"]
+    assert "0 of 3 sampled requests change route; 2 would find no route; 1 would find a route" in told
+    assert paths() == ["/calm"], "neither the change nor the new object serves"
+    assert wait_condition(bed, "calm", "Programmed", "True")
+
+    bed.kubectl("annotate", "nexusservice", "calm", "fresh", "-n", NS, "nexus.dev/preview-")
+    eventually(bed, lambda: sorted(paths()) == ["/fresh", "/moved"], "both are applied")
+    eventually(bed, lambda: "Preview" not in conditions(bed.get("nexusservice", "calm", NS)), "the condition is gone")
+    eventually(bed, lambda: not asked(), "samples are no longer asked for")
 
 
 def test_a_plugin_that_a_gateway_cannot_load_says_so(
