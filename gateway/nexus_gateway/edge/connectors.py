@@ -24,7 +24,9 @@ log = logging.getLogger("nexus.gateway.connections")
 IDLE_CONNECTION_S = 4.0
 """Idle upstream connections are closed after this: below the 5 s of common servers (uvicorn, Node), because a request
 sent while the server closes is lost, and one that is not idempotent cannot be sent again."""
-_IDLE_TICKS = int(IDLE_CONNECTION_S / TICK_S)
+_SWEEP_S = 1.0
+_IDLE_TICKS = int((IDLE_CONNECTION_S - _SWEEP_S) / TICK_S)
+"""What is kept from one sweep to the next must not grow older than that meanwhile."""
 _MAX_QUEUED = 1024
 
 
@@ -124,6 +126,10 @@ class Connector:
                     del self._queues[endpoint]
                 waiting.on_connection(connection)
                 return
+        if endpoint.gone_at:
+            # It left while this was in use: nothing would ever close it, and should the endpoint come back, it may be about to.
+            connection.close()
+            return
         connection.idle_since = self._clock.tick
         endpoint.idle.append(connection)
 
@@ -156,7 +162,7 @@ class Connector:
             connection.close()
 
     def sweep(self, endpoints: Iterable[EndpointState]) -> None:
-        """Close connections that have been idle for `IDLE_CONNECTION_S`. Called once a second."""
+        """Close connections before they have been idle for `IDLE_CONNECTION_S`. Called once in `_SWEEP_S`."""
         oldest = self._clock.tick - _IDLE_TICKS
         for endpoint in endpoints:
             idle = endpoint.idle
