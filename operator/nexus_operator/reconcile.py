@@ -74,7 +74,6 @@ class Reconciler:
             security=settings.workload_security,
         )
         self._parsed: dict[tuple[str, Key], tuple[str, Resource]] = {}
-        self._held = Held((), (), {})
         self._candidate: Translation | None = None
         self._preview: Preview | None = None
         self._compared: tuple[object, object, object] | None = None
@@ -91,6 +90,8 @@ class Reconciler:
             self._consul, self._settings.prefix, changed=self._on_runtime, returned=self._on_consul_back
         )
         self._loaded = False
+        # What was applied is what the last leader applied: the Snapshot tells, our memory of an earlier term does not.
+        self._held = Held((), (), {})
         self._samples = SampleFeed(self._consul, self._settings.prefix)
         self._consul_fault = ""
         self._child_problems: tuple[Problem, ...] = ()

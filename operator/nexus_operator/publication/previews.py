@@ -66,15 +66,20 @@ def _uid(resource: Resource) -> object:
     return metadata.get("uid") if isinstance(metadata, Mapping) else None
 
 
+_UNREADABLE = ((),)
+"""A value that fits no section: neither a map, nor a scalar, nor a list of maps or scalars."""
+
+
 def _without_spec(resource: Resource) -> Resource:
     """Return the object as one that cannot be read: translation keeps its last good version, or makes nothing of it.
 
-    Of a policy nothing may be read at all, or its sound sections would be applied; of others the targets, parents and
-    class have to be, for the last good version to find its place.
+    Targets, parents and class stay readable, for the last good version to find its place. Of a policy every section is made
+    unreadable: translation applies the sound ones of a broken policy, and keeps what was published of the others.
     """
     raw = dict(resource.raw)
-    if resource.ref.kind == "NexusPolicy":
-        raw.pop("spec", None)
+    spec = raw.get("spec")
+    if resource.ref.kind == "NexusPolicy" and isinstance(spec, Mapping):
+        raw["spec"] = {key: value if key == "targetRefs" else _UNREADABLE for key, value in spec.items()}
     return replace(resource, spec=None, problems=(), raw=raw)
 
 

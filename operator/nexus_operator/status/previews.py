@@ -26,13 +26,18 @@ def add_previews(view: View, writes: Iterable[StatusWrite]) -> Iterator[StatusWr
     problems: dict[ObjectRef, list[Problem]] = {}
     for problem in view.candidate_problems:
         problems.setdefault(problem.where, []).append(problem)
+    # Held back without an earlier version that this operator knows: translation takes them for broken, and they are not.
+    unread = {resource.ref for resource in view.resources if resource.spec is None}
     for write in writes:
         meta = write.obj["metadata"]
         ref = ObjectRef(write.kind, str(meta.get("namespace") or ""), str(meta["name"]))
         if ref not in preview.previewed:
             yield write
             continue
-        yield StatusWrite(write.kind, write.obj, _added(view, write, _condition(view, problems.get(ref, []))))
+        shown = [_condition(view, problems.get(ref, []))]
+        if ref in unread:
+            shown += [Condition(kind, "Unknown", "Pending", _NOT_APPLIED) for kind in ("Accepted", "Ready")]
+        yield StatusWrite(write.kind, write.obj, _added(view, write, shown))
 
 
 def _condition(view: View, problems: list[Problem]) -> Condition:
@@ -54,11 +59,12 @@ def _condition(view: View, problems: list[Problem]) -> Condition:
     return Condition(TYPE, "True", "ReplayCompared", "\n".join(lines))
 
 
-def _added(view: View, write: StatusWrite, condition: Condition) -> Mapping[str, Any]:
+def _added(view: View, write: StatusWrite, shown: list[Condition]) -> Mapping[str, Any]:
+    """Return the status with the conditions in place of those of their types; only `Preview` is added where it was not."""
     held = write.obj.get("status") or {}
     status = dict(write.status)
     if write.kind != "HTTPRoute":
-        status["conditions"] = [*status.get("conditions", ()), *_merged(view, write.obj, held, condition)]
+        status["conditions"] = _merged(view, write.obj, held, status.get("conditions", ()), shown)
         return status
     parents = []
     for parent in status.get("parents", ()):
@@ -66,14 +72,20 @@ def _added(view: View, write: StatusWrite, condition: Condition) -> Mapping[str,
             (e for e in held.get("parents") or () if e.get("parentRef") == parent["parentRef"]), {}
         )
         if parent.get("controllerName") == view.controller_name:
-            added = _merged(view, write.obj, before, condition)
-            parent = {**parent, "conditions": [*parent["conditions"], *added]}
+            parent = {**parent, "conditions": _merged(view, write.obj, before, parent["conditions"], shown)}
         parents.append(parent)
     if parents:
         status["parents"] = parents
     return status
 
 
-def _merged(view: View, obj: Object, held: Mapping[str, Any], condition: Condition) -> list[dict[str, Any]]:
+def _merged(
+    view: View, obj: Object, held: Mapping[str, Any], there: Iterable[Mapping[str, Any]], shown: list[Condition]
+) -> list[dict[str, Any]]:
     generation = int(obj["metadata"].get("generation") or 0)
-    return merge(held.get("conditions") or (), [condition], generation=generation, now_utc=view.now_utc)
+    made = {
+        each["type"]: each
+        for each in merge(held.get("conditions") or (), shown, generation=generation, now_utc=view.now_utc)
+    }
+    found = [made.get(each["type"], dict(each)) for each in there]
+    return [*found, made[TYPE]]

@@ -69,6 +69,15 @@ def test_an_explanation_is_the_first_workers_with_all_workers_counts() -> None:
     assert merged["upstreams"][1] == {"upstream": "shop/gone", "found": False}
 
 
+def test_samples_are_those_of_all_workers() -> None:
+    def answer(*paths: str) -> dict[str, Any]:
+        return {"size": 10, "passed": 100, "held_bytes": 7, "samples": [{"path": path} for path in paths]}
+
+    merged = merging.samples([answer("/a", "/b"), answer("/c")])
+    assert (merged["size"], merged["passed"], merged["held_bytes"]) == (20, 200, 14)
+    assert [each["path"] for each in merged["samples"]] == ["/a", "/b", "/c"]
+
+
 def test_traces_are_the_fullest_newest_first() -> None:
     def trace(name: str, start: float, spans: int) -> dict[str, Any]:
         return {"trace_id": name, "start_unix_ms": start, "span_count": spans}

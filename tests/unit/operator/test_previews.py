@@ -97,10 +97,11 @@ def test_an_operator_that_remembers_nothing_keeps_what_is_published() -> None:
     assert snapshot(later, published) == published
 
 
-def test_limits_stay_although_an_operator_remembers_nothing() -> None:
+def test_a_policy_stays_as_published_although_an_operator_remembers_nothing() -> None:
     published = snapshot(held(service("orders", "/orders"), policy("calm", 10)))
     later = held(service("orders", "/orders"), policy("calm", 99, preview=True))
     found = snapshot(later, published)
+    assert found == published
     assert published.routes[0].rules[0].filters
     assert found.routes[0].rules[0].filters == published.routes[0].rules[0].filters
     assert "99" not in repr(found)
@@ -111,6 +112,14 @@ def test_a_new_object_is_not_there_until_the_annotation_is_gone() -> None:
     assert snapshot(one).routes == ()
     two = held(service("orders", "/orders"), applied=one)
     assert [each.id for each in snapshot(two).routes] == ["NexusService/shop/orders"]
+
+
+def test_a_new_policy_changes_nothing_until_the_annotation_is_gone() -> None:
+    one = held(service("orders", "/orders"))
+    two = held(service("orders", "/orders"), policy("calm", 10, preview=True), applied=one)
+    assert snapshot(two, snapshot(one)) == snapshot(one)
+    three = held(service("orders", "/orders"), policy("calm", 10), applied=two)
+    assert snapshot(three, snapshot(one)) != snapshot(one)
 
 
 def test_an_object_of_the_same_name_made_anew_is_new() -> None:
@@ -180,6 +189,13 @@ def test_without_samples_it_says_that_it_waits() -> None:
     assert (told["status"], told["reason"]) == ("Unknown", "SamplePending")
 
 
+@pytest.mark.parametrize("held_back", [service("fresh", "/fresh", preview=True), policy("fresh", 3, preview=True)])
+def test_what_is_new_and_held_back_is_not_called_broken(held_back: dict[str, Any]) -> None:
+    told = conditions(view(service("orders", "/orders"), held_back), "fresh")
+    assert {told[kind]["status"] for kind in ("Accepted", "Ready")} == {"Unknown"}
+    assert "not applied" in told["Accepted"]["message"]
+
+
 def test_what_would_be_refused_is_told() -> None:
     broken = service("orders", "/orders", preview=True)
     broken["spec"]["expose"] = {"pth": "/x"}
@@ -201,6 +217,7 @@ def test_a_route_shows_it_at_its_parent() -> None:
     seen = view(cls, gateway, service("orders", "/orders"), route)
     told = conditions(seen, "shop")["Preview"]
     assert told["reason"] == "ReplayCompared", told
+    assert conditions(seen, "shop")["Accepted"]["reason"] == "Pending", "it is not broken, it is held back"
     assert "0 of 3 sampled requests change route; 1 would find a route where there was none" in told["message"]
 
 
