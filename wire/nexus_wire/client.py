@@ -284,7 +284,12 @@ class ClientConnection(asyncio.Protocol):
         if receiver is None:
             self.abort()
             return
-        length = 0 if self._head_only or status.code in _BODILESS else block.length
+        length = block.length
+        if self._head_only or status.code in _BODILESS:
+            length = 0
+            if status.code == 204 and block.framing:
+                # RFC 9110 section 8.6, RFC 9112 section 6.1: a 204 has neither.
+                block = block.unframed()
         # HTTP/1.0 knows no chunks: whoever sends them all the same may mean anything by what follows (RFC 9112 section 6.1).
         self.reusable = not block.close and (status.minor == 1 or (block.keep_alive and length != -1))
         have = len(data) - end

@@ -86,6 +86,12 @@ class ResponseBlock:
             found = self._headers = tuple(kept)
         return found
 
+    def unframed(self) -> ResponseBlock:
+        """Return the same without a framing line, for a 204: one that says how its body comes has a client wait for it."""
+        found = ResponseBlock(self._raw, 0, b"", self.forward.removesuffix(self.framing), self.has_date)
+        found.close, found.keep_alive, found._listed = self.close, self.keep_alive, self._listed
+        return found
+
 
 class ResponseParser:
     """Reads response heads. statuses, blocks: what was read before, by its bytes. Nothing that fails a check is ever in them, nor
