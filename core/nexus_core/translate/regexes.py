@@ -8,7 +8,8 @@ grows with all of them. Three shapes do that, and are refused before they reach 
 - more than two unbounded repeats in a row that can take each other's characters: `.*a.*b.*`.
 
 The test is cheap and errs on the safe side: some expressions that would do no harm are refused too. With at most two such
-repeats the time grows with the square of the text at worst, and the gateway bounds the text.
+repeats the time grows with the square of the text at worst, and the gateway bounds the text. Repeats with a small
+bound multiply that by what they allow.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def _check_body(body: list[Any]) -> None:
     for choice in _choices(body):
         sides = [_first(list(side)) for side in choice]
         for index, side in enumerate(sides):
-            if any(side & other for other in sides[index + 1 :]):
+            if any(side & other for other in sides[index + 1 :]) or sum(map(_may_be_empty, choice)) > 1:
                 raise _Refused("repeats a choice whose sides can begin alike, which can take very long to match")
     parts = [part for node in body for part in _parts(node)]
     for index, part in enumerate(parts):
@@ -132,8 +133,9 @@ def _parts(node: Any) -> Iterator[_Part]:
         chars = frozenset[str]().union(*(part.chars for part in inner))
         if _rounds(most) == MAX_IN_A_ROW and any(part.unbounded for part in inner):
             # `(a+){2}` is `a+a+`. Of more rounds `_check_body` makes sure that they can be told apart: then it is one.
-            yield _Part(chars, min(least, 1), -1)
-            yield _Part(chars, 0, -1)
+            for part in inner:
+                yield part if least else _Part(part.chars, 0, part.most)
+            yield from inner
         elif _rounds(most) == 1:
             for part in inner:
                 yield part if least else _Part(part.chars, 0, part.most)
@@ -152,9 +154,13 @@ def _parts(node: Any) -> Iterator[_Part]:
     elif name == "BRANCH":
         sides = [[part for inner in side for part in _parts(inner)] for side in value[1]]
         chars = frozenset[str]().union(*(part.chars for side in sides for part in side))
-        unbounded = any(part.unbounded for side in sides for part in side)
-        least = min(sum(part.least for part in side) for side in sides)
-        yield _Part(chars, min(least, 1), -1 if unbounded else 1)
+        unbounded = max(sum(part.unbounded for part in side) for side in sides)
+        least = min(1, *(sum(part.least for part in side) for side in sides))
+        # One side is taken, so the worst of them counts. Which side it is, their first characters say; how long, they may not.
+        alike = all(part.least == part.most for side in sides for part in side)
+        yield _Part(chars, least, -1 if unbounded else 1 if alike else 2)
+        for _ in range(1, unbounded):
+            yield _Part(chars, 0, -1)
 
 
 def _choices(nodes: list[Any]) -> Iterator[list[Any]]:
@@ -175,6 +181,10 @@ def _first(nodes: list[Any]) -> frozenset[str]:
             if part.least > 0:
                 return found
     return found
+
+
+def _may_be_empty(nodes: Iterable[Any]) -> bool:
+    return not any(part.least for node in nodes for part in _parts(node))
 
 
 def _below(name: str, value: Any) -> Iterator[Any]:
