@@ -83,7 +83,7 @@ class Reservoir:
         self._passed += self._left_at + 1
         self._left_at = 0
         kept = self._samples
-        data = _ENCODE(sample) if sample is not None else b""
+        data = _encode(sample) if sample is not None else b""
         if 0 < len(data) <= MAX_SAMPLE_BYTES:
             if len(kept) < self.size:
                 kept.append(data)
@@ -100,6 +100,14 @@ class Reservoir:
         rest = 1.0 - self._weight
         skip = log(1.0 - self._random()) / log(rest) if 0.0 < rest < 1.0 else 0.0
         self.left = self._left_at = min(floor(skip), sys.maxsize)
+
+
+def _encode(sample: Sample) -> bytes:
+    """Return the sample's bytes; none for text that no encoding takes (lone surrogates, which no request of ours has)."""
+    try:
+        return _ENCODE(sample)
+    except UnicodeEncodeError:
+        return b""
 
 
 class Redaction:

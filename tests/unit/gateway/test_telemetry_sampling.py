@@ -80,6 +80,8 @@ def test_what_cannot_be_kept_takes_no_place() -> None:
     reservoir.keep(None, 0.0)
     reservoir.left -= 1
     reservoir.keep(Sample("GET", "", "/", headers=(("x", "é" * MAX_SAMPLE_BYTES),)), 0.0)
+    reservoir.left -= 1
+    reservoir.keep(Sample("GET", "", "/\udcff"), 0.0)
     assert reservoir.samples == ()
     assert reservoir.held_bytes == 0
 
