@@ -74,7 +74,7 @@ cluster-down: dev ## take it down and remove every trace
 
 # ---- measuring it
 
-.PHONY: bench bench-micro profile
+.PHONY: bench bench-micro profile churn
 bench: dev ## the gateway beside Envoy (plain, all features), nginx, HAProxy, Caddy and aiohttp, ~20 min; QUICK=1 for 3 min
 	@scripts/debian.sh bench
 	@$(BIN)/python benchmarks/gateway/bench.py $(if $(QUICK),--quick)
@@ -84,3 +84,5 @@ bench-micro: dev ## nanoseconds of each decision of the data path, alone
 profile: dev ## where the gateway's hot path spends its time: a table and a flame graph in benchmarks/results
 	@scripts/debian.sh bench
 	@$(BIN)/python benchmarks/gateway/hot_path.py
+churn: dev ## requests while everything around them changes: what is lost (nothing) and what it costs; prints the table
+	@PYTHONPATH=tests/integration $(BIN)/python -m churn --out benchmarks/results/churn.json
