@@ -16,6 +16,8 @@ from nexus_wire.http1 import ChunkScanner, Refused, ResponseBlock, ResponseParse
 _BODILESS = frozenset({204, 304})
 _MAX_INTERIM = 16
 """Interim responses (1xx) before a final one; more is not an answer."""
+CLOSE_S = 2.0
+"""What is still to be written when a connection closes gets so long."""
 _BIG_BODY = 2**19
 _BIG_HIGH_WATER = 2**18
 
@@ -154,12 +156,19 @@ class ClientConnection(asyncio.Protocol):
             self.transport.abort()
 
     def close(self) -> None:
-        """Close once everything is written."""
+        """Close once everything is written, or after `CLOSE_S`: whoever does not read by then keeps no connection."""
         self.receiver = None
         self.reusable = False
         self.state = _CLOSED
         if not self.closed:
+            unwritten = self.transport.get_write_buffer_size()
             self.transport.close()
+            if unwritten:
+                asyncio.get_running_loop().call_later(CLOSE_S, self._cut_off)
+
+    def _cut_off(self) -> None:
+        if not self.closed:
+            self.transport.abort()
 
     # ---- asyncio's side
 

@@ -17,6 +17,7 @@ from nexus_wire.client import ClientConnection
 from nexus_wire.clock import TICK_S, Clock
 from nexus_wire.http1 import ResponseParser
 
+from nexus_gateway.edge.tls.origination import ResumingContext, TlsInvalid, server_name
 from nexus_gateway.resilience.endpoints import EndpointState
 
 log = logging.getLogger("nexus.gateway.connections")
@@ -28,6 +29,7 @@ _SWEEP_S = 1.0
 _IDLE_TICKS = int((IDLE_CONNECTION_S - _SWEEP_S) / TICK_S)
 """What is kept from one sweep to the next must not grow older than that meanwhile."""
 _MAX_QUEUED = 1024
+TICKETS_AFTER_S = 0.5
 
 
 class Waiting(Protocol):
@@ -92,7 +94,7 @@ class Connector:
         address = endpoint.endpoint
         try:
             context = self._contexts(tls) if tls is not None else None
-            name = (tls.server_name or host or address.address) if tls is not None else None
+            name = server_name(tls, host, address.address) if tls is not None else None
             async with asyncio.timeout(connect_s or None):
                 _, connection = await self._loop.create_connection(
                     lambda: ClientConnection(self._parser, self._lost, endpoint),
@@ -102,18 +104,29 @@ class Connector:
                     server_hostname=name,
                 )
         except TimeoutError:
-            endpoint.connections -= 1
+            self._freed(endpoint)
             waiting.on_no_connection(True, "no connection in time")
-        except (OSError, ssl.SSLError, ValueError, UnicodeError) as error:
-            endpoint.connections -= 1
+        except (OSError, ssl.SSLError, TlsInvalid, ValueError) as error:
+            self._freed(endpoint)
             waiting.on_no_connection(False, f"{type(error).__name__}: {error}")
         except BaseException:
             endpoint.connections -= 1
             raise
         else:
+            if connection.closed:
+                self._freed(endpoint)
+                waiting.on_no_connection(False, "the connection broke as soon as it was open")
+                return
             self.opened += 1
             self._all.add(connection)
+            if isinstance(context, ResumingContext):
+                # TLS 1.3 sends its tickets after the handshake: kept when the first response is there.
+                self._loop.call_later(TICKETS_AFTER_S, self._remember, context, connection)
             waiting.on_connection(connection)
+
+    def _remember(self, context: ResumingContext, connection: ClientConnection) -> None:
+        if not connection.closed:
+            context.remember(connection.transport.get_extra_info("ssl_object"))
 
     def keep(self, connection: ClientConnection) -> None:
         """Take a connection back whose exchange is over: for whoever waits for one, else for later."""
@@ -142,11 +155,17 @@ class Connector:
                 del self._queues[endpoint]
 
     def _lost(self, connection: ClientConnection) -> None:
+        if connection not in self._all:
+            return  # it broke while it was being opened, which `_open` is told of as well
         endpoint: EndpointState = connection.owner
         self._all.discard(connection)
-        endpoint.connections -= 1
         if connection.receiver is None and connection in endpoint.idle:
             endpoint.idle.remove(connection)
+        self._freed(endpoint)
+
+    def _freed(self, endpoint: EndpointState) -> None:
+        """One connection less, open or being opened."""
+        endpoint.connections -= 1
         queue = self._queues.get(endpoint)
         if queue:
             # A place got free: the first in the queue opens its own connection.
