@@ -103,7 +103,7 @@ def settled(harness: Harness) -> Callable[..., Awaitable[None]]:
         assert gateway is not None
         proxy = gateway.proxy
         pools = gateway.pools.all().values()
-        states = [state for pool in pools for state in pool.endpoints]
+        states = {state for pool in pools for state in pool.endpoints}
 
         def left() -> dict[str, object]:
             connector = proxy.connector

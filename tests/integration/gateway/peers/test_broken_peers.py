@@ -65,7 +65,7 @@ def everything(*ports: int) -> Snapshot:
     return snapshot(
         route(rule("shop/orders", filters=filters)),
         upstream(
-            *ports, *ports, timeouts=TIMES, retry=Retry(attempts=2, on=("502", "503", "504", "connect-failure", "reset", "timeout")),
+            *ports, timeouts=TIMES, retry=Retry(attempts=2, on=("502", "503", "504", "connect-failure", "reset", "timeout")),
             hedge=Hedge(min_delay_s=0.001), breaker=CircuitBreaker(failures=3, reset_s=0.1),
             service_breaker=CircuitBreaker(failures=8, reset_s=0.1), outlier=Outlier(failures=4, eject_s=0.1),
             concurrency=Concurrency(max_requests=4, max_pending=20, max_connections=3),
@@ -195,7 +195,9 @@ async def drive(clients: Clients, pieces: list[bytes], wait_s: float) -> bytes:
 async def test_whatever_an_upstream_does_nothing_stays_behind(
     harness: Harness, peers: Peers, clients: Clients, settled: Settled, behaviour: str, kind: str
 ) -> None:
-    await harness.start(KINDS[kind](await peers(UPSTREAMS[behaviour])), head_timeout_s=0.5, keepalive_s=0.5)
+    await harness.start(
+        KINDS[kind](*[await peers(UPSTREAMS[behaviour]) for _ in range(2)]), head_timeout_s=0.5, keepalive_s=0.5
+    )
     # The first time longer than any deadline; the second time with what that left: kept connections, open circuits.
     for wait_s in (0.7, 0.1):
         answers = await asyncio.gather(*(drive(clients, pieces, wait_s) for pieces in REQUESTS.values()))
@@ -228,7 +230,9 @@ SLOW = {
 async def test_whenever_a_client_leaves_nothing_stays_behind(
     harness: Harness, peers: Peers, clients: Clients, settled: Settled, behaviour: str, kind: str, how: str
 ) -> None:
-    await harness.start(KINDS[kind](await peers(SLOW[behaviour])), head_timeout_s=0.5, keepalive_s=0.5)
+    await harness.start(
+        KINDS[kind](*[await peers(SLOW[behaviour]) for _ in range(2)]), head_timeout_s=0.5, keepalive_s=0.5
+    )
 
     async def leave(pieces: list[bytes], whole: int, part: int, wait_s: float) -> None:
         reader, writer = await clients(b"".join(pieces[:whole]))
@@ -289,7 +293,7 @@ async def test_random_bytes_from_both_sides_leave_nothing_behind(
             if draw.random() < 0.3:
                 return
 
-    await harness.start(everything(await peers(serve)), head_timeout_s=0.5, keepalive_s=0.5)
+    await harness.start(everything(await peers(serve), await peers(serve)), head_timeout_s=0.5, keepalive_s=0.5)
 
     async def one(pieces: list[bytes]) -> None:
         reader, writer = await clients()
