@@ -7,7 +7,10 @@ And our own: whoever has lost its data says "nobody" for every service. That is 
 the services register again; until then the last endpoints that were there hold. The same after Consul was away, since
 a restarted Consul may have lost its data without its index showing it.
 
-Where the index does show it, an answer with some of the endpoints is doubted, too: the services come back one by one, and
+A lower index alone does not show a loss: a server that restarts reads its log again, and a stale answer shows the past
+on the way, with instances that are long gone. So what is known is put in question by the leader alone: `asks_leader`.
+
+Where the leader's index does show it, an answer with some of the endpoints is doubted, too: the services come back one by one, and
 the first would take the load of all. For `hold_s` the answer adds to what was there and takes nothing away. Not so
 after Consul was merely away: then a part is much more likely the truth, and what has gone would be tried for nothing.
 """
@@ -46,13 +49,21 @@ class Cursor:
         self._doubted_until = -math.inf
         self._lost_until = -math.inf
 
+    @property
+    def asks_leader(self) -> bool:
+        """Whether the next query must not be `stale` but `consistent`: its answer may take away what is shown."""
+        return self.index == 0 and self._shown is not None
+
     def note_away(self) -> None:
         """Consul did not answer. The next query does not block, and an empty answer to it is doubted."""
         self.index, self._away = 0, True
 
     def note_answer(self, index: int, known_leader: bool, endpoints: Endpoints, now: float) -> Endpoints | None:
-        """Take one answer and return what to show, or None for no change."""
+        """Take one answer, asked as `asks_leader` said, and return what to show, or None for no change."""
         lost = index < self._seen_index
+        if lost and not self.asks_leader:
+            self.index = 0
+            return None
         if self._away or lost:
             self._doubted_until = now + self._hold_s
         self._away = False

@@ -37,7 +37,10 @@ class _Feed:
 
 
 class ConsulDiscovery:
-    """The `Discovery` port over one Consul agent. Reads are `stale`: any server answers, also without a leader."""
+    """The `Discovery` port over one Consul agent.
+
+    Reads are `stale`: any server answers, also without a leader. Not so where an answer could wrongly take away what is known.
+    """
 
     def __init__(
         self, url: str, *, token: str | None = None, hold_s: float = HOLD_S, rng: random.Random | None = None
@@ -78,7 +81,9 @@ class ConsulDiscovery:
         while True:
             started = loop.time()
             try:
-                answer = await self._read_health(service, tag, cursor.index, cursor.wait_s(started))
+                answer = await self._read_health(
+                    service, tag, cursor.index, cursor.wait_s(started), of_leader=cursor.asks_leader
+                )
                 endpoints, _ = _understand(answer, service)
                 shown = cursor.note_answer(answer.index, answer.known_leader, endpoints, loop.time())
                 if shown is not None:
@@ -103,8 +108,11 @@ class ConsulDiscovery:
                 if left_s > 0 or cursor.index == 0:
                     await asyncio.sleep(max(left_s, 0.01))
 
-    async def _read_health(self, service: str, tag: str, index: int, wait_s: float) -> Answer:
-        params = {"stale": ""}  # not `passing`: what is in maintenance mode drains, and must not vanish at once
+    async def _read_health(
+        self, service: str, tag: str, index: int, wait_s: float, *, of_leader: bool = False
+    ) -> Answer:
+        # Not `passing`: what is in maintenance mode drains, and must not vanish at once.
+        params = {"consistent" if of_leader else "stale": ""}
         if tag:
             params["tag"] = tag
         within_s = 5.0

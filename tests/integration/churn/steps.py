@@ -164,7 +164,18 @@ async def restart_consul(run: Run) -> None:
         await world.consul.start()
         await world.publish(routes.snapshot(seed=int(time.monotonic())))
         await world.live()
+        for _ in range(10):
+            await _expect_no_ghosts(run)
+            await asyncio.sleep(0.1)
         await world.seen()
+
+
+async def _expect_no_ghosts(run: Run) -> None:
+    """A Consul that restarts reads its log again and shows the past on the way: replicas that are long gone."""
+    for gateway in run.world.gateways.values():
+        ghosts = await gateway.endpoints("shop/orders") - {each.authority for each in run.orders()}
+        if ghosts:
+            run.problems.append(f"{gateway.name} sends requests to replicas that are gone: {', '.join(sorted(ghosts))}")
 
 
 async def wipe_consul(run: Run) -> None:

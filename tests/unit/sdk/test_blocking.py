@@ -37,6 +37,8 @@ def test_an_index_below_one_becomes_one_so_that_the_next_query_blocks(index: int
 def test_nobody_after_an_index_reset_is_not_believed_for_the_hold() -> None:
     cursor = Cursor(hold_s=30)
     answer(cursor, 50, A, 0)
+    assert answer(cursor, 7, (), 9) is None
+    assert cursor.asks_leader
     assert answer(cursor, 7, (), 10) is None
     assert answer(cursor, 7, (), 39.9) is None
     assert answer(cursor, 7, (), 40) == ()
@@ -59,12 +61,36 @@ def test_after_a_loss_the_first_to_come_back_does_not_take_the_load_of_all(away:
     answer(cursor, 500, (*A, *B), 0)
     if away:
         cursor.note_away()
+    else:
+        assert answer(cursor, 7, (), 9) is None
+    assert cursor.asks_leader
     assert answer(cursor, 7, (), 10) is None
+    assert not cursor.asks_leader
     assert answer(cursor, 12, B, 11) is None, "A holds"
     c = Endpoint("10.0.0.3", 3)
     assert answer(cursor, 14, (*B, c), 12) == (*A, *B, c), "who is new takes requests at once"
     assert answer(cursor, 14, (*B, c), 39.9) is None
     assert answer(cursor, 14, (*B, c), 40) == (*B, c), "who did not come back is gone"
+
+
+def test_the_past_is_not_believed_while_a_restarted_server_reads_its_log() -> None:
+    """Its stale answers show instances that are long gone; the leader's says what holds."""
+    cursor = Cursor(hold_s=30)
+    answer(cursor, 400, A, 0)
+    answer(cursor, 500, B, 1)
+    assert answer(cursor, 410, A, 2) is None
+    assert cursor.asks_leader
+    assert answer(cursor, 501, B, 3) is None
+    assert answer(cursor, 502, (), 4) == (), "and nothing is held that nobody lost"
+
+
+def test_the_first_question_may_be_answered_without_a_leader_and_one_after_an_absence_may_not() -> None:
+    cursor = Cursor()
+    assert not cursor.asks_leader
+    answer(cursor, 5, A, 0)
+    assert not cursor.asks_leader
+    cursor.note_away()
+    assert cursor.asks_leader
 
 
 def test_a_part_is_believed_when_consul_was_merely_away() -> None:
@@ -83,6 +109,7 @@ def test_nobody_is_believed_when_nothing_was_lost() -> None:
 def test_a_query_during_a_hold_returns_when_the_hold_ends() -> None:
     cursor = Cursor(hold_s=8)
     answer(cursor, 50, A, 0)
+    answer(cursor, 7, (), 9)
     answer(cursor, 7, (), 10)
     assert cursor.wait_s(12) == 6
     assert cursor.wait_s(18) == 30
