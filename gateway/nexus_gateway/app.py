@@ -138,6 +138,7 @@ class Gateway:
                 self._decisions,
                 self._rng,
                 self._loader.pairs,
+                self.samples,
             )
             self._stack.push_async_callback(self.proxy.close)
             gauges.watch(self.measurements, self.proxy)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import Field, dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import msgspec
 
 API_VERSION = "1.0"
 """Version of this contract. A plugin names the range it works with; the gateway refuses others."""
@@ -13,8 +15,13 @@ Headers = tuple[tuple[str, str], ...]
 """Names lower-case, in wire order, repeats kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+def _with(headers: Headers, name: str, value: str) -> Headers:
+    """Return the headers in which `name` has just this value, at the end; what is before it stays the same pairs."""
+    kept = tuple([pair for pair in headers if pair[0] != name])
+    return (*(headers if len(kept) == len(headers) else kept), (name, value))
+
+
+class RequestHead(msgspec.Struct, frozen=True):
     """A request as the client sent it.
 
     path: percent-encoded, without query. query: without `?`, empty for none. host: lower-case, without port.
@@ -29,33 +36,71 @@ class RequestHead:
     client_ip: str = ""
     route: str = ""
 
+    # A Struct is made in a quarter of the time a frozen dataclass takes; this lets `dataclasses.replace` take it for one.
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
     def header(self, name: str) -> str | None:
         """Return the first value of a header, or None. name: lower-case."""
-        return next((value for key, value in self.headers if key == name), None)
+        for pair in self.headers:
+            if pair[0] == name:
+                return pair[1]
+        return None
+
+    def with_headers(self, headers: Headers) -> RequestHead:
+        """Return a copy with these headers."""
+        return RequestHead(self.method, self.path, self.query, self.host, headers, self.client_ip, self.route)
 
     def with_header(self, name: str, value: str) -> RequestHead:
         """Return a copy in which `name` (lower-case) has just this value, at the end."""
-        return replace(self, headers=(*(h for h in self.headers if h[0] != name), (name, value)))
+        return self.with_headers(_with(self.headers, name, value))
 
     def without_header(self, name: str) -> RequestHead:
         """Return a copy without any `name` (lower-case)."""
-        return replace(self, headers=tuple(h for h in self.headers if h[0] != name))
+        return self.with_headers(tuple([pair for pair in self.headers if pair[0] != name]))
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(msgspec.Struct, frozen=True):
     """A response before its body is passed on."""
 
     status: int
     headers: Headers = ()
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
     def header(self, name: str) -> str | None:
         """Return the first value of a header, or None. name: lower-case."""
-        return next((value for key, value in self.headers if key == name), None)
+        for pair in self.headers:
+            if pair[0] == name:
+                return pair[1]
+        return None
+
+    def with_headers(self, headers: Headers) -> ResponseHead:
+        """Return a copy with these headers."""
+        return ResponseHead(self.status, headers)
 
     def with_header(self, name: str, value: str) -> ResponseHead:
         """Return a copy in which `name` (lower-case) has just this value, at the end."""
-        return replace(self, headers=(*(h for h in self.headers if h[0] != name), (name, value)))
+        return ResponseHead(self.status, _with(self.headers, name, value))
+
+
+def _fields_of(head: type[msgspec.Struct]) -> dict[str, Field[Any]]:
+    """Return what `dataclasses.replace` looks for on a type: its fields, all of them arguments of its constructor."""
+
+    @dataclass
+    class Twin:
+        pass
+
+    found: dict[str, Field[Any]] = {}
+    for name in head.__struct_fields__:
+        Twin.__annotations__[name] = object
+        setattr(Twin, name, field(default=None))
+    for name, each in dataclass(Twin).__dataclass_fields__.items():
+        found[name] = each
+    return found
+
+
+for _head in (RequestHead, ResponseHead):
+    _head.__dataclass_fields__ = _fields_of(_head)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,10 +43,11 @@ class Extras:
     collected before it is sent. pending: pieces that nobody takes yet. delay: until the next step. waiting: for a first endpoint.
     limiter_held: a place in the upstream's bulkhead. service_probe: it tests the whole service's half-open circuit.
     fell_back: it is at the rule's fallback. until_body: nothing is sent until the body is complete. tunnel: it was upgraded.
+    debug: the client may see what happens to it, by a signed token.
     """
 
     __slots__ = (
-        "delay", "failed", "fell_back", "hash_key", "hedge", "holding", "limiter_held", "pending", "pending_bytes", "queued",
+        "debug", "delay", "failed", "fell_back", "hash_key", "hedge", "holding", "limiter_held", "pending", "pending_bytes", "queued",
         "response_lines", "service_probe", "sticky", "tried", "tunnel", "until_body", "waiting",
     )  # fmt: skip
 
@@ -68,6 +69,7 @@ class Extras:
         self.fell_back = False
         self.until_body = False
         self.tunnel = False
+        self.debug = False
 
 
 class Answering:
@@ -158,7 +160,14 @@ class Answering:
         """Pass a response on to the client. The attempt is the winner; any other one is called off."""
         self.responding = True
         backend = self.backend
-        if complete and self.extra is None and self.hooked is None and backend is not None and backend.passes:
+        hooked = self.hooked
+        if (
+            complete
+            and self.extra is None
+            and (hooked is None or not hooked.answers)
+            and backend is not None
+            and backend.passes
+        ):
             # What nearly all responses are: nothing to be done to them, and all here.
             self.status = status.code
             self.bytes_out = len(data)
@@ -194,9 +203,9 @@ class Answering:
         elif self.hooked is not None or status.code == 101:
             self._respond_hooked(attempt, status, block, length, data, complete)
         else:
-            self._pass_on(attempt, status.code, status.line, self._lines(block), length, data, complete)
+            self._pass_on(attempt, status.code, status.line, self._lines(status.code, block), length, data, complete)
 
-    def _lines(self, block: ResponseBlock) -> bytes:
+    def _lines(self, status: int, block: ResponseBlock) -> bytes:
         """Return a response's header lines, as the rule's filters leave them."""
         lines = block.forward if block.has_date else block.forward + self.proxy.date_line
         backend = self.backend
@@ -207,8 +216,14 @@ class Answering:
             and backend.lane.response is not None
         ):
             lines = backend.lane.response.apply_bytes(lines)
+        return lines if self.extra is None else lines + self._added_lines(status)
+
+    def _added_lines(self, status: int) -> bytes:
+        """Return what the gateway adds to a response's head: a new session, and what a signed token asks for."""
         extra = self.extra
-        return lines if extra is None or not extra.response_lines else lines + extra.response_lines
+        if extra is None:
+            return b""
+        return extra.response_lines + self.proxy.debugging.lines(self, status) if extra.debug else extra.response_lines
 
     def _pass_on(
         self, attempt: Attempt, code: int, status_line: bytes, lines: bytes, length: int, data: bytes, complete: bool
@@ -257,14 +272,18 @@ class Answering:
         if self.over:
             return
         if answer is came:
-            line, lines = status.line, self._lines(block)
+            line, lines = status.line, self._lines(status.code, block)
         else:
             line = status.line if answer.status == status.code else replies.status_line(answer.status)
-            lines = requests.render(answer.headers) + block.framing
-            if not any(name == "date" for name, _ in answer.headers):
+            more = requests.appended(came.headers, answer.headers)
+            if more is not None:
+                lines = block.forward + requests.render(more, self.proxy.pairs)
+            else:
+                lines = requests.render(answer.headers, self.proxy.pairs) + block.framing
+            if not block.has_date and not any(name == "date" for name, _ in more or answer.headers):
                 lines += self.proxy.date_line
             if self.extra is not None:
-                lines += self.extra.response_lines
+                lines += self._added_lines(answer.status)
         if status.code == 101:
             self._switch(attempt, block, lines, data)
             return
@@ -373,7 +392,7 @@ class Answering:
             stream.keep = False
         lines += self.proxy.own_lines
         if self.extra is not None:
-            lines += self.extra.response_lines
+            lines += self._added_lines(reply.status)
         self._over(None)
         stream.respond(replies.status_line(reply.status), lines, len(body), body, True)
 

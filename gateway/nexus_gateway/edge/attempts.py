@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nexus_wire.client import Broken, ClientConnection
 from nexus_wire.http1 import ResponseBlock, StatusLine
 
+from nexus_gateway.balance import latency
 from nexus_gateway.edge.connectors import RETRY_OPEN
 from nexus_gateway.resilience.attempts import Outcome, outcome_of
 from nexus_gateway.resilience.endpoints import EndpointState
@@ -28,8 +29,22 @@ class Attempt:
     """
 
     __slots__ = (
-        "_held", "_judged", "breaker_state", "connection", "context", "ended_at", "hedge", "endpoint", "exchange", "fresh", "number", "outcome",
-        "probe", "released", "started_at", "status",
+        "_held",
+        "_judged",
+        "breaker_state",
+        "connection",
+        "context",
+        "ended_at",
+        "endpoint",
+        "exchange",
+        "fresh",
+        "hedge",
+        "number",
+        "outcome",
+        "probe",
+        "released",
+        "started_at",
+        "status",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, endpoint: EndpointState, number: int, probe: bool, now: float) -> None:
@@ -144,6 +159,9 @@ class Attempt:
                 service.success(now, probe=self.exchange.took_service_probe())
             return
         endpoint.failures += 1
+        if pool.observe is not None:
+            # Otherwise an endpoint that fails fast would look like the fastest.
+            latency.observe_failure(endpoint, now - self.started_at, now)
         breaker.failure(now, probe=self.probe)
         if breaker.state != "closed":
             pool.dirty()

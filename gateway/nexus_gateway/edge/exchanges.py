@@ -13,13 +13,12 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from nexus_core.hooks import Reply
-from nexus_core.snapshot import DirectReply
 from nexus_wire.client import grow_writes
 from nexus_wire.clock import NEVER
 from nexus_wire.http1 import Refused
 from nexus_wire.server import ServerConnection
 
+from nexus_gateway.balance.availability import is_available
 from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.answering import CLIENT_CLOSED, Answering
 from nexus_gateway.edge.attempts import Attempt
@@ -27,6 +26,7 @@ from nexus_gateway.edge.hooked import Hooked
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.runtimes import Backend, Runtime
 from nexus_gateway.filters import fallbacks
+from nexus_gateway.filters.direct_replies import build_reply
 from nexus_gateway.filters.sizes import refuses_request
 from nexus_gateway.resilience import deadlines, hedging
 from nexus_gateway.resilience.attempts import IDEMPOTENT, Outcome, choose, may_retry
@@ -74,6 +74,8 @@ class Exchange(Answering):
         self.context = context = self.proxy.contexts.start(aside)
         # The trace's id serves as the request's where the client sent none: one thing less to look for in two places.
         self.request_id = context[16:48] if aside is None else requests.request_id(aside) or context[16:48]
+        if aside is not None and b"x-nexus-debug" in aside and self.proxy.debugging.asked(self):
+            self.extras().debug = True
         runtime = self.runtime
         host = block.host if not line.authority else requests.authority_of(line, block)[1]
         entry = runtime.router.find(line.method, host, line.path, block, line.query)
@@ -152,7 +154,7 @@ class Exchange(Answering):
             self.hooked = Hooked(self)
             if not self.hooked.filter(plan.filters + backend.filters):
                 return
-        if not backend.plain or not self.complete or self.block.aside is not None or not self._goes_at_once(backend):
+        if not backend.plain or not self.complete or not self._goes_at_once(backend):
             self._enter(backend, self.started_at)
 
     def _goes_at_once(self, backend: Backend) -> bool:
@@ -163,10 +165,11 @@ class Exchange(Answering):
         """
         pool = backend.pool
         now = self.started_at
-        if pool is None or not pool.plain or now >= pool.look_again_at or not pool.live:
+        if pool is None or not pool.plain or self.extra is not None or now >= pool.look_again_at or not pool.live:
             return False
         block = self.block
-        if block.upgrade or not block.authority:
+        aside = block.aside
+        if block.upgrade or not block.authority or (aside is not None and deadlines.are_in(aside)):
             return False
         endpoint = pool.pick(pool.live, b"", now)
         idle = endpoint.idle
@@ -227,8 +230,6 @@ class Exchange(Answering):
             self.extras().hash_key = pool.key(self)
         if backend.sessions is not None:
             self.extras().sticky = backend.sessions.recall(self, pool.endpoints, self.proxy.now_unix())
-        if self.plan.mirrors and self.complete:
-            self.proxy.mirrors.send(self, self.plan.mirrors)
         limiter = pool.limiter
         if limiter is not None:
             extra = self.extras()
@@ -257,27 +258,19 @@ class Exchange(Answering):
 
     def _compose(self) -> bytes:
         """Return the request's head for upstream, but for what differs between attempts."""
-        block = self.block
-        hooked = self.hooked
-        if hooked is None or not hooked.changed:
-            line = self.line
-            authority = block.authority if not line.authority else line.authority
-            own = self.proxy.forwarding.lines(self.stream.context, authority, block.aside)
-            lane = self.backend.lane if hooked is None and self.backend is not None else None
-            if lane is None or (lane.request is None and lane.target is None):
-                if block.upgrade and self.upgrades:
-                    own += b"connection: upgrade\r\nupgrade: websocket\r\n"
-                return b"".join((line.start, own, block.forward, b"x-request-id: ", self.request_id, b"\r\n"))
+        block, line, backend, hooked = self.block, self.line, self.backend, self.hooked
+        own = self.proxy.forwarding.lines(self.stream.context, line.authority or block.authority, block.aside)
+        if hooked is not None:
+            start, lines = hooked.render(own)
+        else:
             start = line.start
-            if lane.target is not None and self.entry is not None:
-                start = lane.target.apply_bytes(start, self.entry.match.path)
             lines = b"".join((own, block.forward, b"x-request-id: ", self.request_id, b"\r\n"))
-            if lane.request is not None:
-                lines = lane.request.apply_bytes(lines)
-            if block.upgrade and self.upgrades:
-                lines += b"connection: upgrade\r\nupgrade: websocket\r\n"
-            return start + lines
-        start, lines = hooked.render(block)
+            lane = backend.lane if backend is not None else None
+            if lane is not None:
+                if lane.target is not None and self.entry is not None:
+                    start = lane.target.apply_bytes(start, self.entry.match.path)
+                if lane.request is not None:
+                    lines = lane.request.apply_bytes(lines)
         if block.upgrade and self.upgrades:
             lines += b"connection: upgrade\r\nupgrade: websocket\r\n"
         return start + lines
@@ -290,14 +283,26 @@ class Exchange(Answering):
             backend = self.backend
             assert backend is not None
             length = self.block.length
-            if backend.retry.attempts and 0 < length <= self.proxy.max_replay_bytes and self.line.method in IDEMPOTENT:
-                # Held so that it can be sent again.
+            again = backend.retry.attempts and self.line.method in IDEMPOTENT
+            if (again or self.plan.mirrors) and 0 < length <= self.proxy.max_replay_bytes:
+                # Held so that it can be sent again, or copied.
                 extra = self.extras()
                 extra.holding = [self.body, *(extra.pending or ())]
                 extra.pending = None
                 extra.until_body = True
                 self._set_deadline(now)
                 return
+        self._whole(now)
+
+    def _whole(self, now: float) -> None:
+        """Send the request, and its copies if all of it is here."""
+        extra = self.extra
+        if self.complete and extra is not None and extra.pending is not None:
+            # What came while plugins were at work.
+            self.body = b"".join((self.body, *extra.pending))
+            extra.pending = None
+        if self.plan.mirrors and self.complete and (extra is None or not extra.fell_back):
+            self.proxy.mirrors.send(self, self.plan.mirrors)
         self._try(now)
 
     # ---- attempts
@@ -351,7 +356,9 @@ class Exchange(Answering):
             return pool.pick(live, b"", now)
         if extra.tried is None:
             sticky = extra.sticky
-            return sticky if sticky is not None and sticky in live else pool.pick(live, extra.hash_key, now)
+            if sticky is not None and is_available(sticky, now):
+                return sticky
+            return pool.pick(live, extra.hash_key, now)
         return choose(live, extra.tried, pool.pick, extra.hash_key, now)
 
     def _connect(self, attempt: Attempt, *, fresh: bool = False) -> None:
@@ -575,7 +582,7 @@ class Exchange(Answering):
                 return
             if choice is not fallbacks.Choice.NONE and fallback.policy.reply is not None:
                 self.reason = reason
-                self.reply(_direct(fallback.policy.reply))
+                self.reply(build_reply(fallback.policy.reply))
                 return
         if reason == "RequestTimeout" and not self.complete:
             # Not the endpoint's failure: a few slow uploads must not open its circuit.
@@ -600,7 +607,7 @@ class Exchange(Answering):
                 self.body = b"".join(extra.holding)
                 extra.holding = None
                 extra.until_body = False
-                self._try(monotonic())
+                self._whole(monotonic())
             else:
                 self._more_time()
             return
@@ -728,7 +735,3 @@ class Exchange(Answering):
             self._break_off("InternalError")
         else:
             self.refuse("InternalError")
-
-
-def _direct(reply: DirectReply) -> Reply:
-    return Reply(reply.status, (("content-type", reply.content_type),), reply.body.encode())

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from nexus_core.hooks import Reply, RequestHead, ResponseHead
-from nexus_wire.http1 import RequestBlock
 
 from nexus_gateway.edge import requests
 from nexus_gateway.edge.plugins.slots import PluginUnavailable, Slot
@@ -30,7 +29,7 @@ Then = Callable[[ResponseHead], None]
 class Hooked:
     """head: the request as the last hook or filter left it. times: of the hooks, for a request that head sampling records."""
 
-    __slots__ = ("_came", "_exchange", "_answer", "_filters", "_port", "_sampled", "_seen", "_waiting", "head", "times")
+    __slots__ = ("_answer", "_came", "_exchange", "_filters", "_port", "_sampled", "_seen", "_waiting", "head", "times")
 
     def __init__(self, exchange: Answering) -> None:
         self._exchange = exchange
@@ -38,7 +37,8 @@ class Hooked:
         self._answer = ResponseHead(0)
         self._waiting: tuple[Slot, RequestHead, Awaitable[object]] | None = None
         self.times: list[Hook] = []
-        self._sampled = is_sampled(exchange.context)
+        extra = exchange.extra
+        self._sampled = is_sampled(exchange.context) or (extra is not None and extra.debug)
         self._seen: list[tuple[Slot, RequestHead]] = []
         proxy = exchange.proxy
         peer, aside = exchange.stream.context, exchange.block.aside
@@ -64,21 +64,26 @@ class Hooked:
     def _plugins(self, index: int) -> None:
         exchange = self._exchange
         slots = exchange.plan.plugins
-        while index < len(slots):
-            slot = slots[index]
-            try:
-                result = slot.request(self.head)
-            except PluginUnavailable as unavailable:
-                self._unavailable(unavailable)
-                return
-            if not isinstance(result, RequestHead | Reply):
-                exchange.proxy.spawn(self._await_plugin(index, slot, result))
-                return
-            if self._sampled:
-                self._note(slot, "on_request")
-            if not self._took(slot, result):
-                return
+        for slot in slots[index:] if index else slots:
             index += 1
+            if slot.asks:
+                try:
+                    result = slot.request(self.head)
+                except PluginUnavailable as unavailable:
+                    self._unavailable(unavailable)
+                    return
+                if type(result) is RequestHead:
+                    self.head = result
+                elif isinstance(result, Reply):
+                    exchange.reply(result)
+                    return
+                else:
+                    exchange.proxy.spawn(self._await_plugin(index, slot, result))  # type: ignore[arg-type]  # what is left
+                    return
+                if self._sampled:
+                    self._note(slot, "on_request")
+            if slot.answers:
+                self._seen.append((slot, self.head))
         if self.filter(exchange.plan.filters):
             exchange.choose_backend()
 
@@ -92,17 +97,20 @@ class Hooked:
             return
         if self._sampled:
             self._note(slot, "on_request")
-        if not exchange.over and self._took(slot, result):
-            self._plugins(index + 1)
-
-    def _took(self, slot: Slot, result: RequestHead | Reply) -> bool:
-        """Take over what a plugin returned. Return whether the request goes on."""
+        if exchange.over:
+            return
         if isinstance(result, Reply):
-            self._exchange.reply(result)
-            return False
+            exchange.reply(result)
+            return
         self.head = result
-        self._seen.append((slot, result))
-        return True
+        if slot.answers:
+            self._seen.append((slot, result))
+        self._plugins(index)
+
+    @property
+    def answers(self) -> bool:
+        """Whether anything is done to the response."""
+        return bool(self._seen or self._filters)
 
     def filter(self, filters: tuple[HeadFilter, ...]) -> bool:
         """Run head filters over the request. Return whether it goes on."""
@@ -124,9 +132,24 @@ class Hooked:
         self.head = head
         return True
 
-    def render(self, block: RequestBlock) -> tuple[bytes, bytes]:
-        """Return the request line and header lines for upstream."""
-        return requests.render_start(self.head), requests.render_request(self.head.headers, block)
+    def render(self, own: bytes) -> tuple[bytes, bytes]:
+        """Return the request line and header lines for upstream. own: the gateway's lines.
+
+        What was only added to (the usual change) is the client's bytes and what was added; anything else is written anew.
+        """
+        exchange = self._exchange
+        came, head, line, block = self._came, self.head, exchange.line, exchange.block
+        same = head.path is came.path and head.method is came.method and head.query is came.query
+        start = line.start if same else requests.render_start(head)
+        more = requests.appended(came.headers, head.headers)
+        if more is None:
+            return start, requests.render_request(head.headers, block, exchange.proxy.pairs)
+        rid = exchange.request_id
+        if not more:
+            return start, b"".join((own, block.forward, b"x-request-id: ", rid, b"\r\n"))
+        return start, b"".join(
+            (own, block.forward, b"x-request-id: ", rid, b"\r\n", requests.render_more(more, exchange.proxy.pairs))
+        )
 
     # ---- on the way out
 

@@ -167,15 +167,17 @@ class Measurements:
         """Count a retry that the budget refused."""
         self.tally(names.BUDGET_SPENT, upstream).value += 1
 
-    def hook(self, plugin: str, hook: str, seconds: float, failed: bool) -> None:
-        """Count one hook call."""
+    def spread(self, plugin: str, hook: str) -> Spread:
+        """Return the durations of one plugin's hook, the same object through every swap."""
         key = (plugin, hook)
-        spread = self._hooks.get(key)
-        if spread is None:
-            spread = self._hooks[key] = Spread(_HOOK_BOUNDS)
-        spread.observe(seconds)
-        if failed:
-            self.tally(names.PLUGIN_ERRORS, plugin, hook).value += 1
+        found = self._hooks.get(key)
+        if found is None:
+            found = self._hooks[key] = Spread(_HOOK_BOUNDS)
+        return found
+
+    def failed(self, plugin: str, hook: str) -> None:
+        """Count a hook call that failed or ran out of time."""
+        self.tally(names.PLUGIN_ERRORS, plugin, hook).value += 1
 
     def forget(self, routes: set[str], upstreams: set[str], plugins: set[str]) -> None:
         """Drop the series of what is configured no longer. The sets hold what is; empty labels (no route) stay.

@@ -21,7 +21,6 @@ from nexus_gateway.balance.availability import available
 from nexus_gateway.balance.keys import build_key
 from nexus_gateway.balance.table import BALANCERS
 from nexus_gateway.edge.measurements import Tally
-from nexus_gateway.resilience.breakers import Breaker
 from nexus_gateway.resilience.budgets import HedgeBudget, RetryBudget
 from nexus_gateway.resilience.concurrency import Limiter
 from nexus_gateway.resilience.endpoints import EndpointRegistry, EndpointState
@@ -42,7 +41,7 @@ class Pool:
     """
 
     __slots__ = (
-        "_known", "_on_gone", "_registry", "_rng", "_waiters", "_zone", "answered", "balancer", "budget", "endpoints", "hedge_budget", "hedged", "key",
+        "_known", "_on_gone", "_registry", "_rng", "_shares", "_waiters", "_zone", "answered", "balancer", "budget", "endpoints", "hedge_budget", "hedged", "key",
         "latencies", "limiter", "live", "look_again_at", "observe", "outliers", "pick", "plain", "service_breaker", "upstream",
     )  # fmt: skip
 
@@ -66,6 +65,7 @@ class Pool:
         self._waiters: list[Callable[[], None]] = []
         self.endpoints: tuple[EndpointState, ...] = ()
         self.live: tuple[EndpointState, ...] = ()
+        self._shares: list[float] = []
         self.look_again_at = math.inf
         self.budget = RetryBudget()
         self.hedge_budget = HedgeBudget(self.budget)
@@ -146,8 +146,12 @@ class Pool:
     def refresh(self, now: float) -> None:
         """Work out anew which endpoints take requests."""
         live, self.look_again_at = available(self.endpoints, self.upstream.balancing, self._zone, now)
-        if live != self.live:
-            self.live = live
+        shares = [state.share for state in live]
+        if live != self.live or shares != self._shares:
+            self.live, self._shares = live, shares
+            if live:
+                # Tables of hashing balancers are built here and not within a request.
+                self.balancer.prepare(live)
         if live and self._waiters:
             waiters, self._waiters = self._waiters, []
             for wake in waiters:

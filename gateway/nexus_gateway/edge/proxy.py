@@ -19,13 +19,16 @@ from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.accesslogs import AccessLog
 from nexus_gateway.edge.answering import Answering
 from nexus_gateway.edge.connectors import Connector
+from nexus_gateway.edge.debugging import Debugging
 from nexus_gateway.edge.exchanges import Exchange
 from nexus_gateway.edge.hedges import Hedges
 from nexus_gateway.edge.measurements import Measurements
 from nexus_gateway.edge.mirrors import Mirrors
+from nexus_gateway.edge.plugins.checking import KnownPairs
 from nexus_gateway.edge.recording import Recorder
 from nexus_gateway.edge.requests import Forwarding
 from nexus_gateway.edge.runtimes import Runtime, empty
+from nexus_gateway.edge.samples import Samples
 from nexus_gateway.edge.tls.origination import Originations
 from nexus_gateway.settings import GatewaySettings
 from nexus_gateway.telemetry.contexts import Contexts
@@ -54,11 +57,16 @@ class Proxy:
         access_log: AccessLog,
         decisions: Decisions,
         rng: random.Random,
+        pairs: KnownPairs,
+        samples: Samples,
     ) -> None:
         self.settings = settings
         self.loop = loop = asyncio.get_running_loop()
         self.clock = Clock(loop)
         self.rng = rng
+        self.pairs = pairs
+        self.samples = samples
+        self.debugging = Debugging(settings.debug_key)
         self._recorder = recorder
         self.contexts = contexts
         self.measurements = measurements
@@ -162,6 +170,13 @@ class Proxy:
                 self._recorder.record(done)
                 if red is not None:
                     red.exemplar(exchange.context[16:48], seconds, time())
+        samples = self.samples
+        samples.left -= 1
+        if samples.left < 0:
+            samples.take(exchange, now)
+        # Attempts and hooks point back at their exchange: without this every request would be left to the garbage collector,
+        # which stops the loop for as long as it looks at all of them.
+        exchange.attempt = exchange.hooked = exchange.extra = None
 
     def _red(self, exchange: Answering) -> Red:
         """Return the counts that an exchange belongs to, and remember them where the next one finds them."""
@@ -220,6 +235,7 @@ class Proxy:
 
     def _look_after(self) -> None:
         """Once a second: age out idle connections, cut slow clients off."""
+        self.runtime.router.age()
         self.connector.sweep(state for pool in self.runtime.pools.values() for state in pool.endpoints)
         for connection in [each for each in self.connections if not each.complete and each.is_dripping()]:
             requestor = connection.requestor

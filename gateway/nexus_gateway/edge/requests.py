@@ -14,6 +14,7 @@ from nexus_core.hooks import Headers, RequestHead
 from nexus_core.match import hosts
 from nexus_wire.http1 import RequestBlock, RequestLine
 
+from nexus_gateway.edge.plugins.checking import KnownPairs
 from nexus_gateway.settings import Network
 
 ASIDE = frozenset(
@@ -24,7 +25,7 @@ ASIDE = frozenset(
 """Headers that the gateway reads and replaces; the wire keeps them out of what is passed on unread."""
 ASIDE_PREFIXES = (b"x-forwarded-",)
 """Also X-Forwarded-Port, -Prefix and whatever else services take for a proxy's word."""
-DROP = frozenset({b"x-real-ip", b"x-original-url", b"x-rewrite-url"})
+DROP = frozenset({b"x-real-ip", b"x-original-url", b"x-rewrite-url", b"x-nexus-mirror"})
 """Taken for a proxy's word by common services, and never written by this one: a stranger's is not passed on."""
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -40,6 +41,8 @@ _REMADE = frozenset(name.decode() for name in ASIDE) - {
     "x-forwarded-host",
     "forwarded",
 }
+
+_KEPT_OUT = FRAMING | _REMADE
 
 
 class Peer:
@@ -172,20 +175,10 @@ def build_head(
         line.path,
         line.query,
         host,
-        (*own, *_passed_on(block), ("x-request-id", rid.decode("latin-1"))),
+        (*own, *block.passed, ("x-request-id", rid.decode("latin-1"))),
         client_ip,
         route,
     )
-
-
-def _passed_on(block: RequestBlock) -> Headers:
-    headers = block.headers
-    if block.aside is None and not block.authority:
-        return headers
-    return tuple(pair for pair in headers if pair[0] not in _REPLACED and not pair[0].startswith("x-forwarded-"))
-
-
-_REPLACED = frozenset(name.decode() for name in ASIDE) | {"host"}
 
 
 def _pairs(lines: bytes) -> Headers:
@@ -200,15 +193,29 @@ def render_start(head: RequestHead) -> bytes:
     return f"{head.method} {head.path}{'?' + head.query if head.query else ''} HTTP/1.1\r\n".encode("latin-1")
 
 
-def render_request(headers: Headers, block: RequestBlock) -> bytes:
+def render_request(headers: Headers, block: RequestBlock, pairs: KnownPairs) -> bytes:
     """Return changed request headers as lines. The body's framing stays the message's own, whatever a plugin or filter says:
     another length would make the next message on a shared connection part of this one."""
-    lines = render(pair for pair in headers if pair[0] not in _REMADE)
-    if block.length > 0 or (block.length == 0 and "content-length" in block.joined):
+    lines = render_more(headers, pairs)
+    if block.length > 0 or (block.length == 0 and block.sized):
         return lines + b"content-length: %d\r\n" % block.length
     return lines + b"transfer-encoding: chunked\r\n" if block.length < 0 else lines
 
 
-def render(headers: Iterable[tuple[str, str]]) -> bytes:
+def render_more(headers: Headers, pairs: KnownPairs) -> bytes:
+    """Return request headers as lines, without those that frame the message or that the gateway writes itself."""
+    return pairs.render([pair for pair in headers if pair[0] not in _KEPT_OUT and pair[0].lower() not in _KEPT_OUT])
+
+
+def appended(before: Headers, after: Headers) -> Headers | None:
+    """Return what was added at the end; None when more than that was changed. Compares pairs by identity where it can."""
+    count = len(before)
+    return after[count:] if after[:count] == before else None
+
+
+def render(headers: Iterable[tuple[str, str]], pairs: KnownPairs | None = None) -> bytes:
     """Return pairs as header lines, without those that frame the message or speak of one connection."""
-    return b"".join(f"{name}: {value}\r\n".encode() for name, value in headers if name.lower() not in FRAMING)
+    kept = [pair for pair in headers if pair[0] not in FRAMING and pair[0].lower() not in FRAMING]
+    if pairs is not None:
+        return pairs.render(kept)
+    return b"".join([f"{name}: {value}\r\n".encode() for name, value in kept])

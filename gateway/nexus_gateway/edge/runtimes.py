@@ -19,7 +19,6 @@ from nexus_core.snapshot import (
     Route,
     Rule,
     SizeLimit,
-    Snapshot,
     Timeouts,
     Upstream,
 )
@@ -200,7 +199,7 @@ class Runtime:
             timeouts,
             hedge,
             sessions,
-            plain=hedge is None and sessions is None,
+            plain=hedge is None and sessions is None and not of_rule.mirrors,
             ticks=ticks_of(first_s),
             idle_ticks=ticks_of(timeouts.idle_s),
         )

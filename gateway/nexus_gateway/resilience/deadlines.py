@@ -20,6 +20,11 @@ _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1
 _MOST = 99_999_999
 
 
+def are_in(aside: Mapping[bytes, bytes]) -> bool:
+    """Return whether the client says how long it waits. aside: header values by lower-case name."""
+    return SECONDS in aside or GRPC in aside
+
+
 def parse_grpc(value: bytes) -> float | None:
     """Return the seconds that a `grpc-timeout` means, above 0; None when it means nothing."""
     match = _GRPC.fullmatch(value)

@@ -56,7 +56,8 @@ def test_what_is_counted_is_scraped() -> None:
     made.refused("NoEndpoints")
     made.tally(names.UPSTREAM_CONNECTIONS, UPSTREAM, "idle").set(3)
     made.watch(names.PENDING, lambda: [((UPSTREAM,), 7)])
-    made.hook("shop/demo", "on_request", 0.002, True)
+    made.spread("shop/demo", "on_request").observe(0.002)
+    made.failed("shop/demo", "on_request")
     found = scraped(made)
     where = (("route", ROUTE), ("upstream", UPSTREAM))
     assert found["nexus_gateway_requests_total", (("code_class", "2xx"), *where)] == 2
@@ -123,7 +124,8 @@ def test_idle_routes_have_no_series_and_what_is_gone_is_forgotten() -> None:
     made.red("route-2", "shop/gone").add(200, 0.1)
     made.red("", "").add(404, 0.1)
     made.attempt("shop/gone", "answered")
-    made.hook("shop/demo", "on_request", 0.1, True)
+    made.spread("shop/demo", "on_request").observe(0.1)
+    made.failed("shop/demo", "on_request")
     kept = made.red("route-2", "shop/orders")
     made.forget({"route-2"}, {"shop/orders"}, set())
     assert made.red("route-2", "shop/orders") is kept, "counts outlive a swap"
@@ -167,7 +169,7 @@ def worker(name: str, requests: int) -> Measurements:
     made.in_flight.set(requests)
     made.generation.set(10 + requests)
     made.swaps.set(4)
-    made.hook("p", "on_request", 0.5, False)
+    made.spread("p", "on_request").observe(0.5)
     made.refused(f"reason-{name}")
     return made
 

@@ -5,9 +5,15 @@ on a connection that others share. No I/O.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from nexus_core.hooks import Headers, Reply, RequestHead, ResponseHead
 
+from nexus_gateway.telemetry.redactions import is_secret
+
+Pair = tuple[str, str]
+_MAX_KNOWN = 1024
+_MAX_KNOWN_VALUE = 128
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _PATH = re.compile(r"/[!-\"$->@-~]*")
@@ -60,14 +66,49 @@ def _check_headers(headers: Headers, before: Headers) -> None:
         return
     if not isinstance(headers, tuple):
         raise TypeError(f"the headers are {type(headers).__name__}, not a tuple of pairs")
+    count = len(before)
+    if headers[:count] == before:
+        # What was there is there still (a comparison by identity, in C); only what was added is looked at.
+        headers, before = headers[count:], ()
     known = frozenset(before)
     for pair in headers:
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            raise TypeError("a header is not a pair of name and value")
-        if pair in known:
-            continue
-        name, value = pair
-        if not _TOKEN.fullmatch(name):
-            raise ValueError(f"a header's name is not one: {name[:100]!r}")
-        if _CONTROL.search(value):
-            raise ValueError(f"the value of header {name!r} holds a control character")
+        if pair not in known:
+            check_pair(pair)
+
+
+def check_pair(pair: object) -> None:
+    """Return for a header that can be sent. Raises TypeError or ValueError."""
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise TypeError("a header is not a pair of name and value")
+    name, value = pair
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"a header's name is not one: {name[:100]!r}")
+    if _CONTROL.search(value):
+        raise ValueError(f"the value of header {name!r} holds a control character")
+
+
+class KnownPairs:
+    """Headers that plugins add again and again: checked and rendered once.
+
+    lines: header pair → its line. Bounded; values that are long or that are kept out of logs are never in it.
+    """
+
+    __slots__ = ("lines",)
+
+    def __init__(self) -> None:
+        self.lines: dict[Pair, bytes] = {}
+
+    def check(self, pairs: Headers) -> None:
+        """Return for headers that can be sent. Raises TypeError or ValueError."""
+        lines = self.lines
+        for pair in pairs:
+            if pair not in lines:
+                check_pair(pair)
+                name, value = pair
+                if len(lines) < _MAX_KNOWN and len(value) <= _MAX_KNOWN_VALUE and not is_secret(name):
+                    lines[pair] = f"{name}: {value}\r\n".encode()
+
+    def render(self, pairs: Iterable[Pair]) -> bytes:
+        """Return header lines of checked pairs."""
+        lines = self.lines
+        return b"".join([lines.get(pair) or f"{pair[0]}: {pair[1]}\r\n".encode() for pair in pairs])

@@ -15,6 +15,7 @@ from nexus_core.hooks import HttpPlugin
 from nexus_core.snapshot import PluginInstance, PluginReport
 
 from nexus_gateway.edge.plugins import bounds
+from nexus_gateway.edge.plugins.checking import KnownPairs
 from nexus_gateway.edge.plugins.fetching import fetch
 from nexus_gateway.edge.plugins.importing import PluginCode, unpack
 from nexus_gateway.edge.plugins.rejections import PluginRejected
@@ -31,11 +32,12 @@ _AT_ONCE = 4
 
 
 class Loader:
-    """Makes the slots of one gateway."""
+    """Makes the slots of one gateway. pairs: headers that its plugins add."""
 
     def __init__(self, cache: Path, observe: HookObserver) -> None:
         self._cache = cache
         self._observe = observe
+        self.pairs = KnownPairs()
         self._failed: dict[str, tuple[PluginInstance, float, PluginRejected]] = {}
 
     async def slots(self, instances: Sequence[PluginInstance], former: Mapping[str, Slot]) -> dict[str, Slot]:
@@ -59,7 +61,7 @@ class Loader:
     async def _slot(self, instance: PluginInstance, former: Slot | None) -> Slot:
         running = former.running if former is not None else None
         if running is not None and _same_code(running.instance, instance):
-            return Slot(instance, running, PluginReport("loaded", instance.release.version), self._observe)
+            return Slot(instance, running, PluginReport("loaded", instance.release.version), self._observe, self.pairs)
         try:
             fresh = await self._load(instance)
         except PluginRejected as rejected:
@@ -69,8 +71,8 @@ class Loader:
             else:
                 version = running.instance.release.version
                 report = PluginReport("previous", version, rejected.reason, rejected.message)
-            return Slot(instance, running, report, self._observe)
-        return Slot(instance, fresh, PluginReport("loaded", instance.release.version), self._observe)
+            return Slot(instance, running, report, self._observe, self.pairs)
+        return Slot(instance, fresh, PluginReport("loaded", instance.release.version), self._observe, self.pairs)
 
     async def _load(self, instance: PluginInstance) -> Running:
         now = asyncio.get_running_loop().time()

@@ -7,19 +7,31 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import Protocol
 
-from nexus_core.hooks import HttpPlugin, Reply, RequestHead, ResponseHead
+from nexus_core.hooks import Headers, HttpPlugin, Reply, RequestHead, ResponseHead
 from nexus_core.snapshot import PluginInstance, PluginReport
+from nexus_sdk.plugin import Plugin
 
+from nexus_gateway.edge.measurements import Spread
 from nexus_gateway.edge.plugins import bounds
-from nexus_gateway.edge.plugins.checking import check_request, check_response
+from nexus_gateway.edge.plugins.checking import KnownPairs, check_request, check_response
 
 log = logging.getLogger("nexus.gateway.plugins")
 
 STOP_S = 5.0
 
-HookObserver = Callable[[str, str, float, bool], None]
-"""(plugin id, hook, seconds, failed)."""
+
+class HookObserver(Protocol):
+    """Where hooks are measured; `edge.measurements.Measurements` is one."""
+
+    def spread(self, plugin: str, hook: str) -> Spread:
+        """Return the durations of one plugin's hook, the same object each time."""
+        ...
+
+    def failed(self, plugin: str, hook: str) -> None:
+        """Count a call that failed."""
+        ...
 
 
 class PluginUnavailable(Exception):
@@ -67,14 +79,23 @@ async def stop_plugin(plugin_id: str, plugin: HttpPlugin) -> None:
 class Slot:
     """Where a rule finds its plugin: the running instance, or none with what that means for requests.
 
-    instance: as the Snapshot wants it. report: what runs instead, if anything. started_at, took_s: of the last hook that
+    instance: as the Snapshot wants it. report: what runs instead, if anything. asks, answers: whether its request and
+    response hooks do anything. started_at, took_s: of the last hook that
     ended, monotonic; for whoever called it.
     """
 
-    __slots__ = ("_observe", "instance", "plugin", "report", "running", "started_at", "took_s")
+    __slots__ = (
+        "_observe", "_pairs", "_requests", "_responses", "answers", "asks", "instance", "plugin", "report", "running",
+        "started_at", "took_s",
+    )  # fmt: skip
 
     def __init__(
-        self, instance: PluginInstance, running: Running | None, report: PluginReport, observe: HookObserver
+        self,
+        instance: PluginInstance,
+        running: Running | None,
+        report: PluginReport,
+        observe: HookObserver,
+        pairs: KnownPairs | None = None,
     ) -> None:
         self.instance = instance
         self.running = running
@@ -83,6 +104,13 @@ class Slot:
         self.started_at = 0.0
         self.took_s = 0.0
         self._observe = observe
+        self._pairs = pairs or KnownPairs()
+        self._requests = observe.spread(instance.id, "on_request")
+        self._responses = observe.spread(instance.id, "on_response")
+        # What the base class does, nothing, is not called. A plugin that does not run may have to refuse requests.
+        kind = type(self.plugin)
+        self.asks = self.plugin is None or getattr(kind, "on_request", None) is not Plugin.on_request
+        self.answers = self.plugin is not None and getattr(kind, "on_response", None) is not Plugin.on_response
 
     def request(self, head: RequestHead) -> RequestHead | Reply | Awaitable[object]:
         """Return what the plugin makes of the request, or, from an async hook, what `request_later` awaits.
@@ -96,13 +124,28 @@ class Slot:
         try:
             result = plugin.on_request(head)
             if result is not head:
-                if not isinstance(result, RequestHead | Reply) and inspect.isawaitable(result):
+                if type(result) is RequestHead:
+                    more = _added(head.headers, result.headers)
+                    if (
+                        more is not None
+                        and result.path is head.path
+                        and result.query is head.query
+                        and result.method is head.method
+                    ):
+                        # The usual change: headers were added.
+                        self._pairs.check(more)
+                    else:
+                        check_request(result, head)
+                elif not isinstance(result, Reply) and inspect.isawaitable(result):
                     return result
-                result = check_request(result, head)
+                else:
+                    check_request(result, head)
         except bounds.THROWN as error:
             self._failed("on_request", started, error)
             return self._without(head)
-        self._passed("on_request", started)
+        self.started_at = started
+        self.took_s = took_s = monotonic() - started
+        self._requests.observe(took_s)
         return result
 
     async def request_later(self, head: RequestHead, waiting: Awaitable[object]) -> RequestHead | Reply:
@@ -114,7 +157,7 @@ class Slot:
         except bounds.THROWN as error:
             self._failed("on_request", started, error)
             return self._without(head)
-        self._passed("on_request", started)
+        self._passed(self._requests, started)
         return checked
 
     def response(self, request: RequestHead, head: ResponseHead) -> ResponseHead | Awaitable[object]:
@@ -129,12 +172,21 @@ class Slot:
         try:
             result = plugin.on_response(request, head)
             if result is not head:
-                if not isinstance(result, ResponseHead) and inspect.isawaitable(result):
+                if type(result) is ResponseHead:
+                    more = _added(head.headers, result.headers)
+                    if more is not None and result.status == head.status:
+                        self._pairs.check(more)
+                    else:
+                        check_response(result, head)
+                elif inspect.isawaitable(result):
                     return result
-                result = check_response(result, head)
+                else:
+                    check_response(result, head)
         except bounds.THROWN as error:
             return self._response_failed(head, started, error)
-        self._passed("on_response", started)
+        self.started_at = started
+        self.took_s = took_s = monotonic() - started
+        self._responses.observe(took_s)
         return result
 
     async def response_later(
@@ -147,7 +199,7 @@ class Slot:
                 checked = check_response(await waiting, head)
         except bounds.THROWN as error:
             return self._response_failed(head, started, error)
-        self._passed("on_response", started)
+        self._passed(self._responses, started)
         return checked
 
     def _response_failed(self, head: ResponseHead, started: float, error: BaseException) -> ResponseHead:
@@ -156,16 +208,17 @@ class Slot:
             raise PluginUnavailable(self.instance.id) from error
         return head
 
-    def _passed(self, hook: str, started: float) -> None:
+    def _passed(self, spread: Spread, started: float) -> None:
         self.started_at = started
         self.took_s = took_s = monotonic() - started
-        self._observe(self.instance.id, hook, took_s, False)
+        spread.observe(took_s)
 
     def _failed(self, hook: str, started: float, error: BaseException) -> None:
         """Tell of a hook that failed. Raises the error when it is no failure: the client has left."""
         if bounds.is_cancelled(error):
             raise error
-        self._observe(self.instance.id, hook, monotonic() - started, True)
+        (self._requests if hook == "on_request" else self._responses).observe(monotonic() - started)
+        self._observe.failed(self.instance.id, hook)
         log.warning(
             "plugin %s failed in %s: %s: %s", self.instance.id, hook, type(error).__name__, error or "out of time"
         )
@@ -174,3 +227,11 @@ class Slot:
         if self.instance.failure_policy == "closed":
             raise PluginUnavailable(self.instance.id)
         return head
+
+
+def _added(before: Headers, after: object) -> Headers | None:
+    """Return what was added at the end; None when anything else was changed, or it is no tuple."""
+    if type(after) is not tuple:
+        return None
+    count = len(before)
+    return after[count:] if after[:count] == before else None
