@@ -39,11 +39,11 @@ def table(results: list[Result]) -> str:
         "p50 calm / churn (ms)",
     )
     rows = [
-        f"| {' | '.join(names)} | p99 calm / churn (ms) | ratio |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"| {' | '.join(names)} | p99 calm / churn (ms) | ratio | generator late (ms) |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         *(
             f"| {each.title} | {each.requests} | {each.lost} | {each.in_flight} | {each.duplicated} | {each.retried} "
-            f"| {each.calm_p50_ms} / {each.churn_p50_ms} | {each.calm_p99_ms} / {each.churn_p99_ms} | {each.ratio} |"
+            f"| {each.calm_p50_ms} / {each.churn_p50_ms} | {each.calm_p99_ms} / {each.churn_p99_ms} | {each.ratio} | {each.late_p99_ms} |"
             for each in results
         ),
     ]

@@ -24,6 +24,8 @@ IN_FLIGHT_S = 0.05
 class Result:
     """Times in milliseconds, of the open loop, from when a request was due, without the slow ones. ratio: of the p99s.
 
+    late_p99_ms: by how much the load generator sent later than due during the churn. Nothing it waits for is the gateway's, so
+    this is the machine's noise: a step in which it is much above a millisecond says little about times.
     lost: requests without a good answer, but for those in `in_flight`: POSTs that a killed process had in hand.
     duplicated: POSTs that were executed more than once. retried: requests that the gateway sent more than once.
     """
@@ -43,6 +45,7 @@ class Result:
     churn_max_ms: float | None = None
     closed_calm_p99_ms: float | None = None
     closed_churn_p99_ms: float | None = None
+    late_p99_ms: float | None = None
     ratio: float | None = None
     churn_s: float = 0.0
     notes: list[str] = field(default_factory=list)
@@ -167,5 +170,7 @@ def _times(
     found.churn_max_ms = quantile_ms(churn, 1.0)
     found.closed_calm_p99_ms = quantile_ms(of("closed", calm_from, churn_from), 0.99)
     found.closed_churn_p99_ms = quantile_ms(of("closed", churn_from, churn_to), 0.99)
+    late = [e["sent_at"] - e["due_at"] for e in records if e["loop"] == "open" and churn_from <= e["due_at"] < churn_to]
+    found.late_p99_ms = quantile_ms(late, 0.99)
     if found.calm_p99_ms and found.churn_p99_ms:
         found.ratio = round(found.churn_p99_ms / found.calm_p99_ms, 2)
