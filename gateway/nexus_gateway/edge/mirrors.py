@@ -108,6 +108,7 @@ class Copy:
         if self.closed:
             return
         self.closed = True
+        self._data = b""  # the clock keeps the copy for up to a second more, which must not keep a body
         self._endpoint.active -= 1
         self._mirrors.running -= 1
         connection = self._connection
@@ -126,7 +127,10 @@ class Mirrors:
         self.running = 0
 
     def send(self, exchange: Exchange, plans: tuple[MirrorPlan, ...]) -> None:
-        """Send the exchange's request, which is here in full, to the mirrors that the draw chooses."""
+        """Send the exchange's request, which is here in full, to the mirrors that the draw chooses. A WebSocket's handshake is
+        not copied: nobody would speak behind it."""
+        if exchange.upgrades:
+            return
         for plan in plans:
             pool = plan.pool
             if pool is None or not plan.draw():
@@ -139,6 +143,9 @@ class Mirrors:
                 continue
             endpoint = pool.pick(pool.live, b"", now)
             context = self.proxy.contexts.again(exchange.context, exchange.block.aside)
+            if not exchange.block.authority and not exchange.line.authority:
+                # An HTTP/1.0 client without a Host header; HTTP/1.1 has to have one.
+                context += b"host: %b\r\n" % endpoint.authority.encode()
             data = b"".join((exchange.lines, context, LINE, b"\r\n", exchange.body))
             self.running += 1
             Copy(self, pool, endpoint, data, exchange.head_only, exchange.block.host)

@@ -478,6 +478,16 @@ async def test_a_mirror_gets_what_the_upstream_gets_and_the_client_the_upstreams
     await settled()
 
 
+async def test_a_copy_of_a_request_without_a_host_has_one(harness: Harness, peers: Peers, settled: Settled) -> None:
+    main, copy = Service("main"), Service("copy")
+    made, *both = mirrored(await peers(main), await peers(copy))
+    await harness.start(snapshot(route(made), *both))
+    assert (await harness.raw(b"GET /a HTTP/1.0\r\n\r\n")).endswith(b"main")
+    await until(lambda: copy.got)
+    assert re.search(rb"\r\nhost: 127\.0\.0\.1:\d+\r\n", copy.got[0].lower())
+    await settled()
+
+
 async def test_a_share_of_requests_is_mirrored(harness: Harness, peers: Peers, settled: Settled) -> None:
     main, copy = Service("main"), Service("copy")
     made, *both = mirrored(await peers(main), await peers(copy), 0.25)
