@@ -275,6 +275,33 @@ async def test_a_request_in_flight_on_a_draining_endpoint_is_finished_there(
         await closed.wait()
 
 
+async def test_a_request_in_flight_on_an_endpoint_that_leaves_takes_its_connection_along(
+    harness: Harness, peers: Peers, clients: Clients
+) -> None:
+    go = asyncio.Event()
+    closed = asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await go.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        await reader.read(-1)
+        closed.set()
+
+    port, other = await peers(slow), await peers(slow)
+    shop = Shop(harness, [port])
+    await shop.start(Balancing())
+    reader, _ = await clients(b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n")
+    (state,) = harness_states(shop)
+    await until(lambda: state.active)  # type: ignore[attr-defined]
+    shop.list(Endpoint("127.0.0.1", other))
+    await until(lambda: shop.live() == {other})
+    go.set()
+    async with asyncio.timeout(5):
+        await reader.readuntil(b"ok")
+        await closed.wait()
+
+
 async def test_a_changed_algorithm_holds_from_the_next_request_on(shop: Shop) -> None:
     await shop.start(Balancing(algorithm="ring-hash", hash_on=(HashKey("header", "x-user"),)))
     assert len(await shop.ask(9, "x-user: a\r\n")) == 1

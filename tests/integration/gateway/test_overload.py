@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 
-from nexus_core.snapshot import Concurrency, Timeouts
+from nexus_core.snapshot import Concurrency, Retry, Timeouts
 from nexus_gateway.testing import Harness, simple, until
 
 Peers = Callable[..., Awaitable[int]]
@@ -152,6 +153,20 @@ async def test_requests_wait_for_a_connection_when_there_may_be_no_more(
     assert gate.most == 2
     assert harness.gateway is not None
     assert harness.gateway.proxy.connector.opened == 2
+    await settled()
+
+
+async def test_waiters_for_a_connection_do_not_wait_for_one_that_could_not_be_opened(
+    harness: Harness, clients: Clients, settled: Settled
+) -> None:
+    """max_connections 1: while one is being opened others wait; when that fails, they try themselves."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        port = taken.getsockname()[1]
+        await harness.start(simple(port, concurrency=Concurrency(max_connections=1), retry=Retry(attempts=0)))
+        async with asyncio.timeout(3):
+            answers = await asyncio.gather(*(harness.raw(LAST, timeout_s=4) for _ in range(5)))
+        assert all(b"UpstreamConnectFailure" in answer for answer in answers)
     await settled()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import re
 import sys
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nexus_core.snapshot import CircuitBreaker
 from nexus_gateway.testing import Harness, simple, until
 
 Peers = Callable[..., Awaitable[int]]
@@ -273,6 +275,108 @@ async def test_both_directions_stream_at_once(harness: Harness, peers: Peers, cl
 
 
 # ---- back-pressure and memory
+
+
+async def test_an_upstream_that_stops_reading_keeps_no_connection_after_its_early_answer(
+    harness: Harness, peers: Peers, clients: Clients, settled: Settled
+) -> None:
+    release = asyncio.Event()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.2)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        await release.wait()
+
+    await harness.start(simple(await peers(deaf)))
+    reader, writer = await clients(b"POST /a" + HOST + b"content-length: 50000000\r\n\r\n")
+
+    async def send() -> None:
+        try:
+            for _ in range(500):
+                writer.write(b"x" * 100_000)
+                await writer.drain()
+        except ConnectionError:
+            pass  # the gateway is done with it
+
+    sending = asyncio.create_task(send())
+    async with asyncio.timeout(5):
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+    writer.transport.abort()
+    await sending
+    try:
+        await settled()
+    finally:
+        release.set()
+
+
+async def test_bodies_arrive_whole_however_they_come(harness: Harness, peers: Peers, clients: Clients) -> None:
+    """Both framings, random sizes in random pieces, many on one connection, one after the other and at once."""
+    draw = random.Random(3)
+    got: dict[str, bytes] = {}
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head.lower())
+            body = b""
+            if length:
+                body = await reader.readexactly(int(length[1]))
+            else:
+                while size := int(await reader.readuntil(b"\r\n"), 16):
+                    body += await reader.readexactly(size)
+                    await reader.readexactly(2)
+                await reader.readexactly(2)
+            got[head.split(b" ")[1].decode()] = body
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    await harness.start(simple(await peers(take), await peers(take)))
+    sent: dict[str, bytes] = {}
+
+    async def many(name: int) -> None:
+        reader, writer = await clients()
+        for number in range(8):
+            target = f"/{name}-{number}"
+            sent[target] = body = draw.randbytes(draw.choice((0, 1, 50, 3000, 70_000, 300_000)))
+            if draw.random() < 0.5:
+                data = b"content-length: %d\r\n\r\n" % len(body) + body
+            else:
+                data, at = b"transfer-encoding: chunked\r\n\r\n", 0
+                while at < len(body):
+                    piece = body[at : at + draw.choice((1, 100, 5000, 100_000))]
+                    at += len(piece)
+                    data += b"%x\r\n%b\r\n" % (len(piece), piece)
+                data += b"0\r\n\r\n"
+            data = f"{draw.choice(('POST', 'PUT'))} {target}".encode() + HOST + data
+            at = 0
+            while at < len(data):
+                step = draw.choice((7, 900, 40_000, 400_000))
+                writer.write(data[at : at + step])
+                await writer.drain()
+                at += step
+                await asyncio.sleep(0)
+            async with asyncio.timeout(10):
+                await reader.readuntil(b"ok")
+
+    await asyncio.gather(*(many(name) for name in range(6)))
+    assert got == sent
+
+
+async def test_a_streamed_body_survives_an_endpoint_that_is_away(
+    harness: Harness, peers: Peers, clients: Clients, settled: Settled, unused_tcp_port: int
+) -> None:
+    """Nothing of it was sent: what came meanwhile goes to the next endpoint, whatever the method."""
+    script = Script()
+    await harness.start(simple(unused_tcp_port, await peers(script), breaker=CircuitBreaker(failures=0)))
+    body = b"x" * 300_000
+    for _ in range(6):
+        reader, writer = await clients(b"POST /a" + HOST + b"content-length: %d\r\n\r\n" % len(body))
+        writer.write(body)
+        async with asyncio.timeout(5):
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.close()
+    assert script.bodies == [body] * 6
+    await settled()
 
 
 async def test_a_slow_upstream_slows_the_client_down(
