@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 from nexus_core.discovery import Endpoint
 from nexus_core.snapshot import CircuitBreaker, Discovered, Retry, Snapshot, StaticAddresses, Upstream
-from nexus_core.snapshot.policies import Balancing, HashKey, Persistence
+from nexus_core.snapshot.policies import Algorithm, Balancing, HashKey, Persistence
+from nexus_gateway.resilience.endpoints import EndpointState
 from nexus_gateway.testing import Harness, route, rule, snapshot, until
 
 Peers = Callable[..., Awaitable[int]]
@@ -86,12 +87,12 @@ async def shop(harness: Harness, peers: Peers) -> Shop:
 
 
 @pytest.mark.parametrize("algorithm", ["least-request", "random", "peak-ewma"])
-async def test_all_endpoints_take_requests(shop: Shop, algorithm: str) -> None:
+async def test_all_endpoints_take_requests(shop: Shop, algorithm: Algorithm) -> None:
     await shop.start(Balancing(algorithm=algorithm))
     assert set(await shop.ask(90)) == set(shop.ports)
 
 
-KEYS = {
+KEYS: dict[str, tuple[HashKey, Callable[[int], tuple[str, str]]]] = {
     "header": (HashKey("header", "X-User"), lambda user: (f"x-user: {user}\r\n", "/a")),
     "cookie": (HashKey("cookie", "user"), lambda user: (f"cookie: a=b; user={user}\r\n", "/a")),
     "query": (HashKey("query", "user"), lambda user: ("", f"/a?x=1&user={user}")),
@@ -100,7 +101,7 @@ KEYS = {
 
 @pytest.mark.parametrize("algorithm", ["ring-hash", "maglev"])
 @pytest.mark.parametrize("kind", KEYS)
-async def test_a_key_finds_its_endpoint_each_time(shop: Shop, algorithm: str, kind: str) -> None:
+async def test_a_key_finds_its_endpoint_each_time(shop: Shop, algorithm: Algorithm, kind: str) -> None:
     key, make = KEYS[kind]
     await shop.start(Balancing(algorithm=algorithm, hash_on=(key,)))
     homes = {}
@@ -112,7 +113,7 @@ async def test_a_key_finds_its_endpoint_each_time(shop: Shop, algorithm: str, ki
 
 
 @pytest.mark.parametrize("algorithm", ["ring-hash", "maglev"])
-async def test_an_endpoint_that_leaves_moves_hardly_any_other_key(shop: Shop, algorithm: str) -> None:
+async def test_an_endpoint_that_leaves_moves_hardly_any_other_key(shop: Shop, algorithm: Algorithm) -> None:
     await shop.start(Balancing(algorithm=algorithm, hash_on=(HashKey("header", "x-user"),)))
     before = {user: next(iter(await shop.ask(1, f"x-user: {user}\r\n"))) for user in range(40)}
     left, *rest = shop.ports
@@ -216,7 +217,7 @@ async def test_a_new_endpoint_begins_with_little(shop: Shop) -> None:
     assert all(found[port] > 90 for port in known)
 
 
-def harness_states(shop: Shop) -> tuple[object, ...]:
+def harness_states(shop: Shop) -> tuple[EndpointState, ...]:
     assert shop.harness.gateway is not None
     return shop.harness.gateway.pools.all()["shop/orders"].endpoints
 
@@ -226,11 +227,11 @@ async def test_with_too_few_left_all_take_requests(shop: Shop) -> None:
     await shop.start(Balancing(algorithm="random", panic_ratio=0.5))
     await shop.ask(3)
     first, second, _ = harness_states(shop)
-    first.judged(False)  # type: ignore[attr-defined]
-    await until(lambda: not first.healthy)  # type: ignore[attr-defined]
-    assert set(await shop.ask(40)) == set(shop.ports) - {first.endpoint.port}  # type: ignore[attr-defined]
-    second.judged(False)  # type: ignore[attr-defined]
-    await until(lambda: not second.healthy)  # type: ignore[attr-defined]
+    first.judged(False)
+    await until(lambda: not first.healthy)
+    assert set(await shop.ask(40)) == set(shop.ports) - {first.endpoint.port}
+    second.judged(False)
+    await until(lambda: not second.healthy)
     assert set(await shop.ask(60)) == set(shop.ports)
 
 
@@ -266,7 +267,7 @@ async def test_a_request_in_flight_on_a_draining_endpoint_is_finished_there(
     await shop.start(Balancing())
     reader, _ = await clients(b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n")
     (state,) = harness_states(shop)
-    await until(lambda: state.active)  # type: ignore[attr-defined]
+    await until(lambda: state.active)
     shop.list(Endpoint("127.0.0.1", shop.ports[0], draining=True))
     await until(lambda: not shop.live())
     go.set()
@@ -293,7 +294,7 @@ async def test_a_request_in_flight_on_an_endpoint_that_leaves_takes_its_connecti
     await shop.start(Balancing())
     reader, _ = await clients(b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n")
     (state,) = harness_states(shop)
-    await until(lambda: state.active)  # type: ignore[attr-defined]
+    await until(lambda: state.active)
     shop.list(Endpoint("127.0.0.1", other))
     await until(lambda: shop.live() == {other})
     go.set()
@@ -310,7 +311,7 @@ async def test_a_changed_algorithm_holds_from_the_next_request_on(shop: Shop) ->
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_static_addresses_are_balanced_too(shop: Shop, algorithm: str) -> None:
+async def test_static_addresses_are_balanced_too(shop: Shop, algorithm: Algorithm) -> None:
     addresses = StaticAddresses(tuple(("127.0.0.1", port) for port in shop.ports))
     breaker = CircuitBreaker(failures=0)
     service = Upstream("shop/orders", "x", addresses, balancing=Balancing(algorithm=algorithm), breaker=breaker)

@@ -517,6 +517,59 @@ async def test_a_dead_mirror_costs_nothing(
     await settled()
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["in one piece", "behind its head"])
+async def test_a_small_body_is_copied_however_it_comes(
+    harness: Harness, peers: Peers, clients: Clients, apart: bool
+) -> None:
+    got: list[bytes] = []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        got.append(await reader.readexactly(5))
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    await harness.start(
+        snapshot(
+            route(rule("shop/orders", filters=(Mirror("shop/copy"),))),
+            upstream(await peers(Service())),
+            upstream(await peers(copy), upstream_id="shop/copy"),
+        )
+    )
+    reader, writer = await clients(b"POST /a" + HOST + b"content-length: 5\r\n\r\n" + (b"" if apart else b"hello"))
+    if apart:
+        await asyncio.sleep(0.05)
+        writer.write(b"hello")
+    async with asyncio.timeout(5):
+        await reader.readuntil(b"ok")
+    await until(lambda: got, 3)
+    assert got == [b"hello"]
+
+
+async def test_a_fallback_is_not_mirrored_again(harness: Harness, peers: Peers) -> None:
+    copies = 0
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal copies
+        while await reader.readuntil(b"\r\n\r\n"):
+            copies += 1
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async def broken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+
+    await harness.start(
+        snapshot(
+            route(rule("shop/orders", filters=(Mirror("shop/copy"), Fallback("shop/other")))),
+            upstream(await peers(broken), retry=Retry(attempts=0)),
+            upstream(await peers(Service()), upstream_id="shop/other"),
+            upstream(await peers(copy), upstream_id="shop/copy"),
+        )
+    )
+    assert (await harness.raw(LAST)).endswith(b"ok")
+    await asyncio.sleep(0.1)
+    assert copies == 1
+
+
 # ---- cross-origin requests
 
 SHARED = Cors(("https://*.shop.example",), ("GET", "PUT"), ("x-token",), ("x-total",), credentials=True, max_age_s=60)

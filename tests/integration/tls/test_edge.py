@@ -84,7 +84,7 @@ class Edge(Harness):
         writer.write(data)
         return reader, writer
 
-    async def ask(self, data: bytes = LAST) -> bytes:
+    async def send(self, data: bytes = LAST) -> bytes:
         reader, writer = await self.connect(data)
         async with asyncio.timeout(10):
             answer = await reader.read()
@@ -150,7 +150,7 @@ async def test_upstreams_hear_that_a_request_came_over_tls(edge: Edge, upstreams
         writer.write(OK)
 
     await edge.begin(simple(await upstreams(serve), balancing=Balancing(persistence=Persistence())))
-    answer = await edge.ask()
+    answer = await edge.send()
     assert b"\r\nx-forwarded-proto: https\r\n" in heads[0]
     assert b"; Secure\r\n" in answer, "its session is for TLS alone"
     reader, _ = await edge.connect(LAST, plain=True)
@@ -161,7 +161,7 @@ async def test_upstreams_hear_that_a_request_came_over_tls(edge: Edge, upstreams
 
 async def test_requests_follow_each_other_on_a_tls_connection(edge: Edge, upstreams: Upstreams) -> None:
     await edge.begin(simple(await upstreams(answer_ok)))
-    answer = await edge.ask((b"GET /a" + HOST + b"\r\n") * 20 + LAST)
+    answer = await edge.send((b"GET /a" + HOST + b"\r\n") * 20 + LAST)
     assert answer.count(b"HTTP/1.1 200") == 21
     await edge.settled()
 
@@ -174,7 +174,7 @@ async def test_a_client_without_tls_on_the_tls_port_gets_nothing(edge: Edge, ups
     writer.write(LAST)
     async with asyncio.timeout(5):
         assert b"HTTP" not in await reader.read()
-    assert (await edge.ask()).endswith(b"ok"), "others are served"
+    assert (await edge.send()).endswith(b"ok"), "others are served"
 
 
 # ---- towards upstreams
@@ -186,7 +186,7 @@ async def test_an_upstream_is_verified_and_asked_by_name(edge: Edge, upstreams: 
     context.sni_callback = lambda _, name, __: names.append(name)
     tls = UpstreamTls("orders.internal", edge.authority.pem)
     await edge.begin(simple(await upstreams(answer_ok, context), tls=tls))
-    assert (await edge.ask()).endswith(b"ok")
+    assert (await edge.send()).endswith(b"ok")
     assert names == ["orders.internal"]
     await edge.settled()
 
@@ -210,7 +210,7 @@ async def test_an_upstream_that_is_not_who_it_should_be_is_a_502(edge: Edge, ups
     ca = {"own": edge.authority.pem, "other": type(edge.authority)().pem, "": ""}[whose]
     port = await upstreams(serve, server_context(edge, "orders.internal"))
     await edge.begin(simple(port, tls=UpstreamTls(server_name, ca), retry=Retry(attempts=0)))
-    answer = await edge.ask()
+    answer = await edge.send()
     assert answer.startswith(b"HTTP/1.1 502")
     assert b'"UpstreamConnectFailure"' in answer
     assert heads == []
@@ -220,13 +220,13 @@ async def test_an_upstream_that_is_not_who_it_should_be_is_a_502(edge: Edge, ups
 async def test_verification_can_be_turned_off_for_experiments(edge: Edge, upstreams: Upstreams) -> None:
     port = await upstreams(answer_ok, server_context(edge, "orders.internal"))
     await edge.begin(simple(port, tls=UpstreamTls("else.internal", verify=False)))
-    assert (await edge.ask()).endswith(b"ok")
+    assert (await edge.send()).endswith(b"ok")
 
 
 async def test_an_upstream_that_speaks_no_tls_is_a_502(edge: Edge, upstreams: Upstreams) -> None:
     tls = UpstreamTls("orders.internal", edge.authority.pem)
     await edge.begin(simple(await upstreams(answer_ok), tls=tls, retry=Retry(attempts=0)))
-    assert (await edge.ask()).startswith(b"HTTP/1.1 502")
+    assert (await edge.send()).startswith(b"HTTP/1.1 502")
     await edge.settled()
 
 
@@ -240,7 +240,7 @@ async def test_an_upstream_that_stops_within_its_handshake_is_a_502_in_time(edge
         "retry": Retry(attempts=0),
     }
     await edge.begin(simple(await upstreams(silent), **policies))
-    assert (await edge.ask()).startswith(b"HTTP/1.1 502")
+    assert (await edge.send()).startswith(b"HTTP/1.1 502")
     await edge.settled()
 
 
@@ -356,14 +356,14 @@ async def test_connections_that_break_at_any_moment_of_a_handshake_leave_nothing
                 writer.transport.abort()
             else:
                 writer.close()
-    assert (await edge.ask()).endswith(b"ok")
+    assert (await edge.send()).endswith(b"ok")
     await edge.settled()
 
 
 async def test_a_swap_of_tls_closes_what_was_opened_under_the_former(edge: Edge, upstreams: Upstreams) -> None:
     port = await upstreams(answer_ok, server_context(edge, "orders.internal"))
     await edge.begin(simple(port, tls=UpstreamTls(verify=False)))
-    assert (await edge.ask()).endswith(b"ok")
+    assert (await edge.send()).endswith(b"ok")
     assert edge.gateway is not None
     connector = edge.gateway.proxy.connector
     assert connector.open_connections == 1
@@ -371,5 +371,5 @@ async def test_a_swap_of_tls_closes_what_was_opened_under_the_former(edge: Edge,
     assert changed.tls is not None
     await edge.publish(simple(port, tls=changed.tls))
     await until(lambda: not connector.open_connections)
-    assert (await edge.ask()).endswith(b"ok")
+    assert (await edge.send()).endswith(b"ok")
     assert connector.opened == 2

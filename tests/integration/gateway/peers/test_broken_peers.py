@@ -53,28 +53,38 @@ REQUESTS = {
 TIMES = Timeouts(request_s=0.4, try_s=0.2, connect_s=0.5, idle_s=0.3)
 
 
-def plain(*ports: int) -> Snapshot:
+def plain(*services: tuple[int, int]) -> Snapshot:
     """Nothing but the defaults, so that requests take the shortest way."""
-    return snapshot(route(rule("shop/orders")), upstream(*ports, timeouts=TIMES, breaker=CircuitBreaker(failures=0)))
+    rules, upstreams = [], []
+    for number, ports in enumerate(services):
+        rules.append(rule(f"shop/{number}", rule_id=f"r/{number}", path=f"/{number}"))
+        upstreams.append(
+            upstream(*ports, upstream_id=f"shop/{number}", timeouts=TIMES, breaker=CircuitBreaker(failures=0))
+        )
+    return snapshot(route(*rules), *upstreams)
 
 
-def everything(*ports: int) -> Snapshot:
+def everything(*services: tuple[int, int]) -> Snapshot:
     """Each policy that gives a request more to carry and to give back."""
-    filters = (
-        Cors(origins=("*",)), Mirror("shop/copy"), RateLimit("most", 100_000), SizeLimit(10**6, 10**6),
-        HeaderModifier("response", set=(("x-seen", "1"),)), Fallback("shop/copy"),
-    )  # fmt: skip
-    return snapshot(
-        route(rule("shop/orders", filters=filters)),
-        upstream(
-            *ports, timeouts=TIMES, retry=Retry(attempts=2, on=("502", "503", "504", "connect-failure", "reset", "timeout")),
-            hedge=Hedge(min_delay_s=0.001), breaker=CircuitBreaker(failures=3, reset_s=0.1),
-            service_breaker=CircuitBreaker(failures=8, reset_s=0.1), outlier=Outlier(failures=4, eject_s=0.1),
-            concurrency=Concurrency(max_requests=4, max_pending=20, max_connections=3),
-            balancing=Balancing(persistence=Persistence()),
-        ),
-        upstream(*ports, upstream_id="shop/copy", timeouts=TIMES),
-    )  # fmt: skip
+    rules, upstreams = [], []
+    retried = Retry(attempts=2, on=("502", "503", "504", "connect-failure", "reset", "timeout"))
+    for number, ports in enumerate(services):
+        filters = (
+            Cors(origins=("*",)), Mirror(f"copy/{number}"), RateLimit("most", 100_000), SizeLimit(10**6, 10**6),
+            HeaderModifier("response", set=(("x-seen", "1"),)), Fallback(f"copy/{number}"),
+        )  # fmt: skip
+        rules.append(rule(f"shop/{number}", rule_id=f"r/{number}", path=f"/{number}", filters=filters))
+        upstreams.append(
+            upstream(
+                *ports, upstream_id=f"shop/{number}", timeouts=TIMES, retry=retried, hedge=Hedge(min_delay_s=0.001),
+                breaker=CircuitBreaker(failures=3, reset_s=0.1), service_breaker=CircuitBreaker(failures=8, reset_s=0.1),
+                outlier=Outlier(failures=4, eject_s=0.1),
+                concurrency=Concurrency(max_requests=4, max_pending=20, max_connections=3),
+                balancing=Balancing(persistence=Persistence()),
+            )
+        )  # fmt: skip
+        upstreams.append(upstream(*ports, upstream_id=f"copy/{number}", timeouts=TIMES))
+    return snapshot(route(*rules), *upstreams)
 
 
 KINDS = {"plain": plain, "everything": everything}
@@ -171,6 +181,14 @@ UPSTREAMS = {
 }  # fmt: skip
 
 
+GROUPS = 5
+
+
+def at(number: int, pieces: list[bytes]) -> list[bytes]:
+    """Return the request for another path."""
+    return [piece.replace(b" /a", b" /%d" % number) for piece in pieces]
+
+
 async def drive(clients: Clients, pieces: list[bytes], wait_s: float) -> bytes:
     """Send a request, read what comes for a while or until it is all, leave."""
     reader, writer = await clients()
@@ -193,16 +211,22 @@ async def drive(clients: Clients, pieces: list[bytes], wait_s: float) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("behaviour", UPSTREAMS)
+@pytest.mark.parametrize("group", range(GROUPS))
 async def test_whatever_an_upstream_does_nothing_stays_behind(
-    harness: Harness, peers: Peers, clients: Clients, settled: Settled, behaviour: str, kind: str
+    harness: Harness, peers: Peers, clients: Clients, settled: Settled, group: int, kind: str
 ) -> None:
-    await harness.start(
-        KINDS[kind](*[await peers(UPSTREAMS[behaviour]) for _ in range(2)]), head_timeout_s=0.5, keepalive_s=0.5
-    )
+    """Several at once, each on a path of its own: most of the time is spent waiting for deadlines."""
+    ports = [(await peers(serve), await peers(serve)) for serve in list(UPSTREAMS.values())[group::GROUPS]]
+    await harness.start(KINDS[kind](*ports), head_timeout_s=0.5, keepalive_s=0.5)
     # The first time longer than any deadline; the second time with what that left: kept connections, open circuits.
     for wait_s in (0.7, 0.1):
-        answers = await asyncio.gather(*(drive(clients, pieces, wait_s) for pieces in REQUESTS.values()))
+        answers = await asyncio.gather(
+            *(
+                drive(clients, at(number, pieces), wait_s)
+                for number in range(len(ports))
+                for pieces in REQUESTS.values()
+            )
+        )
         for answer in answers:
             assert not answer or answer.startswith(b"HTTP/1.1 "), answer
             assert answer.count(b"\nHTTP/1.1 ") <= 102, "at most the pipelined ones and interim answers"
@@ -227,14 +251,12 @@ SLOW = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("behaviour", SLOW)
 @pytest.mark.parametrize("how", ["closes", "resets"])
 async def test_whenever_a_client_leaves_nothing_stays_behind(
-    harness: Harness, peers: Peers, clients: Clients, settled: Settled, behaviour: str, kind: str, how: str
+    harness: Harness, peers: Peers, clients: Clients, settled: Settled, kind: str, how: str
 ) -> None:
-    await harness.start(
-        KINDS[kind](*[await peers(SLOW[behaviour]) for _ in range(2)]), head_timeout_s=0.5, keepalive_s=0.5
-    )
+    ports = [(await peers(serve), await peers(serve)) for serve in SLOW.values()]
+    await harness.start(KINDS[kind](*ports), head_timeout_s=0.5, keepalive_s=0.5)
 
     async def leave(pieces: list[bytes], whole: int, part: int, wait_s: float) -> None:
         _, writer = await clients(b"".join(pieces[:whole]))
@@ -247,7 +269,14 @@ async def test_whenever_a_client_leaves_nothing_stays_behind(
             writer.close()
 
     for wait_s in (0.0, 0.003, 0.02):
-        await asyncio.gather(*(leave(pieces, *at, wait_s) for pieces in REQUESTS.values() for at in CLIENTS.values()))
+        await asyncio.gather(
+            *(
+                leave(at(number, pieces), *moment, wait_s)
+                for number in range(len(ports))
+                for pieces in REQUESTS.values()
+                for moment in CLIENTS.values()
+            )
+        )
     await settled()
 
 
@@ -289,12 +318,12 @@ async def test_random_bytes_from_both_sides_leave_nothing_behind(
             if draw.random() < 0.3:
                 return
 
-    await harness.start(everything(await peers(serve), await peers(serve)), head_timeout_s=0.5, keepalive_s=0.5)
+    await harness.start(everything((await peers(serve), await peers(serve))), head_timeout_s=0.5, keepalive_s=0.5)
 
     async def one(pieces: list[bytes]) -> None:
         reader, writer = await clients()
         try:
-            await send(writer, damaged(b"".join(pieces)))
+            await send(writer, damaged(b"".join(at(0, pieces))))
             async with asyncio.timeout(draw.choice((0.01, 0.1))):
                 await reader.read()
         except (ConnectionError, TimeoutError):
@@ -314,7 +343,8 @@ async def test_requests_leave_no_garbage(
     harness: Harness, peers: Peers, clients: Clients, settled: Settled, kind: str
 ) -> None:
     """Freed as they end, without the collector: it stops the loop for as long as it looks at everything."""
-    await harness.start(KINDS[kind](*[await peers(UPSTREAMS["answers"]) for _ in range(2)]), keepalive_s=0.3)
+    serve = UPSTREAMS["answers"]
+    await harness.start(KINDS[kind]((await peers(serve), await peers(serve))), keepalive_s=0.3)
 
     def alive() -> dict[str, int]:
         found = Counter(type(each).__name__ for each in gc.get_objects())
@@ -325,7 +355,7 @@ async def test_requests_leave_no_garbage(
     try:
         for _ in range(20):
             for name in ("get", "head", "post", "put in pieces", "chunks"):
-                await drive(clients, REQUESTS[name], 0.01 if name == "head" else 1.0)
+                await drive(clients, at(0, REQUESTS[name]), 0.01 if name == "head" else 1.0)
         await settled()
         await asyncio.sleep(1.2)  # the clock looks at copies once a second
         # A few are held by what ran last, the loop's own handles for one.
@@ -337,9 +367,10 @@ async def test_requests_leave_no_garbage(
 async def test_closed_connections_are_forgotten(
     harness: Harness, peers: Peers, clients: Clients, settled: Settled
 ) -> None:
-    await harness.start(plain(await peers(UPSTREAMS["answers"])))
+    serve = UPSTREAMS["answers"]
+    await harness.start(plain((await peers(serve), await peers(serve))))
     for _ in range(100):
-        _, writer = await clients(REQUESTS["get"][0])
+        _, writer = await clients(at(0, REQUESTS["get"])[0])
         writer.transport.abort()
     await settled()
     await asyncio.sleep(1.2)  # each connection is looked at once a second
