@@ -98,7 +98,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_head_only", "_interim", "_on_lost", "_parser", "_remaining", "_scanner", "_upgrade_asked", "answered",
-        "begun", "blocked", "closed", "idle_since", "owner", "paused", "receiver", "reusable", "state", "transport",
+        "begun", "blocked", "closed", "content", "idle_since", "owner", "paused", "receiver", "reusable", "state", "transport",
     )  # fmt: skip
 
     transport: Any
@@ -115,6 +115,7 @@ class ClientConnection(asyncio.Protocol):
         self.reusable = True
         self.answered = False
         self.begun = 0
+        self.content = 0
         self.idle_since = 0
         self._buffer = b""
         self._remaining = 0
@@ -129,6 +130,7 @@ class ClientConnection(asyncio.Protocol):
         self.state = _HEAD
         self.answered = False
         self.begun += 1
+        self.content = 0
         self._head_only = head_only
         self._upgrade_asked = upgrade
         self.transport.write(data)
@@ -236,6 +238,7 @@ class ClientConnection(asyncio.Protocol):
             except Refused as refused:
                 self._break(refused.detail)
                 return
+            self.content = self._scanner.announced
             if data:
                 receiver.on_data(data)
             if rest is not None:
@@ -323,6 +326,7 @@ class ClientConnection(asyncio.Protocol):
             except Refused as refused:
                 self._break(refused.detail)
                 return
+            self.content = scanner.announced
             if rest is not None:
                 if rest:
                     self.reusable = False

@@ -115,13 +115,14 @@ class ServerConnection(asyncio.Protocol):
     """One client connection, and the stream of the request it serves.
 
     line, block: of the request being served. body: what of its body came with the head. complete: whether all of it has
-    come. peer: the client's address, text. secure: whether it came over TLS. deadline: in ticks of the clock; none while a
-    request is served, unless its requestor sets one. minor: of the client's HTTP version.
+    come. content: bytes that the chunks so far hold or announce, of a chunked body. peer: the client's address, text.
+    secure: whether it came over TLS. deadline: in ticks of the clock; none while a request is served, unless its requestor sets
+    one. minor: of the client's HTTP version.
     """
 
     __slots__ = (
         "_buffer", "_chunking", "_dechunker", "_head_only", "_idle", "_received", "_received_at", "_remaining",
-        "_scanner", "_served", "block", "blocked", "body", "closed", "complete", "context", "deadline", "keep", "line",
+        "_scanner", "_served", "block", "blocked", "body", "closed", "complete", "content", "context", "deadline", "keep", "line",
         "minor", "options", "peer", "requestor", "secure", "server_name", "state", "transport",
     )  # fmt: skip
 
@@ -140,6 +141,7 @@ class ServerConnection(asyncio.Protocol):
         self.complete = True
         self.minor = 1
         self.body = b""
+        self.content = 0
         self._buffer = b""
         self._idle = True
         self._remaining = 0
@@ -283,6 +285,7 @@ class ServerConnection(asyncio.Protocol):
             except Refused as refused:
                 self._refuse(refused)
                 return
+            self.content = scanner.announced
             if rest is not None:
                 self._buffer = rest
                 self.complete = True
@@ -355,6 +358,7 @@ class ServerConnection(asyncio.Protocol):
             if requestor is not None:
                 requestor.on_refused(refused)
             return
+        self.content = scanner.announced
         if rest is None:
             if data and requestor is not None:
                 requestor.on_body(data, False)

@@ -39,16 +39,16 @@ class Extras:
     """What only some exchanges have; the others do not pay for it.
 
     hedge: the second attempt beside the first. tried: authorities. failed: attempts that brought nothing. sticky: the session's
-    endpoint. hash_key: for hashing balancers. response_lines: added to the response's head. holding: pieces of a body that is
-    collected before it is sent. pending: pieces that nobody takes yet. delay: until the next step. waiting: for a first endpoint.
-    limiter_held: a place in the upstream's bulkhead. service_probe: it tests the whole service's half-open circuit.
-    fell_back: it is at the rule's fallback. until_body: nothing is sent until the body is complete. tunnel: it was upgraded.
-    debug: the client may see what happens to it, by a signed token.
+    endpoint. picked: the balancer's choice for the first attempt, already made. hash_key: for hashing balancers.
+    response_lines: added to the response's head. holding: pieces of a body that is collected before it is sent. pending: pieces
+    that nobody takes yet. delay: until the next step. waiting: for a first endpoint. queued: for a place in the upstream's
+    bulkhead; limiter_held: it has one. service_probe: it tests the whole service's half-open circuit. fell_back: it is at the
+    rule's fallback. until_body: nothing is sent until the body is complete. tunnel: it was upgraded. debug: its client may be told.
     """
 
     __slots__ = (
-        "debug", "delay", "failed", "fell_back", "hash_key", "hedge", "holding", "limiter_held", "pending", "pending_bytes", "queued",
-        "response_lines", "service_probe", "sticky", "tried", "tunnel", "until_body", "waiting",
+        "debug", "delay", "failed", "fell_back", "hash_key", "hedge", "holding", "limiter_held", "pending", "pending_bytes",
+        "picked", "queued", "response_lines", "service_probe", "sticky", "tried", "tunnel", "until_body", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -56,6 +56,7 @@ class Extras:
         self.tried: set[str] | None = None
         self.failed: list[Attempt] = []
         self.sticky: EndpointState | None = None
+        self.picked: EndpointState | None = None
         self.hash_key = b""
         self.response_lines = b""
         self.holding: list[bytes] | None = None
@@ -197,7 +198,11 @@ class Answering:
             lines = backend.sessions.lines(attempt.endpoint, self.proxy.now_unix(), secure=self.stream.secure)
             self.extras().response_lines += lines
         size = self.plan.size
-        if size is not None and judge_response(size, length, len(data), begun=False) is not Verdict.PASS:
+        if (
+            size is not None
+            and judge_response(size, length, len(data) if length != -1 else self._content_out(attempt), begun=False)
+            is not Verdict.PASS
+        ):
             self.call_off()
             self.refuse("ResponseTooLarge")
         elif self.hooked is not None or status.code == 101:
@@ -253,6 +258,8 @@ class Answering:
             return
         if self.over:
             return
+        # Nothing is written yet: should the upstream break off or time run out meanwhile, the client still gets an answer.
+        self.responding = False
         if not complete:
             attempt.hold()
         assert hooked is not None
@@ -269,8 +276,9 @@ class Answering:
         came: ResponseHead,
         answer: ResponseHead,
     ) -> None:
-        if self.over:
+        if self.over or attempt.released:
             return
+        self.responding = True
         if answer is came:
             line, lines = status.line, self._lines(status.code, block)
         else:
@@ -294,13 +302,21 @@ class Answering:
         """Pass a piece of the response's body on."""
         self.bytes_out += len(data)
         size = self.plan.size
-        if size is not None and judge_response(size, -1, self.bytes_out, begun=True) is not Verdict.PASS:
+        if (
+            size is not None
+            and judge_response(size, -1, self._content_out(self.attempt), begun=True) is not Verdict.PASS
+        ):
             self._break_off("ResponseTooLarge")
             return
         stream = self.stream
         assert self.backend is not None
         stream.deadline = self.proxy.clock.tick + self.backend.idle_ticks
         stream.write(data)
+
+    def _content_out(self, attempt: Attempt | None) -> int:
+        """Return how much of the response's body has come, without the framing of chunks."""
+        connection = attempt.connection if attempt is not None else None
+        return self.bytes_out if connection is None or not connection.content else connection.content
 
     def ended(self, attempt: Attempt) -> None:
         """The response is complete."""
@@ -433,6 +449,17 @@ class Answering:
             self._settle(extra, now)
         self.proxy.ended(self, now)
 
+    def _leave_queue(self) -> None:
+        """Give the place in the bulkhead's queue up, if there is one."""
+        extra = self.extra
+        if extra is not None and extra.queued and self.pool is not None and self.pool.limiter is not None:
+            extra.queued = False
+            self.pool.limiter.leave(self.admitted)
+
+    def admitted(self) -> None:
+        """A place in the bulkhead got free."""
+        raise NotImplementedError
+
     def _settle(self, extra: Extras, now: float) -> None:
         if extra.delay is not None:
             extra.delay.cancel()
@@ -441,6 +468,7 @@ class Answering:
             extra.waiting.cancel()
             if pool is not None:
                 pool.stop_waiting(self.endpoints_came)
+        self._leave_queue()
         if extra.limiter_held:
             # What its limit is found from is the time to the response's head, without queue and body.
             attempt = self.attempt

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 
 class Attempt:
-    """number: 0 for the first. probe: it tests a half-open circuit. fresh: on a new connection. context: the trace context lines it sends. hedge: it ran beside another one.
+    """One try on one endpoint.
 
-    outcome: empty until the endpoint's verdict. started_at, ended_at: monotonic seconds; ended_at is when the response's
-    head came, or when it was clear that it would not.
+    number: 0 for the first. probe: it tests a half-open circuit. fresh: on a new connection. context: the trace context lines
+    it sends. hedge: it ran beside another one. outcome: empty until the endpoint's verdict. started_at, ended_at: monotonic
+    seconds; ended_at is when the response's head came, or when it was clear that it would not.
     """
 
     __slots__ = (

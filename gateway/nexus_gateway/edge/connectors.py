@@ -70,7 +70,13 @@ class Connector:
         return len(self._all)
 
     def open(
-        self, waiting: Waiting, endpoint: EndpointState, tls: UpstreamTls | None, host: str, connect_s: float, limit: int
+        self,
+        waiting: Waiting,
+        endpoint: EndpointState,
+        tls: UpstreamTls | None,
+        host: str,
+        connect_s: float,
+        limit: int,
     ) -> None:
         """Get `waiting` a new connection, or a place in the endpoint's queue for the next one that gets free.
 

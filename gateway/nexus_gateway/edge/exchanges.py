@@ -102,7 +102,7 @@ class Exchange(Answering):
                 self.refuse("RateLimited", retry_after_s=wait_s)
                 return
         size = plan.size
-        if size is not None and refuses_request(size, self.block.length, self.bytes_in):
+        if size is not None and refuses_request(size, self.block.length, self._content()):
             self.refuse("BodyTooLarge")
             return
         if plan.fault is not None:
@@ -174,9 +174,12 @@ class Exchange(Answering):
         endpoint = pool.pick(pool.live, b"", now)
         idle = endpoint.idle
         if not idle or endpoint.breaker.watching:
+            # The pick counts: a balancer that takes endpoints in turn would leave this one out.
+            self.extras().picked = endpoint
             return False
         connection = idle.pop()
         if connection.closed:
+            self.extras().picked = endpoint
             return False
         self.backend = backend
         self.pool = pool
@@ -218,10 +221,11 @@ class Exchange(Answering):
             # ever sees. Nor is what follows read as HTTP, since its sender may not have meant it so.
             self.stream.keep = False
         self.lines = self._compose()
+        self.replayable = self.complete  # until it is known whether more of it will be
         breaker = pool.service_breaker
         if breaker is not None:
             if not breaker.acquire(now):
-                self.refuse("CircuitOpen")
+                self._failed_for_good("CircuitOpen")
                 return
             if breaker.state == "half-open":
                 self.extras().service_probe = True
@@ -233,7 +237,7 @@ class Exchange(Answering):
         limiter = pool.limiter
         if limiter is not None:
             extra = self.extras()
-            admitted = limiter.acquire(now, self._admitted)
+            admitted = limiter.acquire(now, self.admitted)
             if admitted is None:
                 # In the queue: `_admitted` will be called, or the deadline comes.
                 extra.queued = True
@@ -241,12 +245,12 @@ class Exchange(Answering):
                 return
             if not admitted:
                 self.proxy.measurements.shed("UpstreamOverloaded")
-                self.refuse("UpstreamOverloaded")
+                self._failed_for_good("UpstreamOverloaded")
                 return
             extra.limiter_held = True
         self._begin(now)
 
-    def _admitted(self) -> None:
+    def admitted(self) -> None:
         """A place in the bulkhead got free."""
         extra = self.extras()
         extra.queued = False
@@ -279,7 +283,8 @@ class Exchange(Answering):
         """Send the request as soon as as much of its body is here as has to be."""
         self.replayable = True  # until a byte of an incomplete one is sent
         if not self.complete:
-            self.stream.invite()
+            if self.extra is None or not self.extra.fell_back:
+                self.stream.invite()
             backend = self.backend
             assert backend is not None
             length = self.block.length
@@ -354,6 +359,10 @@ class Exchange(Answering):
         live = pool.live
         if extra is None:
             return pool.pick(live, b"", now)
+        if extra.picked is not None:
+            picked, extra.picked = extra.picked, None
+            if picked in live:
+                return picked
         if extra.tried is None:
             sticky = extra.sticky
             if sticky is not None and is_available(sticky, now):
@@ -523,9 +532,7 @@ class Exchange(Answering):
         other = self.attempt if attempt is extra.hedge else extra.hedge
         if other is not None and not other.released:
             self.attempt, extra.hedge = other, None
-        elif self._try_again(attempt, outcome, nothing_sent=False, now=now):
-            self.attempt = None
-        else:
+        elif not self._try_again(attempt, outcome, nothing_sent=False, now=now):
             return False
         extra.failed.append(attempt)
         return True
@@ -549,6 +556,8 @@ class Exchange(Answering):
         if extra.tried is None:
             extra.tried = set()
         extra.tried.add(attempt.endpoint.authority)
+        self.attempt = None
+        self._set_deadline(now)  # the request's: the attempt's own is over
         self.proxy.measurements.retry(self.upstream_id)
         extra.delay = self.proxy.loop.call_later(wait_s, self._retry)
         return True
@@ -596,9 +605,13 @@ class Exchange(Answering):
         self.bytes_in += len(data)
         self.complete = complete
         size = self.plan.size if self.entry is not None else None
-        if size is not None and refuses_request(size, -1, self.bytes_in):
+        if size is not None and refuses_request(size, -1, self._content()):
+            responding = self.responding
             self.call_off()
-            self.refuse("BodyTooLarge")
+            if responding:
+                self._break_off("BodyTooLarge")
+            else:
+                self.refuse("BodyTooLarge")
             return
         extra = self.extra
         if extra is not None and extra.holding is not None:
@@ -626,6 +639,10 @@ class Exchange(Answering):
             attempt.connection.write(data)
         if not self.responding:
             self._more_time()
+
+    def _content(self) -> int:
+        """Return how much of the body has come, or is announced by the chunk that is coming: without the chunks' framing."""
+        return self.bytes_in if self.block.length >= 0 else self.stream.content
 
     def _more_time(self) -> None:
         """While a body comes, its end is what the request's time is counted from."""
@@ -693,9 +710,8 @@ class Exchange(Answering):
             self.refuse("BodyTimeout")
             return
         if attempt is None:
-            if extra is not None and extra.queued and self.pool is not None and self.pool.limiter is not None:
-                self.pool.limiter.leave(self._admitted)
-            self.refuse("RequestTimeout")
+            self._leave_queue()
+            self._failed_for_good("RequestTimeout")
             return
         now = monotonic()
         if not self.complete and (not self.deadline_at or now >= self.deadline_at - 0.05):

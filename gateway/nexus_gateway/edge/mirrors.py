@@ -27,7 +27,9 @@ class Copy:
 
     __slots__ = ("_connection", "_data", "_endpoint", "_head_only", "_host", "_mirrors", "_pool", "closed", "deadline")
 
-    def __init__(self, mirrors: Mirrors, pool: Pool, endpoint: EndpointState, data: bytes, head_only: bool, host: str) -> None:
+    def __init__(
+        self, mirrors: Mirrors, pool: Pool, endpoint: EndpointState, data: bytes, head_only: bool, host: str
+    ) -> None:
         self._mirrors = mirrors
         self._pool = pool
         self._endpoint = endpoint
@@ -51,7 +53,12 @@ class Copy:
     def _open(self) -> None:
         upstream = self._pool.upstream
         self._mirrors.proxy.connector.open(
-            self, self._endpoint, upstream.tls, self._host, upstream.timeouts.connect_s, upstream.concurrency.max_connections
+            self,
+            self._endpoint,
+            upstream.tls,
+            self._host,
+            upstream.timeouts.connect_s,
+            upstream.concurrency.max_connections,
         )
 
     def on_connection(self, connection: ClientConnection) -> None:
@@ -70,7 +77,13 @@ class Copy:
             self._end()
 
     def on_response(
-        self, connection: ClientConnection, status: StatusLine, block: ResponseBlock, length: int, data: bytes, complete: bool
+        self,
+        connection: ClientConnection,
+        status: StatusLine,
+        block: ResponseBlock,
+        length: int,
+        data: bytes,
+        complete: bool,
     ) -> None:
         """Throw the answer away."""
         if complete:

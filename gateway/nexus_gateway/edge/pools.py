@@ -35,14 +35,15 @@ _WATCH_AGAIN_S = 1.0
 class Pool:
     """One upstream with its endpoints. Its policies follow the newest Snapshot; requests in flight keep going.
 
-    endpoints: all that discovery lists, in its order. live: those that take requests now; the same tuple object as long as
-    nothing changed. look_again_at: monotonic seconds at which `live` may change by itself. hedged: some rule's requests to it are hedged, so that
-    response times have to be known. plain: none of its policies looks at single requests while all is well.
+    endpoints: all that discovery lists, in its order. live: those that take requests now; the same tuple object as long as nothing
+    changed. look_again_at: monotonic seconds at which `live` may change by itself. hedged: some rule's requests to it are hedged,
+    so that response times have to be known. plain: none of its policies looks at single requests while all is well.
     """
 
     __slots__ = (
-        "_known", "_on_gone", "_registry", "_rng", "_shares", "_waiters", "_zone", "answered", "balancer", "budget", "endpoints", "hedge_budget", "hedged", "key",
-        "latencies", "limiter", "live", "look_again_at", "observe", "outliers", "pick", "plain", "service_breaker", "upstream",
+        "_known", "_on_gone", "_registry", "_rng", "_shares", "_waiters", "_zone", "answered", "balancer", "budget", "endpoints",
+        "hedge_budget", "hedged", "key", "latencies", "limiter", "live", "look_again_at", "observe", "outliers", "pick", "plain",
+        "service_breaker", "upstream",
     )  # fmt: skip
 
     def __init__(

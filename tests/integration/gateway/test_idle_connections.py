@@ -29,6 +29,9 @@ class Transport:
     def close(self) -> None:
         self.closed = True
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
 
 @pytest.mark.parametrize("phase", range(SWEEP_TICKS))
 async def test_no_connection_is_kept_longer_than_it_may_be_idle(phase: int) -> None:

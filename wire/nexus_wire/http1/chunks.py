@@ -59,13 +59,14 @@ def _common_size(line: bytes) -> int:
 class ChunkScanner:
     """Follows the framing of one body; bytes pass unchanged."""
 
-    __slots__ = ("_excess", "_held", "_left", "_token", "_trailers")
+    __slots__ = ("_excess", "_held", "_left", "_token", "_trailers", "announced")
 
     def __init__(self, *, underscores: bool = False) -> None:
         """underscores: whether trailer names may hold them; in responses nobody is misled."""
         self._left = _LINE  # bytes of the current chunk still to come, its CRLF included; or what kind of line comes
         self._held = b""
         self._trailers = 0
+        self.announced = 0
         self._excess = 0
         self._token = TOKEN + b"_" if underscores else TOKEN
 
@@ -120,6 +121,7 @@ class ChunkScanner:
             if left == _LINE:
                 # An extension that is as short as that counts for nothing.
                 count = _common_size(line) if len(line) <= _MAX_COMMON_LINE else self._long_line(line)
+                self.announced += count
                 left = count + 2 if count else _TRAILER
             elif not line:
                 self._left = _END
