@@ -161,25 +161,27 @@ class Answering:
         """Pass a response on to the client. The attempt is the winner; any other one is called off."""
         self.responding = True
         backend = self.backend
-        hooked = self.hooked
-        if (
-            complete
-            and self.extra is None
-            and (hooked is None or not hooked.answers)
-            and backend is not None
-            and backend.passes
-        ):
-            # What nearly all responses are: nothing to be done to them, and all here.
-            self.status = status.code
-            self.bytes_out = len(data)
-            self.over = True
-            stream = self.stream
-            attempt.release()
-            self.proxy.ended(self, now)
-            lines = block.forward if block.has_date else block.forward + self.proxy.date_line
-            stream.respond(status.line, lines, length, data, True)
+        if not complete or self.extra is not None or backend is None or not backend.passes:
+            self._answered(attempt, status, block, length, data, complete)
             return
-        self._answered(attempt, status, block, length, data, complete)
+        # What nearly all responses are: all here, and nothing of them is the gateway's business but what hooks make of it.
+        code, line = status.code, status.line
+        lines = block.forward if block.has_date else block.forward + self.proxy.date_line
+        hooked = self.hooked
+        if hooked is not None and hooked.answers:
+            came = ResponseHead(code, block.headers)
+            answer = hooked.respond_at_once(came)
+            if answer is None:
+                self._wait_for_hooks(attempt, status, block, length, data, complete, came)
+                return
+            if answer is not came:
+                code, line, lines = self._changed(status, block, came, answer)
+        self.status = code
+        self.bytes_out = len(data)
+        self.over = True
+        attempt.release()
+        self.proxy.ended(self, now)
+        self.stream.respond(line, lines, length, data, True)
 
     def _answered(
         self, attempt: Attempt, status: StatusLine, block: ResponseBlock, length: int, data: bytes, complete: bool
@@ -251,19 +253,45 @@ class Answering:
     ) -> None:
         """Run response filters and plugins; the body waits meanwhile."""
         came = ResponseHead(status.code, block.headers)
-        hooked = self.hooked
-        answer = hooked.respond_at_once(came) if hooked is not None else came
-        if answer is not None:
+        answer = self.hooked.respond_at_once(came) if self.hooked is not None else came
+        if answer is None:
+            self._wait_for_hooks(attempt, status, block, length, data, complete, came)
+        else:
             self._go_on(attempt, status, block, length, data, complete, came, answer)
-            return
-        if self.over:
+
+    def _wait_for_hooks(
+        self,
+        attempt: Attempt,
+        status: StatusLine,
+        block: ResponseBlock,
+        length: int,
+        data: bytes,
+        complete: bool,
+        came: ResponseHead,
+    ) -> None:
+        """An async hook looks at the head: go on when it is done. Or a hook has failed and the client has its answer."""
+        hooked = self.hooked
+        if self.over or hooked is None:
             return
         # Nothing is written yet: should the upstream break off or time run out meanwhile, the client still gets an answer.
         self.responding = False
         if not complete:
             attempt.hold()
-        assert hooked is not None
         hooked.respond(lambda later: self._go_on(attempt, status, block, length, data, complete, came, later))
+
+    def _changed(
+        self, status: StatusLine, block: ResponseBlock, came: ResponseHead, answer: ResponseHead
+    ) -> tuple[int, bytes, bytes]:
+        """Return status, status line and header lines of a head that hooks changed."""
+        code = answer.status
+        more = requests.appended(came.headers, answer.headers)
+        if more is not None:
+            lines = block.forward + requests.render(more, self.proxy.pairs)
+        else:
+            lines = requests.render(answer.headers, self.proxy.pairs) + block.framing
+        if not block.has_date and not any(name == "date" for name, _ in more or answer.headers):
+            lines += self.proxy.date_line
+        return code, status.line if code == status.code else replies.status_line(code), lines
 
     def _go_on(
         self,
@@ -282,16 +310,8 @@ class Answering:
         if answer is came:
             line, lines = status.line, self._lines(status.code, block)
         else:
-            line = status.line if answer.status == status.code else replies.status_line(answer.status)
-            more = requests.appended(came.headers, answer.headers)
-            if more is not None:
-                lines = block.forward + requests.render(more, self.proxy.pairs)
-            else:
-                lines = requests.render(answer.headers, self.proxy.pairs) + block.framing
-            if not block.has_date and not any(name == "date" for name, _ in more or answer.headers):
-                lines += self.proxy.date_line
-            if self.extra is not None:
-                lines += self._added_lines(answer.status)
+            _, line, lines = self._changed(status, block, came, answer)
+            lines += self._added_lines(answer.status)
         if status.code == 101:
             self._switch(attempt, block, lines, data)
             return
@@ -509,7 +529,7 @@ class Answering:
             self.bytes_in,
             self.bytes_out,
             forwarding.scheme(peer, aside),
-            tuple(self.hooked.times) if self.hooked is not None else (),
+            tuple(self.hooked.times or ()) if self.hooked is not None else (),
         )
 
     # ---- what hash keys see

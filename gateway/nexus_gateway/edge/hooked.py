@@ -15,7 +15,6 @@ from nexus_core.hooks import Reply, RequestHead, ResponseHead
 from nexus_gateway.edge import requests
 from nexus_gateway.edge.plugins.slots import PluginUnavailable, Slot
 from nexus_gateway.filters.place import HeadFilter, Place
-from nexus_gateway.telemetry.contexts import is_sampled
 from nexus_gateway.telemetry.finished import Hook
 
 if TYPE_CHECKING:
@@ -33,22 +32,32 @@ class Hooked:
 
     def __init__(self, exchange: Answering) -> None:
         self._exchange = exchange
-        self._filters: list[tuple[HeadFilter, RequestHead]] = []
-        self._answer = ResponseHead(0)
+        self._filters: list[tuple[HeadFilter, RequestHead]] | None = None
+        self._answer: ResponseHead | None = None
         self._waiting: tuple[Slot, RequestHead, Awaitable[object]] | None = None
-        self.times: list[Hook] = []
+        self.times: list[Hook] | None = None
         extra = exchange.extra
-        self._sampled = is_sampled(exchange.context) or (extra is not None and extra.debug)
+        # The flags' last digit: `contexts.is_sampled`, without the call.
+        self._sampled = exchange.context[67] == 49 or (extra is not None and extra.debug)
         self._seen: list[tuple[Slot, RequestHead]] = []
-        proxy = exchange.proxy
-        peer, aside = exchange.stream.context, exchange.block.aside
-        entry = exchange.entry
+        line, block, entry = exchange.line, exchange.block, exchange.entry
+        forwarding, peer, aside = exchange.proxy.forwarding, exchange.stream.context, block.aside
         assert entry is not None
-        authority, host, self._port = requests.authority_of(exchange.line, exchange.block)
-        self.head = self._came = requests.build_head(
-            exchange.line, exchange.block, host, proxy.forwarding.headers(peer, authority, aside), exchange.request_id,
-            proxy.forwarding.client_ip(peer, aside), entry.route.id,
-        )  # fmt: skip
+        if line.authority:
+            authority, host, self._port = requests.authority_of(line, block)
+        else:
+            authority, host, self._port = block.authority, block.host, block.port
+        rid = str(exchange.request_id, "latin-1")
+        self.head = self._came = RequestHead(
+            line.method,
+            line.path,
+            line.query,
+            host,
+            # What every hook sees: the gateway's forwarding headers in place of the client's, and end-to-end ones alone.
+            forwarding.headers(peer, authority, aside) + block.passed + (("x-request-id", rid),),
+            peer.address if not peer.trusted else forwarding.client_ip(peer, aside),
+            entry.route.id,
+        )
 
     @property
     def changed(self) -> bool:
@@ -84,7 +93,8 @@ class Hooked:
                     self._note(slot, "on_request")
             if slot.answers:
                 self._seen.append((slot, self.head))
-        if self.filter(exchange.plan.filters):
+        filters = exchange.plan.filters
+        if not filters or self.filter(filters):
             exchange.choose_backend()
 
     async def _await_plugin(self, index: int, slot: Slot, waiting: Awaitable[object]) -> None:
@@ -122,13 +132,16 @@ class Hooked:
         scheme = exchange.proxy.forwarding.scheme(exchange.stream.context, exchange.block.aside)
         place = Place(entry.match.path, scheme, self._port)
         head = self.head
+        ran = self._filters
+        if ran is None:
+            ran = self._filters = []
         for each in filters:
             outcome = each.on_request(head, place)
             if isinstance(outcome, Reply):
                 exchange.reply(outcome)
                 return False
             head = outcome
-            self._filters.append((each, head))
+            ran.append((each, head))
         self.head = head
         return True
 
@@ -158,15 +171,14 @@ class Hooked:
 
         None when an async hook has to be awaited: `respond` goes on from there; or when the exchange was answered otherwise.
         """
-        for each, head in reversed(self._filters):
-            answer = each.on_response(head, answer)
-        self._filters = []
-        self._answer = answer
-        return self._next_responses()
+        if self._filters:
+            for each, head in reversed(self._filters):
+                answer = each.on_response(head, answer)
+            self._filters = None
+        return self._next_responses(answer)
 
-    def _next_responses(self) -> ResponseHead | None:
+    def _next_responses(self, answer: ResponseHead) -> ResponseHead | None:
         seen = self._seen
-        answer = self._answer
         while seen:
             slot, head = seen.pop()
             try:
@@ -174,9 +186,9 @@ class Hooked:
             except PluginUnavailable as unavailable:
                 self._response_unavailable(unavailable)
                 return None
-            if not isinstance(result, ResponseHead):
+            if type(result) is not ResponseHead:
                 self._answer = answer
-                self._waiting = (slot, head, result)
+                self._waiting = (slot, head, result)  # type: ignore[assignment]  # what is left is awaitable
                 return None
             if self._sampled:
                 self._note(slot, "on_response")
@@ -192,8 +204,9 @@ class Hooked:
         while self._waiting is not None:
             slot, head, waiting = self._waiting
             self._waiting = None
+            assert self._answer is not None
             try:
-                self._answer = await slot.response_later(head, self._answer, waiting)
+                later = await slot.response_later(head, self._answer, waiting)
             except PluginUnavailable as unavailable:
                 if not exchange.over:
                     self._response_unavailable(unavailable)
@@ -202,12 +215,14 @@ class Hooked:
                 return
             if self._sampled:
                 self._note(slot, "on_response")
-            answer = self._next_responses()
+            answer = self._next_responses(later)
             if answer is not None:
                 then(answer)
                 return
 
     def _note(self, slot: Slot, hook: str) -> None:
+        if self.times is None:
+            self.times = []
         self.times.append(Hook(slot.instance.id, hook, slot.started_at, slot.took_s))
 
     def _response_unavailable(self, unavailable: PluginUnavailable) -> None:

@@ -163,24 +163,6 @@ def authority_of(line: RequestLine, block: RequestBlock) -> tuple[bytes, str, in
     return line.authority, host, int(port or 0)
 
 
-def build_head(
-    line: RequestLine, block: RequestBlock, host: str, own: Headers, rid: bytes, client_ip: str, route: str
-) -> RequestHead:
-    """Return the request as plugins and filters see it: end-to-end headers, the gateway's forwarding ones in place of the client's.
-
-    own: of `Forwarding.headers`.
-    """
-    return RequestHead(
-        line.method,
-        line.path,
-        line.query,
-        host,
-        (*own, *block.passed, ("x-request-id", rid.decode("latin-1"))),
-        client_ip,
-        route,
-    )
-
-
 def _pairs(lines: bytes) -> Headers:
     return tuple(
         (name.decode("latin-1"), value.strip().decode("latin-1"))
