@@ -89,7 +89,13 @@ class Gateway:
         self.source = source
         self.place = place or place_of(settings)
         self._rng = random.Random()
-        cells = Cells(self.place.cells, lock=self.place.lock, worker=self.place.worker, seed=secrets.randbits(64), on_full=_cells_full)
+        cells = Cells(
+            self.place.cells,
+            lock=self.place.lock,
+            worker=self.place.worker,
+            seed=secrets.randbits(64),
+            on_full=_cells_full,
+        )
         self._registry = EndpointRegistry(self._breaker_changed, cells)
         self.measurements = Measurements(self._live, str(self.place.worker))
         self.pools = Pools(
@@ -101,7 +107,9 @@ class Gateway:
             lambda upstream: self.measurements.tally(names.ATTEMPTS, upstream, "answered"),
         )
         self._limits = Limits(cells, build_key)
-        self._parts = Parts(self._limits.get, self._fault, lambda policy: MirrorDraw(policy, self._rng.random()), self._sessions)
+        self._parts = Parts(
+            self._limits.get, self._fault, lambda policy: MirrorDraw(policy, self._rng.random()), self._sessions
+        )
         self._loader = Loader(settings.plugin_cache, self.measurements)
         self._swapping = asyncio.Lock()
         self._swapped = asyncio.Condition()

@@ -14,7 +14,7 @@ WRK = """Running 2s test @ http://127.0.0.1:1/items/7
      50%  612.00us
      75%  700.00us
      90%    0.90ms
-     99%    1.25s 
+     99%    1.25s
   100000 requests in 2.00s, 30.00MB read
   Socket errors: connect 1, read 2, write 3, timeout 4
   Non-2xx or 3xx responses: 5

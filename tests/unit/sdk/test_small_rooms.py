@@ -74,7 +74,8 @@ def test_a_logged_exception_stays_on_one_line_and_odd_values_become_text() -> No
 
 def test_discovery_file() -> None:
     data = json.dumps({"services": {"o.s": {"endpoints": [
-        {"address": "::1", "port": 2, "meta": {"v": "2", "t": "a"}, "draining": True}, {"address": "10.0.0.1", "port": 1, "id": "a", "weight": 5, "zone": "z", "tags": ["t"]},
+        {"address": "::1", "port": 2, "meta": {"v": "2", "t": "a"}, "draining": True},
+        {"address": "10.0.0.1", "port": 1, "id": "a", "weight": 5, "zone": "z", "tags": ["t"]},
     ], "meta": {"nexus-type": "http"}}}})  # fmt: skip
     entry, tags = file.parse(data.encode(), "f")["o.s"]
     assert entry.endpoints == (
