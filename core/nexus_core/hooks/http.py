@@ -90,13 +90,10 @@ def _fields_of(head: type[msgspec.Struct]) -> dict[str, Field[Any]]:
     class Twin:
         pass
 
-    found: dict[str, Field[Any]] = {}
     for name in head.__struct_fields__:
         Twin.__annotations__[name] = object
         setattr(Twin, name, field(default=None))
-    for name, each in dataclass(Twin).__dataclass_fields__.items():
-        found[name] = each
-    return found
+    return dict(dataclass(Twin).__dataclass_fields__)
 
 
 for _head in (RequestHead, ResponseHead):
