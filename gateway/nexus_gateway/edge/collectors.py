@@ -1,18 +1,15 @@
-"""The in-memory traces' two inlets: the gateway's own spans, and OTLP/HTTP from services beside it."""
+"""The in-memory traces' second inlet: OTLP/HTTP from services beside the gateway."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # its stubs are a package of their own
-from opentelemetry.context import Context
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import StatusCode
 
 from nexus_gateway.telemetry.trees import SpanRecord, TraceBook
 
@@ -25,45 +22,6 @@ _STATUS = ("", "ok", "error")
 
 class ExportInvalid(ValueError):
     """The body is not an OTLP trace export. The text says so."""
-
-
-class OwnSpans(SpanProcessor):
-    """Puts the gateway's own finished spans into the book."""
-
-    def __init__(self, book: TraceBook, service: str) -> None:
-        self._book = book
-        self._service = service
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Do nothing: a span counts when it is over."""
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Keep the span."""
-        context = span.get_span_context()
-        if context is None or span.start_time is None or span.end_time is None:
-            return
-        status = {StatusCode.OK: "ok", StatusCode.ERROR: "error"}.get(span.status.status_code, "")
-        self._book.add(
-            SpanRecord(
-                f"{context.trace_id:032x}",
-                f"{context.span_id:016x}",
-                f"{span.parent.span_id:016x}" if span.parent is not None else "",
-                self._service,
-                span.name,
-                span.kind.name.lower(),
-                span.start_time,
-                span.end_time,
-                status,
-                dict(span.attributes or {}),
-            )
-        )
-
-    def shutdown(self) -> None:
-        """Nothing to release."""
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Nothing waits."""
-        return True
 
 
 def take_export(book: TraceBook, body: bytes) -> bytes:

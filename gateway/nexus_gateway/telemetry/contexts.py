@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 Aside = Mapping[bytes, bytes]
@@ -258,39 +257,3 @@ def _jaeger(value: bytes) -> Parent | None:
 def _padded(trace_id: bytes, span_id: bytes, sampled: bool) -> Parent | None:
     trace_id, span_id = trace_id.lower().rjust(32, b"0"), span_id.lower().rjust(16, b"0")
     return None if trace_id == _NO_TRACE or span_id == _NO_SPAN else Parent(trace_id, span_id, sampled)
-
-
-# The same in text, for the aiohttp edge.
-
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-
-
-@dataclass(frozen=True, slots=True)
-class TraceContext:
-    """The caller's span. trace_id, span_id: never 0. sampled: whether the caller records."""
-
-    trace_id: int
-    span_id: int
-    sampled: bool
-
-
-def find_traceparent(value: str | None) -> TraceContext | None:
-    """Return the context of a `traceparent` header; None for a missing or invalid one, which starts a new trace."""
-    if value is None or len(value) > 256:
-        return None
-    match = _TRACEPARENT.fullmatch(value)
-    if match is None:
-        return None
-    version, trace, span, flags, rest = match.groups()
-    # Section 3.2.2.1: ff is forbidden; version 00 has exactly four fields, later ones may have more.
-    if version == "ff" or (version == "00" and rest):
-        return None
-    trace_id, span_id = int(trace, 16), int(span, 16)
-    if not trace_id or not span_id:
-        return None
-    return TraceContext(trace_id, span_id, bool(int(flags, 16) & 1))
-
-
-def format_traceparent(context: TraceContext) -> str:
-    """Return the `traceparent` header of a context."""
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{'01' if context.sampled else '00'}"

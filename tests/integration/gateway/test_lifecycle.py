@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import io
 import json
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import ClientConnectorError, ClientSession, web
 from nexus_core.problems import Problem
 from nexus_core.snapshot import HeaderModifier, WeightedBackend
-from nexus_gateway.edge.logs import AccessLog
 from nexus_gateway.settings import GatewaySettings
 from nexus_gateway.telemetry.names import METRICS
-from nexus_gateway.telemetry.records import AccessRecord
 from nexus_gateway.testing import Harness, Upstreams, route, rule, simple, snapshot, until, upstream
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -337,38 +333,6 @@ async def test_problems_of_the_source_are_shown(harness: Harness) -> None:
     finally:
         type(gateway.source).problems = property(lambda self: ())  # type: ignore[assignment, method-assign]
     assert (row["where"], row["reason"], row["fix"]) == ("NexusService shop/x", "InvalidSpec", "Fix.")
-
-
-async def test_no_line_of_the_access_log_is_lost_or_torn() -> None:
-    """Lines are added all the time while a slow writer takes them, and right before the end."""
-
-    class Slow(io.StringIO):
-        def write(self, text: str) -> int:
-            for character in text:
-                super().write(character)
-            return len(text)
-
-    stream = Slow()
-    access = AccessLog(True, stream)
-    access.start()
-    for number in range(3000):
-        access.write(AccessRecord(method="GET", path=f"/{number}", status=200))
-        if number % 300 == 0:
-            await asyncio.sleep(0.05)
-    await access.close()
-    assert [json.loads(line)["path"] for line in stream.getvalue().splitlines()] == [
-        f"/{number}" for number in range(3000)
-    ]
-
-
-async def test_the_access_log_is_one_json_line_a_request() -> None:
-    stream = io.StringIO()
-    log = AccessLog(True, stream)
-    log.start()
-    log.write(AccessRecord(method="GET", path="/a", query="api_key=s&x=1", status=200, route="r"))
-    await log.close()
-    line: dict[str, Any] = json.loads(stream.getvalue())
-    assert (line["method"], line["path"], line["status"]) == ("GET", "/a?api_key=[redacted]&x=1", 200)
 
 
 def test_settings_name_the_variable_that_is_wrong() -> None:
