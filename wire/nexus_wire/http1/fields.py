@@ -157,16 +157,19 @@ class Fields:
             name.left = name.room
 
 
-def pairs(block: bytes) -> Iterator[tuple[str, str]]:
-    """Yield the headers of a checked block in wire order: lower-case name, and value as UTF-8, or else as ISO-8859-1, which
-    HTTP once meant."""
+def text_lines(block: bytes) -> list[str]:
+    """Return the lines of a checked block as text: UTF-8, or else ISO-8859-1, which HTTP once meant."""
     if not block:
-        return
+        return []
     try:
-        lines = block.decode().split("\r\n")
+        return block.decode().split("\r\n")
     except UnicodeDecodeError:
-        lines = [_text(line) for line in block.split(b"\r\n")]
-    for line in lines:
+        return [_text(line) for line in block.split(b"\r\n")]
+
+
+def pairs(block: bytes) -> Iterator[tuple[str, str]]:
+    """Yield the headers of a checked block in wire order: lower-case name, and value."""
+    for line in text_lines(block):
         name, _, value = line.partition(":")
         yield name.lower(), value.strip(" \t")
 

@@ -13,6 +13,7 @@ from nexus_wire.http1.fields import (
     MAX_CACHED_LINE,
     Fields,
     pairs,
+    text_lines,
     tokens,
     without,
 )
@@ -38,6 +39,9 @@ _KINDS = {
     b"proxy-authorization": DROP, b"trailer": DROP, b"http2-settings": DROP,
 }  # fmt: skip
 _END_TO_END = frozenset((FORWARD, ASIDE, HOST, LENGTH))
+_PASSED = frozenset({FORWARD, LENGTH})
+_MAX_NAMES = 2048
+_MAX_NAME = 64
 _NOT_OPTIONS = frozenset(
     {b"content-type", b"content-encoding", b"content-range", b"authorization", b"cookie", b"cache-control", b"origin",
      b"range", b"x-request-id", b"forwarded", b"traceparent", b"tracestate", b"via", b"x-real-ip"}
@@ -62,6 +66,24 @@ class RequestLine:
         self.start = start
 
 
+class _Names:
+    """Header names as text, met before. known: name as sent → lower-case name and kind."""
+
+    __slots__ = ("_kind_of", "known")
+
+    def __init__(self, kind_of: Callable[[bytes], int]) -> None:
+        self.known: dict[str, tuple[str, int]] = {}
+        self._kind_of = kind_of
+
+    def learn(self, name: str) -> tuple[str, int]:
+        """Return a name that is not known yet; keep it, while there is room."""
+        low = name.lower()
+        found = (low, self._kind_of(low.encode()))
+        if len(self.known) < _MAX_NAMES and len(name) <= _MAX_NAME:
+            self.known[name] = found
+        return found
+
+
 class RequestBlock:
     """The headers of a request. Shared by all requests that bring the same bytes: nothing in it changes once it is read.
 
@@ -73,14 +95,14 @@ class RequestBlock:
     """
 
     __slots__ = (
-        "_headers", "_joined", "_kind_of", "_listed", "_passed", "_raw", "aside", "authority", "close", "expects", "forward", "has_host",
+        "_headers", "_joined", "_listed", "_names", "_passed", "_raw", "aside", "authority", "close", "expects", "forward", "has_host",
         "host", "keep_alive", "length", "port", "sized", "trailers", "upgrade",
     )  # fmt: skip
 
     def __init__(
         self,
         raw: bytes,
-        kind_of: Callable[[bytes], int],
+        names: _Names,
         host: str,
         port: int,
         authority: bytes | None,
@@ -90,7 +112,7 @@ class RequestBlock:
         aside: dict[bytes, bytes] | None,
     ) -> None:
         self._raw = raw
-        self._kind_of = kind_of
+        self._names = names
         self._listed: frozenset[bytes] | None = None
         self._headers: tuple[tuple[str, str], ...] | None = None
         self._joined: dict[str, str] | None = None
@@ -112,27 +134,36 @@ class RequestBlock:
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         """End-to-end headers in wire order, repeats kept: names lower-case; Host and what is kept aside among them."""
-        found = self._headers
-        if found is None:
-            kind_of = self._kind_of
-            listed = self._listed or ()
-            found = self._headers = tuple(
-                pair
-                for pair in pairs(self._raw)
-                if kind_of(name := pair[0].encode()) in _END_TO_END and name not in listed
-            )
-        return found
+        if self._headers is None:
+            self._read()
+        assert self._headers is not None
+        return self._headers
 
     @property
     def passed(self) -> tuple[tuple[str, str], ...]:
         """The same headers without Host and what is kept aside: those of `forward`."""
-        found = self._passed
-        if found is None:
-            kind_of = self._kind_of
-            found = self._passed = tuple(
-                pair for pair in self.headers if kind_of(pair[0].encode()) in (FORWARD, LENGTH)
-            )
-        return found
+        if self._passed is None:
+            self._read()
+        assert self._passed is not None
+        return self._passed
+
+    def _read(self) -> None:
+        names = self._names
+        known = names.known
+        listed = self._listed
+        every: list[tuple[str, str]] = []
+        passed: list[tuple[str, str]] = []
+        for line in text_lines(self._raw):
+            raw_name, _, value = line.partition(":")
+            name, kind = known.get(raw_name) or names.learn(raw_name)
+            if kind not in _END_TO_END or (listed is not None and name.encode() in listed):
+                continue
+            pair = (name, value.strip(" \t"))
+            every.append(pair)
+            if kind in _PASSED:
+                passed.append(pair)
+        self._headers = tuple(every)
+        self._passed = tuple(passed)
 
     @property
     def joined(self) -> Mapping[str, str]:
@@ -183,6 +214,7 @@ class RequestParser:
             return kind
 
         self._kind_of = kind_of
+        self._texts = _Names(kind_of)
         self._fields = Fields(
             kind_of, max_headers, bad_request, lambda: Refused(431, "HeadTooLarge", "The request has too many headers.")
         )
@@ -328,7 +360,7 @@ class RequestParser:
         pass_on(b"")
         name_of_host, port = (self._hosts.get(host) or self._host(host)) if host is not None else ("", 0)
         block = RequestBlock(
-            raw, self._kind_of, name_of_host, port, host, -1 if chunked else (length or 0), length is not None,
+            raw, self._texts, name_of_host, port, host, -1 if chunked else (length or 0), length is not None,
             b"\r\n".join(forward), aside,
         )  # fmt: skip
         if connection is not None:
@@ -391,5 +423,7 @@ class RequestParser:
             self._hosts.clear()
         if len(self._methods) >= 64:
             self._methods.clear()
+        if len(self._texts.known) >= _MAX_NAMES:
+            self._texts.known.clear()
         self._options.age()
         self._fields.age()
