@@ -46,7 +46,7 @@ async def serve(settings: GatewaySettings, given: Handover) -> None:
     try:
         await gateway.start()
         gateway.lead(False)  # until the supervisor says so: another worker may lead
-        app.calm_collector()
+        app.calm_collector(gateway)
         attending = asyncio.create_task(attendant.run(), name="attend")
         following = asyncio.create_task(_tell_generations(gateway, attendant.changed), name="tell generations")
         try:
