@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from nexus_core.snapshot import Cors, DirectReply, Filter, HeaderModifier, Redirect, UrlRewrite
+from nexus_core.snapshot import Cors, DirectReply, HeaderModifier, Redirect, UrlRewrite
 
 from nexus_gateway.filters.cors import CorsFilter
 from nexus_gateway.filters.direct_replies import DirectReplyFilter
@@ -22,8 +22,3 @@ FILTERS: Mapping[type, Callable[[Any], HeadFilter]] = {
     Cors: CorsFilter,
 }
 """Policy of the Snapshot → the filter that carries it out."""
-
-
-def build_filters(policies: Iterable[Filter]) -> tuple[HeadFilter, ...]:
-    """Return the filters of a rule or backend, in the user's order."""
-    return tuple(FILTERS[type(policy)](policy) for policy in policies)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import lru_cache
 from urllib.parse import unquote_plus
 
@@ -42,12 +41,3 @@ def redact_query(query: str) -> str:
         plain = unquote_plus(name) if "%" in name or "+" in name else name
         parts.append(f"{name}={REDACTED}" if equals and is_secret(plain) else part)
     return "&".join(parts)
-
-
-def redact_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return headers for people to read: repeats joined by `, `, secret values replaced."""
-    shown: dict[str, str] = {}
-    for name, value in headers:
-        text = REDACTED if is_secret(name) else value
-        shown[name] = f"{shown[name]}, {text}" if name in shown else text
-    return shown
