@@ -376,8 +376,11 @@ def test_a_previewed_change_is_compared_and_applied_when_the_annotation_goes(
         return bool(bed.http_get(f"{CONSUL}/v1/kv/{samples.wanted_key()}").status == 200)
 
     backend = {"addresses": ["10.9.9.9:80"]}
+    # What other tests left takes requests, too, and would be what the previewed ones are compared with.
+    bed.kubectl("delete", "nexusservices,httproutes", "--all", "-n", NS)
     bed.apply(service("calm", backend=backend, expose={"path": "/calm"}))
     wait_condition(bed, "calm", "Ready", "True")
+    eventually(bed, lambda: paths() == ["/calm"], "nothing else takes requests")
     eventually(bed, lambda: not asked(), "nobody asks for samples")
     changed = service("calm", backend=backend, expose={"path": "/moved"})
     changed["metadata"]["annotations"] = {"nexus.dev/preview": "true"}
