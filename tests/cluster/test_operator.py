@@ -154,6 +154,9 @@ def clean(bed: Cluster) -> Iterator[None]:
     for kind in ("nexusservices", "nexuspolicies", "nexusplugins"):
         bed.kubectl("delete", kind, "--all", "-n", NS)
     bed.kubectl("delete", "nexusmarketplaces", "--all")
+    # The garbage collector stands still while it learns new kinds (the first test installs some), up to half a minute;
+    # the next test must not find this one's pods.
+    bed.wait(lambda: not bed.pods(namespace=NS) and not bed.find("deployments", NS), "the children are gone", 90)
 
 
 def web(name: str = "web", replicas: int = 1, **spec: Any) -> dict[str, Any]:
