@@ -5,11 +5,12 @@ grows with all of them. Three shapes do that, and are refused before they reach 
 
 - a repeat whose body is or holds a repeat, with nothing between two rounds to tell them apart: `(a+)*`, `(\\d+,?)*`;
 - a repeated choice of which two sides can begin alike: `(\\w|\\d)*`;
-- more than two unbounded repeats in a row that can take each other's characters: `.*a.*b.*`.
+- more than two unbounded repeats in a row that can take each other's characters: `.*a.*b.*`; nor so many bounded ones that
+  the ways to share a text among them multiply beyond `MAX_WAYS`: `a?a?a?…`.
 
 The test is cheap and errs on the safe side: some expressions that would do no harm are refused too. With at most two such
 repeats the time grows with the square of the text at worst, and the gateway bounds the text. Repeats with a small
-bound multiply that by what they allow.
+bound multiply that by what they allow, which `MAX_WAYS` keeps small.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ MAX_LENGTH = 1024
 MANY = 32
 """Repeats of up to so many rounds count as bounded."""
 MAX_IN_A_ROW = 2
+MAX_WAYS = 1 << 16
+"""In which repeats in a row may share a text among them, an unbounded one counted as `UNBOUNDED_WAYS`: the worst of what
+passes takes about a second with the longest text, and what people write some milliseconds."""
+UNBOUNDED_WAYS = 64
 
 _parser: Any = importlib.import_module("re._parser")
 _ALPHABET = "".join(map(chr, range(0x180))) + "\u4e00"
@@ -72,6 +77,11 @@ class _Part:
     def unbounded(self) -> bool:
         return self.most < 0 or self.most > MANY
 
+    @property
+    def ways(self) -> int:
+        """How many lengths it can have, as `MAX_WAYS` counts them."""
+        return UNBOUNDED_WAYS if self.unbounded else self.most - self.least + 1
+
 
 def _check(nodes: Iterable[Any]) -> None:
     """Raise _Refused for one of the three shapes anywhere below."""
@@ -108,17 +118,22 @@ def _check_body(body: list[Any]) -> None:
 
 
 def _check_row(parts: list[_Part]) -> None:
-    """Refuse more than two unbounded repeats that can take each other's characters."""
-    row: list[frozenset[str]] = []
+    """Refuse more than two unbounded repeats that can take each other's characters, and too many bounded ones."""
+    row: list[_Part] = []
     for part in parts:
-        if part.unbounded:
-            row = [chars for chars in row if chars & part.chars] + [part.chars]
-            if len(row) > MAX_IN_A_ROW:
-                raise _Refused(
-                    "has more than two open repeats in a row that overlap, which can take very long to match"
-                )
-        elif part.least > 0:
-            row = [chars for chars in row if chars & part.chars]
+        alike = [each for each in row if each.chars & part.chars]
+        if part.least > 0:
+            # What must be there and takes none of their characters tells what came before from what follows. Something that
+            # may be left out does not: `a*b*a*` is `a*a*` for a text without a b.
+            row = alike
+        if part.least == part.most:
+            continue
+        row = [*row, part]
+        alike = [*alike, part]
+        if sum(each.unbounded for each in alike) > MAX_IN_A_ROW:
+            raise _Refused("has more than two open repeats in a row that overlap, which can take very long to match")
+        if math.prod(each.ways for each in alike) > MAX_WAYS:
+            raise _Refused("has too many repeats in a row that overlap, which can take very long to match")
 
 
 def _parts(node: Any) -> Iterator[_Part]:
@@ -211,18 +226,22 @@ def _chars(node: Any) -> frozenset[str]:
     if name == "ANY":
         return _ALL
     found: frozenset[str] = frozenset()
-    negated = False
+    negated = beyond = False
     for item, inner in value:
         kind = str(item)
         if kind == "NEGATE":
             negated = True
-        elif kind == "LITERAL":
-            found |= {chr(inner)}
-        elif kind == "RANGE":
-            found |= {char for char in _ALPHABET if inner[0] <= ord(char) <= inner[1]}
+        elif kind in ("LITERAL", "RANGE"):
+            first, last = (inner, inner) if kind == "LITERAL" else inner
+            found |= {char for char in _ALPHABET if first <= ord(char) <= last}
+            if last > ord(_ALPHABET[-2]):
+                beyond = True
         else:
             found |= {char for char in _ALPHABET if _CATEGORIES[str(inner)].match(char)}
-    return _ALL - found if negated else found & _ALL
+    if negated:
+        return _ALL - found
+    # Flags are not looked at: either case may be meant.
+    return _ALL if beyond else found | {each for char in found for each in (char.lower(), char.upper())} & _ALL
 
 
 _CATEGORIES = {
