@@ -31,7 +31,7 @@ def render(found: Mapping[str, Any]) -> str:
 
 
 def _line(name: str, text: str, depth: int = 1) -> str:
-    return f"{'  ' * depth}{name.ljust(10)}{text}".rstrip()
+    return f"{'  ' * depth}{name.ljust(9)} {text}".rstrip()
 
 
 def _rule(found: Mapping[str, Any]) -> Iterator[str]:

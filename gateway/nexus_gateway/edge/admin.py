@@ -1,10 +1,11 @@
 """The admin API: what the gateway runs, why, and how it is. Read only, JSON, without authentication: keep it private.
 
-It decides nothing; `State` is all it sees of the gateway.
+It decides nothing; `State` is all it sees of the gateway. Answers as long as a Snapshot of thousands of routes are made in a thread.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -99,33 +100,22 @@ class Admin:
     async def config(self, request: web.Request) -> web.Response:
         """The live Snapshot, with secret-looking plugin settings and header values redacted."""
         published = self._state.runtime().published
-        return _json(
-            {
-                "replica": self._state.replica,
-                "generation": published.generation,
-                "digest": published.digest,
-                "snapshot": show_snapshot(published.snapshot),
-            }
-        )
+
+        def show() -> web.Response:
+            return _json(
+                {
+                    "replica": self._state.replica,
+                    "generation": published.generation,
+                    "digest": published.digest,
+                    "snapshot": show_snapshot(published.snapshot),
+                }
+            )
+
+        return await asyncio.to_thread(show)
 
     async def routes(self, request: web.Request) -> web.Response:
         """Every match with its rule, plugins and upstreams."""
-        rows = [
-            {
-                "route": entry.route.id,
-                "rule": entry.rule.id,
-                "hostnames": list(entry.route.hostnames),
-                "listeners": list(entry.route.listeners),
-                "path": entry.match.path,
-                "path_kind": entry.match.path_kind,
-                "method": entry.match.method,
-                "headers": {header.name: header.value for header in entry.match.headers},
-                "plugins": list(entry.rule.plugins),
-                "upstreams": [{"upstream": each.upstream, "weight": each.weight} for each in entry.rule.backends],
-            }
-            for entry in self._state.runtime().router.entries
-        ]
-        return _json({"routes": rows})
+        return await asyncio.to_thread(_show_routes, self._state.runtime())
 
     async def endpoints(self, request: web.Request) -> web.Response:
         """The live endpoints of each upstream."""
@@ -186,7 +176,7 @@ class Admin:
             )
         except ValueError as error:
             return _json({"error": str(error)}, status=400)
-        return _json(explain(self._state.runtime(), question, self._state.zone))
+        return _json(await explain(self._state.runtime(), question, self._state.zone))
 
     async def samples(self, request: web.Request) -> web.Response:
         """The sample of requests that `nexus diff --replay` takes, redacted."""
@@ -222,6 +212,25 @@ class Admin:
         if book is None:  # pragma: no cover - the routes exist only with a book
             raise web.HTTPNotFound
         return book
+
+
+def _show_routes(runtime: Runtime) -> web.Response:
+    rows = [
+        {
+            "route": entry.route.id,
+            "rule": entry.rule.id,
+            "hostnames": list(entry.route.hostnames),
+            "listeners": list(entry.route.listeners),
+            "path": entry.match.path,
+            "path_kind": entry.match.path_kind,
+            "method": entry.match.method,
+            "headers": {header.name: header.value for header in entry.match.headers},
+            "plugins": list(entry.rule.plugins),
+            "upstreams": [{"upstream": each.upstream, "weight": each.weight} for each in entry.rule.backends],
+        }
+        for entry in runtime.router.entries
+    ]
+    return _json({"routes": rows})
 
 
 def _json(value: Any, *, status: int = 200) -> web.Response:

@@ -1,10 +1,14 @@
 """What the running gateway would do with a request: what its Snapshot says, and how the endpoints are at this moment.
 
+What the Snapshot says never changes, so it is worked out in a thread: every match of thousands of routes is asked why it lost,
+which takes tens of milliseconds that requests must not wait for. What moves is read on the event loop.
+
 It decides on copies of the endpoints' states; nothing it does changes what the next request gets.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from time import monotonic, time
 from typing import Any
@@ -22,15 +26,13 @@ from nexus_gateway.telemetry.redactions import is_secret, redact_query
 from nexus_gateway.telemetry.shown import without_header_values
 
 
-def explain(runtime: Runtime, question: Question, zone: str = "") -> dict[str, Any]:
+async def explain(runtime: Runtime, question: Question, zone: str = "") -> dict[str, Any]:
     """Return `descriptions.describe` without secrets, with the gateway's generation, its plugins' states, and for each
     upstream its endpoints (which could serve and why others could not), circuit, places, and which endpoint it would be.
 
     zone: the gateway's own.
     """
-    answer: dict[str, Any] = without_header_values(
-        describe(runtime.published.snapshot, runtime.router, question, secret=is_secret)
-    )
+    answer = await asyncio.to_thread(_describe, runtime, question)
     answer["generation"] = runtime.published.generation
     answer["request"]["query"] = redact_query(question.query)
     entry = runtime.router.find(question.method, question.host, question.path, question.headers, question.query)
@@ -52,6 +54,12 @@ def explain(runtime: Runtime, question: Question, zone: str = "") -> dict[str, A
             row["retry"], row["timeouts"] = (row["policies"][name]["value"] for name in ("retry", "timeouts"))
             row["pick"] = _pick(pool, backend, live, question, now)
     return answer
+
+
+def _describe(runtime: Runtime, question: Question) -> dict[str, Any]:
+    described = describe(runtime.published.snapshot, runtime.router, question, secret=is_secret)
+    found: dict[str, Any] = without_header_values(described)
+    return found
 
 
 def show_pool(pool: Pool, zone: str) -> dict[str, Any]:
