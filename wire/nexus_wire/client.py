@@ -72,7 +72,7 @@ class Receiver(Protocol):
         ...
 
     def on_interim(self, head: bytes, code: int) -> None:
-        """An interim response other than 100 and 101: its whole head."""
+        """An interim response other than 100 and 101: its whole head, as it may be passed on."""
         ...
 
     def on_broken(self, connection: ClientConnection, why: Broken, detail: str) -> None:
@@ -281,7 +281,8 @@ class ClientConnection(asyncio.Protocol):
                 return
             if code != 100 and self.receiver is not None:
                 # 100 is not passed on: the gateway invites bodies itself, when it wants them.
-                self.receiver.on_interim(data[:end], code)
+                # Its hop-by-hop lines end here like any response's, and what frames a body says nothing in it.
+                self.receiver.on_interim(status.line + block.unframed().forward + b"\r\n", code)
             data = data[end:]
             if not data:
                 self._buffer = b""

@@ -424,9 +424,14 @@ class ServerConnection(asyncio.Protocol):
             if self.minor:
                 self.transport.write(b"".join((status, lines, b"\r\n", body)))
             else:
+                if not length:
+                    lines = lines.replace(_CHUNKED_LINE, b"")
                 self.transport.write(b"".join((status, lines, b"connection: keep-alive\r\n\r\n", body)))
         else:
             self.keep = keep and self.complete
+            if not self.minor and not length:
+                # Nor of a body that does not follow (HEAD, 304) may HTTP/1.0 be told how it would be framed.
+                lines = lines.replace(_CHUNKED_LINE, b"")
             self.transport.write(b"".join((status, lines, _CLOSE, body)))
         if complete:
             self._over()

@@ -359,6 +359,19 @@ async def test_http_1_0_clients_get_bodies_they_can_read(start: Start) -> None:
             assert (body, b"chunked" in head, b"connection: close" in head) == (b"hello", False, True)
 
 
+@pytest.mark.parametrize("extra", [b"", b"connection: keep-alive\r\n"], ids=["closing", "kept"])
+async def test_http_1_0_clients_hear_nothing_of_chunks_where_no_body_follows(start: Start, extra: bytes) -> None:
+    app = await start(keepalive_s=0.2)
+
+    def head_only(served: Served) -> bool:
+        served.stream.respond(b"HTTP/1.1 200 OK\r\n", b"a: b\r\ntransfer-encoding: chunked\r\n", 0, b"", True)
+        return True
+
+    app.on_head = head_only
+    answer = await app.raw(b"HEAD / HTTP/1.0\r\n%b\r\n" % extra)
+    assert (answer.count(b"\r\na: b\r\n"), b"chunked" in answer, b"keep-alive" in answer) == (1, False, bool(extra))
+
+
 HOSTILE = [
     b"\x00" * 200,
     b"\r\n" * 50,
@@ -497,6 +510,30 @@ async def test_answers_are_read_the_same_in_pieces_of_any_size(
     connection, answer = await ask(caller, await scripted(serve))
     assert (bytes(answer.body), answer.broken, connection.reusable) == (body, None, reusable)
     assert answer.interim == ([103] if name == "after interim ones" else [])
+
+
+async def test_an_interim_answer_is_told_without_what_is_one_connections_or_a_bodys(
+    scripted: Scripted, caller: Caller
+) -> None:
+    """Whoever passes it on would tell its own client to close, or of a body that never comes."""
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.0 103 Early Hints\r\nLink: </a>\r\nConnection: close, x-own\r\nX-Own: 1\r\nKeep-Alive: 9\r\n"
+            b"Upgrade: h2c\r\nContent-Length: 30\r\n\r\n" + OK
+        )
+        await reader.read()
+
+    answer = Answer()
+    answer.on_interim = lambda head, code: heads.append(head)  # type: ignore[method-assign]
+    connection = await caller.connect(await scripted(serve))
+    connection.begin(answer, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    async with asyncio.timeout(5):
+        await answer.done.wait()
+    assert heads == [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"]
+    assert (answer.status, bytes(answer.body)) == (200, b"ok")
 
 
 BROKEN = {
