@@ -28,6 +28,8 @@ from nexus_gateway.resilience.cells import Cells, Slot
 KEYS = 4096
 _PROBE = 8
 _FOUND = 8192
+_FOUND_BYTES = 128
+"""A longer key is looked up anew each time (1 µs): clients choose keys, and so many long ones would be a quarter of a gigabyte."""
 
 KeyOf = Callable[[Any], bytes]
 """Takes from a request what its limit counts by."""
@@ -140,9 +142,10 @@ class KeyedLimit(Limit):
             at = oldest
             view[at + 1] = now
             view[at] = fingerprint
-        if len(self._found) >= _FOUND:
-            self._found.clear()
-        self._found[key] = (fingerprint, at)
+        if len(key) <= _FOUND_BYTES:
+            if len(self._found) >= _FOUND:
+                self._found.clear()
+            self._found[key] = (fingerprint, at)
         return at
 
 

@@ -9,6 +9,7 @@ import multiprocessing.synchronize
 import os
 import random
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,6 +119,19 @@ def test_a_flood_of_keys_makes_the_limit_generous_and_never_hard_on_strangers() 
         assert made.take(b"stranger %d" % n, 1.0 + n * 1e-4) == 0.0, "a key's first request always passes"
     again = [made.take(b"stranger %d" % rng.randrange(4 * KEYS - 200, 4 * KEYS), 3.0) > 0.0 for _ in range(100)]
     assert sum(again) > 90, "the newest are still counted: the oldest went"
+
+
+def test_long_keys_are_counted_apart_and_not_kept() -> None:
+    """Clients choose keys: thousands of long ones must cost no memory."""
+    made = limit(1, 1000.0, key=BY_ADDRESS)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        assert [made.take(b"%06d" % n + b"x" * 10_000, 1.0) for n in range(500)] == [0.0] * 500
+        assert tracemalloc.get_traced_memory()[0] - before < 500_000
+    finally:
+        tracemalloc.stop()
+    assert all(made.take(b"%06d" % n + b"x" * 10_000, 1.0) > 0.0 for n in range(500))
 
 
 def test_places_whose_time_has_passed_are_free() -> None:
