@@ -16,16 +16,8 @@ def watch(measurements: Measurements, proxy: Proxy) -> None:
     """Have the gauges of a proxy and its pools read with each scrape."""
     measurements.watch(names.IN_FLIGHT, lambda: [((), proxy.in_flight)])
     measurements.watch(names.CLIENT_CONNECTIONS, lambda: [((), len(proxy.connections))])
-    measurements.watch(names.UPSTREAM_CONNECTIONS, lambda: _connections(proxy.runtime.pools))
     measurements.watch(names.PENDING, lambda: _pending(proxy.runtime.pools))
     measurements.watch(names.CONCURRENCY_LIMIT, lambda: _limits(proxy.runtime.pools))
-
-
-def _connections(pools: Mapping[str, Pool]) -> Iterator[Row]:
-    for upstream, pool in pools.items():
-        idle = sum(len(state.idle) for state in pool.endpoints)
-        yield (upstream, "idle"), idle
-        yield (upstream, "active"), sum(state.connections for state in pool.endpoints) - idle
 
 
 def _pending(pools: Mapping[str, Pool]) -> Iterator[Row]:

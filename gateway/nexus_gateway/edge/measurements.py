@@ -81,7 +81,6 @@ class Measurements:
         self._readers: dict[names.Metric, list[Reader]] = {}
         self._attempts: dict[Labels, Tally] = {}
         self._tallies[names.ATTEMPTS] = self._attempts
-        self.in_flight = self.tally(names.IN_FLIGHT)
         self.generation = self.tally(names.GENERATION)
         self.swaps = self.tally(names.SWAPS)
         self.swap_failures = self.tally(names.SWAP_FAILURES)

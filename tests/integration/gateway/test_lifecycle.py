@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -280,6 +281,10 @@ async def test_metrics_are_all_there_and_forget_what_is_gone(harness: Harness) -
         assert f"# TYPE {metric.name}" in text, metric.name
     wanted = 'nexus_gateway_requests_total{code_class="2xx",route="HTTPRoute/shop/main",upstream="shop/orders"} 1.0'
     assert wanted in text
+    # A scraper takes one value for each series, and which one is its choice; workers' would be added up.
+    series = Counter(line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#"))
+    assert [name for name, count in series.items() if count > 1] == []
+    assert 'nexus_gateway_upstream_connections{state="idle",upstream="shop/orders"} 1.0' in text
     await harness.publish(
         snapshot(route(rule("shop/b"), route_id="HTTPRoute/shop/b"), upstream(port, upstream_id="shop/b"))
     )

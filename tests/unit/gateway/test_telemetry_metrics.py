@@ -166,7 +166,7 @@ def worker(name: str, requests: int) -> Measurements:
         made.red(ROUTE, UPSTREAM).add(200, 0.3)
     made.red(ROUTE, UPSTREAM).exemplar(name.encode() * 32, 0.3, 100.0 + int(name))
     made.red(f"only-{name}", UPSTREAM).add(404, 0.1)
-    made.in_flight.set(requests)
+    made.tally(names.IN_FLIGHT).set(requests)
     made.generation.set(10 + requests)
     made.swaps.set(4)
     made.spread("p", "on_request").observe(0.5)
