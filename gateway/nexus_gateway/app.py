@@ -11,7 +11,7 @@ import random
 import secrets
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -45,6 +45,7 @@ from nexus_gateway.edge.sessions import Sessions
 from nexus_gateway.edge.sources.consul import ConsulSource
 from nexus_gateway.edge.sources.files import FileSource
 from nexus_gateway.edge.sources.port import SnapshotSource
+from nexus_gateway.edge.tasks import Tasks
 from nexus_gateway.edge.tls.store import Certificates
 from nexus_gateway.edge.workers.places import Place
 from nexus_gateway.filters.faults import FaultDraw
@@ -76,7 +77,7 @@ class Gateway:
     """One gateway in the running event loop.
 
     port, tls_port, admin_port: what is bound, after `start`; 0 for none. calm: whether the garbage collector was told
-    (`calm_collector`) to leave what lives long alone.
+    (`calm_collector`) to leave what lives long alone. leads: whether it does what one worker does for all; see `lead`.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Gateway:
         self.admin_port = 0
         self.source = source
         self.place = place or place_of(settings)
+        self.leads = not self.place.inherits
         self._rng = random.Random()
         cells = Cells(
             self.place.cells,
@@ -114,7 +116,7 @@ class Gateway:
         self._loader = Loader(settings.plugin_cache, self.measurements)
         self._swapping = asyncio.Lock()
         self._swapped = asyncio.Condition()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(lambda name: self.measurements.tally(names.TASK_FAILURES, name).inc())
         self._draining = False
         self.calm = False
         self.samples = Samples(settings.sample_requests, self._rng, monotonic())
@@ -155,7 +157,7 @@ class Gateway:
             self.proxy.clock.every_tick.append(self._mirror_cells)
             self._checker = Checker(
                 self.pools,
-                active=self.place.index == 0,
+                active=self.leads,
                 tls=self.proxy.tls.context,
                 publish=self._publish_health,
                 rng=self._rng,
@@ -163,14 +165,15 @@ class Gateway:
             self._stack.push_async_callback(self._checker.close)
             await self._start_admin()
             if self.place.inherits:
-                self._own(self._listen_once_live(), "listen")
+                self._tasks.own(self._listen_once_live(), "listen")
             else:
                 await self._listen()
             self._stack.push_async_callback(self._close_source)
-            self._own(self._follow(), "snapshots")
-            self._own(self._housekeep(), "housekeeping")
-            if settings.sample_requests and isinstance(self.source, ConsulSource):
-                self._own(self.source.publish_samples(lambda: self.samples.samples), "samples")
+            self._tasks.own(self._follow(), "snapshots")
+            self._tasks.keep(self._housekeep, "housekeeping")
+            source = self.source
+            if settings.sample_requests and isinstance(source, ConsulSource):
+                self._tasks.keep(lambda: source.publish_samples(lambda: self.samples.samples), "samples")
         except BaseException:
             await self._stack.aclose()
             raise
@@ -211,7 +214,7 @@ class Gateway:
             assert self.settings.tls_certificates is not None
             certificates = Certificates(self.settings.tls_certificates)
             await asyncio.to_thread(certificates.reload)
-            self._own(certificates.watch(), "certificates")
+            self._tasks.keep(certificates.watch, "certificates")
             self.certificates = certificates
             secure = await place.listen_tls(lambda: ServerConnection(options), certificates.context)
             assert secure is not None
@@ -259,7 +262,10 @@ class Gateway:
             checked.judged(healthy)
 
     def lead(self, leads: bool) -> None:
-        """Do, or do no more, what one worker does for all: active health checks."""
+        """Do, or do no more, what one worker does for all: active health checks, and sweeping the memory that they share.
+
+        Whoever has a place prepared by a supervisor leads when that one says so; a gateway of one process always does."""
+        self.leads = leads
         self._checker.lead(leads)
 
     def _fault(self, policy: Fault) -> FaultDraw:
@@ -280,20 +286,17 @@ class Gateway:
             return "no Snapshot yet"
         return None if self.listening.is_set() else "not listening yet"
 
-    def _own(self, work: Coroutine[object, object, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _housekeep(self) -> None:
-        """Bound what a long life would pile up: pods come and go, and each address leaves state behind."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
-            now = asyncio.get_running_loop().time()
-            self.pools.forget(now)
-            self._limits.touch(now)
-            if self.place.index == 0:
-                self._registry.cells.sweep(now, SWEEP_AFTER_S)
+            self.tidy(asyncio.get_running_loop().time())
+
+    def tidy(self, now: float) -> None:
+        """Bound what a long life would pile up: pods come and go, and each address leaves state behind. Called once a minute."""
+        self.pools.forget(now)
+        self._limits.touch(now)
+        if self.leads:
+            self._registry.cells.sweep(now, SWEEP_AFTER_S)
 
     async def _follow(self) -> None:
         while True:
@@ -342,7 +345,7 @@ class Gateway:
             # What the new runtime is made of lives as long as it does: no collection has to walk it. It holds no cycles, so that
             # it is freed with its last request all the same.
             gc.freeze()
-        self._own(former.retire(), "retire")
+        self._tasks.own(former.retire(), "retire")
         self.measurements.swaps.inc()
         self.measurements.generation.set(published.generation)
         snapshot = published.snapshot
@@ -364,7 +367,7 @@ class Gateway:
         )
         retry_in_s = self._loader.retry_in_s(clock())
         if retry_in_s is not None:
-            self._own(self._retry_plugins(published, retry_in_s), "retry plugins")
+            self._tasks.own(self._retry_plugins(published, retry_in_s), "retry plugins")
 
     async def _build(self, published: Published, pools: Mapping[str, Pool], slots: Mapping[str, Slot]) -> Runtime:
         """Compile the Snapshot in a thread: thousands of routes take tens of milliseconds, which requests do not wait for.
@@ -415,9 +418,7 @@ class Gateway:
 
     async def _release(self) -> None:
         self._close_listeners()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         try:
             async with asyncio.timeout(STOP_S):
                 await self._runtime.retire()

@@ -45,7 +45,6 @@ async def serve(settings: GatewaySettings, given: Handover) -> None:
     loop.add_signal_handler(signal.SIGTERM, attendant.drain.set)
     try:
         await gateway.start()
-        gateway.lead(False)  # until the supervisor says so: another worker may lead
         app.calm_collector(gateway)
         attending = asyncio.create_task(attendant.run(), name="attend")
         following = asyncio.create_task(_tell_generations(gateway, attendant.changed), name="tell generations")

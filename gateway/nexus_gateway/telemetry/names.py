@@ -97,13 +97,16 @@ PLUGIN_ERRORS = Metric(
 SPANS_DROPPED = Metric(
     "nexus_gateway_recordings_dropped", "counter", "Recorded requests whose spans were not exported."
 )
+TASK_FAILURES = Metric(
+    "nexus_gateway_background_failures", "counter", "Background tasks that failed; the log says how.", ("task",)
+)
 LINES_DROPPED = Metric("nexus_gateway_access_log_dropped", "counter", "Lines of the access log that were not written.")
 
 METRICS = (
     REQUESTS, DURATION, IN_FLIGHT, REFUSED, SHED, RATE_LIMITED, FALLBACKS, MIRRORED, ATTEMPTS, RETRIES, BUDGET_SPENT, HEDGES,
     HEDGE_BUDGET_SPENT, CLIENT_CONNECTIONS, UPSTREAM_CONNECTIONS, PENDING, CONCURRENCY_LIMIT, ENDPOINTS, ACTIVE, BREAKER,
     EJECTIONS, HEALTH_CHECKS, HEALTHY, GENERATION, SWAPS, SWAP_FAILURES, PLUGIN_DURATION, PLUGIN_ERRORS, SPANS_DROPPED,
-    LINES_DROPPED,
+    LINES_DROPPED, TASK_FAILURES,
 )  # fmt: skip
 BY_NAME = {metric.name: metric for metric in METRICS}
 
