@@ -136,7 +136,8 @@ class Gateway:
         return ((upstream, pool.endpoints) for upstream, pool in sorted(self.pools.all().items()))
 
     async def start(self) -> None:
-        """Listen and begin to take Snapshots. Raises OSError when an address cannot be bound; nothing is left open then."""
+        """Listen and begin to take Snapshots. Raises OSError when an address cannot be bound, `SettingInvalid` for what only the
+        start can find out of a setting; nothing is left open then."""
         settings = self.settings
         try:
             self._start_telemetry()
@@ -478,7 +479,7 @@ def build_discovery(settings: GatewaySettings) -> Discovery:
 
 
 def run(settings: GatewaySettings, manifests: Path | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Raises `NothingToServe`, OSError.
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Raises `NothingToServe`, `SettingInvalid`, OSError.
 
     Logs go to stderr as JSON, the access log to stdout.
     """

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_WORKERS = 256
@@ -236,6 +237,14 @@ def _paths(text: str) -> tuple[str, ...]:
     return found
 
 
+def _collector(text: str) -> str:
+    url = urlsplit(text)
+    # `port` raises for one that is out of range.
+    if url.scheme not in ("http", "https") or not url.hostname or url.port == 0:
+        raise ValueError(text)
+    return text
+
+
 def _address(text: str) -> str:
     split_address(text)
     return text
@@ -288,6 +297,7 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "trace_ratio": (_ratio, "a number from 0 to 1"),
     "access_log_ratio": (_ratio, "a number from 0 to 1"),
     "trace_slow_s": (_seconds, "seconds, 0 or more"),
+    "otlp_endpoint": (_collector, "an http:// or https:// URL, for example http://jaeger:4318"),
     "traces_memory": (_count, "a whole number, 0 or more"),
     "sample_requests": (_count, "a whole number, 0 or more"),
     "debug_key": (_secret, "16 characters or more"),

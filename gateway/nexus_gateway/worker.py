@@ -84,6 +84,9 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=app.loop_factory()) as runner:
             runner.run(serve(settings, given))
+    except SettingInvalid as error:
+        log.error("the worker cannot run: %s", error)
+        return 2
     except (app.NothingToServe, OSError) as error:
         log.error("the worker cannot run: %s", error)
         return 1

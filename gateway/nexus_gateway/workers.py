@@ -17,6 +17,7 @@ from pathlib import Path
 from aiohttp import web
 from nexus_sdk import logs
 
+from nexus_gateway.edge.collecting import Collector
 from nexus_gateway.edge.workers.admin import MergedAdmin, Render
 from nexus_gateway.edge.workers.supervisor import CannotStart, Plan, Supervisor
 from nexus_gateway.settings import GatewaySettings, environment, split_address
@@ -50,10 +51,14 @@ def build_plan(settings: GatewaySettings, manifests: Path | None, environ: Mappi
 
 
 def run(settings: GatewaySettings, manifests: Path | None, render: Render) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Raises OSError, `CannotStart`.
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Raises OSError, `CannotStart`, `SettingInvalid`.
 
     render: see `MergedAdmin`. Logs go to stderr as JSON.
     """
+    if settings.otlp_endpoint:
+        Collector(
+            settings.otlp_endpoint, os.environ
+        )  # for what is wrong with its settings: said once, not by every worker
     logs.install(settings.log_level, {"service": "nexus-gateway", "replica": settings.replica, "worker": "supervisor"})
     asyncio.run(serve(settings, build_plan(settings, manifests, os.environ), render))
 

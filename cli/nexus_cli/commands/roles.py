@@ -93,6 +93,8 @@ def gateway(
         ports.require_free(*ports.parse_address(address, option), option)
     try:
         app.run(settings, directory)
+    except SettingInvalid as error:
+        raise UserError(str(error)) from error
     except (app.NothingToServe, CannotStart, OSError) as error:
         raise UserError(f"The gateway cannot run: {error}") from error
 

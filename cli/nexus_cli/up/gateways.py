@@ -38,7 +38,9 @@ class LocalGateway:
         self._gateway: Gateway | None = None
 
     async def start(self, discovery: Discovery) -> None:
-        """Listen. Raises UserError when somebody took an address since it was checked."""
+        """Listen. Raises UserError when somebody took an address since it was checked, or a setting cannot be used."""
+        from nexus_gateway.settings import SettingInvalid
+
         self._gateway = self._make(self._settings, self._source, discovery)
         try:
             await self._gateway.start()
@@ -46,6 +48,8 @@ class LocalGateway:
             raise UserError(
                 f"The gateway cannot listen: {error}. Choose other addresses with --listen and --admin."
             ) from error
+        except SettingInvalid as error:
+            raise UserError(str(error)) from error
 
     async def live(self) -> None:
         """Return once the manifests' first Snapshot serves."""

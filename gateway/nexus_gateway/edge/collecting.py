@@ -14,8 +14,13 @@ from urllib.parse import urlsplit
 
 from opentelemetry.util.re import parse_env_headers
 
+from nexus_gateway.settings import SettingInvalid
+
 _PREFIXES = ("OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_")
 _COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": lambda body: gzip.compress(body, 1), "deflate": zlib.compress}
+
+
+_URL = "an http:// or https:// URL, for example http://jaeger:4318"
 
 
 class SendFailed(Exception):
@@ -30,32 +35,56 @@ class Collector:
     """One collector, one connection that is kept. Used by one thread."""
 
     def __init__(self, endpoint: str, environ: Mapping[str, str]) -> None:
-        """endpoint: base URL (`http://jaeger:4318`). Raises ValueError for one that is no http(s) URL.
+        """endpoint: base URL (`http://jaeger:4318`). Raises `SettingInvalid` for what of it, or of the environment, cannot be used.
 
         environ: `OTEL_EXPORTER_OTLP[_TRACES]_` `HEADERS`, `TIMEOUT` (seconds, default 5), `COMPRESSION` (gzip, deflate),
         `CERTIFICATE`, `CLIENT_KEY`, `CLIENT_CERTIFICATE` (files).
         """
-        url = urlsplit(endpoint)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError(f"OTEL_EXPORTER_OTLP_ENDPOINT={endpoint!r} is no http:// or https:// URL.")
+        try:
+            url = urlsplit(endpoint)
+            self._host, self._port = url.hostname or "", url.port
+        except ValueError as error:
+            raise _unusable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint, _URL) from error
+        if url.scheme not in ("http", "https") or not self._host:
+            raise _unusable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint, _URL)
+
+        def named(name: str) -> tuple[str, str]:
+            """The variable that is set, the more special one first, and its text."""
+            variables = [prefix + name for prefix in _PREFIXES]
+            return next(
+                ((each, found) for each in variables if (found := environ.get(each, "").strip())), (variables[-1], "")
+            )
 
         def setting(name: str) -> str:
-            return next((found for prefix in _PREFIXES if (found := environ.get(prefix + name, ""))), "")
+            return named(name)[1]
 
-        self._host, self._port = url.hostname, url.port
         self._path = url.path.rstrip("/") + "/v1/traces"
-        timeout = setting("TIMEOUT")
-        self._timeout_s = float(timeout) if timeout.replace(".", "", 1).isdecimal() else 5.0
-        self._compress = _COMPRESS.get(setting("COMPRESSION").strip().lower())
+        variable, text = named("TIMEOUT")
+        if text and not (text.isascii() and text.replace(".", "", 1).isdecimal() and float(text)):
+            raise _unusable(variable, text, "seconds, more than 0")
+        self._timeout_s = float(text or 5.0)
+        variable, text = named("COMPRESSION")
+        if text.lower() not in ("", "none", *_COMPRESS):
+            raise _unusable(variable, text, "gzip, deflate or none")
+        self._compress = _COMPRESS.get(text.lower())
         self._headers = {"content-type": "application/x-protobuf", "user-agent": "nexus-gateway"}
         self._headers.update(parse_env_headers(setting("HEADERS"), liberal=True))
         if self._compress is not None:
-            self._headers["content-encoding"] = setting("COMPRESSION").strip().lower()
+            self._headers["content-encoding"] = text.lower()
         self._tls: ssl.SSLContext | None = None
         if url.scheme == "https":
-            self._tls = ssl.create_default_context(cafile=setting("CERTIFICATE") or None)
-            if certificate := setting("CLIENT_CERTIFICATE"):
-                self._tls.load_cert_chain(certificate, setting("CLIENT_KEY") or None)
+            variable, text = named("CERTIFICATE")
+            try:
+                self._tls = ssl.create_default_context(cafile=text or None)
+            except OSError as error:
+                raise _unusable(variable, text, f"a readable file of PEM certificates ({_said(error)})") from error
+            variable, text = named("CLIENT_CERTIFICATE")
+            if text:
+                try:
+                    self._tls.load_cert_chain(text, setting("CLIENT_KEY") or None)
+                except OSError as error:
+                    wanted = f"a readable PEM file, with its key in it or in {variable.replace('CERTIFICATE', 'KEY')} ({_said(error)})"
+                    raise _unusable(variable, text, wanted) from error
         self._connection: http.client.HTTPConnection | None = None
 
     def send(self, body: bytes, timeout_s: float | None = None) -> None:
@@ -102,6 +131,10 @@ class Collector:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _unusable(variable: str, text: str, wanted: str) -> SettingInvalid:
+    return SettingInvalid(f"{variable}={text!r} cannot be used: it wants {wanted}. Change or unset {variable}.")
 
 
 def _said(error: Exception) -> str:

@@ -53,7 +53,7 @@ class Recorder:
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """dropped: counts requests whose spans were not exported. otlp_endpoint: base URL of a collector, empty for none.
-        Raises ValueError for one that is no URL. book: traces in memory; it asks for what is new when it is read."""
+        Raises `SettingInvalid` for one that cannot be used. book: traces in memory; it asks for what is new when it is read."""
         self.active = bool(otlp_endpoint) or book is not None
         self._dropped = dropped
         self._entropy = entropy

@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from aiohttp import ClientSession, web
 from nexus_gateway.testing import Upstreams
 
@@ -59,3 +60,29 @@ async def test_services_are_found_in_the_discovery_file(tmp_path: Path) -> None:
             process.kill()
             await process.wait()
         await upstreams.close()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [("OTEL_EXPORTER_OTLP_ENDPOINT", "jaeger:4318"), ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere/ca.pem")],
+)
+async def test_a_collector_that_cannot_be_used_is_refused_at_the_start(
+    tmp_path: Path, workers: str, variable: str, text: str
+) -> None:
+    environ = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "https://127.0.0.1:1", variable: text}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "nexus_cli", "gateway", "-f", str(tmp_path), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+        "--workers", workers, env={**environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(20):
+            _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 2
+    assert f"{variable}={text!r} cannot be used" in said.decode()
+    assert "Traceback" not in said.decode()
