@@ -277,7 +277,7 @@ class Gateway:
         return Sessions(policy, self.settings.session_secret.encode(), upstream.id) if policy is not None else None
 
     def _endpoint_gone(self, state: EndpointState) -> None:
-        self.proxy.connector.flush(state)
+        self.proxy.connector.retire(state)
 
     def not_ready(self) -> str | None:
         """Return why the gateway takes no traffic; None when it does."""

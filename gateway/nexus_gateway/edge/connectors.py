@@ -1,6 +1,7 @@
 """Connections to endpoints: opened when none is idle, kept while they are worth it, closed when nobody wants them.
 
-An endpoint's idle connections are a stack: the warmest is taken first, the coldest ages out.
+An endpoint's idle connections are a stack: the warmest is taken first, the coldest ages out. The connector remembers by
+itself which endpoints it has connections to: one that no Snapshot names any more is looked after like the others.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
 from nexus_core.snapshot import UpstreamTls
@@ -44,6 +45,16 @@ class Waiting(Protocol):
         ...
 
 
+class _Left:
+    """Owner of a connection that was in use when its endpoint left: whoever gives it back sees that it is not to be kept."""
+
+    __slots__ = ("endpoint",)
+    gone_at = 1.0
+
+    def __init__(self, endpoint: EndpointState) -> None:
+        self.endpoint = endpoint
+
+
 class Connector:
     """Opens and keeps the upstream connections of one gateway."""
 
@@ -60,14 +71,15 @@ class Connector:
         self._parser = parser
         self._contexts = contexts
         self._queues: dict[EndpointState, deque[Waiting]] = {}
-        self._opening: set[asyncio.Task[None]] = set()
-        self._all: set[ClientConnection] = set()
+        self._opening: dict[asyncio.Task[None], EndpointState] = {}
+        self._outdated: set[asyncio.Task[None]] = set()
+        self._open: dict[EndpointState, set[ClientConnection]] = {}
         self.opened = 0
 
     @property
     def open_connections(self) -> int:
         """How many connections there are, idle ones included."""
-        return len(self._all)
+        return sum(map(len, self._open.values()))
 
     def open(
         self,
@@ -90,11 +102,15 @@ class Connector:
                 queue.append(waiting)
             return
         endpoint.connections += 1
-        task = self._loop.create_task(self._open(waiting, endpoint, tls, host, connect_s))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        task = self._loop.create_task(self._connect(waiting, endpoint, tls, host, connect_s))
+        self._opening[task] = endpoint
+        task.add_done_callback(self._settled)
 
-    async def _open(
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        del self._opening[task]
+        self._outdated.discard(task)
+
+    async def _connect(
         self, waiting: Waiting, endpoint: EndpointState, tls: UpstreamTls | None, host: str, connect_s: float
     ) -> None:
         address = endpoint.endpoint
@@ -124,7 +140,9 @@ class Connector:
                 waiting.on_no_connection(False, "the connection broke as soon as it was open")
                 return
             self.opened += 1
-            self._all.add(connection)
+            self._open.setdefault(endpoint, set()).add(connection)
+            if asyncio.current_task() in self._outdated:
+                connection.owner = _Left(endpoint)
             if isinstance(context, ResumingContext):
                 # TLS 1.3 sends its tickets after the handshake: kept when the first response is there.
                 self._loop.call_later(TICKETS_AFTER_S, self._remember, context, connection)
@@ -136,7 +154,7 @@ class Connector:
 
     def keep(self, connection: ClientConnection) -> None:
         """Take a connection back whose exchange is over: for whoever waits for one, else for later."""
-        endpoint: EndpointState = connection.owner
+        endpoint = connection.owner
         if self._queues:
             queue = self._queues.get(endpoint)
             if queue:
@@ -146,7 +164,7 @@ class Connector:
                 waiting.on_connection(connection)
                 return
         if endpoint.gone_at:
-            # It left while this was in use: nothing would ever close it, and should the endpoint come back, it may be about to.
+            # It left while this was in use: should the endpoint come back, it may be about to close this.
             connection.close()
             return
         connection.idle_since = self._clock.tick
@@ -161,10 +179,14 @@ class Connector:
                 del self._queues[endpoint]
 
     def _lost(self, connection: ClientConnection) -> None:
-        if connection not in self._all:
-            return  # it broke while it was being opened, which `_open` is told of as well
-        endpoint: EndpointState = connection.owner
-        self._all.discard(connection)
+        owner = connection.owner
+        endpoint: EndpointState = owner.endpoint if isinstance(owner, _Left) else owner
+        found = self._open.get(endpoint)
+        if found is None or connection not in found:
+            return  # it broke while it was being opened, which `_connect` is told of as well
+        found.discard(connection)
+        if not found:
+            del self._open[endpoint]
         if connection.receiver is None and connection in endpoint.idle:
             endpoint.idle.remove(connection)
         self._freed(endpoint)
@@ -180,16 +202,25 @@ class Connector:
                 del self._queues[endpoint]
             waiting.on_no_connection(False, RETRY_OPEN)
 
+    def retire(self, endpoint: EndpointState) -> None:
+        """Keep none of the endpoint's connections: it left, or TLS to it is another now. Idle ones are closed at once, those in
+        use or being opened once they are given back."""
+        self.flush(endpoint)
+        for connection in self._open.get(endpoint, ()):
+            if connection.owner is endpoint:
+                connection.owner = _Left(endpoint)
+        self._outdated.update(task for task, of in self._opening.items() if of is endpoint)
+
     def flush(self, endpoint: EndpointState) -> None:
-        """Close the endpoint's idle connections: it left, or one of them proved stale."""
+        """Close the endpoint's idle connections: one of them proved stale."""
         idle, endpoint.idle = endpoint.idle, []
         for connection in idle:
             connection.close()
 
-    def sweep(self, endpoints: Iterable[EndpointState]) -> None:
+    def sweep(self) -> None:
         """Close connections before they have been idle for `IDLE_CONNECTION_S`. Called once in `_SWEEP_S`."""
         oldest = self._clock.tick - _IDLE_TICKS
-        for endpoint in endpoints:
+        for endpoint in tuple(self._open):
             idle = endpoint.idle
             if idle and idle[0].idle_since < oldest:
                 count = 0
@@ -205,7 +236,7 @@ class Connector:
         for task in tuple(self._opening):
             task.cancel()
         await asyncio.gather(*self._opening, return_exceptions=True)
-        for connection in tuple(self._all):
+        for connection in [each for found in self._open.values() for each in found]:
             connection.abort()
         self._queues.clear()
 

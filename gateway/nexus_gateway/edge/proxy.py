@@ -236,7 +236,7 @@ class Proxy:
     def _look_after(self) -> None:
         """Once a second: age out idle connections, cut slow clients off."""
         self.runtime.router.age()
-        self.connector.sweep(state for pool in self.runtime.pools.values() for state in pool.endpoints)
+        self.connector.sweep()
         for connection in [each for each in self.connections if not each.complete and each.is_dripping()]:
             requestor = connection.requestor
             if isinstance(requestor, Exchange):
