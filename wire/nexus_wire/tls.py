@@ -1,0 +1,402 @@
+"""TLS under a server's connections: ciphertext of a plain transport in, plaintext to the application, and back.
+
+A `TlsTransport` is the protocol of the plain transport and the transport of the application's protocol. It owns what
+every request passes, and what every idle connection holds:
+
+- OpenSSL is fed whole records alone, so that it never stops in the middle of one; the rest of a record waits here. A
+  request in one record costs one feed, one decryption and one call of the application, no exception and no timer.
+- The memory buffers between OpenSSL and the transport keep the size they once had for as long as the connection lives;
+  nothing larger than two records is put there at a time.
+- What OpenSSL has encrypted is written at once, so the plain transport's buffer is the only one, and its limits are
+  the application's.
+
+Absent: certificates and their choice (the context's `sni_callback`), 0-RTT, renegotiation (the context refuses it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from nexus_wire.clock import NEVER, Clock, ticks_of
+
+HANDSHAKE_S = 10.0
+"""A client that has not shaken hands by then is cut off: as long as a slow request head gets."""
+CLOSE_S = 2.0
+"""A client that was told the end has so long to close its side; closing both at once could cost it the last bytes."""
+_HEADER = 5
+_MAX_RECORD = 2**14 + 2048
+"""RFC 5246 section 6.2.3; TLS 1.3 allows 256 more than the plaintext."""
+_PIECE = 2**14
+_MAX_ANSWERS = 2**16
+"""Bytes that OpenSSL itself has to say (alerts, key updates) and that the client does not read; then it is cut off."""
+
+
+class State(enum.IntEnum):
+    """Where a connection is."""
+
+    HANDSHAKE = 0
+    OPEN = 1
+    ENDED = 2  # our side has said its last; the client may still send
+    CLOSING = 3  # nothing is read any more but the end
+    CLOSED = 4
+
+
+_HANDSHAKE, _OPEN, _ENDED, _CLOSING, _CLOSED = (int(state) for state in State)
+
+
+class Failure(enum.StrEnum):
+    """Why a connection over TLS broke."""
+
+    HANDSHAKE = "TlsHandshakeFailed"  # no common version or cipher, no certificate, or it is not TLS at all
+    TIMEOUT = "TlsHandshakeTimeout"  # no handshake in time
+    CROWD = "TooManyHandshakes"  # more at once than the listener takes
+    RECORD = "TlsBroken"  # a record after the handshake is not what it should be
+
+
+@dataclass(slots=True)
+class TlsListener:
+    """What all connections of a TLS listener share.
+
+    context: of the server. factory: makes the application's protocol once hands are shaken; it is given the protocol that
+    ALPN chose, None without. on_failed: told of connections that break over TLS itself, with the peer's address and a few
+    words; called at most once for each. handshake_s: seconds. max_handshakes: at once, 0 for any number.
+    handshakes: under way now.
+    """
+
+    context: ssl.SSLContext
+    clock: Clock
+    factory: Callable[[str | None], asyncio.Protocol]
+    on_failed: Callable[[Failure, str, str], None]
+    handshake_s: float = HANDSHAKE_S
+    max_handshakes: int = 0
+    handshakes: int = field(init=False, default=0)
+    handshake_ticks: int = field(init=False)
+    close_ticks: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.handshake_ticks = ticks_of(self.handshake_s)
+        self.close_ticks = ticks_of(CLOSE_S)
+
+    def __call__(self) -> TlsTransport:
+        """Return the protocol of a new connection: a listener is its own protocol factory."""
+        return TlsTransport(self)
+
+
+class TlsTransport(asyncio.Protocol):
+    """One client connection over TLS.
+
+    deadline, closed: for the clock, which looks at a connection only within its handshake and its end: closed says that
+    there is nothing to look at.
+    """
+
+    __slots__ = ("_app", "_held", "_incoming", "_listener", "_outgoing", "_raw", "_ssl", "_state", "closed", "deadline")
+
+    _raw: Any
+    _app: Any
+    _ssl: Any
+    _incoming: ssl.MemoryBIO
+    _outgoing: ssl.MemoryBIO
+
+    def __init__(self, listener: TlsListener) -> None:
+        self._listener = listener
+        self._state = _HANDSHAKE
+        self._held = b""
+        self._app = None
+        self._ssl = None
+        self.closed = False
+        self.deadline = NEVER
+
+    # ---- the plain transport's side
+
+    def connection_made(self, transport: Any) -> None:
+        """Wait for the client's hello; what costs memory is made when it is here."""
+        self._raw = transport
+        listener = self._listener
+        listener.handshakes += 1
+        if 0 < listener.max_handshakes < listener.handshakes:
+            self._fail(Failure.CROWD, "")
+            return
+        self.deadline = listener.clock.tick + listener.handshake_ticks
+        listener.clock.watch(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Decrypt what came and give it to the application."""
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        size = len(data)
+        if self._state != _OPEN or size <= _HEADER or size != _HEADER + (data[3] << 8 | data[4]):
+            if self._state < _CLOSING:
+                self._feed(data)
+            return
+        # The ordinary request: one record, the whole of it. Its plaintext is shorter, so one read takes it all.
+        self._incoming.write(data)
+        try:
+            plain = self._ssl.read(size)
+        except ssl.SSLError as error:
+            self._stopped(error)
+            return
+        if plain:
+            self._app.data_received(plain)
+        else:
+            self._end()
+
+    def eof_received(self) -> bool:
+        """The client closed the connection below TLS: it has left, with or without having said so."""
+        return False
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection is over, whoever closed it."""
+        self._shaken()
+        self._state = _CLOSED
+        self.closed = True
+        app, self._app, self._ssl = self._app, None, None
+        self._held = b""
+        if app is not None:
+            app.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The socket's buffer is full."""
+        if self._state == _OPEN:
+            self._app.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The socket takes more."""
+        if self._state == _OPEN:
+            self._app.resume_writing()
+
+    def on_deadline(self) -> None:
+        """Cut off who does not shake hands, or does not part, in time."""
+        if self._state == _HANDSHAKE:
+            self._fail(Failure.TIMEOUT, "")
+        elif self._raw.get_write_buffer_size():
+            # What is written may take long to be read; how long is for the application, which can abort.
+            self.deadline = self._listener.clock.tick + self._listener.close_ticks
+        else:
+            self._raw.abort()
+
+    # ---- reading
+
+    def _feed(self, data: bytes) -> None:
+        """Give OpenSSL the whole records of what came, a few at a time, and the application what they hold."""
+        size = len(data)
+        at = 0
+        pieces: list[bytes] = []
+        stopped: ssl.SSLError | None = None
+        more = True
+        try:
+            while at < size and more:
+                end = whole_records(data, at)
+                if end == at:
+                    self._held = data[at:]
+                    break
+                if self._ssl is None:
+                    self._begin()
+                self._incoming.write(data if end - at == size else memoryview(data)[at:end])
+                at = end
+                more = (self._state != _HANDSHAKE or self._shake()) and self._take(pieces)
+        except ssl.SSLError as error:
+            stopped = error
+        if pieces and self._state < _CLOSING:
+            self._app.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if self._state >= _CLOSING:
+            return
+        if stopped is not None:
+            self._stopped(stopped)
+        elif not more:
+            self._end()
+        else:
+            self._answer()
+
+    def _take(self, pieces: list[bytes]) -> bool:
+        """Decrypt what OpenSSL has been fed. Return False at the client's end. Raises SSLError."""
+        incoming, read = self._incoming, self._ssl.read
+        while incoming.pending:
+            try:
+                plain = read(min(incoming.pending, _PIECE))
+            except ssl.SSLWantReadError:
+                break
+            if not plain:
+                return False
+            pieces.append(plain)
+        return True
+
+    def _stopped(self, error: ssl.SSLError) -> None:
+        """Go on after a record that held nothing for the application; otherwise it was the last."""
+        if isinstance(error, ssl.SSLWantReadError):
+            self._answer()
+        elif isinstance(error, ssl.SSLZeroReturnError):
+            self._end()
+        else:
+            self._fail(Failure.HANDSHAKE if self._state == _HANDSHAKE else Failure.RECORD, error.reason or str(error))
+
+    def _answer(self) -> None:
+        """Send what OpenSSL itself has to say."""
+        if self._outgoing.pending:
+            self._raw.write(self._outgoing.read())
+            if self._raw.get_write_buffer_size() > _MAX_ANSWERS and self._app is None:
+                self._raw.abort()
+
+    def _end(self) -> None:
+        """The client has said that it sends no more: it has left, as one that closes a plain connection."""
+        self._app.eof_received()
+        self.close()
+
+    # ---- beginning and end
+
+    def _begin(self) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._ssl = self._listener.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+
+    def _shake(self) -> bool:
+        """Take the next step of the handshake. Return whether the connection is open. Raises SSLError."""
+        try:
+            self._ssl.do_handshake()
+        except ssl.SSLWantReadError:
+            self._answer()
+            return True
+        self._shaken()
+        self._state = _OPEN
+        self.closed = True
+        app = self._app = self._listener.factory(self._ssl.selected_alpn_protocol())
+        # The tickets go before the application's first word: a client may take both in one read.
+        self._answer()
+        app.connection_made(self)
+        return True
+
+    def _shaken(self) -> None:
+        if self._state == _HANDSHAKE:
+            self._listener.handshakes -= 1
+
+    def _fail(self, failure: Failure, words: str) -> None:
+        """Break off, with OpenSSL's alert if there is one to send."""
+        peer = self._raw.get_extra_info("peername")
+        alert = self._outgoing.read() if self._ssl is not None else b""
+        self._shaken()
+        self._listener.on_failed(failure, peer[0] if isinstance(peer, tuple) else "", words)
+        if alert:
+            self._raw.write(alert)
+            self._part()
+        else:
+            self._state = _CLOSING
+            self._raw.abort()
+
+    def _part(self) -> None:
+        """Close our side once everything is written, and the connection when the client has closed its own."""
+        self._state = _CLOSING
+        self._ssl = None
+        self._held = b""
+        self._raw.resume_reading()
+        self._raw.write_eof()
+        self.closed = False
+        clock = self._listener.clock
+        self.deadline = clock.tick + self._listener.close_ticks
+        clock.watch(self)
+
+    # ---- the application's side: what a transport has
+
+    def write(self, data: bytes) -> None:
+        """Encrypt and send. Without effect once the connection is closing."""
+        if self._state != _OPEN:
+            return
+        try:
+            if len(data) <= _PIECE:
+                self._ssl.write(data)
+                self._raw.write(self._outgoing.read())
+            else:
+                self._raw.writelines(self._encrypt(memoryview(data)))
+        except ssl.SSLError as error:
+            self._fail(Failure.RECORD, error.reason or str(error))
+
+    def _encrypt(self, data: memoryview) -> list[bytes]:
+        write, read = self._ssl.write, self._outgoing.read
+        records = []
+        for at in range(0, len(data), _PIECE):
+            write(data[at : at + _PIECE])
+            records.append(read())
+        return records
+
+    def write_eof(self) -> None:
+        """Tell the client that nothing more is written. It may go on sending."""
+        if self._state == _OPEN:
+            self._state = _ENDED
+            self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        try:
+            self._ssl.unwrap()
+        except ssl.SSLError:
+            pass  # it also looks for the client's own goodbye, which is not here yet
+        if self._outgoing.pending:
+            self._raw.write(self._outgoing.read())
+
+    def close(self) -> None:
+        """Close once everything is written."""
+        state = self._state
+        if state == _OPEN:
+            self._say_goodbye()
+        if state < _CLOSING:
+            self._part()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._state != _CLOSED:
+            self._shaken()
+            self._state = _CLOSING
+            self._raw.abort()
+
+    def is_closing(self) -> bool:
+        """Whether the connection is closing or closed."""
+        return self._state >= _CLOSING
+
+    def pause_reading(self) -> None:
+        """Read no more for now."""
+        if self._state < _CLOSING:
+            self._raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self._state < _CLOSING:
+            self._raw.resume_reading()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Say when to pause and resume writing, in bytes of ciphertext that the socket has not taken."""
+        self._raw.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        """Return the bytes of ciphertext that the socket has not taken."""
+        size: int = self._raw.get_write_buffer_size()
+        return size
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return what is known of the connection: of TLS `ssl_object` and `sslcontext`, else what the socket knows."""
+        if name == "ssl_object":
+            return self._ssl
+        if name == "sslcontext":
+            return self._listener.context
+        return self._raw.get_extra_info(name, default)
+
+
+def whole_records(data: bytes, at: int) -> int:
+    """Return where the whole records that begin at `at` end, once they are `_PIECE` bytes; `at` when there is none yet.
+
+    What is no TLS record is whole as it is: OpenSSL refuses it, and says how.
+    """
+    begin, size = at, len(data)
+    while at < size and at - begin < _PIECE:
+        if not 20 <= data[at] <= 24:
+            return size
+        if size - at < _HEADER:
+            break
+        end = at + _HEADER + (data[at + 3] << 8 | data[at + 4])
+        if data[at + 1] != 3 or end - at > _MAX_RECORD + _HEADER:
+            return size
+        if end > size:
+            break
+        at = end
+    return at
