@@ -19,7 +19,8 @@ from nexus_core.snapshot.acks import Ack
 from nexus_core.snapshot.listeners import Listener
 from nexus_core.snapshot.plugins import PluginInstance
 from nexus_core.snapshot.routes import Route
-from nexus_core.snapshot.snapshots import Snapshot
+from nexus_core.snapshot.sharing import Sharing
+from nexus_core.snapshot.snapshots import EMPTY, Snapshot
 from nexus_core.snapshot.upstreams import Upstream
 
 VERSION = 2
@@ -114,8 +115,12 @@ def parse_manifest(data: bytes) -> Manifest:
     return manifest
 
 
-def decode(manifest: Manifest, chunks: Mapping[str, bytes]) -> Snapshot:
-    """Return the Snapshot. chunks: by digest; others than the manifest's may be there. Raises WireError."""
+def decode(manifest: Manifest, chunks: Mapping[str, bytes], former: Snapshot = EMPTY) -> Snapshot:
+    """Return the Snapshot. chunks: by digest; others than the manifest's may be there. Raises WireError.
+
+    former: the one that this one follows; what did not change is taken from it, so that both together need little more memory
+    than one. Equal parts of items are one object in any case.
+    """
     if not OLDEST <= manifest.version <= VERSION:
         _check_version({"version": manifest.version})
     parts = []
@@ -135,12 +140,14 @@ def decode(manifest: Manifest, chunks: Mapping[str, bytes]) -> Snapshot:
             f"The chunks of generation {manifest.generation} do not give the manifest's digest {manifest.digest[:12]}…. "
             "Delete the manifest key, the operator writes it again."
         )
+    del parts
+    sharing = Sharing(former)
     sections: dict[str, list[Any]] = {name: [] for name, _ in _SECTIONS}
     for number, line in enumerate(stream.splitlines(), start=1):
         name, _, body = line.partition(b" ")
         try:
             section = name.decode("ascii")
-            sections[section].append(_DECODERS[section].decode(body))
+            sections[section].append(sharing.share(section, _DECODERS[section].decode(body)))
         except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise WireError(
                 f"Line {number} of generation {manifest.generation} cannot be read: {error}. "

@@ -11,41 +11,33 @@ import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from nexus_core.model import load
-from nexus_core.model.resources import Resource
-from nexus_core.problems import ObjectRef, Problem, sort_problems
-from nexus_core.snapshot import Ack, Published, Snapshot, wire
-from nexus_core.translate import Translation, translate
+from nexus_core.problems import ObjectRef, Problem
+from nexus_core.snapshot import Ack, Published
 
-from nexus_gateway.edge.sources.indexes import Indexes
+from nexus_gateway.edge.sources.making import Fingerprint, Maker, MakerGone
 
 log = logging.getLogger("nexus.gateway.files")
 
 POLL_S = 0.25
-MAX_FILE_BYTES = 4 * 2**20
+AGAIN_S = 2.0
+"""Pause after nobody could read the manifests."""
 
-Fingerprint = tuple[tuple[str, int, int, int], ...]
-"""(path, inode, mtime_ns, size) of each file, sorted."""
+
+_GONE_FIX = "It is tried again by itself; if it does not go away, see whether the gateway has enough memory and processes."
 
 
 class FileSource:
-    """The `SnapshotSource` over manifests on disk.
+    """The `SnapshotSource` over manifests on disk. It sees when they change; its maker reads them."""
 
-    translation: what came of them last; None before the first read.
-    """
-
-    def __init__(self, path: Path, *, cache: Path, poll_s: float = POLL_S, class_name: str = "nexus") -> None:
-        """path: a file or directory. cache: directory for fetched marketplace indexes."""
+    def __init__(self, path: Path, maker: Maker, *, poll_s: float = POLL_S) -> None:
+        """path: a file or directory. maker: closed with the source."""
         self._path = path
+        self._maker = maker
         self._poll_s = poll_s
-        self._class_name = class_name
-        self._indexes = Indexes(cache)
-        self._read: dict[str, tuple[tuple[int, int, int], tuple[Resource, ...]]] = {}
         self._problems: tuple[Problem, ...] = ()
-        self._snapshot: Snapshot | None = None
+        self._digest = ""
         self._generation = 0
         self._closed = asyncio.Event()
-        self.translation: Translation | None = None
         self.ack_latest: Ack | None = None
 
     @property
@@ -55,9 +47,10 @@ class FileSource:
 
     async def watch(self) -> AsyncIterator[Published]:
         """Yield the manifests' Snapshot, then one for each change that makes a difference."""
-        told: Snapshot | None = None
+        told = ""
         applied: Fingerprint | None = None
         seen: Fingerprint | None = None
+        due_at = float("inf")
         loop = asyncio.get_running_loop()
         while not self._closed.is_set():
             try:
@@ -68,21 +61,29 @@ class FileSource:
             # Applied once two looks agree: an editor that replaces a file leaves a moment in which it is gone or half there.
             settled = found is not None and (applied is None or found == seen)
             seen = found
-            if found is not None and settled and (found != applied or self._indexes.due(loop.time())):
+            if found is not None and settled and (found != applied or loop.time() >= due_at):
+                try:
+                    made = await self._maker.make(found)
+                except MakerGone as error:
+                    if self._closed.is_set():
+                        return
+                    self._say((self._trouble(f"could not be read: {error}.", _GONE_FIX),))
+                    await self._pause(AGAIN_S)
+                    continue
                 applied = found
-                snapshot = await self._build(found)
-                if snapshot != self._snapshot:
-                    self._snapshot = snapshot
+                due_at = loop.time() + made.due_in_s if made.due_in_s is not None else float("inf")
+                self._say(made.problems)
+                if made.digest != self._digest:
+                    self._digest = made.digest
                     self._generation += 1
-                if snapshot != told:
-                    told = snapshot
-                    digest = (await asyncio.to_thread(wire.encode, snapshot)).digest
-                    yield Published(self._generation, digest, snapshot)
-            await self._pause()
+                if made.digest != told:
+                    told = made.digest
+                    yield Published(self._generation, made.digest, made.snapshot)
+            await self._pause(self._poll_s)
 
-    async def _pause(self) -> None:
+    async def _pause(self, for_s: float) -> None:
         try:
-            async with asyncio.timeout(self._poll_s):
+            async with asyncio.timeout(for_s):
                 await self._closed.wait()
         except TimeoutError:
             return
@@ -102,59 +103,9 @@ class FileSource:
             rows.append((str(path), status.st_ino, status.st_mtime_ns, status.st_size))
         return tuple(rows)
 
-    async def _build(self, found: Fingerprint) -> Snapshot:
-        resources, troubles = await asyncio.to_thread(self._parse, found)
-        marketplaces = [each for each in resources if each.ref.kind == "NexusMarketplace"]
-        indexes, unavailable = await self._indexes.read(marketplaces)
-        translation = await asyncio.to_thread(
-            translate, resources, previous=self._snapshot, indexes=indexes, class_name=self._class_name
-        )
-        self.translation = translation
-        self._say(sort_problems((*troubles, *unavailable, *translation.problems)))
-        return translation.snapshot
-
-    def _parse(self, found: Fingerprint) -> tuple[tuple[Resource, ...], tuple[Problem, ...]]:
-        """Return the resources of all files, unchanged ones as they were read before."""
-        resources: list[Resource] = []
-        troubles: list[Problem] = []
-        read: dict[str, tuple[tuple[int, int, int], tuple[Resource, ...]]] = {}
-        for name, *stamp_parts in found:
-            stamp = (stamp_parts[0], stamp_parts[1], stamp_parts[2])
-            former = self._read.get(name)
-            if former is not None and former[0] == stamp:
-                read[name] = former
-                resources.extend(former[1])
-                continue
-            parsed, wrong = self._parse_file(name, stamp[2])
-            if wrong and former is not None:
-                # As it last was; the stamp of then makes the next look read the file again.
-                parsed = former[1]
-            read[name] = (stamp if not wrong else (0, 0, 0), parsed)
-            resources.extend(parsed)
-            troubles.extend(wrong)
-        self._read = read
-        return tuple(resources), tuple(troubles)
-
-    def _parse_file(self, name: str, size: int) -> tuple[tuple[Resource, ...], tuple[Problem, ...]]:
-        where = ObjectRef("File", "", name)
-        if size > MAX_FILE_BYTES:
-            fix = f"Split it: files of up to {MAX_FILE_BYTES // 2**20} MiB are read."
-            return (), (Problem(where, ".", "InvalidManifest", f"The file has {size} bytes.", fix),)
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            return (), (
-                Problem(
-                    where, ".", "InvalidManifest", f"The file cannot be read: {error}.", "Make it readable UTF-8 text."
-                ),
-            )
-        return load.parse_text(text, name)
-
-    def _trouble(self, what: str) -> Problem:
+    def _trouble(self, what: str, fix: str = "Give a readable file or directory of manifests.") -> Problem:
         where = ObjectRef("File", "", str(self._path))
-        return Problem(
-            where, ".", "InvalidManifest", f"{self._path} {what}", "Give a readable file or directory of manifests."
-        )
+        return Problem(where, ".", "InvalidManifest", f"{self._path} {what}", fix)
 
     def _say(self, problems: tuple[Problem, ...]) -> None:
         for problem in problems:
@@ -169,3 +120,4 @@ class FileSource:
     async def close(self) -> None:
         """End the watch."""
         self._closed.set()
+        await self._maker.close()

@@ -49,9 +49,11 @@ class Indexes:
                 problems.append(Problem(marketplace.ref, path, "MarketplaceUnreachable", trouble, fix))
         return found, tuple(problems)
 
-    def due(self, now: float) -> bool:
-        """Return whether a fetched index should be read again."""
-        return any(now - at >= (FRESH_S if not trouble else FETCH_S * 3) for at, _, trouble in self._fetched.values())
+    def due_in_s(self, now: float) -> float | None:
+        """Return when a fetched index should be read again; None when none was fetched."""
+        return min(
+            (max(at + _fresh_s(trouble) - now, 0.0) for at, _, trouble in self._fetched.values()), default=None
+        )
 
     async def _read(self, spec: NexusMarketplaceSpec) -> tuple[Index | None, str]:
         url = spec.source.url
@@ -63,7 +65,7 @@ class Indexes:
                 return None, f"The bundled index cannot be read: {error}"
         now = asyncio.get_running_loop().time()
         kept = self._fetched.get(url)
-        if kept is not None and now - kept[0] < (FRESH_S if not kept[2] else FETCH_S * 3):
+        if kept is not None and now - kept[0] < _fresh_s(kept[2]):
             return kept[1], kept[2]
         try:
             data = await _fetch(url)
@@ -97,6 +99,10 @@ class Indexes:
             Path(temporary).replace(self._path(url))
         except OSError as error:
             log.warning("the index of %s could not be kept: %s", url, error)
+
+
+def _fresh_s(trouble: str) -> float:
+    return FRESH_S if not trouble else FETCH_S * 3
 
 
 def read_bundled_index() -> bytes:
