@@ -43,6 +43,7 @@ from nexus_gateway.edge.runtimes import Parts, Runtime, empty
 from nexus_gateway.edge.samples import Samples
 from nexus_gateway.edge.sessions import Sessions
 from nexus_gateway.edge.sources.consul import ConsulSource
+from nexus_gateway.edge.sources.aside import Aside
 from nexus_gateway.edge.sources.files import FileSource
 from nexus_gateway.edge.sources.port import SnapshotSource
 from nexus_gateway.edge.tasks import Tasks
@@ -453,7 +454,7 @@ def _cells_full(key: str) -> None:
 def build_source(settings: GatewaySettings, manifests: Path | None) -> SnapshotSource:
     """Return the file source for a directory of manifests, else the Consul source. Raises `NothingToServe`."""
     if manifests is not None:
-        return FileSource(manifests, cache=settings.plugin_cache.parent / "indexes")
+        return FileSource(manifests, Aside(settings.plugin_cache.parent / "indexes"))
     if settings.consul_url:
         return ConsulSource(
             settings.consul_url, settings.consul_token, settings.consul_prefix, settings.replica, settings.state_dir

@@ -20,10 +20,11 @@ class LocalGateway:
         # Imported here: it takes a while, in which the services boot.
         from nexus_gateway.app import Gateway
         from nexus_gateway.edge.sources.files import FileSource
+        from nexus_gateway.edge.sources.workshop import Workshop
         from nexus_gateway.settings import GatewaySettings
 
         self._make = Gateway
-        self._source = FileSource(directory, cache=data_dir / "marketplaces")
+        self._source = FileSource(directory, Workshop(data_dir / "marketplaces"))
         self._settings = GatewaySettings(
             listen=listen,
             admin=admin,

@@ -14,6 +14,7 @@ from nexus_core.snapshot import Ack, Published, wire
 from nexus_gateway.edge.sources.consul import ConsulSource
 from nexus_gateway.edge.sources.files import FileSource
 from nexus_gateway.edge.sources.port import SnapshotSource, StaticSource
+from nexus_gateway.edge.sources.workshop import Workshop
 from nexus_gateway.testing import route, rule, snapshot, upstream
 from nexus_sdk.testing.consul import LocalConsul
 from nexus_testbed import components
@@ -50,7 +51,7 @@ class InFiles:
     def __init__(self, directory: Path) -> None:
         self._file = directory / "orders.yaml"
         directory.mkdir()
-        self.source = FileSource(directory, cache=directory.parent / "cache")
+        self.source = FileSource(directory, Workshop(directory.parent / "cache"))
 
     async def publish(self, path: str) -> None:
         self._file.write_text(

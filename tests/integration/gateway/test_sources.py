@@ -14,6 +14,7 @@ from nexus_core.snapshot import Ack, Discovered, Published, Snapshot, Upstream, 
 from nexus_gateway.app import Gateway
 from nexus_gateway.edge.sources.consul import ConsulSource
 from nexus_gateway.edge.sources.files import FileSource
+from nexus_gateway.edge.sources.workshop import Workshop
 from nexus_gateway.settings import GatewaySettings
 from nexus_gateway.testing import Upstreams, route, rule, snapshot, until, upstream
 from nexus_sdk.discovery.consul import ConsulDiscovery
@@ -220,7 +221,7 @@ class TestFiles:
         folder = tmp_path / "manifests"
         folder.mkdir()
         write(folder, "orders")
-        here = FileSource(folder, cache=tmp_path / "cache", poll_s=0.05)
+        here = FileSource(folder, Workshop(tmp_path / "cache"), poll_s=0.05)
         watch = here.watch()
         first = await following(watch)
         assert (first.generation, paths_of(first), here.problems) == (1, {"/orders"}, ())
@@ -250,7 +251,7 @@ class TestFiles:
 
     async def test_a_missing_directory_is_a_problem_until_it_is_there(self, tmp_path: Path) -> None:
         folder = tmp_path / "later"
-        here = FileSource(folder, cache=tmp_path / "cache", poll_s=0.05)
+        here = FileSource(folder, Workshop(tmp_path / "cache"), poll_s=0.05)
         watch = here.watch()
         waiting = asyncio.create_task(following(watch))
         await self._problem(here, "InvalidManifest")
@@ -278,7 +279,7 @@ metadata: {{name: request-id, namespace: shop}}
 spec: {{marketplace: official, version: ">=1,<2"}}
 """,
         )
-        here = FileSource(tmp_path, cache=tmp_path / "cache", poll_s=0.05)
+        here = FileSource(tmp_path, Workshop(tmp_path / "cache"), poll_s=0.05)
         watch = here.watch()
         published = await following(watch)
         assert here.problems == ()

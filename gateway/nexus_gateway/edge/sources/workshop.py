@@ -1,0 +1,103 @@
+"""Reads, parses and translates manifests. The only module of the gateway that knows the model; see `making` for why that matters."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from nexus_core.model import load
+from nexus_core.model.resources import Resource
+from nexus_core.problems import ObjectRef, Problem, sort_problems
+from nexus_core.snapshot import Snapshot, wire
+from nexus_core.translate import translate
+
+from nexus_gateway.edge.sources.indexes import Indexes
+from nexus_gateway.edge.sources.making import DEFAULT_CLASS, Fingerprint, Made, NoTexts, Texts
+
+MAX_FILE_BYTES = 4 * 2**20
+
+Stamp = tuple[int, int, int]
+_AGAIN: Stamp = (0, 0, 0)
+"""No file has it: the next look reads the file again."""
+
+
+class Workshop:
+    """The `Maker` in this process."""
+
+    def __init__(
+        self, cache: Path, *, class_name: str = DEFAULT_CLASS, previous: Snapshot | None = None, texts: Texts | None = None
+    ) -> None:
+        """cache: directory for fetched marketplace indexes. previous: the Snapshot that broken objects keep their last good
+        version from. texts: asked for files that are broken and that this workshop has not seen whole."""
+        self._indexes = Indexes(cache)
+        self._class_name = class_name
+        self._texts = texts or NoTexts()
+        self._read: dict[str, tuple[Stamp, tuple[Resource, ...]]] = {}
+        self._snapshot = previous
+        self._digest = ""
+
+    async def make(self, found: Fingerprint) -> Made:
+        """Return what these files say; unchanged ones are not read again."""
+        resources, troubles = await asyncio.to_thread(self._parse, found)
+        marketplaces = [each for each in resources if each.ref.kind == "NexusMarketplace"]
+        indexes, unavailable = await self._indexes.read(marketplaces)
+        translation = await asyncio.to_thread(
+            translate, resources, previous=self._snapshot, indexes=indexes, class_name=self._class_name
+        )
+        if translation.snapshot != self._snapshot or not self._digest:
+            self._snapshot = translation.snapshot
+            self._digest = (await asyncio.to_thread(wire.encode, self._snapshot)).digest
+        problems = sort_problems((*troubles, *unavailable, *translation.problems))
+        due_in_s = self._indexes.due_in_s(asyncio.get_running_loop().time())
+        assert self._snapshot is not None
+        return Made(self._snapshot, self._digest, problems, due_in_s)
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    def _parse(self, found: Fingerprint) -> tuple[tuple[Resource, ...], tuple[Problem, ...]]:
+        """Return the resources of all files, unchanged ones as they were read before."""
+        resources: list[Resource] = []
+        troubles: list[Problem] = []
+        read: dict[str, tuple[Stamp, tuple[Resource, ...]]] = {}
+        for name, *stamp_parts in found:
+            stamp = (stamp_parts[0], stamp_parts[1], stamp_parts[2])
+            former = self._read.get(name)
+            if former is not None and former[0] == stamp:
+                read[name] = former
+                resources.extend(former[1])
+                continue
+            parsed, wrong = self._parse_file(name, stamp[2])
+            if wrong:
+                parsed = self._as_it_was(name, former, parsed)
+            read[name] = (stamp if not wrong else _AGAIN, parsed)
+            resources.extend(parsed)
+            troubles.extend(wrong)
+        self._read = read
+        return tuple(resources), tuple(troubles)
+
+    def _as_it_was(
+        self, name: str, former: tuple[Stamp, tuple[Resource, ...]] | None, parsed: tuple[Resource, ...]
+    ) -> tuple[Resource, ...]:
+        if former is not None:
+            return former[1]
+        text = self._texts.find(name)
+        return load.parse_text(text, name)[0] if text is not None else parsed
+
+    def _parse_file(self, name: str, size: int) -> tuple[tuple[Resource, ...], tuple[Problem, ...]]:
+        where = ObjectRef("File", "", name)
+        if size > MAX_FILE_BYTES:
+            fix = f"Split it: files of up to {MAX_FILE_BYTES // 2**20} MiB are read."
+            return (), (Problem(where, ".", "InvalidManifest", f"The file has {size} bytes.", fix),)
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            return (), (
+                Problem(
+                    where, ".", "InvalidManifest", f"The file cannot be read: {error}.", "Make it readable UTF-8 text."
+                ),
+            )
+        parsed, wrong = load.parse_text(text, name)
+        if not wrong:
+            self._texts.keep(name, text)
+        return parsed, wrong
