@@ -18,7 +18,7 @@ from nexus_gateway.telemetry.lines import log_line, stamp
 log = logging.getLogger("nexus.gateway.access")
 
 MAX_PENDING = 20_000
-"""Records held while the reader of standard output is slow (20 MB at worst); more are counted and dropped: a log must not
+"""Records held while the reader of standard output is slow (60 MB when no two are alike); more are counted and dropped: a log must not
 stop traffic."""
 SLICE = 64
 """Records made into lines at a time, 0.3 ms: the event loop never waits longer than that for the interpreter."""

@@ -33,7 +33,7 @@ from nexus_gateway.edge.tls.origination import Originations
 from nexus_gateway.settings import GatewaySettings
 from nexus_gateway.telemetry.contexts import Contexts
 from nexus_gateway.telemetry.decisions import LOG, TRACE, Decisions
-from nexus_gateway.telemetry.finished import NOTHING, Finished
+from nexus_gateway.telemetry.finished import NOTHING, Finished, shortened
 from nexus_gateway.telemetry.red import Red
 
 log = logging.getLogger("nexus.gateway")
@@ -163,7 +163,7 @@ class Proxy:
             red.add(status, seconds)
         wanted = self._decide(exchange.context, status, seconds, exchange.attempts, exchange.reason)
         if wanted:
-            done = exchange.finished(now)
+            done = shortened(exchange.finished(now))
             if wanted & LOG:
                 self.access_log.write(done)
             if wanted & TRACE:

@@ -11,6 +11,11 @@ from typing import Protocol
 
 import msgspec
 
+MAX_TEXT = 2048
+"""Characters of path, of query and of a header that any log line or span shows."""
+LONG = 1024
+"""Bytes of a head up to which a record refers to it as it was parsed."""
+
 
 class Line(Protocol):
     """The request line as the parser keeps it. path: normal form. query: without `?`."""
@@ -24,12 +29,14 @@ class Line(Protocol):
 
 
 class Block(Protocol):
-    """The header block as the parser keeps it. host: lower-case. joined: all headers by lower-case name."""
+    """The header block as the parser keeps it. host: lower-case. forward: end-to-end lines. joined: all headers by lower-case name."""
 
     @property
     def host(self) -> str: ...
     @property
     def aside(self) -> Mapping[bytes, bytes] | None: ...
+    @property
+    def forward(self) -> bytes: ...
     @property
     def joined(self) -> Mapping[str, str]: ...
 
@@ -39,10 +46,27 @@ class _Nothing:
 
     method = path = query = host = ""
     aside = None
+    forward = b""
     joined: Mapping[str, str] = {}
 
 
 NOTHING = _Nothing()
+
+
+class _Short:
+    """What logs and traces show of a long head, as line and as block."""
+
+    __slots__ = ("aside", "forward", "host", "joined", "method", "path", "query")
+
+    def __init__(self, line: Line, block: Block) -> None:
+        self.method = line.method
+        self.path = line.path[:MAX_TEXT]
+        self.query = line.query[:MAX_TEXT]
+        self.host = block.host
+        aside = block.aside
+        self.aside = {name: value for name, value in aside.items() if len(value) <= MAX_TEXT} if aside else None
+        self.forward = b""
+        self.joined = {"user-agent": block.joined.get("user-agent", "")[:MAX_TEXT]}
 
 
 class Tried(msgspec.Struct, frozen=True, gc=False):
@@ -93,6 +117,19 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
     bytes_out: int = 0
     scheme: str = "http"
     hooks: tuple[Hook, ...] = ()
+
+
+def shortened(done: Finished) -> Finished:
+    """Return the same without what nobody will see of a head that is longer than most.
+
+    Records wait for their writers, thousands of them when one is slow, and clients choose how long heads are.
+    """
+    line, block, aside = done.line, done.block, done.block.aside
+    size = len(line.path) + len(line.query) + len(block.forward)
+    if size <= LONG and (aside is None or size + sum(map(len, aside.values())) <= LONG):
+        return done
+    short = _Short(line, block)
+    return msgspec.structs.replace(done, line=short, block=short)
 
 
 def text(value: str | bytes) -> str:

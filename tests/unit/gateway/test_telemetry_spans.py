@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nexus_gateway.telemetry.contexts import Contexts, span_id_of, trace_id_of
-from nexus_gateway.telemetry.finished import NOTHING, Finished, Hook, Tried
+from nexus_gateway.telemetry.finished import MAX_TEXT, NOTHING, Finished, Hook, Tried, shortened
 from nexus_gateway.telemetry.lines import log_line, stamp
 from nexus_gateway.telemetry.otlp import encode_request, encode_resource, encode_scope, encode_span
 from nexus_gateway.telemetry.spans import CLIENT, SERVER, Event, Fixed, Span, spans_of, to_record
@@ -30,7 +30,9 @@ def contexts(ratio: float = 1.0) -> Contexts:
 
 def finished(*, aside: Any = None, ratio: float = 1.0, attempts: int = 1, **given: Any) -> Finished:
     line = SimpleNamespace(method="GET", path="/items/1", query="page=2&token=hunter2")
-    block = SimpleNamespace(host="shop.example", aside=aside, joined={"user-agent": "curl/8", "cookie": "hunter2"})
+    block = SimpleNamespace(
+        host="shop.example", aside=aside, forward=b"", joined={"user-agent": "curl/8", "cookie": "hunter2"}
+    )
     made = contexts(ratio)
     lines = made.start(aside)
     tried = tuple(
@@ -268,3 +270,32 @@ def test_stamps_are_utc_to_the_millisecond() -> None:
     assert [stamp(each) for each in (0.0, 1.0009, 1_700_000_000.999)] == [
         "1970-01-01T00:00:00.000Z", "1970-01-01T00:00:01.000Z", "2023-11-14T22:13:20.999Z",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["path", "query", "header", "agent", "aside"])
+def test_a_record_that_waits_keeps_of_a_long_head_what_is_shown_of_it(part: str) -> None:
+    """Thousands wait when the log's reader is slow, and clients choose how long heads are."""
+    long = "x" * 30_000
+    aside = {**PARENT, b"x-forwarded-for": long.encode()} if part == "aside" else PARENT
+    line = SimpleNamespace(
+        method="GET",
+        path="/" + long if part == "path" else "/a",
+        query="token=hunter2&a=" + long if part == "query" else "",
+    )
+    agent = long if part == "agent" else "curl/8"
+    forward = f"user-agent: {agent}\r\nx: {long if part == 'header' else ''}\r\n".encode()
+    block = SimpleNamespace(host="shop.example", aside=aside, forward=forward, joined={"user-agent": agent, "x": long})
+    done = finished(line=line, block=block, aside=aside)
+    short = shortened(done)
+    parts = [short.line.path, short.line.query, short.block.forward, *short.block.joined.values()]
+    assert sum(map(len, [*parts, *(short.block.aside or {}).values()])) <= 2 * MAX_TEXT
+    assert log_line(short, OFFSET_S) == log_line(done, OFFSET_S)
+    assert b"hunter2" not in log_line(short, OFFSET_S)
+    entropy = b"\1" * 8
+    assert spans_of(short, OFFSET_NS, lambda size: entropy) == spans_of(done, OFFSET_NS, lambda size: entropy)
+
+
+def test_a_record_of_a_short_head_refers_to_it() -> None:
+    done = finished(aside=PARENT)
+    assert shortened(done) is done
+    assert shortened(Finished(NOTHING, NOTHING, "10.0.0.1", "", b"", 1.0, 1.0, 400)).block is NOTHING
