@@ -162,10 +162,11 @@ class RouteTimeouts(ForeignModel):
 
 
 class RouteRetry(ForeignModel):
-    """Which answers are repeated, and how often. `backoff` is not read: the gateway has a backoff of its own."""
+    """Which answers are repeated, how often, and when at the earliest. backoff: see `translate.durations`."""
 
     codes: tuple[int, ...] = ()
     attempts: int | None = Field(default=None, ge=1)
+    backoff: str | None = None
 
 
 class RouteRule(ForeignModel):

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from nexus_core.model.base import HOSTNAME_PATTERN, Model
 from nexus_core.model.rules import Rule
-from nexus_core.snapshot.policies import Algorithm, RetryOn
+from nexus_core.snapshot.policies import RETRY_ON, Algorithm
 
 Seconds = Annotated[float, Field(ge=0, le=86400)]
 """Seconds, fractions allowed; a day at most."""
@@ -234,10 +234,16 @@ class Retry(Model):
         default=None, ge=0, le=10, description="Attempts after the first one, at most. 0 turns retries off. Default 2."
     )
     # Not `on`: YAML 1.1, and so kubectl, reads a bare `on` as `true`.
-    when: tuple[RetryOn, ...] | None = Field(
+    when: tuple[Annotated[str, Field(max_length=16, pattern=RETRY_ON)], ...] | None = Field(
         default=None,
-        max_length=6,
-        description="Outcomes that are repeated. Default: connect-failure, reset, 503.",
+        max_length=20,
+        description="Outcomes that are repeated: connect-failure, reset, timeout, and statuses from 400 to 599 in quotes, as "
+        '"503". Default: connect-failure, reset, "503".',
+    )
+    backoff_seconds: Seconds | None = Field(
+        default=None,
+        description="A retry begins no sooner than this after the failure, and a random, growing part of a second later, "
+        "so that retries do not come in step. Default 0.",
     )
     budget_percent: int | None = Field(
         default=None,

@@ -5,11 +5,13 @@ Seconds are floats, ratios 0..1. A zero turns a limit off, unless its field says
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-RetryOn = Literal["connect-failure", "reset", "timeout", "502", "503", "504"]
+RETRY_ON = "^(connect-failure|reset|timeout|[45][0-9]{2})$"
+RetryOn = Annotated[str, msgspec.Meta(pattern=RETRY_ON)]
+"""How an attempt may end: without a connection, without an answer, without one in time, or with this status, 400 to 599."""
 Algorithm = Literal["least-request", "round-robin", "random", "peak-ewma", "ring-hash", "maglev"]
 
 
@@ -112,6 +114,8 @@ class Retry(msgspec.Struct, frozen=True, omit_defaults=True):
     """Attempts after the first one, at most. 0 turns retries off."""
     on: tuple[RetryOn, ...] = ("connect-failure", "reset", "503")
     """Outcomes that are repeated, sorted."""
+    backoff_s: float = 0.0
+    """No retry begins sooner after the failure; up to half as much, or a growing part of a second, is added by chance."""
     budget_ratio: float = 0.2
     """Retries may be at most this share of the recent requests of the upstream (plus a floor of a few), so that a
     failing upstream is not flooded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 import pydantic
 
@@ -13,7 +13,6 @@ from nexus_core.model.kinds import GROUP
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Redirect, Route, Rule, WeightedBackend
-from nexus_core.snapshot.policies import RetryOn
 from nexus_core.translate import hostnames
 from nexus_core.translate.durations import parse_duration
 from nexus_core.translate.gateways import Gateways, OpenListener
@@ -28,7 +27,8 @@ from nexus_core.translate.worlds import World
 
 ACCEPTED = Verdict(True, "Accepted")
 RESOLVED = Verdict(True, "ResolvedRefs")
-RETRIED_CODES = sorted(outcome for outcome in get_args(RetryOn) if outcome.isdigit())
+RETRIED_CODES = range(400, 600)
+"""As the Gateway API's own rule for `retry.codes`."""
 MAX_ATTEMPTS = 10
 """As a NexusPolicy's retry.attempts: more would only be cut by the retry budget."""
 UNRESOLVED = frozenset({"BackendNotFound", "RefNotPermitted", "InvalidKind"})
@@ -286,11 +286,7 @@ class _Builder:
     def _timeouts(self, rule_id: str, timeouts: gateway_api.RouteTimeouts, path: str) -> None:
         found: list[float | None] = []
         for name, text in (("request", timeouts.request), ("backendRequest", timeouts.backend_request)):
-            seconds = parse_duration(text) if text is not None else None
-            if text is not None and seconds is None:
-                what = f'"{text[:40]}" is no duration.'
-                self._refused(f"{path}.{name}", "InvalidSpec", what, 'Write it like "10s", "500ms" or "1m30s".')
-            found.append(seconds)
+            found.append(self._duration(text, f"{path}.{name}") if text is not None else None)
         request_s, try_s = found
         if request_s and try_s and try_s > request_s:
             what = f"backendRequest ({try_s:g} s) is longer than request ({request_s:g} s)."
@@ -298,19 +294,30 @@ class _Builder:
         said = {("timeouts", "request_s"): request_s, ("timeouts", "try_s"): try_s}
         self.wishes.setdefault(rule_id, {}).update({k: v for k, v in said.items() if v is not None})
 
+    def _duration(self, text: str, path: str) -> float | None:
+        seconds = parse_duration(text)
+        if seconds is None:
+            self._refused(
+                path, "InvalidSpec", f'"{text[:40]}" is no duration.', 'Write it like "10s", "500ms" or "1m30s".'
+            )
+        return seconds
+
     def _retry(self, rule_id: str, retry: gateway_api.RouteRetry, path: str) -> None:
         """Gateway API: what never reached a backend, or got no answer, is repeated whenever `retry` is there."""
         outcomes: set[str] = {"connect-failure", "reset", "timeout"}
         for index, code in enumerate(retry.codes):
-            if str(code) in RETRIED_CODES:
+            if code in RETRIED_CODES:
                 outcomes.add(str(code))
             else:
-                what = f"Nexus does not repeat requests that were answered {code}."
-                fix = f"Name only {', '.join(RETRIED_CODES)}."
-                self._refused(f"{path}.codes[{index}]", "UnsupportedValue", what, fix)
+                what = f"{code} is no status of an error."
+                self._refused(f"{path}.codes[{index}]", "UnsupportedValue", what, "Name statuses from 400 to 599.")
         said: Wishes = {("retry", "on"): tuple(sorted(outcomes))}
         if retry.attempts is not None:
             said["retry", "attempts"] = min(retry.attempts, MAX_ATTEMPTS)
+        if retry.backoff is not None:
+            seconds = self._duration(retry.backoff, f"{path}.backoff")
+            if seconds is not None:
+                said["retry", "backoff_s"] = seconds
         self.wishes.setdefault(rule_id, {}).update(said)
 
 

@@ -169,6 +169,7 @@ FIELDS = (
     _Field(("health_check", "healthy"), ("health", "healthy")),
     _Field(("retry", "attempts"), ("retry", "attempts")),
     _Field(("retry", "when"), ("retry", "on"), lambda when: tuple(sorted(set(when)))),
+    _Field(("retry", "backoff_seconds"), ("retry", "backoff_s"), float),
     _Field(("retry", "budget_percent"), ("retry", "budget_ratio"), _ratio),
     _switch("hedge", "hedge"),
     _Field(("hedge", "percentile"), ("hedge", "percentile"), _ratio),

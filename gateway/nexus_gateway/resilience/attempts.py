@@ -19,7 +19,8 @@ BACKOFF_MAX_S = 1.0
 
 
 class Outcome(enum.StrEnum):
-    """How an attempt ended. The values of failures that a policy may name are those of `RetryOn`."""
+    """How an attempt ended. The values of failures that a policy may name are among those of `RetryOn`; the statuses that it
+    may name beyond these are no failures of the endpoint."""
 
     CONNECT_FAILURE = "connect-failure"  # no connection; nothing was sent
     RESET = "reset"  # the connection broke before a response head
@@ -68,10 +69,12 @@ def may_retry(
     now: float,
     deadline_at: float | None,
     rng: random.Random,
+    status: int = 0,
 ) -> float | None:
     """Return after how many seconds to try again; None when the outcome is the client's to see.
 
-    attempts: made so far, 1 or more. replayable: whether the request can be sent again from its beginning, body and all.
+    status: of the answer, for an outcome that says no more than that there is one. attempts: made so far, 1 or more.
+    replayable: whether the request can be sent again from its beginning, body and all.
     nothing_sent: not a byte of it went out, so that it may be repeated whatever its method.
     deadline_at: of the whole request; None for never. A retry is counted in the budget.
 
@@ -83,19 +86,25 @@ def may_retry(
         return None
     if outcome is Outcome.STALE:
         return 0.0 if deadline_at is None or now < deadline_at else None
-    if attempts > retry.attempts or outcome.value not in retry.on:
+    if attempts > retry.attempts or not names(retry, outcome, status):
         return None
-    wait_s = backoff_s(attempts, rng)
+    wait_s = backoff_s(attempts, rng, retry.backoff_s)
     if deadline_at is not None and now + wait_s >= deadline_at:
         return None
     return wait_s if budget.take(retry.budget_ratio, now) else None
 
 
-def backoff_s(attempts: int, rng: random.Random) -> float:
-    """Return the pause before the next attempt, in seconds. attempts: made so far, 1 or more.
+def names(retry: Retry, outcome: Outcome, status: int = 0) -> bool:
+    """Return whether the policy repeats attempts that ended so. status: of the answer; 0 for none."""
+    return (str(status) if outcome is Outcome.ANSWERED else outcome.value) in retry.on
 
-    Full jitter: uniform between 0 and an exponentially growing cap.
+
+def backoff_s(attempts: int, rng: random.Random, least_s: float = 0.0) -> float:
+    """Return the pause before the next attempt, in seconds. attempts: made so far, 1 or more. least_s: the shortest there may be.
+
+    Full jitter: uniform between the least and an exponentially growing cap above it. The more the least is, the wider the
+    first step: pauses of seconds that differ by milliseconds would be in step.
     Source: Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015.
     """
-    cap: float = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2 ** (attempts - 1))
-    return rng.uniform(0.0, cap)
+    cap: float = min(BACKOFF_MAX_S, max(BACKOFF_BASE_S, least_s / 2) * 2 ** (attempts - 1))
+    return least_s + rng.uniform(0.0, cap)

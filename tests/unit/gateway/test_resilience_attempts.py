@@ -43,6 +43,7 @@ def check(
     now: float = 0.0,
     deadline_at: float | None = None,
     budget: RetryBudget | None = None,
+    status: int = 0,
 ) -> float | None:
     budget = budget or RetryBudget()
     return may_retry(
@@ -56,6 +57,7 @@ def check(
         now,
         deadline_at,
         random.Random(1),
+        status,
     )
 
 
@@ -72,8 +74,17 @@ def test_what_is_repeated(method: str, nothing_sent: bool, replayable: bool, out
 
 @pytest.mark.parametrize("outcome", [each for each in Outcome if each not in ("stale", "answered", "abandoned")])
 def test_only_outcomes_that_the_policy_names_are_repeated(outcome: Outcome) -> None:
-    assert check(outcome, retry=Retry(on=(outcome.value,))) is not None  # type: ignore[arg-type]
+    assert check(outcome, retry=Retry(on=(outcome.value,))) is not None
     assert check(outcome, retry=Retry(on=tuple(each for each in EVERY.on if each != outcome.value))) is None
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500, 507, 599])
+def test_answers_are_repeated_when_the_policy_names_their_status(status: int) -> None:
+    named = Retry(on=("503", str(status)))
+    assert check(Outcome.ANSWERED, retry=named, status=status) is not None
+    assert check(Outcome.ANSWERED, retry=named, status=status + 1) is None
+    assert check(Outcome.ANSWERED, retry=named, status=status, method="POST") is None
+    assert check(Outcome.ANSWERED, retry=EVERY, status=status) is None
 
 
 @pytest.mark.parametrize(
@@ -147,6 +158,23 @@ def test_statuses_have_outcomes() -> None:
 @given(st.integers(1, 200), st.integers())
 def test_pauses_are_jittered_below_a_growing_cap(attempts: int, seed: int) -> None:
     assert 0.0 <= backoff_s(attempts, random.Random(seed)) <= min(BACKOFF_MAX_S, 0.025 * 2 ** (attempts - 1))
+
+
+@given(st.integers(1, 12), st.floats(0.0, 60.0), st.integers())
+def test_pauses_are_never_shorter_than_the_least_and_always_jittered(attempts: int, least_s: float, seed: int) -> None:
+    rng = random.Random(seed)
+    found = [backoff_s(attempts, rng, least_s) for _ in range(8)]
+    assert min(found) >= least_s
+    assert max(found) <= least_s + BACKOFF_MAX_S
+    assert len(set(found)) > 1
+
+
+def test_a_policys_backoff_is_the_least_pause() -> None:
+    wait_s = check(Outcome.CONNECT_FAILURE, retry=Retry(on=("connect-failure",), backoff_s=0.1))
+    assert wait_s is not None
+    assert 0.1 <= wait_s <= 0.15, "approximately, as the Gateway API says"
+    again_s = check(Outcome.CONNECT_FAILURE, retry=Retry(on=("connect-failure",), backoff_s=5.0), deadline_at=4.0)
+    assert again_s is None, "there is no time for it"
 
 
 STEPS_S = st.sampled_from([0.0, 0.0, 0.3, 1.0, 1.7, 8.9, 30.0])
