@@ -120,6 +120,10 @@ class Attempt:
             breaker = endpoint.breaker
             if breaker.watching:
                 breaker.success(now, probe=self.probe)
+            if code >= 400 and exchange.repeats(code) and exchange.may_follow(self, Outcome.ANSWERED, now):
+                exchange.proxy.measurements.attempt(exchange.upstream_id, "answered")
+                self._discard(connection, complete)
+                return
             if pool.plain:
                 pool.answered.value += 1
                 exchange.answered(self, status, block, length, data, complete, now)
@@ -136,7 +140,9 @@ class Attempt:
             outcome = outcome_of(code)
             self.outcome = outcome.value
             self._blame(outcome, now)
-            if outcome is not Outcome.ANSWERED and exchange.may_follow(self, outcome, now):
+            named = outcome is not Outcome.ANSWERED or exchange.repeats(code)
+            if named and exchange.may_follow(self, outcome, now):
+                exchange.proxy.measurements.attempt(exchange.upstream_id, outcome.value)
                 self._discard(connection, complete)
                 return
         exchange.proxy.measurements.attempt(exchange.upstream_id, self.outcome or "answered")

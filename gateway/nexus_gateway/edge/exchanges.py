@@ -29,7 +29,7 @@ from nexus_gateway.filters import fallbacks
 from nexus_gateway.filters.direct_replies import build_reply
 from nexus_gateway.filters.sizes import refuses_request
 from nexus_gateway.resilience import deadlines, hedging
-from nexus_gateway.resilience.attempts import IDEMPOTENT, Outcome, choose, may_retry
+from nexus_gateway.resilience.attempts import IDEMPOTENT, Outcome, choose, may_retry, names
 from nexus_gateway.resilience.endpoints import EndpointState
 
 if TYPE_CHECKING:
@@ -526,6 +526,11 @@ class Exchange(Answering):
         if not self._try_again(attempt, outcome, nothing_sent=nothing_sent, now=now):
             self._failed_for_good(reason)
 
+    def repeats(self, status: int) -> bool:
+        """Return whether the policy repeats requests that are answered so. For statuses that are no failures of an endpoint."""
+        backend = self.backend
+        return backend is not None and names(backend.retry, Outcome.ANSWERED, status)
+
     def may_follow(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
         """Return whether a response is not passed on, because another attempt runs or follows."""
         extra = self.extras()
@@ -546,10 +551,15 @@ class Exchange(Answering):
         idempotent = self.line.method in IDEMPOTENT
         wait_s = may_retry(
             idempotent, outcome, retry, self.attempts, self.replayable, nothing_sent, pool.budget, now,
-            self.deadline_at or None, self.proxy.rng,
+            self.deadline_at or None, self.proxy.rng, attempt.status,
         )  # fmt: skip
         if wait_s is None:
-            if self.replayable and idempotent and self.attempts <= retry.attempts and outcome.value in retry.on:
+            if (
+                self.replayable
+                and idempotent
+                and self.attempts <= retry.attempts
+                and names(retry, outcome, attempt.status)
+            ):
                 self.proxy.measurements.budget_spent(self.upstream_id)
             return False
         extra = self.extras()

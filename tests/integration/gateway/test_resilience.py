@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from aiohttp import web
 from nexus_core.discovery import Endpoint
 from nexus_core.snapshot import CircuitBreaker, Discovered, Retry, Snapshot, Timeouts, Upstream
+from nexus_gateway.telemetry import names
 from nexus_gateway.testing import Harness, route, rule, simple, snapshot, until, upstream
 from nexus_sdk.discovery.memory import MemoryDiscovery
 
@@ -219,3 +221,45 @@ async def test_a_snapshot_that_cannot_run_leaves_the_live_one(harness: Harness) 
     assert await _status(harness) == 200
     await harness.publish(good)
     assert await _status(harness) == 200
+
+
+@pytest.mark.parametrize("status", [404, 429, 500, 507])
+@pytest.mark.parametrize("named", [True, False])
+async def test_answers_with_a_status_that_the_policy_names_are_repeated(
+    harness: Harness, status: int, named: bool
+) -> None:
+    live = Counting(status, status)
+    retry = Retry(on=(str(status),)) if named else Retry()
+    gateway = await harness.start(simple(await harness.upstreams.start(live.handle), retry=retry))
+    async with harness.client.get(harness.url("/")) as response:
+        assert response.status == (200 if named else status)
+    assert len(live.bodies) == (3 if named else 1)
+    live.statuses = [status]
+    async with harness.client.post(harness.url("/")) as response:
+        assert response.status == status, "a POST is not repeated"
+    assert all(state.breaker.state == "closed" for state in gateway.pools.all()["shop/orders"].endpoints)
+
+
+async def test_answers_that_are_not_passed_on_are_counted_as_attempts(harness: Harness) -> None:
+    live = Counting(503, 429)
+    gateway = await harness.start(simple(await harness.upstreams.start(live.handle), retry=Retry(on=("429", "503"))))
+    async with harness.client.get(harness.url("/")) as response:
+        assert response.status == 200
+    counted = {
+        outcome: gateway.measurements.tally(names.ATTEMPTS, "shop/orders", outcome).value
+        for outcome in ("answered", "503")
+    }
+    assert counted == {"answered": 2.0, "503": 1.0}
+
+
+async def test_no_retry_begins_before_the_policys_backoff(harness: Harness) -> None:
+    seen: list[float] = []
+
+    async def busy(request: web.Request) -> web.Response:
+        seen.append(asyncio.get_running_loop().time())
+        return web.Response(status=503 if len(seen) < 3 else 200)
+
+    await harness.start(simple(await harness.upstreams.start(busy), retry=Retry(backoff_s=0.2)))
+    async with harness.client.get(harness.url("/")) as response:
+        assert response.status == 200
+    assert min(after - before for before, after in itertools.pairwise(seen)) >= 0.2
