@@ -47,6 +47,7 @@ from nexus_gateway.edge.sources.aside import Aside
 from nexus_gateway.edge.sources.files import FileSource
 from nexus_gateway.edge.sources.port import SnapshotSource
 from nexus_gateway.edge.tasks import Tasks
+from nexus_gateway.edge.tls.listening import build_listener
 from nexus_gateway.edge.tls.store import Certificates
 from nexus_gateway.edge.workers.places import Place
 from nexus_gateway.filters.faults import FaultDraw
@@ -218,7 +219,8 @@ class Gateway:
             await asyncio.to_thread(certificates.reload)
             self._tasks.keep(certificates.watch, "certificates")
             self.certificates = certificates
-            secure = await place.listen_tls(lambda: ServerConnection(options), certificates.context)
+            listener = build_listener(certificates, options, self.measurements, self.settings.max_connections)
+            secure = await place.listen_tls(listener)
             assert secure is not None
             self._listeners.append(secure)
             self.tls_port = secure.sockets[0].getsockname()[1]

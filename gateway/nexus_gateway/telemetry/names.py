@@ -56,6 +56,9 @@ SHED = Metric(
 CLIENT_CONNECTIONS = Metric(
     "nexus_gateway_client_connections", "gauge", "Client connections that are open.", by_worker=True
 )
+TLS_FAILURES = Metric(
+    "nexus_gateway_tls_failures", "counter", "Client connections that broke over TLS itself, by reason.", ("reason",)
+)
 UPSTREAM_CONNECTIONS = Metric(
     "nexus_gateway_upstream_connections", "gauge", "Upstream connections that are open, in use or idle.",
     ("upstream", "state"),
@@ -104,7 +107,7 @@ LINES_DROPPED = Metric("nexus_gateway_access_log_dropped", "counter", "Lines of 
 
 METRICS = (
     REQUESTS, DURATION, IN_FLIGHT, REFUSED, SHED, RATE_LIMITED, FALLBACKS, MIRRORED, ATTEMPTS, RETRIES, BUDGET_SPENT, HEDGES,
-    HEDGE_BUDGET_SPENT, CLIENT_CONNECTIONS, UPSTREAM_CONNECTIONS, PENDING, CONCURRENCY_LIMIT, ENDPOINTS, ACTIVE, BREAKER,
+    HEDGE_BUDGET_SPENT, CLIENT_CONNECTIONS, TLS_FAILURES, UPSTREAM_CONNECTIONS, PENDING, CONCURRENCY_LIMIT, ENDPOINTS, ACTIVE, BREAKER,
     EJECTIONS, HEALTH_CHECKS, HEALTHY, GENERATION, SWAPS, SWAP_FAILURES, PLUGIN_DURATION, PLUGIN_ERRORS, SPANS_DROPPED,
     LINES_DROPPED, TASK_FAILURES,
 )  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -21,9 +20,6 @@ from nexus_gateway.edge.workers.sockets import BACKLOG
 
 CELLS_BYTES = 4 * 2**20
 """Room for the shared state of about 20,000 endpoints and as many limits; untouched pages of it cost nothing."""
-
-TLS_HANDSHAKE_S = 10.0
-"""A client that has not shaken hands by then is cut off: as long as a slow request head gets."""
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
@@ -73,11 +69,11 @@ class Place:
 
     async def listen(self, factory: ProtocolFactory) -> asyncio.Server:
         """Serve clients in clear. Raises OSError."""
-        return await _listen(factory, self.plain, None)
+        return await _listen(factory, self.plain)
 
-    async def listen_tls(self, factory: ProtocolFactory, context: ssl.SSLContext) -> asyncio.Server | None:
-        """Serve clients over TLS; None without a TLS listener. Raises OSError."""
-        return None if self.secure is None else await _listen(factory, self.secure, context)
+    async def listen_tls(self, factory: ProtocolFactory) -> asyncio.Server | None:
+        """Serve clients over TLS, which the factory's protocols bring; None without a TLS listener. Raises OSError."""
+        return None if self.secure is None else await _listen(factory, self.secure)
 
     async def serve_admin(self, runner: web.AppRunner) -> int:
         """Serve the admin API, return its port; 0 on a Unix socket. Raises OSError."""
@@ -89,15 +85,8 @@ class Place:
         return int(runner.addresses[0][1])
 
 
-async def _listen(
-    factory: ProtocolFactory, at: tuple[str, int] | socket.socket, context: ssl.SSLContext | None
-) -> asyncio.Server:
+async def _listen(factory: ProtocolFactory, at: tuple[str, int] | socket.socket) -> asyncio.Server:
     loop = asyncio.get_running_loop()
-    handshake_s = TLS_HANDSHAKE_S if context is not None else None
     if isinstance(at, socket.socket):
-        return await loop.create_server(
-            factory, sock=at, backlog=BACKLOG, ssl=context, ssl_handshake_timeout=handshake_s
-        )
-    return await loop.create_server(
-        factory, *at, backlog=BACKLOG, reuse_address=True, ssl=context, ssl_handshake_timeout=handshake_s
-    )
+        return await loop.create_server(factory, sock=at, backlog=BACKLOG)
+    return await loop.create_server(factory, *at, backlog=BACKLOG, reuse_address=True)
