@@ -10,6 +10,7 @@ from typing import Any
 
 import pydantic
 import yaml
+from yaml.composer import Composer
 
 from nexus_core.model import errors, kinds
 from nexus_core.model.base import Model
@@ -69,11 +70,21 @@ def parse_text(text: str, origin: str) -> tuple[tuple[Resource, ...], tuple[Prob
     origin: where the text is from, for messages (a file's path). Documents before a YAML error are still returned.
     A `kind: List` is unfolded. Problems of a resource are in the resource.
     """
+    resources, problems, exact = _parse_text(text, origin, _FastLoader)
+    if not exact:
+        # libyaml reads ten times as fast and says less about what it cannot read.
+        resources, problems, _ = _parse_text(text, origin, _Loader)
+    return tuple(resources), sort_problems(problems)
+
+
+def _parse_text(text: str, origin: str, loader: type[Any]) -> tuple[list[Resource], list[Problem], bool]:
+    """Return the resources, what is wrong with the text, and whether the loader read all of it."""
     resources: list[Resource] = []
     problems: list[Problem] = []
     where = ObjectRef("File", "", origin)
+    exact = True
     try:
-        for number, doc in enumerate(yaml.load_all(text, Loader=_Loader), start=1):
+        for number, doc in enumerate(yaml.load_all(text, Loader=loader), start=1):
             for manifest in _unfold(doc):
                 if isinstance(manifest, Mapping):
                     resources.append(parse(manifest))
@@ -82,19 +93,21 @@ def parse_text(text: str, origin: str) -> tuple[tuple[Resource, ...], tuple[Prob
                     fix = "Write apiVersion, kind, metadata and spec, or remove it."
                     problems.append(Problem(where, ".", "InvalidManifest", what, fix))
     except yaml.YAMLError as error:
+        exact = False
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else "an unknown line"
         said = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
         what = f"{origin} is not valid YAML at {line}: {said}."
         problems.append(Problem(where, ".", "InvalidYaml", what, "Correct the text there; often an indent or a quote."))
     except (RecursionError, ValueError, TypeError, OverflowError) as error:
+        exact = False
         what = f"{origin} cannot be read: {type(error).__name__}: {str(error)[:200]}."
         problems.append(Problem(where, ".", "InvalidYaml", what, "Write it as plain YAML that JSON could hold too."))
-    return tuple(resources), sort_problems(problems)
+    return resources, problems, exact
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML as the API server does: into JSON values. So `2024-01-01` is a string, no date."""
+class _JsonValues:
+    """Reads YAML as the API server does: into JSON values. So `2024-01-01` is a string, no date. For one of PyYAML's loaders."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - the attribute's type is PyYAML's
         first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -104,7 +117,25 @@ class _Loader(yaml.SafeLoader):
     def construct_document(self, node: yaml.Node) -> Any:
         """Refuse, as kubectl does, a key that is written twice, and aliases that make little text mean very much."""
         _measure(node, {})
-        return super().construct_document(node)
+        return super().construct_document(node)  # type: ignore[misc]
+
+
+class _Loader(_JsonValues, yaml.SafeLoader):
+    """The parser in Python."""
+
+
+_FastLoader: type[Any] = _Loader
+if yaml.__with_libyaml__:
+
+    class _InC(_JsonValues, Composer, yaml.CSafeLoader):
+        """Scanner and parser in C. Not its composer: that one follows nested text on the C stack until the process dies, where
+        Python's ends with a RecursionError."""
+
+        def __init__(self, stream: str) -> None:
+            yaml.CSafeLoader.__init__(self, stream)
+            Composer.__init__(self)
+
+    _FastLoader = _InC
 
 
 def _measure(node: yaml.Node, known: dict[int, int]) -> int:

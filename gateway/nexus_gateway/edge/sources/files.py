@@ -23,7 +23,9 @@ AGAIN_S = 2.0
 """Pause after nobody could read the manifests."""
 
 
-_GONE_FIX = "It is tried again by itself; if it does not go away, see whether the gateway has enough memory and processes."
+_GONE_FIX = (
+    "It is tried again by itself; if it does not go away, see whether the gateway has enough memory and processes."
+)
 
 
 class FileSource:

@@ -51,9 +51,7 @@ class Indexes:
 
     def due_in_s(self, now: float) -> float | None:
         """Return when a fetched index should be read again; None when none was fetched."""
-        return min(
-            (max(at + _fresh_s(trouble) - now, 0.0) for at, _, trouble in self._fetched.values()), default=None
-        )
+        return min((max(at + _fresh_s(trouble) - now, 0.0) for at, _, trouble in self._fetched.values()), default=None)
 
     async def _read(self, spec: NexusMarketplaceSpec) -> tuple[Index | None, str]:
         url = spec.source.url

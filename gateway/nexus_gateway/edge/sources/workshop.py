@@ -25,7 +25,12 @@ class Workshop:
     """The `Maker` in this process."""
 
     def __init__(
-        self, cache: Path, *, class_name: str = DEFAULT_CLASS, previous: Snapshot | None = None, texts: Texts | None = None
+        self,
+        cache: Path,
+        *,
+        class_name: str = DEFAULT_CLASS,
+        previous: Snapshot | None = None,
+        texts: Texts | None = None,
     ) -> None:
         """cache: directory for fetched marketplace indexes. previous: the Snapshot that broken objects keep their last good
         version from. texts: asked for files that are broken and that this workshop has not seen whole."""
