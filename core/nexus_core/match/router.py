@@ -16,25 +16,18 @@ Answers that depend on method, host and path alone are kept.
 
 from __future__ import annotations
 
-import heapq
-import sys
-from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import Any, Generic, Protocol, TypeVar
-from urllib.parse import unquote_plus
+from collections.abc import Callable, Generator, Sequence
+from itertools import chain
+from typing import Any, Generic, TypeVar
 
 from nexus_core.match import hosts, patterns
+from nexus_core.match.building import Built, build
+from nexus_core.match.tables import Asked, Entry, HeaderMap, Table, first, parse_query, value_test
 from nexus_core.snapshot import Match, Route, Rule, Snapshot
 
+__all__ = ["Entry", "HeaderMap", "Router", "parse_query", "path_covers", "value_test"]
+
 T = TypeVar("T")
-
-
-class HeaderMap(Protocol):
-    """A request's headers: a dict, or what makes one when it is asked. Only touched when a match has header conditions."""
-
-    def get(self, name: str, /) -> str | None:
-        """Return the value, repeats joined by `,`; None when it is not there. name: lower-case."""
-        ...
-
 
 MAX_KEPT = 8192
 """Answers, and hosts, that are kept."""
@@ -42,225 +35,50 @@ MAX_KEPT = 8192
 MAX_KEPT_PATH_CHARS = 512
 MAX_KEPT_HOST_CHARS = 255
 
-MAX_QUERY_PARAMETERS = 256
-"""Parameters of a query after these are not looked at."""
-
 _MISSING: Any = object()
 
 
-class Asked:
-    """A request while its entry is searched. varies: whether a condition beyond method, host and path was looked at."""
-
-    __slots__ = ("_parameters", "allowed", "headers", "method", "query", "varies")
-
-    def __init__(self, method: str, headers: HeaderMap, query: str, allowed: frozenset[str] | None) -> None:
-        self.method = method
-        self.headers = headers
-        self.query = query
-        self.allowed = allowed
-        self.varies = False
-        self._parameters: Mapping[str, str] | None = None
-
-    @property
-    def parameters(self) -> Mapping[str, str]:
-        """The first value of each query parameter, decoded."""
-        if self._parameters is None:
-            self._parameters = parse_query(self.query)
-        return self._parameters
-
-
-class Entry(Generic[T]):
-    """One match of one rule, with what its owner wants back when it is found.
-
-    rank: place among the entries of a host with the same kind of path, smaller first.
-    varies: whether it has conditions on headers or query.
-    plain: whether it has no condition but host and path.
-    """
-
-    __slots__ = (
-        "_headers",
-        "_query",
-        "listeners",
-        "match",
-        "method",
-        "payload",
-        "plain",
-        "rank",
-        "route",
-        "rule",
-        "varies",
-    )
-
-    def __init__(
-        self, route: Route, rule: Rule, match: Match, payload: T, listeners: frozenset[str], index: int, number: int
-    ) -> None:
-        self.route = route
-        self.rule = rule
-        self.match = match
-        self.payload = payload
-        self.listeners = listeners
-        self.method = match.method
-        self.varies = bool(match.headers or match.query)
-        self.plain = not (self.method or self.varies)
-        self.rank = (
-            -len(match.path), not match.method, -len(match.headers), -len(match.query),
-            route.created_at, route.id, index, number,
-        )  # fmt: skip
-        self._headers: tuple[tuple[str, Callable[[str], bool]], ...] = ()
-        self._query: tuple[tuple[str, Callable[[str], bool]], ...] = ()
-        if self.varies:
-            self._headers = tuple((each.name, value_test(each.kind, each.value)) for each in match.headers)
-            self._query = tuple((each.name, value_test(each.kind, each.value)) for each in match.query)
-
-    def takes(self, asked: Asked) -> bool:
-        """Return whether method, headers and query match. The path is the table's business."""
-        if self.method and self.method != asked.method:
-            return False
-        for name, test in self._headers:
-            found = asked.headers.get(name)
-            if found is None or not test(found):
-                return False
-        for name, test in self._query:
-            found = asked.parameters.get(name)
-            if found is None or not test(found):
-                return False
-        return True
-
-
-class _Table(Generic[T]):
-    """All entries of one hostname pattern. The prefix `/` is filed as the empty one.
-
-    depth: segments of the longest prefix. shorter: by number of segments, the next smaller number that any prefix has; -1
-    for none. So a search does not stop at lengths that no prefix has.
-    """
-
-    __slots__ = ("_crowded", "_depths", "depth", "exact", "prefix", "regex", "regex_depth", "shorter")
-
-    def __init__(self) -> None:
-        self.exact: dict[str, list[Entry[T]]] = {}
-        self.prefix: dict[str, list[Entry[T]]] = {}
-        self.regex: dict[str, list[tuple[Callable[[str], Any], Entry[T]]]] = {}
-        self.regex_depth = 0
-        self.depth = 0
-        self.shorter: list[int] = [-1]
-        self._depths: set[int] = set()
-        self._crowded: list[list[Entry[T]]] = []
-
-    def add(self, entry: Entry[T]) -> None:
-        match entry.match.path_kind:
-            case "exact":
-                group = self.exact.setdefault(entry.match.path, [])
-            case "prefix":
-                path = entry.match.path if entry.match.path != "/" else ""
-                group = self.prefix.setdefault(path, [])
-                self._depths.add(path.count("/"))
-            case "regex":
-                self._add_regex(entry)
-                return
-        group.append(entry)
-        if len(group) == 2:
-            self._crowded.append(group)
-
-    def _add_regex(self, entry: Entry[T]) -> None:
-        compiled = patterns.find_compiled(entry.match.path)
-        if compiled is None:
-            return
-        literal = patterns.literal_prefix(entry.match.path)
-        place = literal[: literal.rfind("/")] if literal.startswith("/") else ""
-        self.regex_depth = max(self.regex_depth, place.count("/"))
-        self.regex.setdefault(place, []).append((compiled.fullmatch, entry))
-
-    def seal(self) -> None:
-        """Put entries of one path in order; call once all are there."""
-        for group in self._crowded:
-            group.sort(key=_rank)
-        self._crowded.clear()
-        for found in self.regex.values():
-            found.sort(key=_rank_of_pair)
-        self.depth = max(self._depths, default=0)
-        self.shorter = [max((each for each in self._depths if each < at), default=-1) for at in range(self.depth + 1)]
-
-    def find_regex(self, path: str, asked: Asked) -> Entry[T] | None:
-        """Return the first expression's entry that takes the request."""
-        if len(path) > patterns.MAX_TEXT_CHARS:
-            return None
-        found = []
-        current = _cut(path, self.regex_depth)
-        while True:
-            group = self.regex.get(current)
-            if group is not None:
-                found.append(group)
-            if not current:
-                break
-            current = current[: current.rfind("/")]
-        if not found:
-            return None
-        for fullmatch, entry in found[0] if len(found) == 1 else heapq.merge(*found, key=_rank_of_pair):
-            if fullmatch(path) and _first((entry,), asked) is not None:
-                return entry
-        return None
-
-
-def _first(group: Iterable[Entry[T]], asked: Asked) -> Entry[T] | None:
-    allowed = asked.allowed
-    for entry in group:
-        if allowed is not None and allowed.isdisjoint(entry.listeners):
-            continue
-        if entry.varies:
-            asked.varies = True
-            if entry.takes(asked):
-                return entry
-        elif not entry.method or entry.method == asked.method:
-            return entry
-    return None
+def _always(_: object) -> bool:
+    return True
 
 
 class Router(Generic[T]):
     """Finds the rule of a request in one Snapshot. A new Snapshot gets a new Router; only what it keeps changes."""
 
+    _built: Built[T]
+
     def __init__(self, snapshot: Snapshot, payload: Callable[[Route, Rule], T]) -> None:
         """payload: called once for each rule; what it returns comes back as `Entry.payload`."""
-        for _ in self._build(snapshot, payload, sys.maxsize):
+        for _ in self._build(snapshot, payload, None, _always):
             pass
 
     @classmethod
     def in_slices(
-        cls, snapshot: Snapshot, payload: Callable[[Route, Rule], T], at_once: int = 32
+        cls,
+        snapshot: Snapshot,
+        payload: Callable[[Route, Rule], T],
+        former: Router[T] | None = None,
+        keeps: Callable[[Sequence[Entry[T]]], bool] = _always,
     ) -> Generator[None, None, Router[T]]:
-        """Build a router with pauses: a generator that yields after every `at_once` routes and returns the router.
+        """Build a router with pauses: a generator that yields at every few microseconds and returns the router.
 
-        For an event loop that has requests to serve: 5,000 routes take some 30 ms in one go.
+        For an event loop that has requests to serve: 5,000 rules take some 30 ms in one go. former: the router that this one
+        follows; the entries of routes that are the same in both are taken from it where `keeps` of them is true, and so are the
+        tables of hostnames of which all is.
         """
         router = cls.__new__(cls)
-        yield from router._build(snapshot, payload, at_once)
+        yield from router._build(snapshot, payload, former, keeps)
         return router
 
-    def _build(self, snapshot: Snapshot, payload: Callable[[Route, Rule], T], at_once: int) -> Generator[None]:
-        tables: dict[str, _Table[T]] = {}
-        entries: list[Entry[T]] = []
-        for done, route in enumerate(snapshot.routes, 1):
-            listeners = frozenset(route.listeners)
-            own = []
-            for hostname in route.hostnames or (hosts.ANY,):
-                table = tables.get(hostname)
-                if table is None:
-                    table = tables[hostname] = _Table()
-                own.append(table)
-            for index, rule in enumerate(route.rules):
-                value = payload(route, rule)
-                for number, match in enumerate(rule.matches):
-                    entry = Entry(route, rule, match, value, listeners, index, number)
-                    entries.append(entry)
-                    for table in own:
-                        table.add(entry)
-            if done % at_once == 0:
-                yield
-        for done, table in enumerate(tables.values(), 1):
-            table.seal()
-            if done % at_once == 0:
-                yield
-        self.entries = tuple(entries)
-        self._tables = tables
+    def _build(
+        self,
+        snapshot: Snapshot,
+        payload: Callable[[Route, Rule], T],
+        former: Router[T] | None,
+        keeps: Callable[[Sequence[Entry[T]]], bool],
+    ) -> Generator[None]:
+        self._built = built = yield from build(snapshot.routes, payload, former._built if former else None, keeps)
+        self._tables = built.tables
         self._listeners = {listener.id: listener for listener in snapshot.listeners}
         # Only listeners with host names need choosing; without any, every route is open to every host.
         self._choose = any(listener.hostname for listener in snapshot.listeners)
@@ -269,8 +87,13 @@ class Router(Generic[T]):
         if self._choose:
             for pattern in self._listener_names | {hosts.ANY}:
                 self._allowed[pattern] = self._open_to(pattern)
-        self._places: dict[str, tuple[frozenset[str] | None, tuple[_Table[T], ...]]] = {}
+        self._places: dict[str, tuple[frozenset[str] | None, tuple[Table[T], ...]]] = {}
         self._kept: dict[tuple[str, str, str], Entry[T] | None] = {}
+
+    @property
+    def entries(self) -> tuple[Entry[T], ...]:
+        """All entries, in the order of routes, rules and matches. Put together at each call."""
+        return tuple(chain.from_iterable(self._built.entries.values()))
 
     def find(self, method: str, host: str, path: str, headers: HeaderMap, query: str = "") -> Entry[T] | None:
         """Return the entry that takes the request, or None.
@@ -305,7 +128,7 @@ class Router(Generic[T]):
                 if allowed is None and group[0].plain:
                     return group[0], asked is not None and asked.varies
                 asked = asked or Asked(method, headers, query, allowed)
-                entry = _first(group, asked)
+                entry = first(group, asked)
                 if entry is not None:
                     return entry, asked.varies
             if table.regex:
@@ -334,7 +157,7 @@ class Router(Generic[T]):
                     if allowed is None and group[0].plain:
                         return group[0], asked is not None and asked.varies
                     asked = asked or Asked(method, headers, query, allowed)
-                    entry = _first(group, asked)
+                    entry = first(group, asked)
                     if entry is not None:
                         return entry, asked.varies
                 shorter = table.shorter[depth]
@@ -356,7 +179,7 @@ class Router(Generic[T]):
         if len(self._places) >= MAX_KEPT:
             self._places = {}
 
-    def _place(self, host: str) -> tuple[frozenset[str] | None, tuple[_Table[T], ...]]:
+    def _place(self, host: str) -> tuple[frozenset[str] | None, tuple[Table[T], ...]]:
         """Return the listeners and tables of a host, the most specific first."""
         tables = self._tables
         place = (self.allowed_listeners(host), tuple(tables[pattern] for pattern in hosts.chain(tables, host)))
@@ -388,47 +211,6 @@ class Router(Generic[T]):
             for listener in self._listeners.values()
             if chosen.get(listener.id.rpartition("/")[0]) == listener.hostname
         )
-
-
-def _rank(entry: Entry[Any]) -> Any:
-    return entry.rank
-
-
-def _rank_of_pair(pair: tuple[Any, Entry[Any]]) -> Any:
-    return pair[1].rank
-
-
-def _cut(path: str, depth: int) -> str:
-    """Return the first `depth` segments of the path, all when it has fewer, without a slash at the end; empty for `/`."""
-    if not depth:
-        return ""
-    at = 0
-    for _ in range(depth):
-        at = path.find("/", at + 1)
-        if at < 0:
-            return path.removesuffix("/")
-    return path[:at]
-
-
-def parse_query(query: str) -> dict[str, str]:
-    """Return the first value of each parameter of a raw query, decoded as forms are (`+` is a space)."""
-    found: dict[str, str] = {}
-    if query:
-        for pair in query.split("&", MAX_QUERY_PARAMETERS)[:MAX_QUERY_PARAMETERS]:
-            name, _, value = pair.partition("=")
-            if "%" in pair or "+" in pair:
-                name, value = unquote_plus(name), unquote_plus(value)
-            if pair:
-                found.setdefault(name, value)
-    return found
-
-
-def value_test(kind: str, value: str) -> Callable[[str], bool]:
-    """Return what tells whether the value of a header or parameter is the one that was asked for."""
-    if kind == "regex":
-        compiled = patterns.find_compiled(value)
-        return lambda found: patterns.holds(compiled, found)
-    return value.__eq__
 
 
 def path_covers(match: Match, path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from urllib.parse import parse_qsl
 
 from hypothesis import given, settings
@@ -160,22 +161,71 @@ def test_the_router_agrees_with_the_naive_reference(
                 assert explained.rule == (wanted or "")
 
 
-@given(snapshots())
-def test_a_router_built_in_slices_is_the_same(snapshot: Snapshot) -> None:
-    building = Router.in_slices(snapshot, lambda route, rule: rule.id, at_once=1)
+def built(slices: Generator[None, None, Router[str]]) -> tuple[Router[str], int]:
+    """Run a build to its end; return the router and the number of pauses."""
     pauses = 0
     while True:
         try:
-            next(building)
+            next(slices)
         except StopIteration as done:
-            router = done.value
-            break
+            return done.value, pauses
         pauses += 1
-    assert pauses >= len(snapshot.routes)
+
+
+def answers(router: Router[str]) -> list[str | None]:
+    """What a router answers to a few requests of every kind."""
+    found = [
+        router.find(method, host, path, headers, query)
+        for method in ("GET", "POST")
+        for host in ("shop.example", "a.shop.example", "other.example", "")
+        for path in ("/", "/a", "/a/b", "/a/b/ab", "/ab")
+        for headers, query in (({}, ""), ({"x-a": "1"}, "x-b=2"))
+    ]
+    return [entry.payload if entry is not None else None for entry in found]
+
+
+@given(snapshots())
+def test_a_router_built_in_slices_is_the_same(snapshot: Snapshot) -> None:
+    router, pauses = built(Router.in_slices(snapshot, lambda route, rule: rule.id))
     other = Router(snapshot, lambda route, rule: rule.id)
-    for path in ("/", "/a", "/a/b/ab"):
-        one, two = router.find("GET", "shop.example", path, {}), other.find("GET", "shop.example", path, {})
-        assert (one and one.payload) == (two and two.payload)
+    assert pauses >= sum(len(route.rules) for route in snapshot.routes)
+    assert answers(router) == answers(other)
+    assert [entry.rank for entry in router.entries] == [entry.rank for entry in other.entries]
+
+
+@settings(max_examples=200, deadline=None)
+@given(snapshots(), st.lists(snapshots(), min_size=1, max_size=3), st.data())
+def test_a_router_that_follows_another_is_the_same(
+    first: Snapshot, others: list[Snapshot], data: st.DataObject
+) -> None:
+    """Routes come, go, change and stay; whatever was there before, the answers are those of a router built from nothing."""
+    router = Router(first, lambda route, rule: rule.id)
+    before = first
+    for other in others:
+        staying = (
+            data.draw(st.lists(st.sampled_from(before.routes), unique_by=lambda route: route.id))
+            if before.routes
+            else []
+        )
+        ids = {route.id for route in staying}
+        routes = (*staying, *(route for route in other.routes if route.id not in ids))
+        snapshot = Snapshot(before.listeners, tuple(sorted(routes, key=lambda route: route.id)), before.upstreams)
+        asked_before = answers(router)
+        following, _ = built(
+            Router.in_slices(snapshot, lambda route, rule: rule.id, router, lambda entries: len(entries) != 2)
+        )
+        anew = Router(snapshot, lambda route, rule: rule.id)
+        assert answers(following) == answers(anew)
+        assert [entry.rank for entry in following.entries] == [entry.rank for entry in anew.entries]
+        kept = set(router.entries)
+        for entry in following.entries:
+            same = (
+                entry.route in staying and len([each for each in following.entries if each.route is entry.route]) != 2
+            )
+            assert (entry in kept) == same
+        router._kept.clear()
+        assert answers(router) == asked_before
+        router, before = following, snapshot
 
 
 @given(
