@@ -103,6 +103,8 @@ class ServerOptions:
     min_body_bytes_per_s: int = 0
     """Request bodies that come slower than this, on average after the first `head_timeout_s`, are the client's fault. 0: any pace."""
     draining: bool = False
+    paused: set[ServerConnection] = field(init=False, default_factory=set)
+    """Connections that are not read from while a request is served; see `presence`."""
     head_ticks: int = field(init=False, default=0)
     keepalive_ticks: int = field(init=False, default=0)
 
@@ -114,10 +116,10 @@ class ServerOptions:
 class ServerConnection(asyncio.Protocol):
     """One client connection, and the stream of the request it serves.
 
-    line, block: of the request being served. body: what of its body came with the head. complete: whether all of it has
-    come. content: bytes that the chunks so far hold or announce, of a chunked body. peer: the client's address, text.
-    secure: whether it came over TLS. deadline: in ticks of the clock; none while a request is served, unless its requestor sets
-    one. minor: of the client's HTTP version.
+    line, block: of the request being served; there are none between requests. body: what of its body came with the head.
+    complete: whether all of it has come. content: bytes that the chunks so far hold or announce, of a chunked body. peer: the
+    client's address, text. secure: whether it came over TLS. deadline: in ticks of the clock; none while a request is served,
+    unless its requestor sets one. minor: of the client's HTTP version.
     """
 
     __slots__ = (
@@ -180,6 +182,7 @@ class ServerConnection(asyncio.Protocol):
         self.state = _CLOSED
         requestor = self.requestor
         self._buffer = b""
+        self.options.paused.discard(self)
         self.options.on_close(self)
         if requestor is not None:
             self.requestor = None
@@ -217,7 +220,7 @@ class ServerConnection(asyncio.Protocol):
         elif state == _WAIT:
             self._buffer += data
             if len(self._buffer) > _MAX_AHEAD:
-                self.transport.pause_reading()
+                self.pause()
         elif state == _TUNNEL and self.requestor is not None:
             self.requestor.on_tunnel(data)
 
@@ -380,7 +383,7 @@ class ServerConnection(asyncio.Protocol):
         self.deadline = clock.at(self.options.linger_s)
         clock.soon(self)
         try:
-            self.transport.resume_reading()
+            self.resume()
             self.transport.write_eof()
         except (OSError, RuntimeError, NotImplementedError):
             # TLS cannot close one side alone; the client reads `connection: close` and leaves, or the deadline comes.
@@ -481,10 +484,12 @@ class ServerConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more of the request body for now."""
+        self.options.paused.add(self)
         self.transport.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
+        self.options.paused.discard(self)
         self.transport.resume_reading()
 
     def switch(self, head: bytes) -> bytes:
@@ -493,7 +498,7 @@ class ServerConnection(asyncio.Protocol):
         self.transport.write(head)
         ahead, self._buffer = self._buffer, b""
         if len(ahead) > _MAX_AHEAD:
-            self.transport.resume_reading()
+            self.resume()
         return ahead
 
     def close_tunnel(self) -> None:
@@ -524,6 +529,9 @@ class ServerConnection(asyncio.Protocol):
             return
         self.state = _HEAD
         self._idle = True
+        # An idle connection keeps nothing of its last request: clients choose how large that is, and leave thousands idle.
+        del self.line, self.block
+        self.body = b""
         options = self.options
         self.deadline = options.clock.tick + options.keepalive_ticks
         if self.blocked:
@@ -536,7 +544,7 @@ class ServerConnection(asyncio.Protocol):
         """Serve the request that came ahead. Not from within the former one: a thousand pipelined ones would nest."""
         if self.state == _HEAD and self._buffer and not self.closed:
             data, self._buffer = self._buffer, b""
-            self.transport.resume_reading()
+            self.resume()
             self._head(data)
 
     def on_deadline(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import socket
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -370,6 +372,30 @@ async def test_http_1_0_clients_hear_nothing_of_chunks_where_no_body_follows(sta
     app.on_head = head_only
     answer = await app.raw(b"HEAD / HTTP/1.0\r\n%b\r\n" % extra)
     assert (answer.count(b"\r\na: b\r\n"), b"chunked" in answer, b"keep-alive" in answer) == (1, False, bool(extra))
+
+
+async def test_idle_connections_keep_nothing_of_their_last_request(start: Start) -> None:
+    app = await start()
+    count = 40
+
+    def answer(served: Served) -> bool:
+        served.stream.respond(b"HTTP/1.1 200 OK\r\n", b"content-length: 0\r\n", 0, b"", True)
+        return True
+
+    app.on_head = answer
+    opened = [await app.connect() for _ in range(count)]
+    tracemalloc.start()
+    try:
+        for number, (reader, writer) in enumerate(opened):
+            head = b"POST /%d%b HTTP/1.1\r\nhost: x\r\ncontent-length: 30000\r\nx: %b\r\n\r\n"
+            writer.write(head % (number, b"p" * 5_000, b"h" * 15_000) + b"b" * 30_000)
+            async with asyncio.timeout(5):
+                await reader.readuntil(b"\r\n\r\n")
+        app.served.clear()
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] / count < 10_000
+    finally:
+        tracemalloc.stop()
 
 
 HOSTILE = [
