@@ -11,6 +11,7 @@ from email.utils import format_datetime
 from time import monotonic, time
 
 from nexus_core.hooks import Reply
+from nexus_wire import presence
 from nexus_wire.clock import Clock
 from nexus_wire.http1 import Refused, RequestParser, ResponseParser
 from nexus_wire.server import ServerConnection, ServerOptions
@@ -234,9 +235,11 @@ class Proxy:
         self.own_lines = SERVER + self.date_line
 
     def _look_after(self) -> None:
-        """Once a second: age out idle connections, cut slow clients off."""
+        """Once a second: age out idle connections, cut slow clients off, notice those that left while nobody read from them."""
         self.runtime.router.age()
         self.connector.sweep()
+        for connection in presence.find_left(self.options.paused) if self.options.paused else ():
+            connection.transport.abort()
         for connection in [each for each in self.connections if not each.complete and each.is_dripping()]:
             requestor = connection.requestor
             if isinstance(requestor, Exchange):
