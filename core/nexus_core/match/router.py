@@ -213,6 +213,22 @@ class Router(Generic[T]):
         )
 
 
+def freed(router: Router[Any]) -> Generator[None]:
+    """Free what a router holds, in small steps, if nobody else holds it. The caller must hold the router no longer than until
+    the first step, and as long as somebody does it goes on answering."""
+    kept, places = router._kept.copy(), router._places.copy()
+    held: list[object] = [*router._built.entries.values(), *router._tables.values()]
+    del router
+    yield
+    for cache in (kept, places):
+        while cache:
+            cache.popitem()
+            yield
+    while held:
+        held.pop()
+        yield
+
+
 def path_covers(match: Match, path: str) -> bool:
     """Return whether the path part of the match holds."""
     match match.path_kind:

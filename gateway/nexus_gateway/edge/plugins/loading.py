@@ -18,9 +18,9 @@ from nexus_gateway.edge.plugins import bounds
 from nexus_gateway.edge.plugins.checking import KnownPairs
 from nexus_gateway.edge.plugins.fetching import fetch
 from nexus_gateway.edge.plugins.importing import PluginCode, unpack
+from nexus_gateway.edge.plugins.judges import Judge
 from nexus_gateway.edge.plugins.rejections import PluginRejected
 from nexus_gateway.edge.plugins.slots import HookObserver, Running, Slot, stop_plugin
-from nexus_gateway.edge.plugins.verifying import read_config, verify_api, verify_signature
 
 log = logging.getLogger("nexus.gateway.plugins")
 
@@ -34,7 +34,9 @@ _AT_ONCE = 4
 class Loader:
     """Makes the slots of one gateway. pairs: headers that its plugins add."""
 
-    def __init__(self, cache: Path, observe: HookObserver) -> None:
+    def __init__(self, cache: Path, observe: HookObserver, judge: Judge) -> None:
+        """judge: says of each plugin whether it may run; closed by who made it."""
+        self._judge = judge
         self._cache = cache
         self._observe = observe
         self.pairs = KnownPairs()
@@ -61,6 +63,10 @@ class Loader:
     async def _slot(self, instance: PluginInstance, former: Slot | None) -> Slot:
         running = former.running if former is not None else None
         if running is not None and _same_code(running.instance, instance):
+            loaded = PluginReport("loaded", instance.release.version)
+            if former is not None and former.instance == instance and former.report == loaded:
+                # The same object: rules that use it need not be compiled anew.
+                return former
             return Slot(instance, running, PluginReport("loaded", instance.release.version), self._observe, self.pairs)
         try:
             fresh = await self._load(instance)
@@ -89,9 +95,7 @@ class Loader:
 
     async def _load_now(self, instance: PluginInstance) -> Running:
         release = instance.release
-        verify_signature(release, instance.public_key)
-        verify_api(release)
-        config = read_config(instance)
+        config = await self._judge.judge(instance)
         code = PluginCode(release, unpack(await fetch(instance, self._cache), release.package))
         try:
             # In a thread: top-level code and constructors may be slow, and the event loop serves requests meanwhile.
