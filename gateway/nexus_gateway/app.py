@@ -15,13 +15,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from nexus_core.discovery import Discovery
 from nexus_core.problems import Problem
 from nexus_core.snapshot import Ack, Fault, Published, Upstream
 from nexus_sdk import logs
-from nexus_sdk.discovery.consul import ConsulDiscovery
 from nexus_sdk.discovery.file import FileDiscovery
 from nexus_sdk.discovery.memory import MemoryDiscovery
 from nexus_wire.server import ServerConnection
@@ -34,21 +34,20 @@ from nexus_gateway.edge.admin import Admin, State
 from nexus_gateway.edge.health.checker import Checked, Checker
 from nexus_gateway.edge.kept import KeptDiscovery
 from nexus_gateway.edge.measurements import Measurements, render_encoded
+from nexus_gateway.edge.plugins.judges import Judge, RemoteVerifier, Verifier
 from nexus_gateway.edge.plugins.loading import Loader
 from nexus_gateway.edge.plugins.slots import STOP_S, Slot
 from nexus_gateway.edge.pools import Pool, Pools
 from nexus_gateway.edge.proxy import Proxy
 from nexus_gateway.edge.recording import Recorder
-from nexus_gateway.edge.runtimes import Parts, Runtime, empty
+from nexus_gateway.edge.runtimes import Parts, Runtime, dismantle, empty
 from nexus_gateway.edge.samples import Samples
 from nexus_gateway.edge.sessions import Sessions
-from nexus_gateway.edge.sources.consul import ConsulSource
-from nexus_gateway.edge.sources.aside import Aside
+from nexus_gateway.edge.slices import run_in_slices
 from nexus_gateway.edge.sources.files import FileSource
-from nexus_gateway.edge.sources.port import SnapshotSource
+from nexus_gateway.edge.sources.port import SnapshotSource, TakesSamples
+from nexus_gateway.edge.sources.remote import RemoteWorkshop
 from nexus_gateway.edge.tasks import Tasks
-from nexus_gateway.edge.tls.listening import build_listener
-from nexus_gateway.edge.tls.store import Certificates
 from nexus_gateway.edge.workers.places import Place
 from nexus_gateway.filters.faults import FaultDraw
 from nexus_gateway.filters.mirrors import MirrorDraw
@@ -61,6 +60,9 @@ from nexus_gateway.telemetry.contexts import Contexts
 from nexus_gateway.telemetry.decisions import Decisions
 from nexus_gateway.telemetry.trees import TraceBook
 
+if TYPE_CHECKING:
+    from nexus_gateway.edge.tls.store import Certificates
+
 log = logging.getLogger("nexus.gateway")
 
 _IDLE_GRACE_S = 1.0
@@ -69,8 +71,10 @@ _FOLLOW_AGAIN_S = 1.0
 _LIVE_S = 10.0
 """How long a worker waits for its first Snapshot before it accepts all the same and says why it cannot serve."""
 _HOUSEKEEPING_S = 60.0
+_START_SLICE_S = 0.005
+"""Of the first Snapshot's compilation, while nobody is served."""
 SWITCH_S = 0.0005
-"""How long a thread (one that compiles a Snapshot, or sends spans) may keep the interpreter while requests wait for it."""
+"""How long a thread (one that reads a Snapshot, or sends spans) may keep the interpreter while requests wait for it."""
 _SECOND_SIGNAL_S = 0.5
 """A second signal this soon is the same wish twice: supervisors often signal a process and then its group."""
 
@@ -83,9 +87,14 @@ class Gateway:
     """
 
     def __init__(
-        self, settings: GatewaySettings, source: SnapshotSource, discovery: Discovery, place: Place | None = None
+        self,
+        settings: GatewaySettings,
+        source: SnapshotSource,
+        discovery: Discovery,
+        place: Place | None = None,
+        judge: Judge | None = None,
     ) -> None:
-        """place: what a supervisor prepared; None for a gateway of one process."""
+        """place: what a supervisor prepared; None for a gateway of one process. judge: verifies plugins; None for this process."""
         self.settings = settings
         self.port = 0
         self.tls_port = 0
@@ -115,7 +124,8 @@ class Gateway:
         self._parts = Parts(
             self._limits.get, self._fault, lambda policy: MirrorDraw(policy, self._rng.random()), self._sessions
         )
-        self._loader = Loader(settings.plugin_cache, self.measurements)
+        self._judge = judge or Verifier()
+        self._loader = Loader(settings.plugin_cache, self.measurements, self._judge)
         self._swapping = asyncio.Lock()
         self._swapped = asyncio.Condition()
         self._tasks = Tasks(lambda name: self.measurements.tally(names.TASK_FAILURES, name).inc())
@@ -171,11 +181,12 @@ class Gateway:
                 self._tasks.own(self._listen_once_live(), "listen")
             else:
                 await self._listen()
+            self._stack.push_async_callback(self._judge.close)
             self._stack.push_async_callback(self._close_source)
             self._tasks.own(self._follow(), "snapshots")
             self._tasks.keep(self._housekeep, "housekeeping")
             source = self.source
-            if settings.sample_requests and isinstance(source, ConsulSource):
+            if settings.sample_requests and isinstance(source, TakesSamples):
                 self._tasks.keep(lambda: source.publish_samples(lambda: self.samples.samples), "samples")
         except BaseException:
             await self._stack.aclose()
@@ -214,6 +225,10 @@ class Gateway:
         place, proxy = self.place, self.proxy
         options = proxy.options
         if place.secure is not None:
+            # Here: reading certificates takes 7 MB.
+            from nexus_gateway.edge.tls.listening import build_listener
+            from nexus_gateway.edge.tls.store import Certificates
+
             assert self.settings.tls_certificates is not None
             certificates = Certificates(self.settings.tls_certificates)
             await asyncio.to_thread(certificates.reload)
@@ -349,7 +364,7 @@ class Gateway:
             # What the new runtime is made of lives as long as it does: no collection has to walk it. It holds no cycles, so that
             # it is freed with its last request all the same.
             gc.freeze()
-        self._tasks.own(former.retire(), "retire")
+        self._tasks.own(self._retire(former), "retire")
         self.measurements.swaps.inc()
         self.measurements.generation.set(published.generation)
         snapshot = published.snapshot
@@ -374,9 +389,24 @@ class Gateway:
             self._tasks.own(self._retry_plugins(published, retry_in_s), "retry plugins")
 
     async def _build(self, published: Published, pools: Mapping[str, Pool], slots: Mapping[str, Slot]) -> Runtime:
-        """Compile the Snapshot in a thread: thousands of routes take tens of milliseconds, which requests do not wait for.
-        The interpreter goes back and forth between the two every `SWITCH_S`."""
-        return await asyncio.to_thread(Runtime, published, pools, slots, self._parts)
+        """Compile the Snapshot, what changed of it, in slices between requests; the first one in one go, nearly."""
+        live = self._runtime
+        building = Runtime.in_slices(published, pools, slots, self._parts, live)
+        if not live.published.generation:
+            return await run_in_slices(building, _START_SLICE_S, 0.0)
+        if not self.calm:
+            return await run_in_slices(building)
+        # What is built stays: no collection has to look at it. What came before it and is garbage must not stay with it.
+        gc.collect(1)
+        gc.disable()
+        try:
+            return await run_in_slices(building)
+        finally:
+            gc.enable()
+
+    async def _retire(self, former: Runtime) -> None:
+        await former.retire()
+        await run_in_slices(dismantle(former))
 
     async def _retry_plugins(self, published: Published, after_s: float) -> None:
         await asyncio.sleep(after_s)
@@ -456,8 +486,11 @@ def _cells_full(key: str) -> None:
 def build_source(settings: GatewaySettings, manifests: Path | None) -> SnapshotSource:
     """Return the file source for a directory of manifests, else the Consul source. Raises `NothingToServe`."""
     if manifests is not None:
-        return FileSource(manifests, Aside(settings.plugin_cache.parent / "indexes"))
+        return FileSource(manifests, RemoteWorkshop(settings.plugin_cache.parent / "indexes"))
     if settings.consul_url:
+        # Where it is needed, as below: its client takes 7 MB.
+        from nexus_gateway.edge.sources.consul import ConsulSource
+
         return ConsulSource(
             settings.consul_url, settings.consul_token, settings.consul_prefix, settings.replica, settings.state_dir
         )
@@ -476,6 +509,8 @@ def build_discovery(settings: GatewaySettings) -> Discovery:
     if settings.discovery_file is not None:
         return FileDiscovery(settings.discovery_file)
     if settings.consul_url:
+        from nexus_sdk.discovery.consul import ConsulDiscovery
+
         found = ConsulDiscovery(settings.consul_url, token=settings.consul_token or None)
         return KeptDiscovery(found, settings.state_dir / "endpoints") if settings.state_dir is not None else found
     return MemoryDiscovery()
@@ -538,7 +573,7 @@ async def _serve(settings: GatewaySettings, manifests: Path | None) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked)
-    gateway = Gateway(settings, source, discovery)
+    gateway = Gateway(settings, source, discovery, judge=RemoteVerifier())
     await gateway.start()
     calm_collector(gateway)
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from nexus_sdk import logs
 
 from nexus_gateway import app
+from nexus_gateway.edge.plugins.judges import RemoteVerifier
 from nexus_gateway.edge.workers import handover
 from nexus_gateway.edge.workers.attendant import Attendant
 from nexus_gateway.edge.workers.channel import State
@@ -32,7 +33,7 @@ async def serve(settings: GatewaySettings, given: Handover) -> None:
     place = Place.inherited(given)
     source = app.build_source(settings, Path(given.manifests) if given.manifests else None)
     discovery = app.build_discovery(settings)
-    gateway = app.Gateway(settings, source, discovery, place)
+    gateway = app.Gateway(settings, source, discovery, place, RemoteVerifier())
 
     def state() -> State:
         why = gateway.not_ready()

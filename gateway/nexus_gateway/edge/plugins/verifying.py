@@ -19,6 +19,13 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from nexus_gateway.edge.plugins.rejections import PluginRejected
 
 
+def verify(instance: PluginInstance) -> dict[str, Any]:
+    """Return the configuration of a plugin that may run. Raises `PluginRejected`."""
+    verify_signature(instance.release, instance.public_key)
+    verify_api(instance.release)
+    return read_config(instance)
+
+
 def verify_signature(release: Release, public_key: str) -> None:
     """Raise `PluginRejected` unless the release is signed with the key. public_key: base64, raw Ed25519."""
     name = f"{release.name} {release.version}"

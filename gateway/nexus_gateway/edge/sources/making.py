@@ -1,12 +1,11 @@
 """How manifests on disk become a Snapshot: the port between who follows the files and who reads and translates them.
 
-Two hold it: `workshop.Workshop` in this process, and `aside.Aside` in a process of its own. Both end with the same bytes.
+Two hold it: `workshop.Workshop` in this process, and `remote.RemoteWorkshop` in a process of its own. Both end with the same bytes.
 Nothing here knows the model: importing it costs 14 MB, which a process that only serves does not want.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,7 +67,3 @@ class NoTexts:
 
     def keep(self, name: str, text: str) -> None:
         """Forget it."""
-
-
-Kept = Mapping[str, bytes]
-"""Compressed texts (`frames.pack_text`) by file."""

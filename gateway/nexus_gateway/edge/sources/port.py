@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 from nexus_core.problems import Problem
 from nexus_core.snapshot import Ack, Published, Snapshot
+from nexus_core.snapshot.samples import Sample
 
 
 class SnapshotSource(Protocol):
@@ -29,6 +30,15 @@ class SnapshotSource(Protocol):
 
     async def close(self) -> None:
         """Release everything; the watch ends."""
+        ...
+
+
+@runtime_checkable
+class TakesSamples(Protocol):
+    """A source whose publisher may ask for a sample of requests."""
+
+    async def publish_samples(self, samples: Callable[[], Sequence[Sample]]) -> None:
+        """Publish it whenever somebody asks; never returns. samples: what is kept now; called in a thread."""
         ...
 
 

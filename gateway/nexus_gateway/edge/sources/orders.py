@@ -1,28 +1,24 @@
-"""What a gateway and its maker of Snapshots say to each other, as frames on a pair of pipes: four bytes of length, then msgpack."""
+"""What a gateway and the process that reads its manifests say to each other."""
 
 from __future__ import annotations
 
 import zlib
-from typing import BinaryIO
 
 import msgspec
 from nexus_core.problems import Problem
 
 from nexus_gateway.edge.sources.making import Fingerprint
 
-_LENGTH_BYTES = 4
-
 
 class Ask(msgspec.Struct):
-    """One order. found: the files as they are now.
+    """One order. found: the files as they are now. known: digest of the Snapshot that need not be sent again.
 
-    The first one of a process also says what is to be remembered. previous: the live Snapshot's manifest and chunks, None
+    The first one to a process also says what it has to remember. previous: the live Snapshot's manifest and chunks, None
     before the first. texts: each file as it last was readable, packed.
     """
 
     found: Fingerprint
-    known: str = ""
-    """Digest of the Snapshot that need not be sent again."""
+    known: str
     previous: tuple[bytes, dict[str, bytes]] | None = None
     texts: dict[str, bytes] = {}
 
@@ -37,7 +33,7 @@ class Line(msgspec.Struct):
 
 class Told(msgspec.Struct):
     """What came of it. manifest, chunks: the Snapshot's wire form, empty when its digest is the known one. texts: files that were
-    read anew and are good, packed."""
+    read anew and are good, packed. due_in_s: as in `making.Made`."""
 
     digest: str
     manifest: bytes
@@ -45,27 +41,7 @@ class Told(msgspec.Struct):
     problems: tuple[Problem, ...]
     due_in_s: float | None
     texts: dict[str, bytes]
-    log: tuple[Line, ...] = ()
-
-
-def write(stream: BinaryIO, message: Ask | Told) -> None:
-    """Send one message. Raises OSError."""
-    body = msgspec.msgpack.encode(message)
-    stream.write(len(body).to_bytes(_LENGTH_BYTES, "big"))
-    stream.write(body)
-    stream.flush()
-
-
-def read(stream: BinaryIO) -> bytes:
-    """Return the next message's bytes; blocks. Raises EOFError when the other side is gone, OSError."""
-    length = stream.read(_LENGTH_BYTES)
-    if len(length) < _LENGTH_BYTES:
-        raise EOFError
-    size = int.from_bytes(length, "big")
-    body = stream.read(size)
-    if len(body) < size:
-        raise EOFError
-    return body
+    log: tuple[Line, ...]
 
 
 def pack_text(text: str) -> bytes:
