@@ -11,23 +11,22 @@ from typing import Any, TypeVar
 import msgspec
 
 from nexus_core.snapshot.routes import Route
-from nexus_core.snapshot.snapshots import Snapshot
 
 T = TypeVar("T")
 
 
 class Sharing:
-    """Shares parts within one Snapshot and with the one before."""
+    """Shares parts within one Snapshot and with those that it `learn`s of."""
 
-    def __init__(self, former: Snapshot) -> None:
+    def __init__(self) -> None:
         self._known: dict[Any, Any] = {}
         self._former: dict[tuple[str, str], Any] = {}
-        for section in Snapshot.__struct_fields__:
-            for item in getattr(former, section):
-                self._former[section, item.id] = item
-                if isinstance(item, Route):
-                    # Edited routes find their parts here, too.
-                    self._share_parts(item)
+
+    def learn(self, section: str, item: Any) -> None:
+        """Take note of an item of the Snapshot before. Edited routes find their parts in it, too."""
+        self._former[section, item.id] = item
+        if isinstance(item, Route):
+            self._share_parts(item)
 
     def share(self, section: str, item: T) -> T:
         """Return the item, or the former Snapshot's when it is equal. item: just decoded, seen by nobody else."""

@@ -9,7 +9,7 @@ replicas fetch only those.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,39 +121,115 @@ def decode(manifest: Manifest, chunks: Mapping[str, bytes], former: Snapshot = E
     former: the one that this one follows; what did not change is taken from it, so that both together need little more memory
     than one. Equal parts of items are one object in any case.
     """
+    sharing = Sharing()
+    for section, _ in _SECTIONS:
+        for item in getattr(former, section):
+            sharing.learn(section, item)
+    return _finish(_read(manifest, chunks, {}, sharing))
+
+
+class Reader:
+    """Reads Snapshots that follow each other: of each only the chunks that the one before did not have."""
+
+    def __init__(self) -> None:
+        self._said: Said = {}
+
+    def read(self, manifest: Manifest, chunks: Mapping[str, bytes]) -> Generator[None, None, Snapshot]:
+        """Return the Snapshot, of a generator that yields at every few tens of microseconds, for a process that has something
+        else to do meanwhile. Raises WireError.
+
+        chunks: by digest; others than the manifest's may be there. What did not change is the same object as in the Snapshot before.
+        """
+        wanted = set(manifest.chunks)
+        sharing = Sharing()
+        for key, items in self._said.items():
+            # Where a stream is cut depends on ids: what was edited was in a chunk that is no more.
+            if not wanted.issuperset(key):
+                for section, item in items:
+                    sharing.learn(section, item)
+                    yield
+        said = self._said.copy()
+        snapshot = yield from _read(manifest, chunks, said, sharing)
+        self._said = said
+        return snapshot
+
+
+Said = dict[tuple[str, ...], tuple[tuple[str, Any], ...]]
+"""Section and value of each item of a run of chunks that begins and ends with a line, by the chunks' digests. Most runs are one."""
+
+
+def _finish(reading: Generator[None, None, Snapshot]) -> Snapshot:
+    try:
+        while True:
+            next(reading)
+    except StopIteration as done:
+        found: Snapshot = done.value
+        return found
+
+
+def _read(
+    manifest: Manifest, chunks: Mapping[str, bytes], said: Said, sharing: Sharing
+) -> Generator[None, None, Snapshot]:
+    """Return the Snapshot. said: what runs say that need not be read again; afterwards what those of this Snapshot say."""
     if not OLDEST <= manifest.version <= VERSION:
         _check_version({"version": manifest.version})
-    parts = []
+    whole = hashlib.sha256()
+    known = {digest for key in said for digest in key}
     for number, digest in enumerate(manifest.chunks):
         chunk = chunks.get(digest)
         where = f"chunk {number + 1} of {len(manifest.chunks)} ({digest[:12]}…) of generation {manifest.generation}"
         if chunk is None:
             raise WireError(f"{where} is missing. Read the manifest again: a newer one may have replaced it.")
-        if hashlib.sha256(chunk).hexdigest() != digest:
+        if digest not in known and hashlib.sha256(chunk).hexdigest() != digest:
             raise WireError(
                 f"{where} is damaged: its SHA-256 is another. Delete its key, the operator writes it again."
             )
-        parts.append(chunk)
-    stream = b"".join(parts)
-    if hashlib.sha256(stream).hexdigest() != manifest.digest:
+        whole.update(chunk)
+        yield
+    if whole.hexdigest() != manifest.digest:
         raise WireError(
             f"The chunks of generation {manifest.generation} do not give the manifest's digest {manifest.digest[:12]}…. "
             "Delete the manifest key, the operator writes it again."
         )
-    del parts
-    sharing = Sharing(former)
     sections: dict[str, list[Any]] = {name: [] for name, _ in _SECTIONS}
-    for number, line in enumerate(stream.splitlines(), start=1):
-        name, _, body = line.partition(b" ")
-        try:
-            section = name.decode("ascii")
-            sections[section].append(sharing.share(section, _DECODERS[section].decode(body)))
-        except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise WireError(
-                f"Line {number} of generation {manifest.generation} cannot be read: {error}. "
-                "Operator and gateway should be of the same release; upgrade the older one."
-            ) from error
+    read: Said = {}
+    number = 0
+    for key, data in _runs(manifest, chunks):
+        items = said.get(key)
+        if items is None:
+            made = []
+            for index, line in enumerate(data.splitlines(), number + 1):
+                name, _, body = line.partition(b" ")
+                try:
+                    section = name.decode("ascii")
+                    made.append((section, sharing.share(section, _DECODERS[section].decode(body))))
+                except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                    raise WireError(
+                        f"Line {index} of generation {manifest.generation} cannot be read: {error}. "
+                        "Operator and gateway should be of the same release; upgrade the older one."
+                    ) from error
+                yield
+            items = tuple(made)
+        read[key] = items
+        number += len(items)
+        for section, item in items:
+            sections[section].append(item)
+        yield
+    said.clear()
+    said.update(read)
     return Snapshot(**{name: tuple(found) for name, found in sections.items()})
+
+
+def _runs(manifest: Manifest, chunks: Mapping[str, bytes]) -> Iterator[tuple[tuple[str, ...], bytes]]:
+    """Yield the stream in runs of chunks of whole lines: digests, and bytes. An item may be larger than a chunk."""
+    key: list[str] = []
+    for digest in manifest.chunks:
+        key.append(digest)
+        if chunks[digest].endswith(b"\n"):
+            yield tuple(key), b"".join([chunks[each] for each in key]) if len(key) > 1 else chunks[digest]
+            key = []
+    if key:
+        yield tuple(key), b"".join([chunks[each] for each in key])
 
 
 def encode_ack(ack: Ack) -> bytes:

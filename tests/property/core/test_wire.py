@@ -202,3 +202,58 @@ def test_keys() -> None:
     assert wire.manifest_key() == "nexus/snapshot/manifest"
     assert wire.chunk_key("ab", "edge/nexus") == "edge/nexus/snapshot/chunks/ab"
     assert wire.ack_key("gateway-1").startswith(wire.ack_prefix())
+
+
+def read_next(reader: wire.Reader, snapshot: Snapshot, generation: int) -> Snapshot:
+    encoded = wire.encode(snapshot)
+    reading = reader.read(wire.parse_manifest(wire.manifest_bytes(encoded, generation)), encoded.chunks)
+    while True:
+        try:
+            next(reading)
+        except StopIteration as done:
+            found: Snapshot = done.value
+            return found
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 400), max_size=300), min_size=1, max_size=4),
+    st.sampled_from((1, 5000, 300_000)),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_reader_reads_what_follows_and_keeps_what_stays(histories: list[list[int]], size: int) -> None:
+    """Items come and go; some are larger than a chunk. What was there before is the same object."""
+    reader = wire.Reader()
+    before: dict[str, Route] = {}
+    for generation, numbers in enumerate(histories, 1):
+        wanted = snapshot_of(numbers if size < 300_000 else numbers[:4], size)
+        found = read_next(reader, wanted, generation)
+        assert found == wanted
+        for each in found.routes:
+            assert each.id not in before or before[each.id] is each
+        before = {each.id: each for each in found.routes}
+
+
+def test_a_reader_goes_on_after_damage() -> None:
+    reader = wire.Reader()
+    one, two = snapshot_of(list(range(200))), snapshot_of([*range(150), *range(300, 400)])
+    first = read_next(reader, one, 1)
+    encoded = wire.encode(two)
+    fresh = next(digest for digest in encoded.order if digest not in wire.encode(one).chunks)
+    manifest = wire.parse_manifest(wire.manifest_bytes(encoded, 2))
+    for damaged in ({**encoded.chunks, fresh: b"{}"}, {k: v for k, v in encoded.chunks.items() if k != fresh}):
+        with pytest.raises(wire.WireError):
+            list(reader.read(manifest, damaged))
+    second = read_next(reader, two, 3)
+    assert second == two
+    assert second.routes[0] is first.routes[0]
+
+
+def test_an_edited_route_keeps_its_unchanged_parts() -> None:
+    reader = wire.Reader()
+    one = snapshot_of(list(range(100)))
+    edited = msgspec.structs.replace(one.routes[50], hostnames=("a.example",))
+    first = read_next(reader, one, 1)
+    two = Snapshot(routes=(*one.routes[:50], edited, *one.routes[51:]))
+    second = read_next(reader, two, 2)
+    assert second.routes[50] == edited
+    assert second.routes[50].rules[0].matches is first.routes[50].rules[0].matches
