@@ -43,7 +43,7 @@ from nexus_gateway.edge.recording import Recorder
 from nexus_gateway.edge.runtimes import Parts, Runtime, dismantle, empty
 from nexus_gateway.edge.samples import Samples
 from nexus_gateway.edge.sessions import Sessions
-from nexus_gateway.edge.slices import run_in_slices
+from nexus_gateway.edge.slices import START_SLICE_S, run_in_slices
 from nexus_gateway.edge.sources.files import FileSource
 from nexus_gateway.edge.sources.port import SnapshotSource, TakesSamples
 from nexus_gateway.edge.sources.remote import RemoteWorkshop
@@ -71,8 +71,6 @@ _FOLLOW_AGAIN_S = 1.0
 _LIVE_S = 10.0
 """How long a worker waits for its first Snapshot before it accepts all the same and says why it cannot serve."""
 _HOUSEKEEPING_S = 60.0
-_START_SLICE_S = 0.005
-"""Of the first Snapshot's compilation, while nobody is served."""
 SWITCH_S = 0.0005
 """How long a thread (one that reads a Snapshot, or sends spans) may keep the interpreter while requests wait for it."""
 _SECOND_SIGNAL_S = 0.5
@@ -393,7 +391,7 @@ class Gateway:
         live = self._runtime
         building = Runtime.in_slices(published, pools, slots, self._parts, live)
         if not live.published.generation:
-            return await run_in_slices(building, _START_SLICE_S, 0.0)
+            return await run_in_slices(building, START_SLICE_S, 0.0)
         if not self.calm:
             return await run_in_slices(building)
         # What is built stays: no collection has to look at it. What came before it and is garbage must not stay with it.

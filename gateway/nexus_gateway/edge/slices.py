@@ -19,6 +19,9 @@ SLICE_S = 0.0005
 PAUSE_S = 0.002
 """Between slices: a fifth of the time is for the computation, so that a busy gateway stays ahead of its requests."""
 
+START_SLICE_S = 0.005
+"""While nobody is served yet; with no pause."""
+
 
 async def run_in_slices(work: Generator[None, None, T], slice_s: float = SLICE_S, pause_s: float = PAUSE_S) -> T:
     """Run a generator that yields often, and return what it returns. pause_s: 0 lets what is ready run, and goes on."""

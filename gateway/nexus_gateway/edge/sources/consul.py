@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nexus_core.problems import Problem
-from nexus_core.snapshot import EMPTY, Ack, Published, wire
+from nexus_core.snapshot import Ack, Published, wire
 from nexus_core.snapshot.samples import Sample
 from nexus_sdk.consul.connection import Connection, ConsulAway, ConsulRefused
 
+from nexus_gateway.edge.slices import run_in_slices
 from nexus_gateway.edge.sources.samples import SamplePublisher
 
 log = logging.getLogger("nexus.gateway.consul")
@@ -43,8 +44,8 @@ class ConsulSource:
         self._replica = replica
         self._kept = state_dir / "snapshot" if state_dir is not None else None
         self._chunks: dict[str, bytes] = {}
+        self._reader = wire.Reader()
         self._live: wire.Manifest | None = None
-        self._snapshot = EMPTY
         self._ack: Ack | None = None
         self._acked = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -150,9 +151,8 @@ class ConsulSource:
             **self._chunks,
             **{digest: chunk for digest, chunk in zip(missing, fetched, strict=True) if chunk is not None},
         }
-        # In a thread: thousands of routes take tens of milliseconds.
-        snapshot = await asyncio.to_thread(wire.decode, manifest, chunks, self._snapshot)
-        self._snapshot = snapshot
+        # Of thousands of routes, the chunks that changed; on the loop, between requests: see `slices`.
+        snapshot = await run_in_slices(self._reader.read(manifest, chunks))
         self._chunks = {digest: chunks[digest] for digest in manifest.chunks}
         self._live = manifest
         await asyncio.to_thread(self._keep, data, self._chunks)

@@ -8,14 +8,14 @@ is seen; whoever edits once edits again, so the process stays for a while.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 
 import msgspec
-from nexus_core.snapshot import EMPTY, Snapshot, wire
+from nexus_core.snapshot import Snapshot, wire
 
 from nexus_gateway.edge.asides import Aside, AsideGone
+from nexus_gateway.edge.slices import START_SLICE_S, run_in_slices
 from nexus_gateway.edge.sources.making import DEFAULT_CLASS, Fingerprint, Made, MakerGone
 from nexus_gateway.edge.sources.orders import Ask, Told
 
@@ -33,6 +33,7 @@ class RemoteWorkshop:
         self._snapshot: Snapshot | None = None
         self._digest = ""
         self._texts: dict[str, bytes] = {}
+        self._reader = wire.Reader()
         self._decoder = msgspec.msgpack.Decoder(Told)
 
     async def make(self, found: Fingerprint) -> Made:
@@ -47,7 +48,8 @@ class RemoteWorkshop:
         names = {row[0] for row in found}
         self._texts = {name: text for name, text in {**self._texts, **told.texts}.items() if name in names}
         if self._snapshot is None or told.digest != self._digest:
-            self._snapshot = await asyncio.to_thread(_decode, told, self._snapshot or EMPTY)
+            reading = self._reader.read(wire.parse_manifest(told.manifest), told.chunks)
+            self._snapshot = await (run_in_slices(reading, START_SLICE_S, 0.0) if first else run_in_slices(reading))
             self._digest = told.digest
         # Nothing tells that what was just started will be edited; that an index is to be looked at soon is known.
         soon = told.due_in_s is not None and told.due_in_s < self._linger_s
@@ -66,7 +68,3 @@ class RemoteWorkshop:
     async def close(self) -> None:
         """End the process, whatever it is at."""
         await self.aside.close()
-
-
-def _decode(told: Told, former: Snapshot) -> Snapshot:
-    return wire.decode(wire.parse_manifest(told.manifest), told.chunks, former)
