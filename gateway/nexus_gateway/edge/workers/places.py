@@ -7,6 +7,7 @@ gateway does not know which.
 from __future__ import annotations
 
 import asyncio
+import mmap
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -49,7 +50,8 @@ class Place:
     @classmethod
     def alone(cls, plain: tuple[str, int], secure: tuple[str, int] | None, admin: tuple[str, int]) -> Place:
         """Return the place of a process that is the whole gateway."""
-        return cls(plain, secure, admin, bytearray(CELLS_BYTES))
+        # Not a bytearray: that one writes its zeros, so that all of its 4 MB are resident from the start.
+        return cls(plain, secure, admin, memoryview(mmap.mmap(-1, CELLS_BYTES)))
 
     @classmethod
     def inherited(cls, handover: Handover) -> Place:
