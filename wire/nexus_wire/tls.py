@@ -168,6 +168,9 @@ class TlsTransport(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection is over, whoever closed it."""
+        if self._state == _HANDSHAKE and self._ssl is not None:
+            # Who leaves after our part of the handshake does not like it; who leaves before his own only knocked.
+            self._tell(Failure.HANDSHAKE, "the client left")
         self._shaken()
         self._state = _CLOSED
         self.closed = True
@@ -264,7 +267,13 @@ class TlsTransport(asyncio.Protocol):
     def _end(self) -> None:
         """The client has said that it sends no more: it has left, as one that closes a plain connection."""
         self._app.eof_received()
-        self.close()
+        if self._state == _OPEN:
+            self._say_goodbye()
+        if self._state < _CLOSING:
+            # There is nothing more of the client's to wait for.
+            self._state = _CLOSING
+            self._forget()
+            self._raw.close()
 
     # ---- beginning and end
 
@@ -296,12 +305,15 @@ class TlsTransport(asyncio.Protocol):
         if self._state == _HANDSHAKE:
             self._listener.handshakes -= 1
 
+    def _tell(self, failure: Failure, words: str) -> None:
+        peer = self._raw.get_extra_info("peername")
+        self._listener.on_failed(failure, peer[0] if isinstance(peer, tuple) else "", words)
+
     def _fail(self, failure: Failure, words: str) -> None:
         """Break off, with OpenSSL's alert if there is one to send."""
-        peer = self._raw.get_extra_info("peername")
         alert = self._outgoing.read() if self._ssl is not None else b""
         self._shaken()
-        self._listener.on_failed(failure, peer[0] if isinstance(peer, tuple) else "", words)
+        self._tell(failure, words)
         if alert:
             self._raw.write(alert)
             self._part()
@@ -394,11 +406,12 @@ class TlsTransport(asyncio.Protocol):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Say when to pause and resume writing, in bytes of ciphertext that the socket has not taken."""
-        self._raw.set_write_buffer_limits(high, low)
+        if self._state < _CLOSING:
+            self._raw.set_write_buffer_limits(high, low)
 
     def get_write_buffer_size(self) -> int:
         """Return the bytes of ciphertext that the socket has not taken."""
-        size: int = self._raw.get_write_buffer_size()
+        size: int = self._raw.get_write_buffer_size() if self._state != _CLOSED else 0
         return size
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:

@@ -17,6 +17,8 @@ import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from nexus_wire.clock import Clock
+from nexus_wire.tls import TlsListener
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -88,12 +90,16 @@ class Echo(asyncio.Protocol):
 
 @contextlib.asynccontextmanager
 async def _echoing(context: ssl.SSLContext) -> AsyncIterator[int]:
-    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0, ssl=context)
+    loop = asyncio.get_running_loop()
+    clock = Clock(loop)
+    listener = TlsListener(context, clock, lambda protocol: Echo(), lambda failure, peer, words: None)
+    server = await loop.create_server(listener, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
         await server.wait_closed()
+        clock.stop()
 
 
 Echoing = Callable[[ssl.SSLContext], contextlib.AbstractAsyncContextManager[int]]
@@ -101,11 +107,11 @@ Echoing = Callable[[ssl.SSLContext], contextlib.AbstractAsyncContextManager[int]
 
 @pytest.fixture
 def echoing() -> Echoing:
-    """Serve TLS with a context; yields the port."""
+    """Serve TLS with a context, as the gateway does; yields the port."""
     return _echoing
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Each test runs on both loops: uvloop has a TLS of its own around OpenSSL."""
+    """Each test runs on both loops: their transports differ in what they do at the end, and so does their TLS to upstreams."""
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
