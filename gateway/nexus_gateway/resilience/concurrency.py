@@ -15,8 +15,8 @@ A limit that is not in use (fewer than half of it in flight) says nothing and do
 Sources: Envoy, "Adaptive Concurrency" (gradient controller, min RTT windows, headroom); Netflix concurrency-limits, Gradient2Limit
 (smoothing, tolerance, no growth when limited by the application).
 
-Each worker limits what it sends itself: max_requests and the adaptive limit are for one worker. Counting together would need a queue across
-processes; the kernel deals connections to workers about evenly.
+With several workers the fixed limit and the queue's bound are for all of them together (`bulkheads`); the queue is each worker's own. The
+adaptive limit is found by each worker for itself: what it sees of the upstream already contains what the others send.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from collections.abc import Callable
 from math import sqrt
 
 from nexus_core.snapshot import Concurrency
+
+from nexus_gateway.resilience.places import Places
 
 TOLERANCE = 1.1
 SMOOTHING = 0.3
@@ -155,13 +157,25 @@ def _median(samples: list[float]) -> float:
 class Limiter:
     """Lets requests to one upstream through, has them wait in order of arrival, or refuses them.
 
-    running: places taken. limit: places there are. A limit that shrinks below `running` takes nothing back.
+    running: places taken here. limit: places there are. A limit that shrinks below `running` takes nothing back.
     """
 
-    __slots__ = ("_admitting", "_gradient", "_waiting", "limit", "policy", "running")
+    __slots__ = (
+        "__weakref__",
+        "_admitting",
+        "_fixed",
+        "_gradient",
+        "_shared",
+        "_waiting",
+        "limit",
+        "policy",
+        "running",
+    )
 
-    def __init__(self, policy: Concurrency, now: float) -> None:
+    def __init__(self, policy: Concurrency, now: float, shared: Places | None = None) -> None:
+        """shared: places of the upstream that all workers take; None when there is one worker."""
         self.running = 0
+        self._shared = shared
         self._waiting: deque[Callable[[], None]] = deque()
         self._admitting = False
         self._gradient: Gradient | None = None
@@ -181,7 +195,7 @@ class Limiter:
         self._admit()
 
     def _set_limit(self) -> None:
-        fixed = self.policy.max_requests
+        self._fixed = fixed = self.policy.max_requests
         found = None if self._gradient is None else int(self._gradient.limit)
         self.limit = min(each for each in (fixed or _ANY, found or _ANY))
 
@@ -191,13 +205,31 @@ class Limiter:
         wake: called once when a waiting request has its place, which is then taken; `leave` ends the wait. A place is given
         back with `release`.
         """
-        if self.running < self.limit and not self._waiting:
-            self.running += 1
+        if self.enter():
             return True
-        if len(self._waiting) >= self.policy.max_pending:
+        shared = self._shared
+        if (len(self._waiting) if shared is None else shared.pending()) >= self.policy.max_pending:
             return False
         self._waiting.append(wake)
+        if shared is not None:
+            shared.wait(1)
         return None
+
+    def enter(self) -> bool:
+        """Take a place that is free; return whether there was one. Nobody waits."""
+        if self.running < self.limit and not self._waiting:
+            shared = self._shared
+            if shared is None:
+                self.running += 1
+                return True
+            if (count := shared.running) < shared.kept:
+                shared.running = count + 1
+                self.running += 1
+                return True
+            if shared.enter(self._fixed):
+                self.running += 1
+                return True
+        return False
 
     def leave(self, wake: Callable[[], None]) -> bool:
         """Stop waiting; return whether it still did."""
@@ -205,6 +237,8 @@ class Limiter:
             self._waiting.remove(wake)
         except ValueError:
             return False
+        if self._shared is not None:
+            self._shared.wait(-1)
         return True
 
     def release(self, now: float, seconds: float, *, ok: bool) -> None:
@@ -212,6 +246,12 @@ class Limiter:
         running = self.running
         if running > 0:
             self.running = running - 1
+            shared = self._shared
+            if shared is not None:
+                shared.running = count = shared.running - 1
+                if shared.tight:
+                    shared.kept = count
+                    shared.view[shared.own] = count
         if self._gradient is not None and self._gradient.observe(seconds, running, now, ok=ok):
             self._set_limit()
         if self._waiting:
@@ -225,20 +265,35 @@ class Limiter:
         self._admitting = True
         try:
             while self._waiting and self.running < self.limit:
+                shared = self._shared
+                if shared is not None:
+                    if not shared.enter(self._fixed):
+                        return
+                    shared.wait(-1)
                 self.running += 1
                 self._waiting.popleft()()
         finally:
             self._admitting = False
 
+    def look(self) -> None:
+        """Let in who waits, as far as there are places: other workers may have given some back."""
+        self._admit()
+
     @property
     def pending(self) -> int:
-        """Requests that wait."""
+        """Requests that wait here."""
         return len(self._waiting)
+
+    @property
+    def taken(self) -> int:
+        """Places taken, in all workers."""
+        return self.running if self._shared is None else self._shared.taken()
 
     @property
     def crowded(self) -> bool:
         """Whether so many places are taken that nothing optional should be sent."""
-        return bool(self._waiting) or self.running >= CROWDED_RATIO * self.limit
+        taken = self.taken if self._fixed else self.running
+        return bool(self._waiting) or taken >= CROWDED_RATIO * self.limit
 
 
 _ANY = 1 << 62
