@@ -358,10 +358,6 @@ class Gateway:
         self.pools.commit(staged, clock())
         self._runtime = self.proxy.runtime = runtime
         self._checker.follow(published.snapshot.upstreams)
-        if self.calm:
-            # What the new runtime is made of lives as long as it does: no collection has to walk it. It holds no cycles, so that
-            # it is freed with its last request all the same.
-            gc.freeze()
         self._tasks.own(self._retire(former), "retire")
         self.measurements.swaps.inc()
         self.measurements.generation.set(published.generation)
@@ -390,17 +386,20 @@ class Gateway:
         """Compile the Snapshot, what changed of it, in slices between requests; the first one in one go, nearly."""
         live = self._runtime
         building = Runtime.in_slices(published, pools, slots, self._parts, live)
-        if not live.published.generation:
-            return await run_in_slices(building, START_SLICE_S, 0.0)
-        if not self.calm:
-            return await run_in_slices(building)
-        # What is built stays: no collection has to look at it. What came before it and is garbage must not stay with it.
-        gc.collect(1)
-        gc.disable()
+        first = not live.published.generation
+        if self.calm and not first:
+            # What is built must not keep the garbage of before alive with it; none is looked for meanwhile.
+            gc.collect(1)
+            gc.disable()
         try:
-            return await run_in_slices(building)
+            runtime = await (run_in_slices(building, START_SLICE_S, 0.0) if first else run_in_slices(building))
+            if self.calm:
+                # It lives as long as it serves: no collection has to walk it. It holds no cycles, so that it is freed with its
+                # last request all the same.
+                gc.freeze()
         finally:
             gc.enable()
+        return runtime
 
     async def _retire(self, former: Runtime) -> None:
         await former.retire()
