@@ -17,6 +17,7 @@ from pathlib import Path
 from nexus_sdk import logs
 
 from nexus_gateway import app
+from nexus_gateway.edge import allocator
 from nexus_gateway.edge.plugins.judges import RemoteVerifier
 from nexus_gateway.edge.workers import handover
 from nexus_gateway.edge.workers.attendant import Attendant
@@ -72,6 +73,7 @@ async def _tell_generations(gateway: app.Gateway, changed: Callable[[], None]) -
 
 def main() -> int:
     """Run; return the exit code: 0 drained, 1 it could not start, 2 it was not started by a supervisor or a setting is wrong."""
+    allocator.settle()
     try:
         given = handover.take()
         settings = GatewaySettings.from_env(os.environ)

@@ -6,11 +6,11 @@ It decides nothing; `State` is all it sees of the gateway. Answers as long as a 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
 from aiohttp import web
 from nexus_core.match.asking import parse_question
 from nexus_core.problems import Problem
@@ -21,7 +21,7 @@ from nexus_gateway.edge.measurements import Measurements, encode
 from nexus_gateway.edge.pools import Pools
 from nexus_gateway.edge.runtimes import Runtime
 from nexus_gateway.edge.samples import Samples
-from nexus_gateway.telemetry.shown import show_snapshot
+from nexus_gateway.telemetry.shown import encode_shown
 from nexus_gateway.telemetry.trees import TraceBook
 
 
@@ -107,7 +107,7 @@ class Admin:
                     "replica": self._state.replica,
                     "generation": published.generation,
                     "digest": published.digest,
-                    "snapshot": show_snapshot(published.snapshot),
+                    "snapshot": msgspec.Raw(encode_shown(published.snapshot)),
                 }
             )
 
@@ -215,23 +215,30 @@ class Admin:
 
 
 def _show_routes(runtime: Runtime) -> web.Response:
-    rows = [
-        {
-            "route": entry.route.id,
-            "rule": entry.rule.id,
-            "hostnames": list(entry.route.hostnames),
-            "listeners": list(entry.route.listeners),
-            "path": entry.match.path,
-            "path_kind": entry.match.path_kind,
-            "method": entry.match.method,
-            "headers": {header.name: header.value for header in entry.match.headers},
-            "plugins": list(entry.rule.plugins),
-            "upstreams": [{"upstream": each.upstream, "weight": each.weight} for each in entry.rule.backends],
-        }
+    rows = (
+        _ENCODER.encode(
+            {
+                "route": entry.route.id,
+                "rule": entry.rule.id,
+                "hostnames": entry.route.hostnames,
+                "listeners": entry.route.listeners,
+                "path": entry.match.path,
+                "path_kind": entry.match.path_kind,
+                "method": entry.match.method,
+                "headers": {header.name: header.value for header in entry.match.headers},
+                "plugins": entry.rule.plugins,
+                "upstreams": [{"upstream": each.upstream, "weight": each.weight} for each in entry.rule.backends],
+            }
+        )
         for entry in runtime.router.entries
-    ]
-    return _json({"routes": rows})
+    )
+    return _json({"routes": msgspec.Raw(b"[%s]" % b",".join(rows))})
+
+
+# Not `json`: with an indent that one writes in Python, token by token, and holds 20 MB for the Snapshot of 5,000 routes meanwhile.
+_ENCODER = msgspec.json.Encoder(enc_hook=str)
 
 
 def _json(value: Any, *, status: int = 200) -> web.Response:
-    return web.json_response(value, status=status, dumps=lambda item: json.dumps(item, indent=2, default=str) + "\n")
+    body = msgspec.json.format(_ENCODER.encode(value), indent=2) + b"\n"
+    return web.Response(body=body, status=status, content_type="application/json", charset="utf-8")

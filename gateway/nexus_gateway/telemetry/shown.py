@@ -45,6 +45,18 @@ def show_snapshot(snapshot: Snapshot) -> dict[str, Any]:
     return shown
 
 
+def encode_shown(snapshot: Snapshot) -> bytes:
+    """Return what `show_snapshot` returns, as JSON. One item at a time: as plain values in one go, 5,000 routes take 15 MB."""
+    encoder = msgspec.json.Encoder()
+    sections = []
+    for name in snapshot.__struct_fields__:
+        items = getattr(snapshot, name)
+        if items:
+            shown = (show_snapshot(Snapshot(**{name: (item,)}))[name][0] for item in items)
+            sections.append(b'"%s":[%s]' % (name.encode(), b",".join(map(encoder.encode, shown))))
+    return b"{%s}" % b",".join(sections)
+
+
 def read_shown(shown: dict[str, Any]) -> Snapshot:
     """Return the Snapshot that `show_snapshot` shows, with the replaced texts in it. Raises msgspec.ValidationError."""
     plugins = [{**plugin, "config": _text(plugin.get("config", {}))} for plugin in shown.get("plugins", ())]
