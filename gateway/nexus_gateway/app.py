@@ -51,6 +51,7 @@ from nexus_gateway.edge.tasks import Tasks
 from nexus_gateway.edge.workers.places import Place
 from nexus_gateway.filters.faults import FaultDraw
 from nexus_gateway.filters.mirrors import MirrorDraw
+from nexus_gateway.resilience.bulkheads import Bulkheads
 from nexus_gateway.resilience.cells import Cells
 from nexus_gateway.resilience.endpoints import SWEEP_AFTER_S, EndpointRegistry, EndpointState
 from nexus_gateway.resilience.rates import Limits
@@ -109,6 +110,7 @@ class Gateway:
             on_full=_cells_full,
         )
         self._registry = EndpointRegistry(self._breaker_changed, cells)
+        self._bulkheads = Bulkheads(cells, monotonic(), column=self.place.column, workers=self.place.workers)
         self.measurements = Measurements(self._live, str(self.place.worker))
         self.pools = Pools(
             discovery,
@@ -117,6 +119,7 @@ class Gateway:
             settings.zone,
             self._endpoint_gone,
             lambda upstream: self.measurements.tally(names.ATTEMPTS, upstream, "answered"),
+            self._bulkheads,
         )
         self._limits = Limits(cells, build_key)
         self._parts = Parts(
@@ -266,9 +269,11 @@ class Gateway:
         return (*self.source.problems, *(self.certificates.problems if self.certificates is not None else ()))
 
     def _mirror_cells(self) -> None:
-        """Take over what other workers learned."""
-        for upstream in self._registry.mirror(monotonic()):
+        """Take over what other workers learned, and what they gave back."""
+        now = monotonic()
+        for upstream in self._registry.mirror(now):
             self.pools.changed(upstream)
+        self._bulkheads.tick(now)
 
     def _breaker_changed(self, upstream: str, authority: str, state: str) -> None:
         log.warning("circuit of %s (%s) is now %s", authority or "the whole service", upstream, state)
@@ -312,6 +317,7 @@ class Gateway:
         """Bound what a long life would pile up: pods come and go, and each address leaves state behind. Called once a minute."""
         self.pools.forget(now)
         self._limits.touch(now)
+        self._bulkheads.touch(now)
         if self.leads:
             self._registry.cells.sweep(now, SWEEP_AFTER_S)
 
@@ -456,6 +462,7 @@ class Gateway:
         except TimeoutError:
             log.warning("plugins were not stopped: a request still holds them")
         await self._stack.aclose()
+        self._bulkheads.leave()
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:

@@ -87,7 +87,7 @@ def _pool(pool: Pool, live: tuple[EndpointState, ...], now: float) -> dict[str, 
         shown["service_circuit"] = {"state": breaker.state, "for_s": round(for_s, 3)}
     limiter = pool.limiter
     if limiter is not None:
-        shown["places"] = {"taken": limiter.running, "limit": limiter.limit}
+        shown["places"] = {"taken": limiter.taken, "limit": limiter.limit}
     return shown
 
 

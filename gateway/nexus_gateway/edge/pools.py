@@ -22,6 +22,7 @@ from nexus_gateway.balance.keys import build_key
 from nexus_gateway.balance.table import BALANCERS
 from nexus_gateway.edge.measurements import Tally
 from nexus_gateway.resilience.budgets import HedgeBudget, RetryBudget
+from nexus_gateway.resilience.bulkheads import Bulkheads
 from nexus_gateway.resilience.concurrency import Limiter
 from nexus_gateway.resilience.endpoints import EndpointRegistry, EndpointState
 from nexus_gateway.resilience.latencies import Latencies
@@ -41,9 +42,9 @@ class Pool:
     """
 
     __slots__ = (
-        "_known", "_on_gone", "_registry", "_rng", "_shares", "_waiters", "_zone", "answered", "balancer", "budget", "endpoints",
-        "hedge_budget", "hedged", "key", "latencies", "limiter", "live", "look_again_at", "observe", "outliers", "pick", "plain",
-        "service_breaker", "upstream",
+        "_bulkheads", "_known", "_on_gone", "_registry", "_rng", "_shares", "_waiters", "_zone", "answered", "balancer", "budget",
+        "endpoints", "hedge_budget", "hedged", "key", "latencies", "limiter", "live", "look_again_at", "observe", "outliers",
+        "pick", "plain", "service_breaker", "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -54,10 +55,12 @@ class Pool:
         zone: str,
         on_gone: Callable[[EndpointState], None],
         answered: Tally,
+        bulkheads: Bulkheads,
     ) -> None:
         """zone: the gateway's own. on_gone: told of each endpoint that takes no more requests; its idle connections are closed.
         answered: counts attempts that were."""
         self._registry = registry
+        self._bulkheads = bulkheads
         self._rng = rng
         self._zone = zone
         self._on_gone = on_gone
@@ -87,11 +90,13 @@ class Pool:
         if before is None or before.concurrency != new.concurrency:
             limits = new.concurrency
             if not limits.max_requests and not limits.adaptive:
+                if self.limiter is not None:
+                    self.limiter.apply(limits, now)  # lets those in who wait
                 self.limiter = None
             elif before is not None and self.limiter is not None:
                 self.limiter.apply(limits, now)
             else:
-                self.limiter = Limiter(limits, now)
+                self.limiter = self._bulkheads.limiter(new.id, limits, now)
         if before is None or before.service_breaker != new.service_breaker:
             self.service_breaker = (
                 self._registry.service_breaker(new.id, new.service_breaker, now)
@@ -192,8 +197,10 @@ class Pools:
         zone: str = "",
         on_gone: Callable[[EndpointState], None] = lambda state: None,
         answered: Callable[[str], Tally] = lambda upstream: Tally(),
+        bulkheads: Bulkheads | None = None,
     ) -> None:
-        """answered: returns the counter of an upstream's answered attempts."""
+        """answered: returns the counter of an upstream's answered attempts. bulkheads: None for a gateway of one process."""
+        self._bulkheads = bulkheads or Bulkheads(registry.cells, 0.0)
         self._discovery = discovery
         self._registry = registry
         self._rng = rng
@@ -210,7 +217,15 @@ class Pools:
         for upstream in upstreams:
             pool = self._pools.get(upstream.id)
             if pool is None or pool.upstream.endpoints != upstream.endpoints:
-                pool = Pool(upstream, self._registry, self._rng, self._zone, self._gone, self._answered(upstream.id))
+                pool = Pool(
+                    upstream,
+                    self._registry,
+                    self._rng,
+                    self._zone,
+                    self._gone,
+                    self._answered(upstream.id),
+                    self._bulkheads,
+                )
                 fresh[upstream.id] = self._feed(pool, now)
             pools[upstream.id] = pool
         return Staged(tuple(upstreams), pools, fresh)

@@ -265,3 +265,21 @@ def test_an_address_that_is_taken_is_refused_even_by_who_would_share_it() -> Non
 @pytest.mark.parametrize(("failures", "expected"), [(0, 0.0), (1, 0.0), (2, 0.1), (3, 0.5), (6, 5.0), (60, 5.0)])
 def test_the_first_death_costs_no_pause_and_a_crash_loop_seconds(failures: int, expected: float) -> None:
     assert pause_s(failures) == expected
+
+
+async def test_those_alive_have_the_least_columns_that_are_free_and_no_two_the_same(supervised: Any) -> None:
+    """Serials go on and on; columns are places in shared memory, of which there are few."""
+    supervisor = await supervised(workers=2)
+    await all_ready(supervisor)
+    assert sorted(worker.column for worker in supervisor.workers) == [0, 1]
+    killed = supervisor.workers[0]
+    os.kill(killed.pid, signal.SIGKILL)
+    await until(lambda: supervisor.workers and supervisor.workers[0] is not killed)
+    await all_ready(supervisor)
+    assert [worker.column for worker in supervisor.workers] == [killed.column, 1 - killed.column]
+    assert supervisor.workers[0].serial != killed.serial
+    for _ in range(2):
+        assert await supervisor.roll()
+        columns = [worker.column for worker in supervisor.workers]
+        assert len(set(columns)) == 2
+        assert max(columns) <= 2, "a predecessor has its own until it is gone"

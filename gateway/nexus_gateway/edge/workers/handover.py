@@ -13,6 +13,7 @@ VARIABLE = "NEXUS_WORKER_HANDOVER"
 @dataclass(frozen=True, slots=True)
 class Handover:
     """index: the worker's place, 0..n-1; its successor has the same. serial: of the process; no two alive share one, 0..1023.
+    column: as the serial, but the least one that is free: where it counts in shared memory.
 
     control, memory, plain, secure: descriptors; secure is None without a TLS listener. admin: path of the Unix socket where
     the worker's own admin API is expected. workers: how many places there are. manifests: their directory; empty takes the
@@ -21,6 +22,7 @@ class Handover:
 
     index: int
     serial: int
+    column: int
     workers: int
     control: int
     memory: int

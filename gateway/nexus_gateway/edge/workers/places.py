@@ -29,7 +29,7 @@ ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 class Place:
     """plain, secure, admin: `(host, port)` to bind, or what was inherited; secure is None without a TLS listener.
 
-    cells, lock, worker: for `Cells(cells, lock=lock, worker=worker)`. index: 0..workers-1.
+    cells, lock, worker: for `Cells(cells, lock=lock, worker=worker)`. index: 0..workers-1. column: for `Bulkheads`.
     """
 
     plain: tuple[str, int] | socket.socket
@@ -40,6 +40,7 @@ class Place:
     worker: int = 0
     index: int = 0
     workers: int = 1
+    column: int = 0
     memory: SharedMemory | None = field(default=None, repr=False)
 
     @property
@@ -66,6 +67,7 @@ class Place:
             handover.serial,
             handover.index,
             handover.workers,
+            handover.column,
             memory,
         )
 

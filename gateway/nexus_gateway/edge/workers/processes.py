@@ -31,6 +31,7 @@ class Worker:
     ) -> None:
         self.index = given.index
         self.serial = given.serial
+        self.column = given.column
         self.admin = given.admin
         self.pid = process.pid
         self.state = BOOTING

@@ -91,6 +91,7 @@ class Supervisor:
         self._plan = plan
         self._serial = 0
         self._alive: set[Worker] = set()
+        self._starting: set[int] = set()
         self._leader: Worker | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._rolling = asyncio.Lock()
@@ -173,9 +174,12 @@ class Supervisor:
         while (self._serial % _SERIALS) in taken:
             self._serial += 1
         serial, self._serial = self._serial % _SERIALS, self._serial + 1
+        columns = {worker.column for worker in self._alive} | self._starting
+        column = next(each for each in range(_SERIALS) if each not in columns)
         given = Handover(
             index=slot.index,
             serial=serial,
+            column=column,
             workers=len(self.slots),
             control=-1,
             memory=self._memory.descriptor,
@@ -184,8 +188,13 @@ class Supervisor:
             admin=str(Path(self._folder) / f"{serial}.sock"),
             manifests=self._plan.manifests,
         )
-        worker = await Worker.start(self._plan.command, self._plan.environ(slot.index), given, self._elect)
-        self._alive.add(worker)
+        # Until it is among those alive, which the next one to be spawned may not wait for.
+        self._starting.add(column)
+        try:
+            worker = await Worker.start(self._plan.command, self._plan.environ(slot.index), given, self._elect)
+            self._alive.add(worker)
+        finally:
+            self._starting.discard(column)
         worker.ended.add_done_callback(lambda _: self._alive.discard(worker))
         log.info("worker %d is process %d", slot.index, worker.pid)
         return worker
