@@ -250,7 +250,7 @@ class Retry(Model):
         ge=0,
         le=100,
         description="Retries may be at most this share of a service's recent requests, so that retries never drown a "
-        "service that fails. Default 20.",
+        "service that fails. Each gateway worker counts its own, and may always make ten in ten seconds. Default 20.",
     )
 
 
@@ -260,8 +260,8 @@ class Hedge(Model):
     enabled: Switch = Field(default=None, description=SWITCH)
     percentile: Annotated[float, Field(ge=50, le=99.9)] | None = Field(
         default=None,
-        description="Of the service's live response times: how long the first attempt has before the second one "
-        "starts. Default 95.",
+        description="Of the service's live response times, as each gateway worker sees them: how long the first attempt "
+        "has before the second one starts. Default 95.",
     )
     min_delay_seconds: Seconds | None = Field(default=None, description="Never sooner than this. Default 0.005.")
     budget_percent: Percent | None = Field(
@@ -291,21 +291,27 @@ Limit = Annotated[int, Field(ge=0, le=1_000_000)]
 class Concurrency(Model):
     """How many requests a service is sent at once. More wait, or are answered 503. 0 turns a limit off."""
 
-    max_requests: Limit | None = Field(default=None, description="Requests in flight, at most. Default 0.")
+    max_requests: Limit | None = Field(
+        default=None,
+        description="Requests in flight, at most, of one gateway replica: all its workers together. Default 0.",
+    )
     max_pending: Limit | None = Field(
-        default=None, description="Requests that may wait for a place, in order of arrival. Default 0."
+        default=None,
+        description="Requests of one gateway replica that may wait for a place, in order of arrival at their worker. "
+        "Default 0.",
     )
     max_connections: Limit | None = Field(
         default=None, description="Connections of one gateway worker to one endpoint, at most. Default 0."
     )
     adaptive: bool | None = Field(
-        default=None, description="Find the limit from response times, between minLimit and maxLimit."
+        default=None,
+        description="Find the limit from response times, between minLimit and maxLimit. Each gateway worker finds its own.",
     )
     min_limit: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        default=None, description="The adaptive limit never falls below. Default 8."
+        default=None, description="The adaptive limit of one gateway worker never falls below. Default 8."
     )
     max_limit: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        default=None, description="The adaptive limit never grows above. Default 1024."
+        default=None, description="The adaptive limit of one gateway worker never grows above. Default 1024."
     )
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
