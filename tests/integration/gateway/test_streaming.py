@@ -83,6 +83,17 @@ async def test_bodies_that_end_with_the_connection_end_so_for_http_1_0(harness: 
     assert answer.endswith(b"\r\n\r\nhello world")
 
 
+@pytest.mark.parametrize("kept", [b"", b"connection: keep-alive\r\n"], ids=["closing", "kept"])
+async def test_answers_to_head_of_http_1_0_clients_tell_nothing_of_chunks(
+    harness: Harness, peers: Peers, kept: bytes
+) -> None:
+    await start(harness, peers, a=(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nx-a: b\r\n\r\n", False))
+    last = b"HEAD /a HTTP/1.0\r\nhost: x\r\n\r\n"
+    answers = (await harness.raw(b"HEAD /a HTTP/1.0\r\nhost: x\r\n%b\r\n" % kept + last)).lower()
+    assert answers.count(b"x-a: b\r\n") == (2 if kept else 1)
+    assert b"transfer-encoding" not in answers
+
+
 async def test_a_body_cut_short_upstream_is_no_whole_body_to_the_client(harness: Harness, peers: Peers) -> None:
     """Reset within a body that goes on until the close: chunked, its last chunk never comes."""
 
