@@ -31,4 +31,5 @@ def settle() -> bool:
     if mallopt is None:
         return False
     wishes = ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, MAPPED_BYTES), (_M_TRIM_THRESHOLD, SPARE_BYTES))
-    return all([mallopt(option, value) == 1 for option, value in wishes])
+    taken = [mallopt(option, value) == 1 for option, value in wishes]  # all of them, whatever becomes of the first
+    return all(taken)
