@@ -386,7 +386,7 @@ class ServerConnection(asyncio.Protocol):
             self.resume()
             self.transport.write_eof()
         except (OSError, RuntimeError, NotImplementedError):
-            # TLS cannot close one side alone; the client reads `connection: close` and leaves, or the deadline comes.
+            # The client is gone, or a loop's own TLS cannot close one side alone; the deadline comes in any case.
             return
 
     # ---- answering them: what the requestor calls

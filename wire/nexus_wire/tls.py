@@ -296,7 +296,8 @@ class TlsTransport(asyncio.Protocol):
         self._shaken()
         self._state = _OPEN
         self.closed = True
-        app = self._app = self._listener.factory(self._ssl.selected_alpn_protocol())
+        app: Any = self._listener.factory(self._ssl.selected_alpn_protocol())
+        self._app = app
         # The tickets go before the application's first word: a client may take both in one read.
         self._answer()
         app.connection_made(self)

@@ -542,7 +542,7 @@ async def test_who_does_not_read_is_not_written_to_without_end(serve: Serve) -> 
     await wire.send(wire.cipher(ASK))
     await until(lambda: len(service.app.served) == 1 and service.app.served[0].stream.blocked)
     served, [transport] = service.app.served[0], service.transports
-    served.on_ready = lambda: more(served)  # type: ignore[method-assign]
+    served.on_ready = lambda: more(served)
     low = sent
     assert transport.get_write_buffer_size() < 2**20
     got = 0
