@@ -28,7 +28,7 @@ from nexus_wire.server import ServerConnection
 
 from nexus_gateway import workers
 from nexus_gateway.balance.keys import build_key
-from nexus_gateway.edge import gauges
+from nexus_gateway.edge import allocator, gauges
 from nexus_gateway.edge.accesslogs import AccessLog
 from nexus_gateway.edge.admin import Admin, State
 from nexus_gateway.edge.health.checker import Checked, Checker
@@ -163,7 +163,6 @@ class Gateway:
                 self._access_log,
                 self._decisions,
                 self._rng,
-                self._loader.pairs,
                 self.samples,
             )
             self._stack.push_async_callback(self.proxy.close)
@@ -530,6 +529,7 @@ def run(settings: GatewaySettings, manifests: Path | None = None) -> None:
             raise NothingToServe(_NOTHING)  # once, not in every worker
         workers.run(settings, manifests, render_encoded)
         return
+    allocator.settle()
     logs.install(settings.log_level, {"service": "nexus-gateway", "replica": settings.replica})
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(settings, manifests))

@@ -17,8 +17,10 @@ Headers = tuple[tuple[str, str], ...]
 
 def _with(headers: Headers, name: str, value: str) -> Headers:
     """Return the headers in which `name` has just this value, at the end; what is before it stays the same pairs."""
-    kept = tuple([pair for pair in headers if pair[0] != name])
-    return (*(headers if len(kept) == len(headers) else kept), (name, value))
+    for pair in headers:
+        if pair[0] == name:
+            return (*[each for each in headers if each[0] != name], (name, value))
+    return (*headers, (name, value))
 
 
 class RequestHead(msgspec.Struct, frozen=True):
@@ -52,7 +54,8 @@ class RequestHead(msgspec.Struct, frozen=True):
 
     def with_header(self, name: str, value: str) -> RequestHead:
         """Return a copy in which `name` (lower-case) has just this value, at the end."""
-        return self.with_headers(_with(self.headers, name, value))
+        headers = _with(self.headers, name, value)
+        return RequestHead(self.method, self.path, self.query, self.host, headers, self.client_ip, self.route)
 
     def without_header(self, name: str) -> RequestHead:
         """Return a copy without any `name` (lower-case)."""

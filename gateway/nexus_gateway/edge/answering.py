@@ -42,12 +42,12 @@ class Extras:
     endpoint. picked: the balancer's choice for the first attempt, already made. hash_key: for hashing balancers.
     response_lines: added to the response's head. holding: pieces of a body that is collected before it is sent. pending: pieces
     that nobody takes yet. delay: until the next step. waiting: for a first endpoint. queued: for a place in the upstream's
-    bulkhead; limiter_held: it has one. service_probe: it tests the whole service's half-open circuit. fell_back: it is at the
+    bulkhead. service_probe: it tests the whole service's half-open circuit. fell_back: it is at the
     rule's fallback. until_body: nothing is sent until the body is complete. tunnel: it was upgraded. debug: its client may be told.
     """
 
     __slots__ = (
-        "debug", "delay", "failed", "fell_back", "hash_key", "hedge", "holding", "limiter_held", "pending", "pending_bytes",
+        "debug", "delay", "failed", "fell_back", "hash_key", "hedge", "holding", "pending", "pending_bytes",
         "picked", "queued", "response_lines", "service_probe", "sticky", "tried", "tunnel", "until_body", "waiting",
     )  # fmt: skip
 
@@ -65,7 +65,6 @@ class Extras:
         self.delay: asyncio.TimerHandle | None = None
         self.waiting: asyncio.TimerHandle | None = None
         self.queued = False
-        self.limiter_held = False
         self.service_probe = False
         self.fell_back = False
         self.until_body = False
@@ -77,13 +76,14 @@ class Answering:
     """The client's side of an exchange.
 
     status: 0 until answered. reason: why the gateway answered itself, or broke off; empty otherwise. attempts: made so far.
+    limited: it has a place in its upstream's bulkhead.
     complete: whether the request body has come in full. replayable: whether it can be sent from its first byte.
     started_at, deadline_at: monotonic seconds; deadline_at 0 for never. lines: the request's head for upstream, empty until composed.
     """
 
     __slots__ = (
         "attempt", "attempts", "backend", "block", "body", "bytes_in", "bytes_out", "complete", "context", "deadline_at", "entry",
-        "extra", "hooked", "line", "lines", "over", "plan", "pool", "proxy", "reason", "replayable", "request_id",
+        "extra", "hooked", "limited", "line", "lines", "over", "plan", "pool", "proxy", "reason", "replayable", "request_id",
         "responding", "runtime", "started_at", "status", "stream",
     )  # fmt: skip
 
@@ -106,6 +106,7 @@ class Answering:
     attempts: int
     responding: bool
     over: bool
+    limited: bool
     complete: bool
     bytes_in: int
     bytes_out: int
@@ -175,11 +176,17 @@ class Answering:
                 self._wait_for_hooks(attempt, status, block, length, data, complete, came)
                 return
             if answer is not came:
-                code, line, lines = self._changed(status, block, came, answer)
+                added = hooked.lines
+                if added is not None and (block.has_date or b"date:" not in added):
+                    lines += added
+                else:
+                    code, line, lines = self._changed(status, block, came, answer)
         self.status = code
         self.bytes_out = len(data)
         self.over = True
         attempt.release()
+        if self.limited:
+            self.release_limiter(now - attempt.started_at, now, ok=code < 500)
         self.proxy.ended(self, now)
         self.stream.respond(line, lines, length, data, True)
 
@@ -285,10 +292,11 @@ class Answering:
         """Return status, status line and header lines of a head that hooks changed."""
         code = answer.status
         more = requests.appended(came.headers, answer.headers)
-        if more is not None:
-            lines = block.forward + requests.render(more, self.proxy.pairs)
-        else:
-            lines = requests.render(answer.headers, self.proxy.pairs) + block.framing
+        lines = (
+            block.forward + requests.render(more)
+            if more is not None
+            else requests.render(answer.headers) + block.framing
+        )
         if not block.has_date and not any(name == "date" for name, _ in more or answer.headers):
             lines += self.proxy.date_line
         return code, status.line if code == status.code else replies.status_line(code), lines
@@ -446,14 +454,12 @@ class Answering:
             if attempt is not None and not attempt.released:
                 attempt.cancel()
 
-    def release_limiter(self, seconds: float, *, ok: bool) -> None:
-        """Give the place in the upstream's bulkhead back, if there is one."""
-        extra = self.extra
-        if extra is not None and extra.limiter_held:
-            extra.limiter_held = False
-            limiter = self.pool.limiter if self.pool is not None else None
-            if limiter is not None:
-                limiter.release(monotonic(), seconds, ok=ok)
+    def release_limiter(self, seconds: float, now: float, *, ok: bool) -> None:
+        """Give the place in the bulkhead back. seconds: to the response's head, of an answer (ok) or a failure."""
+        self.limited = False
+        limiter = self.pool.limiter if self.pool is not None else None
+        if limiter is not None:
+            limiter.release(now, seconds, ok=ok)
 
     def _over(self, attempt: Attempt | None) -> None:
         """Settle everything; the exchange is over. attempt: the one that answered, whose endpoint is given back."""
@@ -466,7 +472,9 @@ class Answering:
         now = monotonic()
         extra = self.extra
         if extra is not None:
-            self._settle(extra, now)
+            self._settle(extra)
+        if self.limited:
+            self._give_place_back(now)
         self.proxy.ended(self, now)
 
     def _leave_queue(self) -> None:
@@ -480,7 +488,13 @@ class Answering:
         """A place in the bulkhead got free."""
         raise NotImplementedError
 
-    def _settle(self, extra: Extras, now: float) -> None:
+    def _give_place_back(self, now: float) -> None:
+        """What the bulkhead's limit is found from is the time to the response's head, without queue and body."""
+        attempt = self.attempt
+        seconds = attempt.ended_at - attempt.started_at if attempt is not None and attempt.status else 0.0
+        self.release_limiter(seconds, now, ok=0 < self.status < 500 and seconds > 0.0)
+
+    def _settle(self, extra: Extras) -> None:
         if extra.delay is not None:
             extra.delay.cancel()
         pool = self.pool
@@ -489,11 +503,6 @@ class Answering:
             if pool is not None:
                 pool.stop_waiting(self.endpoints_came)
         self._leave_queue()
-        if extra.limiter_held:
-            # What its limit is found from is the time to the response's head, without queue and body.
-            attempt = self.attempt
-            seconds = attempt.ended_at - attempt.started_at if attempt is not None and attempt.status else 0.0
-            self.release_limiter(seconds, ok=0 < self.status < 500 and seconds > 0.0)
         if extra.service_probe:
             # No verdict came of it (the client left, say); its place must not stay taken.
             extra.service_probe = False

@@ -30,6 +30,7 @@ from nexus_gateway.filters.direct_replies import build_reply
 from nexus_gateway.filters.sizes import refuses_request
 from nexus_gateway.resilience import deadlines, hedging
 from nexus_gateway.resilience.attempts import IDEMPOTENT, Outcome, choose, may_retry, names
+from nexus_gateway.resilience.breakers import CLOSED
 from nexus_gateway.resilience.endpoints import EndpointState
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Exchange(Answering):
         self.extra = None
         self.attempts = self.status = self.bytes_out = 0
         self.reason = ""
-        self.responding = self.over = False
+        self.responding = self.over = self.limited = False
 
     # ---- the way to a backend
 
@@ -133,9 +134,9 @@ class Exchange(Answering):
         plan = self.plan
         if plan.plugins or (plan.filters and plan.lane is None):
             self.hooked = hooked = Hooked(self)
-            hooked.run()
-        else:
-            self.choose_backend()
+            if not hooked.plugins(plan.plugins):
+                return
+        self.choose_backend()
 
     def choose_backend(self) -> None:
         """Go on to the backend whose turn it is."""
@@ -171,9 +172,14 @@ class Exchange(Answering):
         aside = block.aside
         if block.upgrade or not block.authority or (aside is not None and deadlines.are_in(aside)):
             return False
+        limiter = pool.limiter
+        if limiter is not None:
+            if not limiter.enter():
+                return False
+            self.limited = True
         endpoint = pool.pick(pool.live, b"", now)
         idle = endpoint.idle
-        if not idle or endpoint.breaker.watching:
+        if not idle or endpoint.breaker.state is not CLOSED:
             # The pick counts: a balancer that takes endpoints in turn would leave this one out.
             self.extras().picked = endpoint
             return False
@@ -235,7 +241,7 @@ class Exchange(Answering):
         if backend.sessions is not None:
             self.extras().sticky = backend.sessions.recall(self, pool.endpoints, self.proxy.now_unix())
         limiter = pool.limiter
-        if limiter is not None:
+        if limiter is not None and not self.limited:
             extra = self.extras()
             admitted = limiter.acquire(now, self.admitted)
             if admitted is None:
@@ -247,16 +253,16 @@ class Exchange(Answering):
                 self.proxy.measurements.shed("UpstreamOverloaded")
                 self._failed_for_good("UpstreamOverloaded")
                 return
-            extra.limiter_held = True
+            self.limited = True
         self._begin(now)
 
     def admitted(self) -> None:
         """A place in the bulkhead got free."""
         extra = self.extras()
         extra.queued = False
-        extra.limiter_held = True
+        self.limited = True
         if self.over:
-            self.release_limiter(0.0, ok=False)
+            self.release_limiter(0.0, monotonic(), ok=False)
         else:
             self._begin(monotonic())
 
@@ -594,7 +600,9 @@ class Exchange(Answering):
                 self.proxy.measurements.fallback(self.upstream_id)
             if choice is fallbacks.Choice.UPSTREAM and fallback.backend is not None:
                 extra.fell_back = True
-                self._settle(extra, monotonic())
+                self._settle(extra)
+                if self.limited:
+                    self._give_place_back(monotonic())
                 extra.tried = extra.sticky = extra.waiting = extra.delay = None
                 self.reason = ""
                 self._enter(fallback.backend, monotonic())

@@ -26,9 +26,15 @@ Then = Callable[[ResponseHead], None]
 
 
 class Hooked:
-    """head: the request as the last hook or filter left it. times: of the hooks, for a request that head sampling records."""
+    """head: the request as the last hook or filter left it. times: of the hooks, for a request that head sampling records.
 
-    __slots__ = ("_answer", "_came", "_exchange", "_filters", "_port", "_sampled", "_seen", "_waiting", "head", "times")
+    answers: whether anything is done to the response. lines: of its head, that hooks added to it; None when they did more than that.
+    """
+
+    __slots__ = (
+        "_answer", "_came", "_exchange", "_filters", "_lines", "_port", "_sampled", "_seen", "_waiting", "answers", "head", "lines",
+        "times",
+    )  # fmt: skip
 
     def __init__(self, exchange: Answering) -> None:
         self._exchange = exchange
@@ -40,22 +46,30 @@ class Hooked:
         # The flags' last digit: `contexts.is_sampled`, without the call.
         self._sampled = exchange.context[67] == 49 or (extra is not None and extra.debug)
         self._seen: list[tuple[Slot, RequestHead]] = []
+        self.answers = False
+        # Header lines that plugins added to the request, and to its response; None once more than that was changed.
+        self._lines: bytes | None = b""
+        self.lines: bytes | None = b""
         line, block, entry = exchange.line, exchange.block, exchange.entry
-        forwarding, peer, aside = exchange.proxy.forwarding, exchange.stream.context, block.aside
+        peer, aside = exchange.stream.context, block.aside
         assert entry is not None
         if line.authority:
             authority, host, self._port = requests.authority_of(line, block)
         else:
             authority, host, self._port = block.authority, block.host, block.port
-        rid = str(exchange.request_id, "latin-1")
+        own, address = peer.own_headers, peer.address
+        if own is None or peer.authority != authority or peer.trusted:
+            forwarding = exchange.proxy.forwarding
+            own = forwarding.headers(peer, authority, aside)
+            address = forwarding.client_ip(peer, aside)
         self.head = self._came = RequestHead(
             line.method,
             line.path,
             line.query,
             host,
             # What every hook sees: the gateway's forwarding headers in place of the client's, and end-to-end ones alone.
-            forwarding.headers(peer, authority, aside) + block.passed + (("x-request-id", rid),),
-            peer.address if not peer.trusted else forwarding.client_ip(peer, aside),
+            own + block.passed + (("x-request-id", exchange.request_id.decode("latin-1")),),
+            address,
             entry.route.id,
         )
 
@@ -66,36 +80,36 @@ class Hooked:
 
     # ---- on the way in
 
-    def run(self) -> None:
-        """Run the rule's plugins, then its filters; the exchange goes on to its backend then."""
-        self._plugins(0)
-
-    def _plugins(self, index: int) -> None:
+    def plugins(self, slots: tuple[Slot, ...], index: int = 0) -> bool:
+        """Run the rule's plugins from one on, then its filters. Return whether the exchange goes on to its backend now."""
         exchange = self._exchange
-        slots = exchange.plan.plugins
         for slot in slots[index:] if index else slots:
             index += 1
+            head = self.head
             if slot.asks:
                 try:
-                    result = slot.request(self.head)
+                    result = slot.request(head)
                 except PluginUnavailable as unavailable:
                     self._unavailable(unavailable)
-                    return
-                if type(result) is RequestHead:
-                    self.head = result
-                elif isinstance(result, Reply):
-                    exchange.reply(result)
-                    return
-                else:
-                    exchange.proxy.spawn(self._await_plugin(index, slot, result))  # type: ignore[arg-type]  # what is left
-                    return
+                    return False
+                if result is not head:
+                    if type(result) is RequestHead:
+                        self.head = head = result
+                        added = slot.added
+                        self._lines = self._lines + added if added is not None and self._lines is not None else None
+                    elif isinstance(result, Reply):
+                        exchange.reply(result)
+                        return False
+                    else:
+                        exchange.proxy.spawn(self._await_plugin(index, slot, result))  # type: ignore[arg-type]  # what is left
+                        return False
                 if self._sampled:
                     self._note(slot, "on_request")
             if slot.answers:
-                self._seen.append((slot, self.head))
+                self._seen.append((slot, head))
+                self.answers = True
         filters = exchange.plan.filters
-        if not filters or self.filter(filters):
-            exchange.choose_backend()
+        return not filters or self.filter(filters)
 
     async def _await_plugin(self, index: int, slot: Slot, waiting: Awaitable[object]) -> None:
         exchange = self._exchange
@@ -112,15 +126,14 @@ class Hooked:
         if isinstance(result, Reply):
             exchange.reply(result)
             return
-        self.head = result
+        if result is not self.head:
+            self.head = result
+            self._lines = None
         if slot.answers:
             self._seen.append((slot, result))
-        self._plugins(index)
-
-    @property
-    def answers(self) -> bool:
-        """Whether anything is done to the response."""
-        return bool(self._seen or self._filters)
+            self.answers = True
+        if self.plugins(exchange.plan.plugins, index):
+            exchange.choose_backend()
 
     def filter(self, filters: tuple[HeadFilter, ...]) -> bool:
         """Run head filters over the request. Return whether it goes on."""
@@ -135,6 +148,7 @@ class Hooked:
         ran = self._filters
         if ran is None:
             ran = self._filters = []
+            self.answers = True
         for each in filters:
             outcome = each.on_request(head, place)
             if isinstance(outcome, Reply):
@@ -142,7 +156,9 @@ class Hooked:
                 return False
             head = outcome
             ran.append((each, head))
-        self.head = head
+        if head is not self.head:
+            self.head = head
+            self._lines = None
         return True
 
     def render(self, own: bytes) -> tuple[bytes, bytes]:
@@ -152,17 +168,16 @@ class Hooked:
         """
         exchange = self._exchange
         came, head, line, block = self._came, self.head, exchange.line, exchange.block
+        added = self._lines
+        if added is not None:
+            return line.start, b"".join((own, block.forward, b"x-request-id: ", exchange.request_id, b"\r\n", added))
         same = head.path is came.path and head.method is came.method and head.query is came.query
         start = line.start if same else requests.render_start(head)
         more = requests.appended(came.headers, head.headers)
         if more is None:
-            return start, requests.render_request(head.headers, block, exchange.proxy.pairs)
+            return start, requests.render_request(head.headers, block)
         rid = exchange.request_id
-        if not more:
-            return start, b"".join((own, block.forward, b"x-request-id: ", rid, b"\r\n"))
-        return start, b"".join(
-            (own, block.forward, b"x-request-id: ", rid, b"\r\n", requests.render_more(more, exchange.proxy.pairs))
-        )
+        return start, b"".join((own, block.forward, b"x-request-id: ", rid, b"\r\n", requests.render_more(more)))
 
     # ---- on the way out
 
@@ -172,9 +187,12 @@ class Hooked:
         None when an async hook has to be awaited: `respond` goes on from there; or when the exchange was answered otherwise.
         """
         if self._filters:
+            came = answer
             for each, head in reversed(self._filters):
                 answer = each.on_response(head, answer)
             self._filters = None
+            if answer is not came:
+                self.lines = None
         return self._next_responses(answer)
 
     def _next_responses(self, answer: ResponseHead) -> ResponseHead | None:
@@ -186,13 +204,16 @@ class Hooked:
             except PluginUnavailable as unavailable:
                 self._response_unavailable(unavailable)
                 return None
-            if type(result) is not ResponseHead:
-                self._answer = answer
-                self._waiting = (slot, head, result)  # type: ignore[assignment]  # what is left is awaitable
-                return None
+            if result is not answer:
+                if type(result) is not ResponseHead:
+                    self._answer = answer
+                    self._waiting = (slot, head, result)  # type: ignore[assignment]  # what is left is awaitable
+                    return None
+                answer = result
+                added = slot.added
+                self.lines = self.lines + added if added is not None and self.lines is not None else None
             if self._sampled:
                 self._note(slot, "on_response")
-            answer = result
         return answer
 
     def respond(self, then: Then) -> None:
@@ -215,6 +236,8 @@ class Hooked:
                 return
             if self._sampled:
                 self._note(slot, "on_response")
+            if later is not self._answer:
+                self.lines = None
             answer = self._next_responses(later)
             if answer is not None:
                 then(answer)

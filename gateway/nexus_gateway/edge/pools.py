@@ -105,13 +105,7 @@ class Pool:
             )
         if before is None or before.outlier != new.outlier:
             self.outliers = Outliers(new.outlier) if new.outlier is not None else None
-        self.plain = (
-            self.limiter is None
-            and self.service_breaker is None
-            and self.key is None
-            and self.observe is None
-            and not self.hedged
-        )
+        self.plain = self.service_breaker is None and self.key is None and self.observe is None and not self.hedged
 
     def watch_latency(self) -> None:
         """Keep response times from now on: some rule's requests are hedged."""

@@ -25,7 +25,6 @@ from nexus_gateway.edge.exchanges import Exchange
 from nexus_gateway.edge.hedges import Hedges
 from nexus_gateway.edge.measurements import Measurements
 from nexus_gateway.edge.mirrors import Mirrors
-from nexus_gateway.edge.plugins.checking import KnownPairs
 from nexus_gateway.edge.recording import Recorder
 from nexus_gateway.edge.requests import Forwarding
 from nexus_gateway.edge.runtimes import Runtime, empty
@@ -58,14 +57,12 @@ class Proxy:
         access_log: AccessLog,
         decisions: Decisions,
         rng: random.Random,
-        pairs: KnownPairs,
         samples: Samples,
     ) -> None:
         self.settings = settings
         self.loop = loop = asyncio.get_running_loop()
         self.clock = Clock(loop)
         self.rng = rng
-        self.pairs = pairs
         self.samples = samples
         self.debugging = Debugging(settings.debug_key)
         self._recorder = recorder

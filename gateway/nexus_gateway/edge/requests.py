@@ -14,7 +14,7 @@ from nexus_core.hooks import Headers, RequestHead
 from nexus_core.match import hosts
 from nexus_wire.http1 import RequestBlock, RequestLine
 
-from nexus_gateway.edge.plugins.checking import KnownPairs
+from nexus_gateway.edge.plugins.checking import render as render_pairs
 from nexus_gateway.settings import Network
 
 ASIDE = frozenset(
@@ -42,7 +42,8 @@ _REMADE = frozenset(name.decode() for name in ASIDE) - {
     "forwarded",
 }
 
-_KEPT_OUT = FRAMING | _REMADE
+KEPT_OUT = FRAMING | _REMADE
+"""Of a request: what frames the message, and what the gateway writes itself. Plugins and filters have no say in it."""
 
 
 class Peer:
@@ -175,18 +176,18 @@ def render_start(head: RequestHead) -> bytes:
     return f"{head.method} {head.path}{'?' + head.query if head.query else ''} HTTP/1.1\r\n".encode("latin-1")
 
 
-def render_request(headers: Headers, block: RequestBlock, pairs: KnownPairs) -> bytes:
+def render_request(headers: Headers, block: RequestBlock) -> bytes:
     """Return changed request headers as lines. The body's framing stays the message's own, whatever a plugin or filter says:
     another length would make the next message on a shared connection part of this one."""
-    lines = render_more(headers, pairs)
+    lines = render_more(headers)
     if block.length > 0 or (block.length == 0 and block.sized):
         return lines + b"content-length: %d\r\n" % block.length
     return lines + b"transfer-encoding: chunked\r\n" if block.length < 0 else lines
 
 
-def render_more(headers: Headers, pairs: KnownPairs) -> bytes:
+def render_more(headers: Headers) -> bytes:
     """Return request headers as lines, without those that frame the message or that the gateway writes itself."""
-    return pairs.render([pair for pair in headers if pair[0] not in _KEPT_OUT and pair[0].lower() not in _KEPT_OUT])
+    return render_pairs([pair for pair in headers if pair[0] not in KEPT_OUT and pair[0].lower() not in KEPT_OUT])
 
 
 def appended(before: Headers, after: Headers) -> Headers | None:
@@ -195,9 +196,6 @@ def appended(before: Headers, after: Headers) -> Headers | None:
     return after[count:] if after[:count] == before else None
 
 
-def render(headers: Iterable[tuple[str, str]], pairs: KnownPairs | None = None) -> bytes:
+def render(headers: Iterable[tuple[str, str]]) -> bytes:
     """Return pairs as header lines, without those that frame the message or speak of one connection."""
-    kept = [pair for pair in headers if pair[0] not in FRAMING and pair[0].lower() not in FRAMING]
-    if pairs is not None:
-        return pairs.render(kept)
-    return b"".join([f"{name}: {value}\r\n".encode() for name, value in kept])
+    return render_pairs([pair for pair in headers if pair[0] not in FRAMING and pair[0].lower() not in FRAMING])

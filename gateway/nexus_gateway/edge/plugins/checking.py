@@ -90,25 +90,38 @@ def check_pair(pair: object) -> None:
 class KnownPairs:
     """Headers that plugins add again and again: checked and rendered once.
 
-    lines: header pair → its line. Bounded; values that are long or that are kept out of logs are never in it.
+    lines: header pair → its line, empty for one that is left out. Bounded; values that are long or that are kept out of logs are
+    never in it.
     """
 
-    __slots__ = ("lines",)
+    __slots__ = ("_left_out", "lines")
 
-    def __init__(self) -> None:
+    def __init__(self, left_out: frozenset[str] = frozenset()) -> None:
+        """left_out: lower-case names that a hook has no say in; what it adds of them is not sent."""
+        self._left_out = left_out
         self.lines: dict[Pair, bytes] = {}
 
-    def check(self, pairs: Headers) -> None:
-        """Return for headers that can be sent. Raises TypeError or ValueError."""
+    def added(self, pairs: Headers) -> bytes:
+        """Return the lines of headers that a hook added. Raises TypeError or ValueError for what cannot be sent."""
         lines = self.lines
+        if len(pairs) == 1:
+            found = lines.get(pairs[0])
+            return found if found is not None else self._learn(pairs[0])
+        made = []
         for pair in pairs:
-            if pair not in lines:
-                check_pair(pair)
-                name, value = pair
-                if len(lines) < _MAX_KNOWN and len(value) <= _MAX_KNOWN_VALUE and not is_secret(name):
-                    lines[pair] = f"{name}: {value}\r\n".encode()
+            found = lines.get(pair)
+            made.append(found if found is not None else self._learn(pair))
+        return b"".join(made)
 
-    def render(self, pairs: Iterable[Pair]) -> bytes:
-        """Return header lines of checked pairs."""
-        lines = self.lines
-        return b"".join([lines.get(pair) or f"{pair[0]}: {pair[1]}\r\n".encode() for pair in pairs])
+    def _learn(self, pair: Pair) -> bytes:
+        check_pair(pair)
+        name, value = pair
+        line = f"{name}: {value}\r\n".encode() if name.lower() not in self._left_out else b""
+        if len(self.lines) < _MAX_KNOWN and len(value) <= _MAX_KNOWN_VALUE and not is_secret(name):
+            self.lines[pair] = line
+        return line
+
+
+def render(pairs: Iterable[Pair]) -> bytes:
+    """Return header lines of checked pairs."""
+    return b"".join([f"{name}: {value}\r\n".encode() for name, value in pairs])

@@ -15,12 +15,11 @@ from nexus_core.hooks import HttpPlugin
 from nexus_core.snapshot import PluginInstance, PluginReport
 
 from nexus_gateway.edge.plugins import bounds
-from nexus_gateway.edge.plugins.checking import KnownPairs
 from nexus_gateway.edge.plugins.fetching import fetch
 from nexus_gateway.edge.plugins.importing import PluginCode, unpack
 from nexus_gateway.edge.plugins.judges import Judge
 from nexus_gateway.edge.plugins.rejections import PluginRejected
-from nexus_gateway.edge.plugins.slots import HookObserver, Running, Slot, stop_plugin
+from nexus_gateway.edge.plugins.slots import HookObserver, Known, Running, Slot, stop_plugin
 
 log = logging.getLogger("nexus.gateway.plugins")
 
@@ -32,14 +31,14 @@ _AT_ONCE = 4
 
 
 class Loader:
-    """Makes the slots of one gateway. pairs: headers that its plugins add."""
+    """Makes the slots of one gateway."""
 
     def __init__(self, cache: Path, observe: HookObserver, judge: Judge) -> None:
         """judge: says of each plugin whether it may run; closed by who made it."""
         self._judge = judge
         self._cache = cache
         self._observe = observe
-        self.pairs = KnownPairs()
+        self._known = Known()
         self._failed: dict[str, tuple[PluginInstance, float, PluginRejected]] = {}
 
     async def slots(self, instances: Sequence[PluginInstance], former: Mapping[str, Slot]) -> dict[str, Slot]:
@@ -67,7 +66,7 @@ class Loader:
             if former is not None and former.instance == instance and former.report == loaded:
                 # The same object: rules that use it need not be compiled anew.
                 return former
-            return Slot(instance, running, PluginReport("loaded", instance.release.version), self._observe, self.pairs)
+            return Slot(instance, running, PluginReport("loaded", instance.release.version), self._observe, self._known)
         try:
             fresh = await self._load(instance)
         except PluginRejected as rejected:
@@ -77,8 +76,8 @@ class Loader:
             else:
                 version = running.instance.release.version
                 report = PluginReport("previous", version, rejected.reason, rejected.message)
-            return Slot(instance, running, report, self._observe, self.pairs)
-        return Slot(instance, fresh, PluginReport("loaded", instance.release.version), self._observe, self.pairs)
+            return Slot(instance, running, report, self._observe, self._known)
+        return Slot(instance, fresh, PluginReport("loaded", instance.release.version), self._observe, self._known)
 
     async def _load(self, instance: PluginInstance) -> Running:
         now = asyncio.get_running_loop().time()

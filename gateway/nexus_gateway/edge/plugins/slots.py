@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Protocol
 
-from nexus_core.hooks import Headers, HttpPlugin, Reply, RequestHead, ResponseHead
+from nexus_core.hooks import HttpPlugin, Reply, RequestHead, ResponseHead
 from nexus_core.snapshot import PluginInstance, PluginReport
 from nexus_sdk.plugin import Plugin
 
 from nexus_gateway.edge.measurements import Spread
 from nexus_gateway.edge.plugins import bounds
 from nexus_gateway.edge.plugins.checking import KnownPairs, check_request, check_response
+from nexus_gateway.edge.requests import FRAMING, KEPT_OUT
 
 log = logging.getLogger("nexus.gateway.plugins")
 
 STOP_S = 5.0
+
+_Asked = RequestHead | Reply | Awaitable[object]
+_Answered = ResponseHead | Awaitable[object]
 
 
 class HookObserver(Protocol):
@@ -76,17 +81,27 @@ async def stop_plugin(plugin_id: str, plugin: HttpPlugin) -> None:
         log.warning("plugin %s failed in stop: %s: %s", plugin_id, type(error).__name__, error or "out of time")
 
 
+class Known:
+    """Headers that the plugins of one gateway add to requests and to responses."""
+
+    __slots__ = ("requests", "responses")
+
+    def __init__(self) -> None:
+        self.requests = KnownPairs(KEPT_OUT)
+        self.responses = KnownPairs(FRAMING)
+
+
 class Slot:
     """Where a rule finds its plugin: the running instance, or none with what that means for requests.
 
     instance: as the Snapshot wants it. report: what runs instead, if anything. asks, answers: whether its request and
-    response hooks do anything. started_at, took_s: of the last hook that
-    ended, monotonic; for whoever called it.
+    response hooks do anything. Of the last plain hook that ended, for whoever called it: started_at, took_s, monotonic seconds;
+    added: the header lines that it added, when that is all it did; None when it changed something else.
     """
 
     __slots__ = (
-        "_observe", "_pairs", "_requests", "_responses", "answers", "asks", "instance", "plugin", "report", "running",
-        "started_at", "took_s",
+        "_observe", "_on_request", "_on_response", "_request_lines", "_requests", "_response_lines", "_responses", "added",
+        "answers", "asks", "instance", "plugin", "report", "running", "started_at", "took_s",
     )  # fmt: skip
 
     def __init__(
@@ -95,7 +110,7 @@ class Slot:
         running: Running | None,
         report: PluginReport,
         observe: HookObserver,
-        pairs: KnownPairs | None = None,
+        known: Known | None = None,
     ) -> None:
         self.instance = instance
         self.running = running
@@ -104,7 +119,14 @@ class Slot:
         self.started_at = 0.0
         self.took_s = 0.0
         self._observe = observe
-        self._pairs = pairs or KnownPairs()
+        self.added: bytes | None = b""
+        known = known or Known()
+        self._request_lines = known.requests.added
+        self._response_lines = known.responses.added
+        self._on_request: Callable[[RequestHead], _Asked] | None = getattr(self.plugin, "on_request", None)
+        self._on_response: Callable[[RequestHead, ResponseHead], _Answered] | None = getattr(
+            self.plugin, "on_response", None
+        )
         self._requests = observe.spread(instance.id, "on_request")
         self._responses = observe.spread(instance.id, "on_response")
         # What the base class does, nothing, is not called. A plugin that does not run may have to refuse requests.
@@ -117,23 +139,27 @@ class Slot:
 
         Raises `PluginUnavailable` when it fails closed.
         """
-        plugin = self.plugin
-        if plugin is None:
+        hook = self._on_request
+        if hook is None:
             return self._without(head)
+        self.added = b""
         started = monotonic()
         try:
-            result = plugin.on_request(head)
+            result = hook(head)
             if result is not head:
+                self.added = None
                 if type(result) is RequestHead:
-                    more = _added(head.headers, result.headers)
+                    before, after = head.headers, result.headers
+                    count = len(before)
                     if (
-                        more is not None
+                        type(after) is tuple
+                        and after[:count] == before  # by identity, in C
                         and result.path is head.path
                         and result.query is head.query
                         and result.method is head.method
                     ):
                         # The usual change: headers were added.
-                        self._pairs.check(more)
+                        self.added = self._request_lines(after[count:])
                     else:
                         check_request(result, head)
                 elif not isinstance(result, Reply) and inspect.isawaitable(result):
@@ -145,7 +171,9 @@ class Slot:
             return self._without(head)
         self.started_at = started
         self.took_s = took_s = monotonic() - started
-        self._requests.observe(took_s)
+        spread = self._requests
+        spread.buckets[bisect_left(spread.bounds, took_s)] += 1  # `observe`, without the call
+        spread.sum += took_s
         return result
 
     async def request_later(self, head: RequestHead, waiting: Awaitable[object]) -> RequestHead | Reply:
@@ -165,17 +193,20 @@ class Slot:
 
         Raises `PluginUnavailable` when it fails closed.
         """
-        plugin = self.plugin
-        if plugin is None:
+        hook = self._on_response
+        if hook is None:
             return head
+        self.added = b""
         started = monotonic()
         try:
-            result = plugin.on_response(request, head)
+            result = hook(request, head)
             if result is not head:
+                self.added = None
                 if type(result) is ResponseHead:
-                    more = _added(head.headers, result.headers)
-                    if more is not None and result.status == head.status:
-                        self._pairs.check(more)
+                    before, after = head.headers, result.headers
+                    count = len(before)
+                    if type(after) is tuple and after[:count] == before and result.status == head.status:
+                        self.added = self._response_lines(after[count:])
                     else:
                         check_response(result, head)
                 elif inspect.isawaitable(result):
@@ -186,7 +217,9 @@ class Slot:
             return self._response_failed(head, started, error)
         self.started_at = started
         self.took_s = took_s = monotonic() - started
-        self._responses.observe(took_s)
+        spread = self._responses
+        spread.buckets[bisect_left(spread.bounds, took_s)] += 1
+        spread.sum += took_s
         return result
 
     async def response_later(
@@ -227,11 +260,3 @@ class Slot:
         if self.instance.failure_policy == "closed":
             raise PluginUnavailable(self.instance.id)
         return head
-
-
-def _added(before: Headers, after: object) -> Headers | None:
-    """Return what was added at the end; None when anything else was changed, or it is no tuple."""
-    if type(after) is not tuple:
-        return None
-    count = len(before)
-    return after[count:] if after[:count] == before else None
