@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import IO
 
 _LENGTH_BYTES = 4
 _NICE = 5
@@ -118,14 +118,14 @@ class Aside:
                 process.wait()
 
 
-def write(stream: BinaryIO, body: bytes) -> None:
+def write(stream: IO[bytes], body: bytes) -> None:
     """Send one message. Raises OSError."""
     stream.write(len(body).to_bytes(_LENGTH_BYTES, "big"))
     stream.write(body)
     stream.flush()
 
 
-def read(stream: BinaryIO) -> bytes:
+def read(stream: IO[bytes]) -> bytes:
     """Return the next message; blocks. Raises EOFError when the other side is gone, OSError."""
     length = stream.read(_LENGTH_BYTES)
     if len(length) < _LENGTH_BYTES:

@@ -17,7 +17,7 @@ from nexus_core.snapshot import PluginInstance
 from nexus_gateway.edge.asides import Aside, AsideGone
 from nexus_gateway.edge.plugins.rejections import PluginRejected
 
-LINGER_S = 5.0
+LINGER_S = 1.0
 """A Snapshot's plugins are judged one after the other by one process."""
 
 
