@@ -14,6 +14,7 @@ from churn.world import World
 
 WARM_S = 0.7
 AFTER_S = 0.7
+"""What comes so shortly after the churn still belongs to it."""
 SETTLE_S = 0.4
 """Until the gateways have written their access logs."""
 IN_FLIGHT_S = 0.05
@@ -23,6 +24,8 @@ IN_FLIGHT_S = 0.05
 @dataclass
 class Result:
     """Times in milliseconds, of the open loop, from when a request was due, without the slow ones. ratio: of the p99s.
+
+    Calm is before the churn and after it, half and half: the same processes, the same machine, whose own pace changes by the minute.
 
     late_p99_ms: by how much the load generator sent later than due during the churn. Nothing it waits for is the gateway's, so
     this is the machine's noise: a step in which it is much above a millisecond says little about times.
@@ -81,11 +84,11 @@ async def measure(world: World, step: Step, pace: Pace) -> Result:
     try:
         await asyncio.sleep(WARM_S)
         calm_from = time.monotonic()
-        await asyncio.sleep(pace.calm_s)
+        await asyncio.sleep(pace.calm_s / 2)
         churn_from = time.monotonic()
         await step.run(run)
         churn_to = time.monotonic()
-        await asyncio.sleep(AFTER_S)
+        await asyncio.sleep(AFTER_S + pace.calm_s / 2)
         report = await load.stop()
     except BaseException:
         if load.process.returncode is None:
@@ -98,7 +101,7 @@ async def measure(world: World, step: Step, pace: Pace) -> Result:
     found.connections = report["connections"]
     _judge(found, run, report["records"])
     _certificates(found, run, report["certificates"])
-    _times(found, report["records"], calm_from, churn_from, churn_to + AFTER_S)
+    _times(found, report["records"], calm_from, churn_from, churn_to + AFTER_S, churn_to + AFTER_S + pace.calm_s / 2)
     return found
 
 
@@ -153,7 +156,12 @@ def _certificates(found: Result, run: Run, seen: Sequence[tuple[float, str]]) ->
 
 
 def _times(
-    found: Result, records: Sequence[dict[str, Any]], calm_from: float, churn_from: float, churn_to: float
+    found: Result,
+    records: Sequence[dict[str, Any]],
+    calm_from: float,
+    churn_from: float,
+    churn_to: float,
+    calm_to: float,
 ) -> None:
     def of(loop: str, start: float, end: float) -> list[float]:
         return [
@@ -164,11 +172,14 @@ def _times(
             and not (each["kind"] or each["id"].endswith("-slow"))
         ]
 
-    calm, churn = of("open", calm_from, churn_from), of("open", churn_from, churn_to)
+    def calm_of(loop: str) -> list[float]:
+        return of(loop, calm_from, churn_from) + of(loop, churn_to, calm_to)
+
+    calm, churn = calm_of("open"), of("open", churn_from, churn_to)
     found.calm_p50_ms, found.calm_p99_ms = quantile_ms(calm, 0.5), quantile_ms(calm, 0.99)
     found.churn_p50_ms, found.churn_p99_ms = quantile_ms(churn, 0.5), quantile_ms(churn, 0.99)
     found.churn_max_ms = quantile_ms(churn, 1.0)
-    found.closed_calm_p99_ms = quantile_ms(of("closed", calm_from, churn_from), 0.99)
+    found.closed_calm_p99_ms = quantile_ms(calm_of("closed"), 0.99)
     found.closed_churn_p99_ms = quantile_ms(of("closed", churn_from, churn_to), 0.99)
     late = [e["sent_at"] - e["due_at"] for e in records if e["loop"] == "open" and churn_from <= e["due_at"] < churn_to]
     found.late_p99_ms = quantile_ms(late, 0.99)

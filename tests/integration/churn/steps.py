@@ -17,7 +17,7 @@ from churn.world import Gateway, Load, Replica, World, until
 
 @dataclass(frozen=True)
 class Pace:
-    """How long and how much. calm_s: load without churn beforehand. repeats: of a step's change. pause_s: between changes.
+    """How long and how much. calm_s: load without churn, half before and half after. repeats: of a step's change. pause_s: after each.
 
     rate, clients, think_s: of the loops.
     """
@@ -269,4 +269,5 @@ async def prepare(world: World, step: Step) -> Gateway:
     await world.publish(routes.snapshot())
     await world.live()
     await world.have(step.replicas)
+    world.choose(gateway)
     return gateway

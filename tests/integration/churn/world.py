@@ -27,9 +27,12 @@ from nexus_operator.edge.publisher import Publisher
 from nexus_sdk.testing.consul import LocalConsul
 
 from churn import certificates, routes
+from churn.cores import Cores
 
 HERE = Path(__file__).parent
 WITHIN_S = 30.0
+POLL_S = 0.05
+"""Between two questions whether something is so. Each is a request that the gateway's admin API answers beside the load."""
 TTL_S = 6.0
 """Of the replicas' checks: three beats of 2 s, so that a Consul that lost its data knows them again soon."""
 
@@ -39,7 +42,7 @@ async def until(check: Callable[[], Awaitable[object]], what: str, within_s: flo
     ends_at = time.monotonic() + within_s
     while not await check():
         assert time.monotonic() < ends_at, f"not within {within_s:g} s: {what}"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(POLL_S)
 
 
 def free_port() -> int:
@@ -210,6 +213,9 @@ class World:
     async def __aenter__(self) -> World:
         self._stack = contextlib.AsyncExitStack()
         self._serial = 0
+        self.cores = Cores()
+        self.cores.leave()
+        self._stack.callback(self.cores.restore)
         self.authority = certificates.Authority()
         self.tls = self.directory / "tls"
         self.tls.mkdir()
@@ -285,6 +291,7 @@ class World:
 
         await until(listens, f"{name} listens")
         replica.port = int(port.read_text())
+        self.cores.put(replica.process.pid)
         return replica
 
     async def stop_replica(self, replica: Replica) -> None:
@@ -355,7 +362,13 @@ class World:
         assert isinstance(gateway, Gateway)
         gateway.name, gateway.port, gateway.tls_port, gateway.admin = own, port, tls_port, admin
         await until(lambda: gateway.ready(self.generation), f"{own} is ready", 60)
+        self.cores.put(gateway.process.pid)
         return gateway
+
+    def choose(self, chosen: Gateway) -> None:
+        """Let this one serve; the others follow all changes, too, but where they are in nobody's way."""
+        for gateway in self.gateways.values():
+            self.cores.put(gateway.process.pid, serves=gateway is chosen)
 
     async def retire_gateway(self, gateway: Gateway) -> None:
         """SIGTERM, and wait for its drain."""
@@ -376,6 +389,7 @@ class World:
         assert process.stdout is not None
         line = await process.stdout.readline()
         assert line == b"ready\n", f"the load generator does not start: {line!r}"
+        self.cores.put(process.pid)
         return Load(name, process, report)
 
     def executions(self, name: str) -> Counter[tuple[str, str]]:
