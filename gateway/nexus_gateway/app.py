@@ -409,6 +409,9 @@ class Gateway:
     async def _retire(self, former: Runtime) -> None:
         await former.retire()
         await run_in_slices(dismantle(former))
+        if self.calm:
+            # What the swap, or the start, took in passing. In a thread: the interpreter is free meanwhile.
+            await asyncio.to_thread(allocator.trim)
 
     async def _retry_plugins(self, published: Published, after_s: float) -> None:
         await asyncio.sleep(after_s)
