@@ -497,9 +497,9 @@ async def test_large_bodies_take_no_memory_in_either_direction(
 
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests" / "orders.yaml").write_text(MANIFEST.replace("PORT", str(await peers(serve, limit=2**20))))
-    port = unused_tcp_port_factory()
+    port, admin = unused_tcp_port_factory(), unused_tcp_port_factory()
     environ = {
-        **os.environ, "NEXUS_GATEWAY_LISTEN": f"127.0.0.1:{port}", "NEXUS_GATEWAY_ADMIN": f"127.0.0.1:{unused_tcp_port_factory()}",
+        **os.environ, "NEXUS_GATEWAY_LISTEN": f"127.0.0.1:{port}", "NEXUS_GATEWAY_ADMIN": f"127.0.0.1:{admin}",
         "NEXUS_PLUGIN_CACHE": str(tmp_path / "plugins"), "NEXUS_ACCESS_LOG": "false",
     }  # fmt: skip
     process = await asyncio.create_subprocess_exec(
@@ -514,14 +514,15 @@ async def test_large_bodies_take_no_memory_in_either_direction(
 
         async def serves() -> bool:
             try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                reader, writer = await asyncio.open_connection("127.0.0.1", admin)
             except ConnectionRefusedError:
                 return False
+            writer.write(b"GET /readyz" + HOST + b"connection: close\r\n\r\n")
+            answer = await reader.read()
             writer.close()
-            return True
+            return answer.startswith(b"HTTP/1.1 200")
 
         await until(serves)
-        await asyncio.sleep(0.3)
         before = rss_kb(process.pid)
         reader, writer, _ = await ask(b"GET /a" + HOST + b"connection: close\r\n\r\n")
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
