@@ -38,6 +38,10 @@ class Cores:
         for child in _children(pid):
             self.put(child, serves=serves)
 
+    def free(self, pid: int) -> None:
+        """Let a process run wherever there is room: it serves still, and is about to end, which takes a while of its own."""
+        move(pid, self._all)
+
 
 def move(pid: int, cores: AbstractSet[int]) -> None:
     """Let all threads of a process run on these cores. A process or thread that has ended is none of them."""

@@ -296,6 +296,7 @@ class World:
 
     async def stop_replica(self, replica: Replica) -> None:
         """Stop it as an orchestrator does: SIGTERM, and wait."""
+        self.cores.free(replica.process.pid)
         await replica.end()
         self._bury(replica)
 
@@ -372,6 +373,7 @@ class World:
 
     async def retire_gateway(self, gateway: Gateway) -> None:
         """SIGTERM, and wait for its drain."""
+        self.cores.free(gateway.process.pid)
         await gateway.end()
         self.retired.append(gateway)
 
