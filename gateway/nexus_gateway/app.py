@@ -392,7 +392,8 @@ class Gateway:
         live = self._runtime
         building = Runtime.in_slices(published, pools, slots, self._parts, live)
         first = not live.published.generation
-        if self.calm and not first:
+        undisturbed = self.calm and not first
+        if undisturbed:
             # What is built must not keep the garbage of before alive with it; none is looked for meanwhile.
             gc.collect(1)
             gc.disable()
@@ -403,7 +404,8 @@ class Gateway:
                 # last request all the same.
                 gc.freeze()
         finally:
-            gc.enable()
+            if undisturbed:
+                gc.enable()
         return runtime
 
     async def _retire(self, former: Runtime) -> None:
