@@ -46,12 +46,16 @@ counts = st.integers(0, 10**6)
 
 def struct(kind: type[Any]) -> st.SearchStrategy[Any]:
     """Any value of a struct, each field of any value of its type: a new field is in the test the day it is written."""
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     return st.builds(kind, **{name: of(hints[name]) for name in kind.__struct_fields__})
 
 
 def of(hint: Any) -> st.SearchStrategy[Any]:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        patterns = [each.pattern for each in args[1:] if isinstance(each, msgspec.Meta) and each.pattern]
+        assert len(patterns) == 1, f"say how values of {hint} are made"
+        return st.from_regex(patterns[0], fullmatch=True)
     if origin is typing.Literal:
         return st.sampled_from(args)
     if origin in (typing.Union, types.UnionType):
