@@ -39,7 +39,7 @@ class Bed:
     """A connector on a clock that stands still, with one endpoint that says nothing."""
 
     def __init__(self, port: int) -> None:
-        self.clock = cast(Any, SimpleNamespace(tick=1000))
+        self.clock = cast("Any", SimpleNamespace(tick=1000))
         registry = EndpointRegistry()
         (self.endpoint,) = registry.update("shop/orders", (Endpoint("127.0.0.1", port),), CircuitBreaker(), 0.0)
         self.connector = Connector(
