@@ -155,7 +155,7 @@ def test_request_caches_are_bounded_and_begin_anew_only_when_full() -> None:
     kept = (parser.lines, parser.blocks, parser._hosts, parser._fields.plain, parser._fields.special)
     assert len(parser.lines) == MAX_CACHED
     assert all(len(each) <= MAX_CACHED for each in kept)
-    assert len(parser._fields._names) <= 2048
+    assert len(parser._fields.names) <= 2048
     assert len(parser._options._kept) <= 256
     parser.age()
     assert not parser.lines

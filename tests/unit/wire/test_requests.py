@@ -166,7 +166,7 @@ def test_methods_that_llhttp_does_not_know_are_read_by_it_all_the_same() -> None
     head = b"BREW-COFFEE /pot HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n"
     assert read(head + b"x").line.method == "BREW-COFFEE"
     with pytest.raises(Refused):
-        opinions.ask(head.replace(b"Host:", b"Host :"), "BREW-COFFEE", 1, 1, False)
+        opinions.Opinion().ask(head.replace(b"Host:", b"Host :"), "BREW-COFFEE", 1, 1, False)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,39 @@ def test_methods_that_llhttp_does_not_know_are_read_by_it_all_the_same() -> None
 )
 def test_two_readings_must_be_one(head: bytes, method: str, minor: int, length: int, upgrade: bool) -> None:
     with pytest.raises(Refused):
-        opinions.ask(head, method, minor, length, upgrade)
+        opinions.Opinion().ask(head, method, minor, length, upgrade)
+
+
+def test_what_was_read_before_changes_no_opinion() -> None:
+    """One parser reads head after head; after a refusal, a body, an upgrade or a last request it is another one."""
+
+    def verdict(opinion: opinions.Opinion, head: bytes, length: int, upgrade: bool) -> bool:
+        try:
+            opinion.ask(head, head.partition(b" ")[0].decode(), 1, length, upgrade)
+        except Refused:
+            return False
+        return True
+
+    start = b" / HTTP/1.1\r\nHost: a\r\n"
+    heads = [
+        (b"GET" + start + b"\r\n", 0, False),
+        (b"POST" + start + b"Content-Length: 5\r\n\r\n", 5, False),
+        (b"POST" + start + b"Transfer-Encoding: chunked\r\n\r\n", -1, False),
+        (b"GET" + start + b"Connection: close\r\n\r\n", 0, False),
+        (b"GET" + start + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n", 0, True),
+        (b"HEAD" + start + b"\r\n", 0, False),
+        (b"GET" + start, 0, False),
+        (b"GET" + start + b"Host : b\r\n\r\n", 0, False),
+        (b"GET" + start + b"\r\nGET" + start + b"\r\n", 0, False),
+        (b"POST" + start + b"Content-Length: 5\r\n\r\n", 0, False),
+    ]
+    alone = [verdict(opinions.Opinion(), *each) for each in heads]
+    assert alone == [True] * 6 + [False] * 4
+    shared = opinions.Opinion()
+    for one in heads:
+        for each, expected in zip(heads, alone, strict=True):
+            verdict(shared, *one)
+            assert verdict(shared, *each) is expected, (one, each)
 
 
 def test_limits_are_the_callers() -> None:

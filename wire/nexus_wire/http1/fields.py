@@ -55,7 +55,8 @@ def is_secret(name: bytes) -> bool:
 
 
 class _Name:
-    """A header name met before. left: lines that may still be remembered until the next `age`."""
+    """A header name met before. kind: of its lines. low: lower-case. left: lines that may still be remembered until the next
+    `age`: none of a name that holds a secret."""
 
     __slots__ = ("kind", "left", "low", "room")
 
@@ -68,11 +69,11 @@ class _Name:
 class Fields:
     """Reads the header lines of one kind of message, and remembers those that come again.
 
-    plain: checked lines that pass on as they are. special: checked lines that mean something to the reader. The readers
-    probe both themselves, since a call for each line would be dearer than the probe.
+    plain: checked lines that pass on as they are. special: checked lines that mean something to the reader. names: names met before,
+    as sent. The readers probe all three themselves, since a call for each line would be dearer than the probe.
     """
 
-    __slots__ = ("_kind_of", "_max_headers", "_names", "_refuse", "_refuse_many", "_token", "plain", "special")
+    __slots__ = ("_kind_of", "_max_headers", "_refuse", "_refuse_many", "_token", "names", "plain", "special")
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class Fields:
         self._token = TOKEN + b"_" if underscores else TOKEN
         self.plain: set[bytes] = set()
         self.special: dict[bytes, Field] = {}
-        self._names: dict[bytes, _Name] = {}
+        self.names: dict[bytes, _Name] = {}
         self._kind_of = kind_of
         self._max_headers = max_headers
         self._refuse = refuse
@@ -116,7 +117,7 @@ class Fields:
     def read(self, line: bytes) -> tuple[int, bytes, bytes, bool]:
         """Return a line of a checked block: kind, lower-case name, value, and whether it is remembered. Raises `Refused`."""
         raw_name, colon, value = line.partition(b":")
-        name = self._names.get(raw_name) or self._name(raw_name, colon)
+        name = self.names.get(raw_name) or self._name(raw_name, colon)
         kind = name.kind
         low = name.low
         value = value.strip(b" \t")
@@ -141,8 +142,8 @@ class Fields:
             raise self._refuse("A header's name is empty or holds a character that is not allowed there.")
         low = name.lower()
         known = _Name(self._kind_of(low), low, 0 if is_secret(low) else _MAX_MISSES)
-        if len(self._names) < _MAX_NAMES and len(name) <= _MAX_NAME:
-            self._names[name] = known
+        if len(self.names) < _MAX_NAMES and len(name) <= _MAX_NAME:
+            self.names[name] = known
         return known
 
     def age(self) -> None:
@@ -151,9 +152,9 @@ class Fields:
             self.plain.clear()
         if len(self.special) >= MAX_CACHED:
             self.special.clear()
-        if len(self._names) >= _MAX_NAMES:
-            self._names.clear()
-        for name in self._names.values():
+        if len(self.names) >= _MAX_NAMES:
+            self.names.clear()
+        for name in self.names.values():
             name.left = name.room
 
 

@@ -20,48 +20,58 @@ KNOWN = frozenset(
 which changes nothing in how a request is framed."""
 
 
-class _Heard:
-    """Takes httptools' callbacks. heads, ends: complete heads, and complete messages. urls: pieces of targets."""
+class Opinion:
+    """Asks llhttp. One parser reads head after head, as it would on a kept-alive connection, until it has seen one that does not leave
+    it as new: a request with a body, a refused one, the last one of a connection."""
 
-    __slots__ = ("ends", "heads", "on_url", "urls")
+    __slots__ = ("_ends", "_heads", "_parser", "_urls", "on_url")
 
     def __init__(self) -> None:
-        self.heads = 0
-        self.ends = 0
-        self.urls: list[bytes] = []
+        self._heads = 0
+        self._ends = 0
+        self._urls: list[bytes] = []
         # Not a method: one Python frame less on each head that the caches do not know.
-        self.on_url = self.urls.append
+        self.on_url = self._urls.append
+        self._parser: httptools.HttpRequestParser | None = None
 
     def on_headers_complete(self) -> None:
-        self.heads += 1
+        """Called by httptools for each complete head."""
+        self._heads += 1
 
     def on_message_complete(self) -> None:
-        self.ends += 1
+        """Called by httptools for each complete message."""
+        self._ends += 1
 
+    def ask(self, head: bytes, method: str, minor: int, length: int, upgrade: bool) -> None:
+        """Return if llhttp reads the bytes as one request head, the way we read it. Raises `Refused`.
 
-def ask(head: bytes, method: str, minor: int, length: int, upgrade: bool) -> None:
-    """Return if llhttp reads the bytes as one request head, the way we read it. Raises `Refused`.
-
-    head: with its empty line and nothing behind it. length: of the body, as we read it: -1 chunked, 0 none. upgrade: whether a
-    tunnel is asked for.
-    """
-    if method not in KNOWN:
-        head = b"POST" + head[len(method) :]
-        method = "POST"
-    heard = _Heard()
-    parser = httptools.HttpRequestParser(heard)
-    try:
-        parser.feed_data(head)
-    except httptools.HttpParserUpgrade:
-        # Its word for "what follows is not HTTP". With a body it takes that for the tunnel's first bytes; ours passes such a
-        # request on as one without an upgrade.
-        upgrade = True
-    except httptools.HttpParserError as error:
-        raise bad_request("The message is not valid HTTP.") from error
-    if (
-        heard.heads != 1
-        or (not upgrade and heard.ends != (0 if length else 1))
-        or not head.startswith(b"%b %b HTTP/1.%d\r\n" % (parser.get_method(), b"".join(heard.urls), minor))
-        or parser.get_http_version() != ("1.1" if minor else "1.0")
-    ):
-        raise bad_request("The message is not valid HTTP.")
+        head: with its empty line and nothing behind it. length: of the body, as we read it: -1 chunked, 0 none. upgrade: whether a
+        tunnel is asked for.
+        """
+        if method not in KNOWN:
+            head = b"POST" + head[len(method) :]
+            method = "POST"
+        urls = self._urls
+        self._heads = self._ends = 0
+        urls.clear()
+        parser = self._parser
+        self._parser = None
+        if parser is None:
+            parser = httptools.HttpRequestParser(self)
+        try:
+            parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            # Its word for "what follows is not HTTP". With a body it takes that for the tunnel's first bytes; ours passes such a
+            # request on as one without an upgrade.
+            upgrade = True
+        except httptools.HttpParserError as error:
+            raise bad_request("The message is not valid HTTP.") from error
+        if (
+            self._heads != 1
+            or (not upgrade and self._ends != (0 if length else 1))
+            or not head.startswith(b"%b %b HTTP/1.%d\r\n" % (parser.get_method(), b"".join(urls), minor))
+            or parser.get_http_version() != ("1.1" if minor else "1.0")
+        ):
+            raise bad_request("The message is not valid HTTP.")
+        if not length and not upgrade and parser.should_keep_alive():
+            self._parser = parser

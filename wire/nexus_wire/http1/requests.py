@@ -205,6 +205,7 @@ class RequestParser:
         self.blocks: dict[bytes, RequestBlock] = {}
         self.max_head_bytes = max_head_bytes
         self._second_opinion = second_opinion
+        self._opinion = opinions.Opinion()
         kinds = {**dict.fromkeys(aside, ASIDE), **dict.fromkeys(drop, DROP), **_KINDS}
 
         def kind_of(name: bytes) -> int:
@@ -297,6 +298,7 @@ class RequestParser:
         lines = fields.split(raw)
         plain = fields.plain
         special = fields.special.get
+        names = fields.names.get
         forward: list[bytes] = []
         pass_on = forward.append
         aside: dict[bytes, bytes] | None = None
@@ -317,12 +319,24 @@ class RequestParser:
                 if not checked:
                     fields.check(raw, len(lines) - 1)
                     checked = True
-                kind, name, value, kept = fields.read(line)
-                if not kept:
+                raw_name, _, value = line.partition(b":")
+                known = names(raw_name)
+                if known is not None and not known.left:
+                    # Its lines are new ones each time, or secret: nothing to remember.
                     keep = False
-                if not kind:
-                    pass_on(line)
-                    continue
+                    kind = known.kind
+                    if not kind:
+                        pass_on(line)
+                        continue
+                    name = known.low
+                    value = value.strip(b" \t")
+                else:
+                    kind, name, value, kept = fields.read(line)
+                    if not kept:
+                        keep = False
+                    if not kind:
+                        pass_on(line)
+                        continue
             if kind == HOST:
                 if host is not None:
                     raise bad_request("A request needs exactly one Host header.")
@@ -411,7 +425,7 @@ class RequestParser:
         elif block.length < 0:
             raise bad_request("HTTP/1.0 knows no transfer codings.")
         if missed and self._second_opinion:
-            opinions.ask(raw_head, line.method, line.minor, block.length, bool(block.upgrade))
+            self._opinion.ask(raw_head, line.method, line.minor, block.length, bool(block.upgrade))
 
     def age(self) -> None:
         """Begin anew where a cache is full. Called once in a while, never within a request."""
