@@ -2,8 +2,8 @@
 
 Reading manifests takes the model, pydantic, YAML and the parsed world: 70 MB with 5,000 routes, that a process which only serves
 would keep for ever. Here it gets the Snapshot in its wire form, as a gateway beside Consul does; and no request waits for a
-translation, which held the interpreter for 0.2 s in slices. It costs the start of a Python (0.5 s), and reading all files, when the first of a row
-of edits is seen; whoever edits once edits again, so the process stays for a while.
+translation, which held the interpreter for 0.2 s in slices. It costs the start of a Python (0.5 s), and reading all files, when
+the first of a row of edits is seen; whoever edits once edits again, so the process stays for a while.
 """
 
 from __future__ import annotations
