@@ -42,11 +42,11 @@ class Opinion:
         """Called by httptools for each complete message."""
         self._ends += 1
 
-    def ask(self, head: bytes, method: str, minor: int, length: int, upgrade: bool) -> None:
+    def ask(self, head: bytes, method: str, minor: int, length: int, upgrade: bool, close: bool = False) -> None:
         """Return if llhttp reads the bytes as one request head, the way we read it. Raises `Refused`.
 
         head: with its empty line and nothing behind it. length: of the body, as we read it: -1 chunked, 0 none. upgrade: whether a
-        tunnel is asked for.
+        tunnel is asked for. close: whether it is the connection's last request, after which llhttp takes no other.
         """
         if method not in KNOWN:
             head = b"POST" + head[len(method) :]
@@ -73,5 +73,5 @@ class Opinion:
             or parser.get_http_version() != ("1.1" if minor else "1.0")
         ):
             raise bad_request("The message is not valid HTTP.")
-        if not length and not upgrade and parser.should_keep_alive():
+        if minor and not (length or upgrade or close):
             self._parser = parser

@@ -425,7 +425,7 @@ class RequestParser:
         elif block.length < 0:
             raise bad_request("HTTP/1.0 knows no transfer codings.")
         if missed and self._second_opinion:
-            self._opinion.ask(raw_head, line.method, line.minor, block.length, bool(block.upgrade))
+            self._opinion.ask(raw_head, line.method, line.minor, block.length, bool(block.upgrade), block.close)
 
     def age(self) -> None:
         """Begin anew where a cache is full. Called once in a while, never within a request."""
