@@ -51,27 +51,34 @@ class Opinion:
         if method not in KNOWN:
             head = b"POST" + head[len(method) :]
             method = "POST"
+        parser = self._parser
+        self._parser = None
+        if parser is None or not self._agrees(parser, head, method, minor, length, upgrade):
+            # What it refuses after other heads, it is asked about without them: they may have been another client's, and llhttp
+            # may know of a reason that we do not why nothing follows them.
+            parser = httptools.HttpRequestParser(self)
+            if not self._agrees(parser, head, method, minor, length, upgrade):
+                raise bad_request("The message is not valid HTTP.")
+        if minor and not (length or upgrade or close):
+            self._parser = parser
+
+    def _agrees(
+        self, parser: httptools.HttpRequestParser, head: bytes, method: str, minor: int, length: int, upgrade: bool
+    ) -> bool:
         urls = self._urls
         self._heads = self._ends = 0
         urls.clear()
-        parser = self._parser
-        self._parser = None
-        if parser is None:
-            parser = httptools.HttpRequestParser(self)
         try:
             parser.feed_data(head)
         except httptools.HttpParserUpgrade:
             # Its word for "what follows is not HTTP". With a body it takes that for the tunnel's first bytes; ours passes such a
             # request on as one without an upgrade.
             upgrade = True
-        except httptools.HttpParserError as error:
-            raise bad_request("The message is not valid HTTP.") from error
-        if (
-            self._heads != 1
-            or (not upgrade and self._ends != (0 if length else 1))
-            or not head.startswith(b"%b %b HTTP/1.%d\r\n" % (parser.get_method(), b"".join(urls), minor))
-            or parser.get_http_version() != ("1.1" if minor else "1.0")
-        ):
-            raise bad_request("The message is not valid HTTP.")
-        if minor and not (length or upgrade or close):
-            self._parser = parser
+        except httptools.HttpParserError:
+            return False
+        return bool(
+            self._heads == 1
+            and (upgrade or self._ends == (0 if length else 1))
+            and head.startswith(b"%b %b HTTP/1.%d\r\n" % (parser.get_method(), b"".join(urls), minor))
+            and parser.get_http_version() == ("1.1" if minor else "1.0")
+        )
