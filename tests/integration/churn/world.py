@@ -31,6 +31,8 @@ from churn.cores import Cores
 
 HERE = Path(__file__).parent
 WITHIN_S = 30.0
+SETTLED_S = 0.7
+"""From when a replica listens until it runs as it will."""
 POLL_S = 0.05
 """Between two questions whether something is so. Each is a request that the gateway's admin API answers beside the load."""
 TTL_S = 6.0
@@ -291,8 +293,13 @@ class World:
 
         await until(listens, f"{name} listens")
         replica.port = int(port.read_text())
-        self.cores.put(replica.process.pid)
+        # What a Python process does for the first time (registering, the first requests) is part of its start.
+        asyncio.get_running_loop().call_later(SETTLED_S, self._settle, replica)
         return replica
+
+    def _settle(self, replica: Replica) -> None:
+        if replica in self.replicas:
+            self.cores.put(replica.process.pid)
 
     async def stop_replica(self, replica: Replica) -> None:
         """Stop it as an orchestrator does: SIGTERM, and wait."""
