@@ -30,7 +30,7 @@ def test_there_are_texts() -> None:
     assert len(TEXTS) > 50
 
 
-@pytest.mark.parametrize("path", list(filter(is_readable, TEXTS)), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in TEXTS if is_readable(path)], ids=lambda path: path.name)
 def test_both_parsers_read_the_same(path: Path) -> None:
     text = path.read_text()
     assert load._FastLoader is not load._Loader
