@@ -196,11 +196,9 @@ class Answering:
         self.reason = ""
         extra = self.extra
         if extra is not None and extra.hedge is not None:
-            loser = self.attempt if attempt is extra.hedge else extra.hedge
-            self.attempt = attempt
-            extra.hedge = None
-            if loser is not None and loser is not attempt:
-                loser.cancel()
+            if attempt is extra.hedge:
+                self.attempt, extra.hedge = attempt, self.attempt
+            self.drop_hedge()
         backend = self.backend
         assert backend is not None
         if backend.sessions is not None and (extra is None or extra.sticky is not attempt.endpoint):
@@ -449,10 +447,20 @@ class Answering:
     def call_off(self) -> None:
         """Cancel whatever runs upstream."""
         self.responding = False
-        hedge = self.extra.hedge if self.extra is not None else None
-        for attempt in (self.attempt, hedge):
-            if attempt is not None and not attempt.released:
-                attempt.cancel()
+        self.drop_hedge()
+        attempt = self.attempt
+        if attempt is not None and not attempt.released:
+            attempt.cancel()
+
+    def drop_hedge(self) -> None:
+        """Call the attempt off that runs beside the one that counts, if there is one. Log and trace keep it."""
+        extra = self.extra
+        if extra is None or extra.hedge is None:
+            return
+        hedge, extra.hedge = extra.hedge, None
+        extra.failed.append(hedge)
+        if not hedge.released:
+            hedge.cancel()
 
     def release_limiter(self, seconds: float, now: float, *, ok: bool) -> None:
         """Give the place in the bulkhead back. seconds: to the response's head, of an answer (ok) or a failure."""
@@ -519,6 +527,7 @@ class Answering:
         tried = list(self.extra.failed) if self.extra is not None else []
         if self.attempt is not None and self.attempt not in tried:
             tried.append(self.attempt)
+        tried.sort(key=lambda attempt: attempt.number)
         forwarding = self.proxy.forwarding
         peer, aside = self.stream.context, self.block.aside
         return Finished(

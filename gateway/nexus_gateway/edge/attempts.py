@@ -226,9 +226,9 @@ class Attempt:
 
     # ---- from the exchange
 
-    def timed_out(self, now: float) -> None:
-        """The attempt's time is over."""
-        self._fail(Outcome.TIMEOUT, "RequestTimeout", nothing_sent=False)
+    def timed_out(self, *, blamed: bool) -> None:
+        """The attempt's time is over. blamed: whether that is the endpoint's doing."""
+        self._fail(Outcome.TIMEOUT, "RequestTimeout", nothing_sent=False, blamed=blamed)
 
     def cancel(self) -> None:
         """Call the attempt off: nobody waits for it any more. No word on the endpoint."""
@@ -298,11 +298,11 @@ class Attempt:
             self.outcome or ("answered" if self.status else "abandoned"), self.breaker_state, self.hedge,
         )  # fmt: skip
 
-    def _fail(self, outcome: Outcome, reason: str, *, nothing_sent: bool) -> None:
+    def _fail(self, outcome: Outcome, reason: str, *, nothing_sent: bool, blamed: bool = True) -> None:
         self.ended_at = now = monotonic()
         self.outcome = outcome.value
         exchange = self.exchange
-        if outcome is not Outcome.STALE:
+        if blamed and outcome is not Outcome.STALE:
             self._blame(outcome, now)
         self.cancel()
         exchange.proxy.measurements.attempt(exchange.upstream_id, outcome.value)

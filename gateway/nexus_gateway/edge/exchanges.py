@@ -10,6 +10,7 @@ This module is the way to the upstream; `answering` is the way back.
 
 from __future__ import annotations
 
+import math
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from nexus_gateway.filters import fallbacks
 from nexus_gateway.filters.direct_replies import build_reply
 from nexus_gateway.filters.sizes import refuses_request
 from nexus_gateway.resilience import deadlines, hedging
-from nexus_gateway.resilience.attempts import IDEMPOTENT, Outcome, choose, may_retry, names
+from nexus_gateway.resilience.attempts import IDEMPOTENT, Blame, Outcome, blame_for_delay, choose, may_retry, names
 from nexus_gateway.resilience.breakers import CLOSED
 from nexus_gateway.resilience.endpoints import EndpointState
 
@@ -407,7 +408,8 @@ class Exchange(Answering):
         assert self.backend is not None
         deadline_at = self.deadline_at
         try_s = self.backend.timeouts.try_s
-        if try_s and (not deadline_at or now + try_s < deadline_at) and self.attempt is not None:
+        attempt = self.attempt
+        if try_s and (not deadline_at or now + try_s < deadline_at) and attempt is not None and not attempt.status:
             deadline_at = now + try_s
         stream = self.stream
         clock = self.proxy.clock
@@ -611,9 +613,6 @@ class Exchange(Answering):
                 self.reason = reason
                 self.reply(build_reply(fallback.policy.reply))
                 return
-        if reason == "RequestTimeout" and not self.complete:
-            # Not the endpoint's failure: a few slow uploads must not open its circuit.
-            reason = "BodyTimeout"
         self.refuse(reason)
 
     # ---- what the client does
@@ -663,12 +662,21 @@ class Exchange(Answering):
         return self.bytes_in if self.block.length >= 0 else self.stream.content
 
     def _more_time(self) -> None:
-        """While a body comes, its end is what the request's time is counted from."""
-        request_s = self.backend.timeouts.request_s if self.backend is not None else 0.0
-        if request_s and self.deadline_at:
-            now = monotonic()
-            self.deadline_at = max(self.deadline_at, now + request_s)
-            self._set_deadline(now)
+        """While a body comes, its end is what the route's time for a request is counted from. The client's own holds as it is."""
+        backend = self.backend
+        if backend is None or not self.deadline_at:
+            return
+        now = monotonic()
+        request_s = backend.timeouts.request_s
+        if request_s:
+            self.deadline_at = max(self.deadline_at, min(now + request_s, self._clients_deadline_at()))
+        self._set_deadline(now)
+
+    def _clients_deadline_at(self) -> float:
+        """Return until when the client waits, as it says itself; infinite when it says nothing."""
+        aside = self.block.aside
+        client_s = deadlines.client_timeout_s(aside) if aside is not None else None
+        return math.inf if client_s is None else self.started_at + client_s
 
     def on_refused(self, refused: Refused) -> None:
         """The request's body is not valid HTTP."""
@@ -732,14 +740,24 @@ class Exchange(Answering):
             self._failed_for_good("RequestTimeout")
             return
         now = monotonic()
-        if not self.complete and (not self.deadline_at or now >= self.deadline_at - 0.05):
+        connection = attempt.connection
+        blame = blame_for_delay(
+            answered=attempt.status != 0,
+            complete=self.complete,
+            taking=connection is not None and not connection.blocked,
+            clients=now >= self._clients_deadline_at(),
+        )
+        if blame is Blame.CLIENT:
             self.call_off()
             self.refuse("BodyTimeout")
-            return
-        if extra is not None and extra.hedge is not None:
-            extra.hedge.cancel()
-            extra.hedge = None
-        attempt.timed_out(now)
+        elif blame is not Blame.GATEWAY:
+            self.drop_hedge()
+            attempt.timed_out(blamed=blame is Blame.ENDPOINT)
+        elif self.deadline_at and now >= self.deadline_at:
+            self.call_off()
+            self.refuse("RequestTimeout", "Plugins were not done with the upstream's answer in time.")
+        else:
+            self._set_deadline(now)  # it was the attempt's time that is over, and the attempt was in time
 
     def too_slow(self) -> None:
         """The request's body comes slower than the gateway waits for."""

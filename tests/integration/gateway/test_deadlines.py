@@ -225,3 +225,73 @@ async def test_time_before_a_request_is_not_the_requests(harness: Harness, peers
     writer.write(LAST)
     async with asyncio.timeout(5):
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
+
+
+# ---- whose doing it is
+
+
+async def circuit(harness: Harness) -> tuple[str, int]:
+    (row,) = (await harness.ask("/breakers"))["breakers"]
+    return row["state"], row["failures"]
+
+
+@pytest.mark.parametrize("method", [b"PUT", b"POST"])
+async def test_slow_uploads_open_no_circuit_when_each_try_has_its_time(
+    harness: Harness, peers: Peers, settled: Settled, method: bytes
+) -> None:
+    timeouts = Timeouts(request_s=5, try_s=0.2)
+    await harness.start(simple(await peers(silent), timeouts=timeouts, breaker=CircuitBreaker(failures=1)))
+    answer = await harness.raw(method + b" /a" + HOST + b"content-length: 1000000\r\n\r\nabc")
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert await circuit(harness) == ("closed", 0)
+    await settled()
+
+
+async def test_an_endpoint_that_takes_no_body_is_to_blame_and_not_the_client(
+    harness: Harness, peers: Peers, clients: Clients, settled: Settled
+) -> None:
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(10)
+
+    timeouts = Timeouts(request_s=0.4)
+    await harness.start(simple(await peers(deaf), timeouts=timeouts, breaker=CircuitBreaker(failures=1)))
+    size = 20_000_000
+    reader, writer = await clients(b"POST /a" + HOST + b"content-length: %d\r\n\r\n" % (2 * size) + b"x" * size)
+    async with asyncio.timeout(5):
+        answer = await reader.readuntil(b"\r\n\r\n")
+    writer.transport.abort()
+    assert answer.startswith(b"HTTP/1.1 504")
+    assert (await circuit(harness))[0] == "open"
+    await settled()
+
+
+async def test_a_clients_deadline_holds_while_its_body_comes(
+    harness: Harness, peers: Peers, clients: Clients, settled: Settled
+) -> None:
+    await harness.start(simple(await peers(silent), timeouts=Timeouts(request_s=20)))
+    begun = monotonic()
+    reader, writer = await clients(
+        b"POST /a" + HOST + b"x-request-timeout: 0.4\r\ncontent-length: 200000\r\n\r\n" + b"x" * 100_000
+    )
+    await asyncio.sleep(0.1)
+    writer.write(b"x" * 100_000)
+    async with asyncio.timeout(5):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 504")
+    assert monotonic() - begun < 2.0
+    writer.transport.abort()
+    await settled()
+
+
+async def test_a_client_in_a_hurry_opens_no_circuit(harness: Harness, peers: Peers) -> None:
+    """Its deadline is nobody's failure; the route's own time for a try is the endpoint's, whatever the client says."""
+    policies = {"retry": Retry(attempts=0), "breaker": CircuitBreaker(failures=1)}
+    port = await peers(silent)
+    await harness.start(simple(port, timeouts=Timeouts(request_s=20), **policies))
+    hurried = GET[:-2] + b"x-request-timeout: 0.2\r\nconnection: close\r\n\r\n"
+    assert (await harness.raw(hurried)).startswith(b"HTTP/1.1 504")
+    assert await circuit(harness) == ("closed", 0)
+    await harness.publish(simple(port, timeouts=Timeouts(request_s=20, try_s=0.2), **policies))
+    patient = GET[:-2] + b"x-request-timeout: 5\r\nconnection: close\r\n\r\n"
+    assert (await harness.raw(patient)).startswith(b"HTTP/1.1 504")
+    assert (await circuit(harness))[0] == "open"

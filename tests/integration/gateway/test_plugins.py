@@ -15,7 +15,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nexus_core.marketplace import parse_index, signed_bytes
 from nexus_core.marketplace.artefact import build_zip
-from nexus_core.snapshot import PluginInstance, Release, Retry, Timeouts
+from nexus_core.snapshot import CircuitBreaker, PluginInstance, Release, Retry, Timeouts
 from nexus_gateway.edge.plugins.publish import public_key
 from nexus_gateway.edge.sources.indexes import read_bundled_index
 from nexus_gateway.testing import Harness, route, rule, snapshot, until, upstream
@@ -351,3 +351,41 @@ async def test_the_bundled_plugins_load_and_work(harness: Harness) -> None:
     assert (status, seen["x-consumer-name"], "x-api-key" in seen) == (200, "app", False)
     assert len(seen["x-trace-me"]) == 26
     assert headers["X-Trace-Me"] == seen["x-trace-me"]
+
+
+@pytest.mark.parametrize(("request_s", "status"), [(5.0, 200), (0.2, 504)], ids=["in time", "too late"])
+async def test_what_a_plugin_does_with_an_answer_is_not_the_endpoints_time(
+    harness: Harness, market: Market, request_s: float, status: int
+) -> None:
+    """Nor is the request made again: its answer is there."""
+    asked = 0
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.Response(text="ok")
+
+    code = b"""
+import asyncio
+from nexus_sdk.plugin import Plugin
+class Demo(Plugin):
+    async def on_response(self, request, response):
+        await asyncio.sleep(0.5)
+        return response
+"""
+    instance = market.instance(
+        market.release(data=build_zip({"demo/__init__.py": b"", "demo/plugin.py": code})), timeout_s=2.0
+    )
+    policies: dict[str, Any] = {
+        "timeouts": Timeouts(request_s=request_s, try_s=0.1),
+        "retry": Retry(attempts=2),
+        "breaker": CircuitBreaker(failures=1),
+    }
+    port = await harness.upstreams.start(answer)
+    await harness.start()
+    rules = rule("shop/orders", plugins=(instance.id,))
+    await harness.publish(snapshot(route(rules), upstream(port, **policies), plugins=(instance,)))
+    async with harness.client.get(harness.url("/")) as response:
+        assert response.status == status
+    (row,) = (await harness.ask("/breakers"))["breakers"]
+    assert (row["state"], row["failures"], asked) == ("closed", 0, 1)

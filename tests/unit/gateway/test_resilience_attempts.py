@@ -13,8 +13,10 @@ from nexus_core.snapshot import CircuitBreaker, Retry
 from nexus_gateway.resilience.attempts import (
     BACKOFF_MAX_S,
     IDEMPOTENT,
+    Blame,
     Outcome,
     backoff_s,
+    blame_for_delay,
     choose,
     may_retry,
     outcome_of,
@@ -265,3 +267,19 @@ def test_rendered_grpc_timeouts_are_valid_and_never_longer_than_what_is_left(sec
     assert found is not None
     assert found <= seconds * (1 + 1e-9) or found == pytest.approx(1e-6)
     assert found > 0.99 * seconds - 1e-6
+
+
+@pytest.mark.parametrize(
+    ("answered", "complete", "taking", "clients", "blame"),
+    [
+        (False, True, True, False, Blame.ENDPOINT), (False, True, False, False, Blame.ENDPOINT),
+        (False, False, False, False, Blame.ENDPOINT), (False, False, True, False, Blame.CLIENT),
+        (False, False, True, True, Blame.CLIENT), (False, True, True, True, Blame.DEADLINE),
+        (False, False, False, True, Blame.DEADLINE), (True, True, True, False, Blame.GATEWAY),
+        (True, False, True, False, Blame.GATEWAY), (True, False, False, True, Blame.GATEWAY),
+    ],
+)  # fmt: skip
+def test_an_endpoint_is_to_blame_for_what_it_alone_delays(
+    answered: bool, complete: bool, taking: bool, clients: bool, blame: Blame
+) -> None:
+    assert blame_for_delay(answered=answered, complete=complete, taking=taking, clients=clients) is blame
