@@ -93,12 +93,14 @@ class ClientConnection(asyncio.Protocol):
 
     reusable: whether another exchange may follow the one that just ended. begun: exchanges so far. answered: whether any
     byte of the current exchange's response has come. idle_since: clock tick, set by the owner when it keeps the connection.
+    server_name: that its peer was asked for, and verified by, over TLS; set by the owner.
     on_lost: called once when the connection is over; the owner forgets it.
     """
 
     __slots__ = (
         "_buffer", "_head_only", "_interim", "_on_lost", "_parser", "_remaining", "_scanner", "_upgrade_asked", "answered",
-        "begun", "blocked", "closed", "content", "idle_since", "owner", "paused", "receiver", "reusable", "state", "transport",
+        "begun", "blocked", "closed", "content", "idle_since", "owner", "paused", "receiver", "reusable",
+        "server_name", "state", "transport",
     )  # fmt: skip
 
     transport: Any
@@ -117,6 +119,7 @@ class ClientConnection(asyncio.Protocol):
         self.begun = 0
         self.content = 0
         self.idle_since = 0
+        self.server_name = ""
         self._buffer = b""
         self._remaining = 0
         self._interim = 0

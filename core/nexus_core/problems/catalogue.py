@@ -113,6 +113,7 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "ResponseTooLarge": "The service's answer is larger than the route passes on.",
         "RouteNotFound": "No route matches the request.",
         "UpstreamConnectFailure": "The service could not be reached.",
+        "UpstreamNotVerified": "The service did not prove to be the host that was asked for.",
         "UpstreamOverloaded": "The service is serving as many requests as it may.",
         "UpstreamProtocolError": "The service's answer is not valid HTTP.",
         "UpstreamReset": "The service broke the connection.",

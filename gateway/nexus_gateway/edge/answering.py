@@ -125,6 +125,12 @@ class Answering:
         return self.pool.upstream.id if self.pool is not None else ""
 
     @property
+    def host(self) -> str:
+        """The host that the client asks for, without port."""
+        line = self.line
+        return self.block.host if not line.authority else requests.authority_of(line, self.block)[1]
+
+    @property
     def head_only(self) -> bool:
         """Whether it is a HEAD request."""
         return self.line.method == "HEAD"

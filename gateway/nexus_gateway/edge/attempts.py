@@ -12,7 +12,7 @@ from nexus_wire.client import Broken, ClientConnection
 from nexus_wire.http1 import ResponseBlock, StatusLine
 
 from nexus_gateway.balance import latency
-from nexus_gateway.edge.connectors import RETRY_OPEN
+from nexus_gateway.edge.connectors import NOT_PROVED, RETRY_OPEN
 from nexus_gateway.resilience.attempts import Outcome, outcome_of
 from nexus_gateway.resilience.endpoints import EndpointState
 from nexus_gateway.telemetry.finished import Tried
@@ -91,6 +91,9 @@ class Attempt:
             return
         if detail is RETRY_OPEN:
             self.exchange.open(self)
+            return
+        if detail is NOT_PROVED:
+            self._fail(Outcome.ABANDONED, "UpstreamNotVerified", nothing_sent=True, blamed=False)
             return
         self._fail(Outcome.CONNECT_FAILURE, "UpstreamConnectFailure", nothing_sent=True)
 

@@ -2,6 +2,10 @@
 
 An endpoint's idle connections are a stack: the warmest is taken first, the coldest ages out. The connector remembers by
 itself which endpoints it has connections to: one that no Snapshot names any more is looked after like the others.
+
+Over TLS a connection serves the name that its endpoint was asked for and verified by. Without a name in the policy that is the
+request's host, which a stranger may have made up: a handshake that fails over it says nothing of the endpoint, unless an endpoint
+of that upstream has proved the name before.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -31,6 +35,8 @@ _IDLE_TICKS = int((IDLE_CONNECTION_S - _SWEEP_S) / TICK_S)
 """What is kept from one sweep to the next must not grow older than that meanwhile."""
 _MAX_QUEUED = 1024
 TICKETS_AFTER_S = 0.5
+_MAX_PROVED = 4096
+"""Names that are remembered as proved, of all upstreams together; by whom a wildcard is proved, a stranger may choose more."""
 
 
 class Waiting(Protocol):
@@ -70,16 +76,32 @@ class Connector:
         self._clock = clock
         self._parser = parser
         self._contexts = contexts
-        self._queues: dict[EndpointState, deque[Waiting]] = {}
+        self._queues: dict[EndpointState, deque[tuple[Waiting, str]]] = {}
+        """Those that wait, each with the server name that its connection has to have."""
         self._opening: dict[asyncio.Task[None], EndpointState] = {}
         self._outdated: set[asyncio.Task[None]] = set()
         self._open: dict[EndpointState, set[ClientConnection]] = {}
+        self._proved: OrderedDict[tuple[str, str], None] = OrderedDict()
+        """Upstreams and server names."""
         self.opened = 0
 
     @property
     def open_connections(self) -> int:
         """How many connections there are, idle ones included."""
         return sum(map(len, self._open.values()))
+
+    def take(self, endpoint: EndpointState, tls: UpstreamTls | None, host: str) -> ClientConnection | None:
+        """Return the warmest idle connection that may serve the host's requests; None for none."""
+        name = _name(tls, host, endpoint)
+        idle: list[ClientConnection] = endpoint.idle
+        for at in range(len(idle) - 1, -1, -1):
+            connection = idle[at]
+            if connection.closed:
+                del idle[at]
+            elif connection.server_name == name:
+                del idle[at]
+                return connection
+        return None
 
     def open(
         self,
@@ -98,8 +120,10 @@ class Connector:
             queue = self._queues.setdefault(endpoint, deque())
             if len(queue) >= _MAX_QUEUED:
                 waiting.on_no_connection(False, "too many requests wait for a connection")
-            else:
-                queue.append(waiting)
+                return
+            queue.append((waiting, _name(tls, host, endpoint)))
+            if endpoint.idle:
+                endpoint.idle.pop(0).abort()  # they serve other names: the coldest makes room
             return
         endpoint.connections += 1
         task = self._loop.create_task(self._connect(waiting, endpoint, tls, host, connect_s))
@@ -114,23 +138,29 @@ class Connector:
         self, waiting: Waiting, endpoint: EndpointState, tls: UpstreamTls | None, host: str, connect_s: float
     ) -> None:
         address = endpoint.endpoint
+        name = _name(tls, host, endpoint)
         try:
             context = self._contexts(tls) if tls is not None else None
-            name = server_name(tls, host, address.address) if tls is not None else None
+            # As `ssl` does; on a name that is none it would leave asyncio's socket open.
+            name.encode("idna")
             async with asyncio.timeout(connect_s or None):
                 _, connection = await self._loop.create_connection(
                     lambda: ClientConnection(self._parser, self._lost, endpoint),
                     address.address,
                     address.port,
                     ssl=context,
-                    server_hostname=name,
+                    server_hostname=name or None,
                 )
         except TimeoutError:
             self._freed(endpoint)
             waiting.on_no_connection(True, "no connection in time")
         except (OSError, ssl.SSLError, TlsInvalid, ValueError) as error:
             self._freed(endpoint)
-            waiting.on_no_connection(False, f"{type(error).__name__}: {error}")
+            if tls is not None and not tls.server_name and host and self._is_over_the_name(error, endpoint, name):
+                log.info("%s (%s) does not prove to be %s: %s", endpoint.authority, endpoint.upstream, name, error)
+                waiting.on_no_connection(False, NOT_PROVED)
+            else:
+                waiting.on_no_connection(False, f"{type(error).__name__}: {error}")
         except BaseException:
             endpoint.connections -= 1
             raise
@@ -140,6 +170,12 @@ class Connector:
                 waiting.on_no_connection(False, "the connection broke as soon as it was open")
                 return
             self.opened += 1
+            connection.server_name = name
+            if name:
+                self._proved[endpoint.upstream, name] = None
+                self._proved.move_to_end((endpoint.upstream, name))
+                if len(self._proved) > _MAX_PROVED:
+                    self._proved.popitem(last=False)
             self._open.setdefault(endpoint, set()).add(connection)
             if asyncio.current_task() in self._outdated:
                 connection.owner = _Left(endpoint)
@@ -147,6 +183,15 @@ class Connector:
                 # TLS 1.3 sends its tickets after the handshake: kept when the first response is there.
                 self._loop.call_later(TICKETS_AFTER_S, self._remember, context, connection)
             waiting.on_connection(connection)
+
+    def _is_over_the_name(self, error: Exception, endpoint: EndpointState, name: str) -> bool:
+        """Return whether a handshake may have failed for the name alone. Servers differ in what they do with one that they do not
+        know: another certificate, an alert, or they hang up."""
+        if (endpoint.upstream, name) in self._proved:
+            return False
+        return isinstance(error, ssl.SSLError | ValueError | ConnectionError) and not isinstance(
+            error, ConnectionRefusedError
+        )
 
     def _remember(self, context: ResumingContext, connection: ClientConnection) -> None:
         if not connection.closed:
@@ -158,7 +203,11 @@ class Connector:
         if self._queues:
             queue = self._queues.get(endpoint)
             if queue:
-                waiting = queue.popleft()
+                waiting, name = queue[0]
+                if connection.server_name != name:
+                    connection.abort()  # makes room for one that serves it
+                    return
+                queue.popleft()
                 if not queue:
                     del self._queues[endpoint]
                 waiting.on_connection(connection)
@@ -173,10 +222,14 @@ class Connector:
     def leave(self, waiting: Waiting, endpoint: EndpointState) -> None:
         """Give a place in the queue up, if there is one."""
         queue = self._queues.get(endpoint)
-        if queue is not None and waiting in queue:
-            queue.remove(waiting)
-            if not queue:
-                del self._queues[endpoint]
+        if queue is None:
+            return
+        for place in queue:
+            if place[0] is waiting:
+                queue.remove(place)
+                break
+        if not queue:
+            del self._queues[endpoint]
 
     def _lost(self, connection: ClientConnection) -> None:
         owner = connection.owner
@@ -197,7 +250,7 @@ class Connector:
         queue = self._queues.get(endpoint)
         if queue:
             # A place got free: the first in the queue opens its own connection.
-            waiting = queue.popleft()
+            waiting, _ = queue.popleft()
             if not queue:
                 del self._queues[endpoint]
             waiting.on_no_connection(False, RETRY_OPEN)
@@ -243,3 +296,10 @@ class Connector:
 
 RETRY_OPEN = "a place for a connection got free"
 """Detail of `on_no_connection` that asks to call `open` again."""
+NOT_PROVED = "the endpoint did not prove the name that the client gave"
+"""Detail of `on_no_connection` that says nothing of the endpoint."""
+
+
+def _name(tls: UpstreamTls | None, host: str, endpoint: EndpointState) -> str:
+    """Return the name to ask for and to verify; empty without TLS."""
+    return server_name(tls, host, endpoint.endpoint.address) if tls is not None else ""

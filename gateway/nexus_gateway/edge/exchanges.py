@@ -380,12 +380,11 @@ class Exchange(Answering):
     def _connect(self, attempt: Attempt, *, fresh: bool = False) -> None:
         """Give the attempt an idle connection of its endpoint, or have one opened."""
         if not fresh:
-            idle = attempt.endpoint.idle
-            while idle:
-                connection = idle.pop()
-                if not connection.closed:
-                    attempt.send(connection)
-                    return
+            assert self.pool is not None
+            connection = self.proxy.connector.take(attempt.endpoint, self.pool.upstream.tls, self.host)
+            if connection is not None:
+                attempt.send(connection)
+                return
         self.open(attempt)
 
     def open(self, attempt: Attempt) -> None:
@@ -398,10 +397,8 @@ class Exchange(Answering):
             if extra.pending is None:
                 extra.pending = []
         upstream = pool.upstream
-        line = self.line
-        host = self.block.host if not line.authority else requests.authority_of(line, self.block)[1]
         limit = upstream.concurrency.max_connections
-        self.proxy.connector.open(attempt, attempt.endpoint, upstream.tls, host, backend.timeouts.connect_s, limit)
+        self.proxy.connector.open(attempt, attempt.endpoint, upstream.tls, self.host, backend.timeouts.connect_s, limit)
 
     def _set_deadline(self, now: float) -> None:
         """Have `on_late` called when the attempt's, or the request's, time is over."""

@@ -42,13 +42,11 @@ class Copy:
         self.deadline = clock.at(pool.upstream.timeouts.request_s or 15.0)
         endpoint.active += 1
         clock.watch(self)
-        idle = endpoint.idle
-        while idle:
-            connection = idle.pop()
-            if not connection.closed:
-                self.on_connection(connection)
-                return
-        self._open()
+        connection = mirrors.proxy.connector.take(endpoint, pool.upstream.tls, host)
+        if connection is not None:
+            self.on_connection(connection)
+        else:
+            self._open()
 
     def _open(self) -> None:
         upstream = self._pool.upstream
@@ -161,7 +159,7 @@ class Mirrors:
                 context += b"host: %b\r\n" % endpoint.authority.encode()
             data = b"".join((exchange.lines, context, LINE, b"\r\n", exchange.body))
             self.running += 1
-            Copy(self, pool, endpoint, data, exchange.head_only, exchange.block.host)
+            Copy(self, pool, endpoint, data, exchange.head_only, exchange.host)
             self.proxy.measurements.mirrored(pool.upstream.id, True)
 
     def close(self) -> None:

@@ -38,7 +38,8 @@ class Pool:
 
     endpoints: all that discovery lists, in its order. live: those that take requests now; the same tuple object as long as nothing
     changed. look_again_at: monotonic seconds at which `live` may change by itself. hedged: some rule's requests to it are hedged,
-    so that response times have to be known. plain: none of its policies looks at single requests while all is well.
+    so that response times have to be known. plain: none of its policies looks at single requests while all is well; neither does
+    TLS, whose connections otherwise serve one host each.
     """
 
     __slots__ = (
@@ -105,7 +106,13 @@ class Pool:
             )
         if before is None or before.outlier != new.outlier:
             self.outliers = Outliers(new.outlier) if new.outlier is not None else None
-        self.plain = self.service_breaker is None and self.key is None and self.observe is None and not self.hedged
+        self.plain = (
+            self.service_breaker is None
+            and self.key is None
+            and self.observe is None
+            and not self.hedged
+            and (new.tls is None or bool(new.tls.server_name))
+        )
 
     def watch_latency(self) -> None:
         """Keep response times from now on: some rule's requests are hedged."""

@@ -25,6 +25,7 @@ TITLES = {
     "NoEndpoints": (503, "The upstream has no live endpoint"),
     "CircuitOpen": (503, "The upstream is failing and is not called for a moment"),
     "UpstreamConnectFailure": (502, "The upstream could not be reached"),
+    "UpstreamNotVerified": (502, "The upstream did not prove to be the host that was asked for"),
     "UpstreamReset": (502, "The upstream broke the connection"),
     "UpstreamProtocolError": (502, "The upstream's answer is not valid HTTP"),
     "UpstreamOverloaded": (503, "The upstream is serving as many requests as it may"),

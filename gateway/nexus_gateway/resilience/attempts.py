@@ -30,7 +30,7 @@ class Outcome(enum.StrEnum):
     UNAVAILABLE = "503"
     GATEWAY_TIMEOUT = "504"
     ANSWERED = "answered"  # any other response
-    ABANDONED = "abandoned"  # the client left, or the request itself was broken: no word on the endpoint
+    ABANDONED = "abandoned"  # the client left, or asked for what cannot be: no word on the endpoint
 
 
 _BY_STATUS = {502: Outcome.BAD_GATEWAY, 503: Outcome.UNAVAILABLE, 504: Outcome.GATEWAY_TIMEOUT}

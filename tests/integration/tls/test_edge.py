@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from nexus_core.snapshot import CircuitBreaker, Retry, Snapshot, Timeouts, Upstream, UpstreamTls
-from nexus_core.snapshot.policies import Balancing, Persistence
+from nexus_core.snapshot.policies import Balancing, Concurrency, Persistence
 from nexus_gateway.testing import Harness, simple, until
 
 HOST = b" HTTP/1.1\r\nhost: api.example\r\n"
@@ -241,6 +241,114 @@ async def test_an_upstream_that_stops_within_its_handshake_is_a_502_in_time(edge
     }
     await edge.begin(simple(await upstreams(silent), **policies))
     assert (await edge.send()).startswith(b"HTTP/1.1 502")
+    await edge.settled()
+
+
+# ---- towards upstreams whose policy names no name: the request's host is asked for and verified
+
+
+def get(host: str) -> bytes:
+    return f"GET /a HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode()
+
+
+async def circuit(edge: Edge) -> str:
+    (row,) = (await edge.ask("/breakers"))["breakers"]
+    return str(row["state"])
+
+
+async def test_a_host_that_a_client_made_up_opens_no_circuit(edge: Edge, upstreams: Upstreams) -> None:
+    policies: dict[str, Any] = {"tls": UpstreamTls(ca=edge.authority.pem), "breaker": CircuitBreaker(failures=1)}
+    await edge.begin(simple(await upstreams(answer_ok, server_context(edge, "api.example")), **policies))
+    for host in ("made.up", "127.0.0.1", f"{'a' * 64}.example"):
+        answer = await edge.send(get(host))
+        assert answer.startswith(b"HTTP/1.1 502")
+        assert b'"UpstreamNotVerified"' in answer
+    assert await circuit(edge) == "closed"
+    assert (await edge.send(get("api.example"))).endswith(b"ok")
+    await edge.settled()
+
+
+async def test_a_server_that_hangs_up_on_a_name_it_does_not_know_is_not_to_blame(
+    edge: Edge, upstreams: Upstreams
+) -> None:
+    context = server_context(edge, "api.example")
+    context.sni_callback = lambda _, name, __: (
+        None if name == "api.example" else ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+    )
+    policies: dict[str, Any] = {"tls": UpstreamTls(verify=False), "breaker": CircuitBreaker(failures=1)}
+    await edge.begin(simple(await upstreams(answer_ok, context), **policies))
+    assert b'"UpstreamNotVerified"' in await edge.send(get("made.up"))
+    assert await circuit(edge) == "closed"
+
+
+async def test_an_endpoint_that_can_prove_its_name_no_more_is_to_blame(edge: Edge, upstreams: Upstreams) -> None:
+    """The certificate ran out, say: the name is known to be right."""
+    context = server_context(edge, "api.example")
+    policies: dict[str, Any] = {
+        "tls": UpstreamTls(ca=edge.authority.pem),
+        "breaker": CircuitBreaker(failures=1),
+        "retry": Retry(attempts=0),
+    }
+    port = await upstreams(answer_ok, context)
+    await edge.begin(simple(port, **policies))
+    assert (await edge.send(get("api.example"))).endswith(b"ok")
+    assert edge.gateway is not None
+    (pool,) = edge.gateway.pools.all().values()
+    edge.gateway.proxy.connector.flush(pool.endpoints[0])
+    certificate, key = type(edge.authority)().issue("api.example")
+    (edge.tmp_path / "other.pem").write_bytes(certificate + key)
+    context.load_cert_chain(edge.tmp_path / "other.pem")
+    assert b'"UpstreamConnectFailure"' in await edge.send(get("api.example"))
+    assert await circuit(edge) == "open"
+
+
+@pytest.mark.parametrize("most", [0, 1], ids=["any number of connections", "one connection"])
+async def test_a_connection_serves_the_host_alone_that_it_was_verified_for(
+    edge: Edge, upstreams: Upstreams, most: int
+) -> None:
+    names: list[str | None] = []
+    heads: list[tuple[str | None, bytes]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        name = names[-1]
+        while True:
+            heads.append((name, await reader.readuntil(b"\r\n\r\n")))
+            writer.write(OK)
+
+    hosts = ("a.example", "b.example")
+    context = server_context(edge, *hosts)
+    context.sni_callback = lambda _, name, __: names.append(name)
+    policies: dict[str, Any] = {
+        "tls": UpstreamTls(ca=edge.authority.pem),
+        "concurrency": Concurrency(max_connections=most),
+    }
+    await edge.begin(simple(await upstreams(serve, context), **policies))
+    for host in hosts * 2:
+        assert (await edge.send(get(host))).endswith(b"ok")
+    assert [name for name, _ in heads] == [*hosts * 2]
+    assert all(f"\r\nhost: {name}\r\n".encode() in head for name, head in heads)
+    assert len(names) == (4 if most else 2), "kept for the host's next request, while there is room"
+    await edge.settled()
+
+
+async def test_who_waits_for_a_connection_gets_one_for_its_own_host(edge: Edge, upstreams: Upstreams) -> None:
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            seen.append(head)
+            await asyncio.sleep(0.1)
+            writer.write(OK)
+
+    policies: dict[str, Any] = {
+        "tls": UpstreamTls(ca=edge.authority.pem),
+        "concurrency": Concurrency(max_connections=1),
+    }
+    context = server_context(edge, "a.example", "b.example")
+    await edge.begin(simple(await upstreams(serve, context), **policies))
+    answers = await asyncio.gather(*(edge.send(get(host)) for host in ("a.example", "b.example") * 3))
+    assert all(answer.endswith(b"ok") for answer in answers)
+    assert len(seen) == 6
     await edge.settled()
 
 
