@@ -125,10 +125,10 @@ class ClientConnection(asyncio.Protocol):
         self._interim = 0
         self._scanner: ChunkScanner | None = None
         self._head_only = False
-        self._upgrade_asked = False
+        self._upgrade_asked = b""
 
-    def begin(self, receiver: Receiver, data: bytes, *, head_only: bool = False, upgrade: bool = False) -> None:
-        """Send a request: head, and what of its body is here. head_only: a HEAD request. upgrade: a 101 is welcome."""
+    def begin(self, receiver: Receiver, data: bytes, *, head_only: bool = False, upgrade: bytes = b"") -> None:
+        """Send a request: head, and what of its body is here. head_only: a HEAD request. upgrade: a 101 to this protocol is welcome."""
         self.receiver = receiver
         self.state = _HEAD
         self.answered = False
@@ -350,8 +350,8 @@ class ClientConnection(asyncio.Protocol):
     def _switch(self, status: StatusLine, block: ResponseBlock, ahead: bytes) -> None:
         receiver = self.receiver
         self._buffer = b""
-        if receiver is None or not self._upgrade_asked or not block.upgrade:
-            self._break("the server switches protocols without being asked")
+        if receiver is None or not block.upgrade or block.upgrade != self._upgrade_asked:
+            self._break("the server switches to a protocol that it was not asked for")
             return
         self.reusable = False
         self.state = _TUNNEL

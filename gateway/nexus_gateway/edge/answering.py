@@ -142,8 +142,8 @@ class Answering:
 
     @property
     def upgrades(self) -> bool:
-        """Whether the client asked for a WebSocket."""
-        return self.block.upgrade == b"websocket" and self.line.method == "GET"
+        """Whether the client asked for a WebSocket. HTTP/1.0 cannot (RFC 9110 section 7.8)."""
+        return self.block.upgrade == b"websocket" and self.line.method == "GET" and self.line.minor == 1
 
     def took_service_probe(self) -> bool:
         """Return whether it holds a probe's place in the service's circuit; the verdict that follows gives it back."""

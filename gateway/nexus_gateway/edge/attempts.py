@@ -72,7 +72,8 @@ class Attempt:
         """Send the request on this connection."""
         exchange = self.exchange
         self.connection = connection
-        connection.begin(self, exchange.request_bytes(self), head_only=exchange.head_only, upgrade=exchange.upgrades)
+        upgrade = b"websocket" if exchange.upgrades else b""
+        connection.begin(self, exchange.request_bytes(self), head_only=exchange.head_only, upgrade=upgrade)
 
     # ---- from the connector
 

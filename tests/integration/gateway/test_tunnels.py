@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 from aiohttp import WSCloseCode, WSMsgType, WSServerHandshakeError, web
+from nexus_core.snapshot import Retry
 from nexus_gateway.testing import Harness, route, rule, simple, snapshot, until, upstream
 
 
@@ -109,3 +111,27 @@ async def test_a_swap_leaves_tunnels_alone(harness: Harness) -> None:
         await harness.publish(snapshot(route(rule("shop/orders", path="/elsewhere")), upstream(port)))
         await socket.send_str("still here")
         assert (await socket.receive()).data == "still here"
+
+
+@pytest.mark.parametrize(
+    ("version", "switched", "status"),
+    [(b"1.1", b"websocket", b"101"), (b"1.0", b"websocket", b"502"), (b"1.1", b"h2c", b"502")],
+    ids=["as asked", "HTTP/1.0 asks", "another protocol"],
+)
+async def test_a_tunnel_is_for_who_may_ask_and_to_what_was_asked(
+    harness: Harness, peers: Callable[..., Awaitable[int]], version: bytes, switched: bytes, status: bytes
+) -> None:
+    """What speaks h2c behind a tunnel would pass routes, plugins and limits by (RFC 9110 section 7.8)."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 101 S\r\nconnection: upgrade\r\nupgrade: " + switched + b"\r\n\r\nhello")
+        writer.write_eof()
+        await reader.read(-1)
+
+    await harness.start(simple(await peers(serve), retry=Retry(attempts=0)))
+    answer = await harness.raw(
+        b"GET / HTTP/" + version + b"\r\nhost: x\r\nconnection: close, upgrade\r\nupgrade: websocket\r\n\r\n"
+    )
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert answer.endswith(b"hello") == (status == b"101")
