@@ -113,7 +113,7 @@ def _known(parser: argparse.ArgumentParser, text: str, known: Mapping[str, objec
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     listed = "; ".join(f"{name}: {scenario.asks}" for name, scenario in SCENARIOS.items())
-    parser.add_argument("--scenario", help=f"which, comma-separated (default all). {listed}")
+    parser.add_argument("--scenario", help=f"which, comma-separated (default all). {listed}".replace("%", "%%"))
     parser.add_argument("--proxies", help=f"which, comma-separated, of {', '.join(PEERS)}")
     parser.add_argument("--rounds", type=int, help="turns of every proxy (default: 5, fewer where one is long)")
     parser.add_argument("--seconds", type=int, help="length of one measurement (default 2)")

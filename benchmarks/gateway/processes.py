@@ -73,6 +73,18 @@ class Server:
         """Return the resident memory of the whole tree. Pages that two processes share are counted once for each."""
         return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.pids()) * PAGE_BYTES
 
+    def settle(self, timeout_s: float = 15.0) -> None:
+        """Return once what it needed only to start is gone: its processes and their memory stay the same for a second."""
+        deadline = time.monotonic() + timeout_s
+        seen, since = (0, 0), time.monotonic()
+        while time.monotonic() < deadline:
+            now = (len(self.pids()), round(self.rss_bytes() / 1e6))
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > 1:
+                return
+            time.sleep(0.1)
+
     def wait_ready(self, port: int, host: str, path: str, *, times: int = 1, timeout_s: float = 120.0) -> None:
         """Return once GET `path` is answered with 200 so many times in a row. Raises Unusable with the program's last words otherwise."""
         deadline = time.monotonic() + timeout_s

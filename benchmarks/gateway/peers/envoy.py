@@ -3,8 +3,8 @@
 With features: 500 virtual hosts with the routes of `routes.py` (from a file by RDS, so that they can be swapped), request
 ids, path normalisation, retries, least request over the endpoints, outlier detection, circuit limits, its statistics, a
 JSON access log of 1 % of requests, 1 % tracing to the same OTLP/HTTP collector, a local rate limit, and two filters for
-Nexus' two plugins: `header_mutation` sets the header that the request plugin sets, and a second one the response
-plugin's. They are Envoy's cheapest way to do so, in C++; a user's own logic would be Lua or Wasm there, and dearer, so
+Nexus' two plugins: `rbac` refuses the tenants that the request plugin refuses, and `header_mutation` sets the response
+plugin's header. They are Envoy's cheapest way to do so, in C++; a user's own logic would be Lua or Wasm there, and dearer, so
 `envoy-lua` does the same two steps in Lua. What differs: `bench.py --help` and `docs/explanation/performance.md`.
 """
 
@@ -28,7 +28,10 @@ RATE_PER_S = 10_000_000
 """Limit of requests: it counts each one and refuses none."""
 LUA = """
 function envoy_on_request(handle)
-  handle:headers():replace("x-bench-tenant", handle:headers():get("x-tenant") or "none")
+  local tenant = handle:headers():get("x-tenant")
+  if tenant ~= nil and string.sub(tenant, 1, 8) == "blocked-" then
+    handle:respond({[":status"] = "403"}, "This tenant is blocked.\\n")
+  end
 end
 """
 LUA_RESPONSE = """
@@ -50,7 +53,7 @@ def plain(bed: Bed) -> Command:
 
 def full(bed: Bed) -> Command:
     """Return Envoy with every feature, its two filters native."""
-    return _full(bed, [_mutation("request"), _mutation("response")])
+    return _full(bed, [_access(), _mutation()])
 
 
 def full_lua(bed: Bed) -> Command:
@@ -164,15 +167,16 @@ def _log_fields() -> dict[str, str]:
     }
 
 
-def _mutation(side: str) -> dict[str, Any]:
-    header = (
-        {"key": "x-bench-tenant", "value": "%REQ(X-TENANT)%"}
-        if side == "request"
-        else {"key": "x-bench-proxy", "value": "done"}
-    )
+def _access() -> dict[str, Any]:
+    blocked = {"name": "x-tenant", "string_match": {"prefix": "blocked-"}}
+    policy = {"permissions": [{"any": True}], "principals": [{"header": blocked}]}
+    return _filter("rbac", "rbac.v3.RBAC", rules={"action": "DENY", "policies": {"blocked": policy}})
+
+
+def _mutation() -> dict[str, Any]:
+    header = {"key": "x-bench-proxy", "value": "done"}
     change = {"append": {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
-    made = _filter("header_mutation", "header_mutation.v3.HeaderMutation", mutations={f"{side}_mutations": [change]})
-    return {**made, "name": f"mutation-{side}"}
+    return _filter("header_mutation", "header_mutation.v3.HeaderMutation", mutations={"response_mutations": [change]})
 
 
 def _filter(name: str, kind: str, **fields: Any) -> dict[str, Any]:

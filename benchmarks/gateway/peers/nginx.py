@@ -22,7 +22,7 @@ def backend(ports: tuple[int, ...], marketplace: int, public: Path, work: Path) 
     for name, size in BODIES.items():
         (files / name).write_bytes(bytes(range(256)) * (size // 256))
     listen = " ".join(f"listen 127.0.0.1:{port} backlog=4096;" for port in ports)
-    seen = '{"plugin":"$http_x_bench_tenant","traced":"$http_traceparent","forwarded":"$http_x_forwarded_for"}'
+    seen = '{"traced":"$http_traceparent","forwarded":"$http_x_forwarded_for"}'
     server = f"""server {{ {listen}
   location / {{ default_type application/json; return 200 '{REPLY}'; }}
   location = {SEEN} {{ default_type application/json; return 200 '{seen}'; }}

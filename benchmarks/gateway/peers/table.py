@@ -70,8 +70,9 @@ def check(peer: Peer, server: Server, bed: Bed) -> None:
     if not peer.full:
         return
     want(headers.get("x-bench-proxy") == "done", "the response hook did not run")
-    _, _, seen = fetch(bed.port, routes.HOST, nginx.SEEN, {"x-tenant": "acme", "x-bench-tenant": "forged"})
-    want(b'"plugin":"acme"' in seen, f"the request hook did not run: the backend saw {seen!r}")
+    refused = fetch(bed.port, routes.HOST, routes.PATH, {"x-tenant": "blocked-1"})
+    want(refused[0] == 403, f"the request hook did not run: a blocked tenant gets {refused[0]}")
+    _, _, seen = fetch(bed.port, routes.HOST, nginx.SEEN, {"x-tenant": "tenant-1"})
     want(b'"traced":"00-' in seen, f"no trace context went upstream: the backend saw {seen!r}")
     want(fetch(bed.port, f"nobody.{routes.DOMAIN}", routes.PATH)[0] == 404, "an unknown host is served")
     want(fetch(bed.port, routes.HOST, "/nowhere")[0] == 404, "an unknown path is served")

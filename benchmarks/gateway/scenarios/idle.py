@@ -46,6 +46,7 @@ def measure(running: Session, *, tls: bool) -> float:
             for _ in range(count):
                 held.enter_context(_connect(running, context))
 
+        running.server.settle()
         hold(FIRST)
         time.sleep(_SETTLE_S)
         before = running.server.rss_bytes()

@@ -21,6 +21,7 @@ def run(stage: Stage, options: Options, wanted: tuple[str, ...]) -> Iterator[tup
     """Yield one round for each proxy: memory does not depend on turns, and a soak is long."""
     for proxy in options.proxies:
         with session(stage, proxy) as running:
+            running.server.settle()
             start_mb = running.server.rss_bytes() / 1e6
             series: list[tuple[int, float]] = []
             done, errors, turn = 0, 0, 0

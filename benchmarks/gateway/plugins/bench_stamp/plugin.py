@@ -1,4 +1,4 @@
-"""Sets one response header: what Envoy's second `header_mutation` does in the same run."""
+"""Sets one response header: what Envoy's `header_mutation` does in the same run."""
 
 from __future__ import annotations
 

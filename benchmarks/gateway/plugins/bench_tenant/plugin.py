@@ -1,13 +1,16 @@
-"""Copies one request header to another: what Envoy's first `header_mutation` does in the same run."""
+"""Refuses tenants that are blocked: what Envoy's RBAC filter does in the same run."""
 
 from __future__ import annotations
 
-from nexus_sdk.plugin import Plugin, RequestHead
+from nexus_sdk.plugin import Plugin, Reply, RequestHead
+
+_REFUSED = Reply(403, (("content-type", "text/plain"),), b"This tenant is blocked.\n")
 
 
 class Tenant(Plugin):
-    """Sets `x-bench-tenant` to the value of `x-tenant`."""
+    """Looks at `x-tenant`."""
 
-    def on_request(self, request: RequestHead) -> RequestHead:
-        """Return the request with the header."""
-        return request.with_header("x-bench-tenant", request.header("x-tenant") or "none")
+    def on_request(self, request: RequestHead) -> RequestHead | Reply:
+        """Return the request as it is, or the refusal."""
+        tenant = request.header("x-tenant")
+        return _REFUSED if tenant is not None and tenant.startswith("blocked-") else request
