@@ -70,7 +70,7 @@ _IDLE_GRACE_S = 1.0
 """While stopping, connections without a request are kept open this long: one may be on its way, and is still answered."""
 _FOLLOW_AGAIN_S = 1.0
 _LIVE_S = 10.0
-"""How long a worker waits for its first Snapshot before it accepts all the same and says why it cannot serve."""
+"""How long a gateway waits for its first Snapshot before it accepts all the same and says why it cannot serve."""
 _HOUSEKEEPING_S = 60.0
 SWITCH_S = 0.0005
 """How long a thread (one that reads a Snapshot, or sends spans) may keep the interpreter while requests wait for it."""
@@ -148,9 +148,12 @@ class Gateway:
     def _live(self) -> Iterable[tuple[str, tuple[EndpointState, ...]]]:
         return ((upstream, pool.endpoints) for upstream, pool in sorted(self.pools.all().items()))
 
-    async def start(self) -> None:
+    async def start(self, *, once_live: bool = False) -> None:
         """Listen and begin to take Snapshots. Raises OSError when an address cannot be bound, `SettingInvalid` for what only the
-        start can find out of a setting; nothing is left open then."""
+        start can find out of a setting; nothing is left open then.
+
+        once_live: accept when the first Snapshot serves; a gateway with inherited sockets always does.
+        """
         settings = self.settings
         try:
             self._start_telemetry()
@@ -177,10 +180,13 @@ class Gateway:
             )
             self._stack.push_async_callback(self._checker.close)
             await self._start_admin()
-            if self.place.inherits:
-                self._tasks.own(self._listen_once_live(), "listen")
+            self._stack.callback(self._close_listeners)
+            if not self.place.inherits:
+                await self._bind()
+            if once_live or self.place.inherits:
+                self._tasks.own(self._accept_once_live(), "listen")
             else:
-                await self._listen()
+                await self._accept()
             self._stack.push_async_callback(self._judge.close)
             self._stack.push_async_callback(self._close_source)
             self._tasks.own(self._follow(), "snapshots")
@@ -210,18 +216,22 @@ class Gateway:
         self._access_log.start()
         self._recorder.start()
 
-    async def _listen_once_live(self) -> None:
-        """Accept when there is something to serve: what connects before waits in the queue of the socket, which others keep
-        open, and would get a 503 from a worker that has just replaced another. Not for ever, though."""
+    async def _accept_once_live(self) -> None:
+        """Accept when there is something to serve: what connects before waits in the queue of the socket, and would get a 503, from a
+        worker that has just replaced another for one. Not for ever, though."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LIVE_S):
                 await self.live()
+        if self._draining:
+            return
         try:
-            await self._listen()
+            if self.place.inherits:
+                await self._bind()
+            await self._accept()
         except OSError:
-            log.exception("this worker cannot accept and stays not ready")
+            log.exception("this gateway cannot accept and stays not ready")
 
-    async def _listen(self) -> None:
+    async def _bind(self) -> None:
         place, proxy = self.place, self.proxy
         options = proxy.options
         if place.secure is not None:
@@ -242,10 +252,14 @@ class Gateway:
         plain = await place.listen(lambda: ServerConnection(options))
         self._listeners.append(plain)
         self.port = plain.sockets[0].getsockname()[1]
-        self.listening.set()
         tls = f", TLS on port {self.tls_port}" if self.tls_port else ""
         host, _ = split_address(self.settings.listen)
         log.info("listening on %s:%d%s, admin API on port %d", host, self.port, tls, self.admin_port)
+
+    async def _accept(self) -> None:
+        for listener in self._listeners:
+            await listener.start_serving()
+        self.listening.set()
 
     async def _start_admin(self) -> None:
         state = State(
@@ -583,7 +597,7 @@ async def _serve(settings: GatewaySettings, manifests: Path | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked)
     gateway = Gateway(settings, source, discovery, judge=RemoteVerifier())
-    await gateway.start()
+    await gateway.start(once_live=True)
     calm_collector(gateway)
     try:
         await stopping.wait()

@@ -9,15 +9,20 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientConnectorError, ClientSession, web
 from nexus_core.problems import Problem
 from nexus_core.snapshot import HeaderModifier, WeightedBackend
+from nexus_gateway import app
+from nexus_gateway.app import Gateway
+from nexus_gateway.edge.sources.port import StaticSource
 from nexus_gateway.settings import GatewaySettings
 from nexus_gateway.telemetry.names import METRICS
 from nexus_gateway.testing import Harness, Upstreams, route, rule, simple, snapshot, until, upstream
+from nexus_sdk.discovery.memory import MemoryDiscovery
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 MANIFEST = """
@@ -325,6 +330,58 @@ async def test_a_limit_that_is_no_number_is_the_callers_fault(harness: Harness, 
     async with harness.client.get(harness.admin(f"/traces?limit={limit}")) as response:
         assert response.status == 400
         assert "whole number" in (await response.json())["error"]
+
+
+async def status(port: int) -> int:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    try:
+        return int((await reader.read()).split()[1])
+    finally:
+        writer.close()
+
+
+@pytest.fixture
+async def starting(tmp_path: Path) -> AsyncIterator[Gateway]:
+    """A gateway as a process has it, before its source has said anything."""
+    settings = GatewaySettings(
+        listen="127.0.0.1:0", admin="127.0.0.1:0", access_log=False, plugin_cache=tmp_path / "plugins"
+    )
+    gateway = Gateway(settings, StaticSource(), MemoryDiscovery())
+    await gateway.start(once_live=True)
+    yield gateway
+    await gateway.stop(0.5)
+
+
+async def test_a_process_accepts_when_it_has_something_to_serve(harness: Harness, starting: Gateway) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    port = await harness.upstreams.start(answer)
+    with pytest.raises(OSError, match="in use"):
+        await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", starting.port)
+    early = asyncio.create_task(status(starting.port))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(early), 0.3)
+    assert starting.not_ready() == "no Snapshot yet"
+    source = starting.source
+    assert isinstance(source, StaticSource)
+    await source.publish(simple(port))
+    async with asyncio.timeout(5):
+        assert await early == 200, "it was not told that there is no configuration yet"
+    assert starting.not_ready() is None
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_LIVE_S", 0.2)
+
+
+async def test_a_process_whose_source_says_nothing_accepts_in_the_end(impatient: None, starting: Gateway) -> None:
+    async with asyncio.timeout(5):
+        await starting.listening.wait()
+    assert await status(starting.port) == 503
+    assert starting.not_ready() == "no Snapshot yet"
 
 
 async def test_problems_of_the_source_are_shown(harness: Harness) -> None:

@@ -69,6 +69,7 @@ async def main() -> None:
     await runner.setup()
     assert runner.server is not None
     listener = await place.listen(runner.server)
+    await listener.start_serving()
     own = web.Application()
 
     async def leads(request: web.Request) -> web.Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
+import os
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -72,11 +73,11 @@ class Place:
         )
 
     async def listen(self, factory: ProtocolFactory) -> asyncio.Server:
-        """Serve clients in clear. Raises OSError."""
+        """Return what will serve clients in clear, once it is told to start. Raises OSError."""
         return await _listen(factory, self.plain)
 
     async def listen_tls(self, factory: ProtocolFactory) -> asyncio.Server | None:
-        """Serve clients over TLS, which the factory's protocols bring; None without a TLS listener. Raises OSError."""
+        """Return the same for clients over TLS, which the factory's protocols bring; None without a TLS listener. Raises OSError."""
         return None if self.secure is None else await _listen(factory, self.secure)
 
     async def serve_admin(self, runner: web.AppRunner) -> int:
@@ -92,5 +93,10 @@ class Place:
 async def _listen(factory: ProtocolFactory, at: tuple[str, int] | socket.socket) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     if isinstance(at, socket.socket):
-        return await loop.create_server(factory, sock=at, backlog=BACKLOG)
-    return await loop.create_server(factory, *at, backlog=BACKLOG, reuse_address=True)
+        return await loop.create_server(factory, sock=at, backlog=BACKLOG, start_serving=False)
+    server = await loop.create_server(factory, *at, backlog=BACKLOG, reuse_address=True, start_serving=False)
+    for each in server.sockets:
+        # An address is its process's own from here on, not from when it begins to accept: what connects meanwhile waits.
+        with socket.socket(fileno=os.dup(each.fileno())) as listening:
+            listening.listen(BACKLOG)
+    return server
