@@ -30,7 +30,8 @@ _CLOSE = b"connection: close\r\n\r\n"
 _CHUNKED_LINE = b"transfer-encoding: chunked\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 _MAX_AHEAD = 65536
-"""Bytes of pipelined requests that are held while one is served; reading stops there."""
+"""Beyond so many bytes of pipelined requests, reading stops while one is served. They are held with the read that brought them,
+256 KiB at most with asyncio's own loop and with uvloop."""
 _BIG_BODY = 2**19
 _BIG_HIGH_WATER = 2**18
 
@@ -268,7 +269,12 @@ class ServerConnection(asyncio.Protocol):
             self.body = b""
             self.complete = True
             self.state = _WAIT
-            self._buffer = data[end:] if len(data) > end else b""
+            if len(data) > end:
+                self._buffer = data[end:]
+                if len(data) - end > _MAX_AHEAD:
+                    self.pause()
+            else:
+                self._buffer = b""
         elif length > 0:
             have = len(data) - end
             if have >= length:
@@ -276,6 +282,8 @@ class ServerConnection(asyncio.Protocol):
                 self._buffer = data[end + length :]
                 self.complete = True
                 self.state = _WAIT
+                if have - length > _MAX_AHEAD:
+                    self.pause()
             else:
                 self.body = data[end:]
                 self._buffer = b""
@@ -293,6 +301,8 @@ class ServerConnection(asyncio.Protocol):
                 self._buffer = rest
                 self.complete = True
                 self.state = _WAIT
+                if len(rest) > _MAX_AHEAD:
+                    self.pause()
             else:
                 self._buffer = b""
                 self._scanner = scanner
@@ -339,11 +349,13 @@ class ServerConnection(asyncio.Protocol):
             if requestor is not None:
                 requestor.on_body(data, False)
             return
+        self.complete = True
+        self.state = _WAIT
         if size > remaining:
             self._buffer = data[remaining:]
             data = data[:remaining]
-        self.complete = True
-        self.state = _WAIT
+            if size - remaining > _MAX_AHEAD:
+                self.pause()
         if requestor is not None:
             requestor.on_body(data, True)
 
@@ -370,6 +382,8 @@ class ServerConnection(asyncio.Protocol):
         self._scanner = None
         self.complete = True
         self.state = _WAIT
+        if len(rest) > _MAX_AHEAD:
+            self.pause()
         if requestor is not None:
             requestor.on_body(data, True)
 
@@ -488,7 +502,9 @@ class ServerConnection(asyncio.Protocol):
         self.transport.pause_reading()
 
     def resume(self) -> None:
-        """Read on."""
+        """Read on: whatever stopped it is over. What has come ahead stops it until its turn."""
+        if self.state == _WAIT and len(self._buffer) > _MAX_AHEAD:
+            return
         self.options.paused.discard(self)
         self.transport.resume_reading()
 

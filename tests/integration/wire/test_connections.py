@@ -323,6 +323,46 @@ async def test_an_invitation_is_sent_only_when_asked_for(start: Start) -> None:
     writer.close()
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        GET % b"first",
+        b"POST /first HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi",
+        b"POST /first HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    ],
+    ids=["no body", "a length", "chunks"],
+)
+@pytest.mark.parametrize("cut", [None, -1], ids=["in one piece", "in two"])
+async def test_what_is_held_of_pipelined_requests_is_bounded(start: Start, first: bytes, cut: int | None) -> None:
+    app = await start()
+    app.on_head = lambda served: True  # answered by the test
+    ahead = GET.replace(b"\r\n\r\n", b"\r\nx-filler: " + b"x" * 4000 + b"\r\n\r\n") % b"next" * 500
+    reader, writer = await app.connect()
+    writer.write(first[:cut])
+    if cut is not None:
+        await asyncio.sleep(0.02)
+    writer.write(first[len(first[:cut]) :] + ahead + LAST)
+    answered = 0
+    while answered < 502:
+        await until(lambda: len(app.served) > answered)
+        served = app.served[answered]
+        if not answered:
+            await until(lambda: served.stream.complete)
+            await asyncio.sleep(0.05)
+        for _ in range(3 if served.stream.requestor is served else 0):
+            # Whoever stopped reading for reasons of their own and goes on does not undo it.
+            served.stream.resume()
+            assert len(served.stream._buffer) <= 2**16 + 2**18
+            if answered < 3:
+                await asyncio.sleep(0.01)
+        if served.stream.requestor is served:
+            served.answer()
+        answered += 1
+    async with asyncio.timeout(5):
+        assert (await reader.read()).count(b"HTTP/1.1 200") == 502
+    writer.close()
+
+
 async def test_a_tunnel_takes_what_was_sent_ahead_of_it(start: Start) -> None:
     app = await start()
     size = 2**21  # more than is held ahead, so that reading had stopped
