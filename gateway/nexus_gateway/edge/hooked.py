@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from nexus_core.hooks import Reply, RequestHead, ResponseHead
 
 from nexus_gateway.edge import requests
+from nexus_gateway.edge.heads import UNREAD, ArrivedHead
 from nexus_gateway.edge.plugins.slots import PluginUnavailable, Slot
 from nexus_gateway.filters.place import HeadFilter, Place
 from nexus_gateway.telemetry.finished import Hook
@@ -62,16 +63,10 @@ class Hooked:
             forwarding = exchange.proxy.forwarding
             own = forwarding.headers(peer, authority, aside)
             address = forwarding.client_ip(peer, aside)
-        self.head = self._came = RequestHead(
-            line.method,
-            line.path,
-            line.query,
-            host,
-            # What every hook sees: the gateway's forwarding headers in place of the client's, and end-to-end ones alone.
-            own + block.passed + (("x-request-id", exchange.request_id.decode("latin-1")),),
-            address,
-            entry.route.id,
+        self.head: RequestHead = ArrivedHead(
+            line.method, line.path, line.query, host, UNREAD, address, entry.route.id, block, own, exchange.request_id
         )
+        self._came = self.head
 
     @property
     def changed(self) -> bool:
@@ -93,7 +88,7 @@ class Hooked:
                     self._unavailable(unavailable)
                     return False
                 if result is not head:
-                    if type(result) is RequestHead:
+                    if isinstance(result, RequestHead):
                         self.head = head = result
                         added = slot.added
                         self._lines = self._lines + added if added is not None and self._lines is not None else None
@@ -101,7 +96,7 @@ class Hooked:
                         exchange.reply(result)
                         return False
                     else:
-                        exchange.proxy.spawn(self._await_plugin(index, slot, result))  # type: ignore[arg-type]  # what is left
+                        exchange.proxy.spawn(self._await_plugin(index, slot, result))
                         return False
                 if self._sampled:
                     self._note(slot, "on_request")

@@ -165,7 +165,7 @@ def text_lines(block: bytes) -> list[str]:
     try:
         return block.decode().split("\r\n")
     except UnicodeDecodeError:
-        return [_text(line) for line in block.split(b"\r\n")]
+        return [text(line) for line in block.split(b"\r\n")]
 
 
 def pairs(block: bytes) -> Iterator[tuple[str, str]]:
@@ -175,7 +175,8 @@ def pairs(block: bytes) -> Iterator[tuple[str, str]]:
         yield name.lower(), value.strip(" \t")
 
 
-def _text(line: bytes) -> str:
+def text(line: bytes) -> str:
+    """Return a line, or a part of one, as text: UTF-8, or else ISO-8859-1."""
     try:
         return line.decode()
     except UnicodeDecodeError:

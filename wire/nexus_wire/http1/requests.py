@@ -13,6 +13,7 @@ from nexus_wire.http1.fields import (
     MAX_CACHED_LINE,
     Fields,
     pairs,
+    text,
     text_lines,
     tokens,
     without,
@@ -146,6 +147,26 @@ class RequestBlock:
             self._read()
         assert self._passed is not None
         return self._passed
+
+    def first(self, name: str) -> str | None:
+        """Return the first value of one header of `passed`, without reading the others. name: lower-case."""
+        names = self._names
+        listed = self._listed
+        sought = name.encode("latin-1", "replace")
+        kind = (names.known.get(name) or names.learn(name))[1]
+        if kind not in _PASSED or b":" in sought or (listed is not None and sought in listed):
+            return None
+        raw = self._raw
+        lower = raw.lower()
+        if lower.startswith(sought + b":"):
+            at = len(sought) + 1
+        else:
+            at = lower.find(b"\r\n" + sought + b":")
+            if at < 0:
+                return None
+            at += len(sought) + 3
+        end = raw.find(b"\r\n", at)
+        return text(raw[at:] if end < 0 else raw[at:end]).strip(" \t")
 
     def _read(self) -> None:
         names = self._names
