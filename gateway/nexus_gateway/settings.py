@@ -98,7 +98,8 @@ class GatewaySettings:
     """How long a request waits for an upstream that has no endpoint yet, so that a fresh start or scale-up drops nothing."""
     trusted_proxies: tuple[Network, ...] = _env("NEXUS_TRUSTED_PROXIES", ())
     """Networks (comma-separated CIDRs) whose X-Forwarded-* headers are believed and extended; others' are replaced
-    or dropped, X-Forwarded-Port and the like included."""
+    or dropped, X-Forwarded-Port and the like included, and so are X-Real-IP, True-Client-IP, X-Original-Host and their kin.
+    X-HTTP-Method-Override is the application's own matter and goes through, whoever sends it."""
     access_log: bool = _env("NEXUS_ACCESS_LOG", True)
     """JSON access log on standard output."""
     access_log_ratio: float = _env("NEXUS_ACCESS_LOG_RATIO", 1.0)

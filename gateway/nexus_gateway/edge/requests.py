@@ -17,16 +17,22 @@ from nexus_wire.http1 import RequestBlock, RequestLine
 from nexus_gateway.edge.plugins.checking import render as render_pairs
 from nexus_gateway.settings import Network
 
+SAID = frozenset(
+    {b"x-real-ip", b"true-client-ip", b"x-client-ip", b"cf-connecting-ip", b"x-cluster-client-ip", b"x-original-host", b"x-host"}
+)  # fmt: skip
+"""Other names under which proxies tell a client's address or the host it asked for: passed on as trusted ones say it, and lost
+otherwise, since services believe them. The gateway itself reads and writes none of them."""
 ASIDE = frozenset(
     {b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", b"traceparent",
      b"tracestate", b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-sampled", b"x-b3-flags", b"x-b3-parentspanid",
      b"uber-trace-id", b"x-request-timeout", b"grpc-timeout", b"x-nexus-debug"}
-)  # fmt: skip
+) | SAID  # fmt: skip
 """Headers that the gateway reads and replaces; the wire keeps them out of what is passed on unread."""
 ASIDE_PREFIXES = (b"x-forwarded-",)
 """Also X-Forwarded-Port, -Prefix and whatever else services take for a proxy's word."""
-DROP = frozenset({b"x-real-ip", b"x-original-url", b"x-rewrite-url", b"x-nexus-mirror"})
-"""Taken for a proxy's word by common services, and never written by this one: a stranger's is not passed on."""
+DROP = frozenset({b"x-original-url", b"x-rewrite-url", b"x-nexus-mirror"})
+"""Taken for a proxy's word by common services, and never written by this one: nobody's is passed on. X-HTTP-Method-Override is:
+whether a service goes by it is the service's own matter, and those that offer it have to know who may use it."""
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _HOP_BY_HOP = frozenset(
@@ -34,7 +40,7 @@ _HOP_BY_HOP = frozenset(
      "transfer-encoding", "upgrade", "http2-settings"}
 )  # fmt: skip
 FRAMING = _HOP_BY_HOP | {"content-length"}
-_REMADE = frozenset(name.decode() for name in ASIDE) - {
+_REMADE = frozenset(name.decode() for name in ASIDE - SAID) - {
     "x-request-id",
     "x-forwarded-for",
     "x-forwarded-proto",
@@ -115,7 +121,7 @@ class Forwarding:
         lines = [b"host: %b\r\n" % authority if authority else b"", b"x-forwarded-for: %b\r\n" % chain,
                  b"x-forwarded-proto: %b\r\n" % proto, b"x-forwarded-host: %b\r\n" % host if host else b""]  # fmt: skip
         for name, value in aside.items():
-            if name.startswith(b"x-forwarded-") and name not in ASIDE:
+            if name in SAID or (name.startswith(b"x-forwarded-") and name not in ASIDE):
                 lines.append(b"%b: %b\r\n" % (name, value))
         forwarded = aside.get(b"forwarded")
         if forwarded:

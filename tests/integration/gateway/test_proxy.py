@@ -6,11 +6,12 @@ import asyncio
 import gzip
 import io
 import json
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 from aiohttp import ClientConnectionError, ClientPayloadError, web
-from nexus_core.snapshot import HeaderModifier, Redirect, Retry, Timeouts, UrlRewrite, WeightedBackend
+from nexus_core.snapshot import Cors, HeaderModifier, Redirect, Retry, Timeouts, UrlRewrite, WeightedBackend
 from nexus_gateway.testing import Harness, route, rule, simple, snapshot, upstream
 from yarl import URL
 
@@ -72,8 +73,6 @@ async def test_forwarding_headers_of_strangers_are_replaced_and_those_of_trusted
     assert headers_of(seen, "x-request-id") == ["mine"]
     trusting = Harness(harness.tmp_path)
     try:
-        from ipaddress import ip_network
-
         await trusting.start(snap, trusted_proxies=(ip_network("127.0.0.0/8"),))
         async with trusting.client.get(trusting.url("/"), headers=sent) as response:
             seen = await response.json()
@@ -83,6 +82,38 @@ async def test_forwarding_headers_of_strangers_are_replaced_and_those_of_trusted
     assert headers_of(seen, "x-forwarded-proto") == ["https"]
     assert headers_of(seen, "x-forwarded-host") == ["evil"]
     assert headers_of(seen, "x-forwarded-port") == ["666"]
+
+
+WORDS = (
+    "X-Real-IP",
+    "True-Client-IP",
+    "X-Client-IP",
+    "CF-Connecting-IP",
+    "X-Cluster-Client-IP",
+    "X-Original-Host",
+    "X-Host",
+)
+
+
+@pytest.mark.parametrize("hooked", [False, True], ids=["as bytes", "as values"])
+async def test_other_names_for_a_clients_address_and_host_are_a_trusted_proxys_alone(
+    harness: Harness, hooked: bool
+) -> None:
+    """What no proxy says is the service's own matter: X-HTTP-Method-Override goes through."""
+    filters = (Cors(),) if hooked else ()
+    snap = snapshot(route(rule("shop/orders", filters=filters)), upstream(await harness.upstreams.start(echo)))
+    sent = {**dict.fromkeys(WORDS, "6.6.6.6"), "X-HTTP-Method-Override": "PUT"}
+    trusting = Harness(harness.tmp_path)
+    try:
+        await harness.start(snap)
+        await trusting.start(snap, trusted_proxies=(ip_network("127.0.0.0/8"),))
+        for each, passed in ((harness, []), (trusting, ["6.6.6.6"])):
+            async with each.client.get(each.url("/"), headers=sent) as response:
+                seen = await response.json()
+            assert {name: headers_of(seen, name.lower()) for name in WORDS} == dict.fromkeys(WORDS, passed)
+            assert headers_of(seen, "x-http-method-override") == ["PUT"]
+    finally:
+        await trusting.close()
 
 
 async def test_hop_by_hop_headers_stop_at_the_gateway_both_ways(harness: Harness) -> None:
