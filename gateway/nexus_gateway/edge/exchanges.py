@@ -313,8 +313,11 @@ class Exchange(Answering):
             # What came while plugins were at work.
             self.body = b"".join((self.body, *extra.pending))
             extra.pending = None
-        if self.plan.mirrors and self.complete and (extra is None or not extra.fell_back):
-            self.proxy.mirrors.send(self, self.plan.mirrors)
+        if self.plan.mirrors and (extra is None or not extra.fell_back):
+            if self.complete:
+                self.proxy.mirrors.send(self, self.plan.mirrors)
+            else:
+                self.proxy.mirrors.give_up(self.plan.mirrors)
         self._try(now)
 
     # ---- attempts

@@ -162,5 +162,11 @@ class Mirrors:
             Copy(self, pool, endpoint, data, exchange.head_only, exchange.host)
             self.proxy.measurements.mirrored(pool.upstream.id, True)
 
+    def give_up(self, plans: tuple[MirrorPlan, ...]) -> None:
+        """Count the copies of a request that cannot be copied: its body is not here in full, and is not waited for."""
+        for plan in plans:
+            if plan.pool is not None and plan.draw():
+                self.proxy.measurements.mirrored(plan.pool.upstream.id, False)
+
     def close(self) -> None:
         """Copies end with their connections, which the connector closes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -133,6 +134,34 @@ async def test_a_mirror_gets_its_share_as_it_was_sent(harness: Harness, port: in
         ("/v1/a", "body", "shop.example")
     }
     assert {copy["headers"]["x-nexus-mirror"] for copy in copies} == {"1"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"content-length: 300000\r\n\r\n" + b"x" * 300_000,
+        b"transfer-encoding: chunked\r\n\r\n4\r\nbody\r\n" + b"0\r\n\r\n",
+    ],
+    ids=["too large", "chunks"],
+)
+async def test_copies_that_cannot_be_made_are_counted(harness: Harness, port: int, body: bytes) -> None:
+    """The body is passed on as it comes: nobody has all of it."""
+    other = upstream(port, upstream_id="shop/shadow")
+    one = rule("shop/orders", filters=(Mirror("shop/shadow", 0.5),))
+    gateway = await harness.start(snapshot(route(one), upstream(port), other), max_body_replay_bytes=1000)
+    for _ in range(4):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(b"POST /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + body[:40])
+        await asyncio.sleep(0.02)
+        writer.write(body[40:])
+        async with asyncio.timeout(5):
+            assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        writer.close()
+    async with harness.client.get(harness.admin("/metrics")) as response:
+        text = await response.text()
+    assert re.findall(r"nexus_gateway_mirrored_total\{(.*)\} (.*)", text) == [
+        ('outcome="failed",upstream="shop/shadow"', "2.0")
+    ]
 
 
 async def chunks(count: int) -> AsyncIterator[bytes]:

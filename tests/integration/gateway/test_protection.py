@@ -196,6 +196,36 @@ async def test_a_slow_answer_is_overtaken_by_a_second_request_and_the_first_call
     await settled()
 
 
+@pytest.mark.parametrize("answers", [True, False], ids=["one answers", "none does"])
+async def test_the_trace_of_a_hedged_request_has_both_attempts(
+    harness: Harness, peers: Peers, settled: Settled, answers: bool
+) -> None:
+    services = [Service("one"), Service("two")]
+    policies = {
+        "hedge": Hedge(percentile=0.9, budget_ratio=1.0),
+        "timeouts": Timeouts(request_s=0.6),
+        "breaker": NO_CIRCUIT,
+        "retry": ONCE,
+    }
+    await harness.start(simple(*[await peers(each) for each in services], **policies), trace_ratio=1.0)
+    await learn(harness)
+    await asyncio.sleep(1.1)  # the percentile is worked out once a second
+    for each in services if not answers else services[:1]:
+        each.wait_s = 20.0
+    hedged = 0
+    for _ in range(6 if answers else 1):
+        assert (await harness.raw(LAST)).startswith(b"HTTP/1.1 200" if answers else b"HTTP/1.1 504")
+        (trace,) = (await harness.ask("/traces?limit=1"))["traces"]
+        (request,) = trace["spans"]
+        shown = request["attributes"]
+        assert shown.get("nexus.retries", 0) == 0
+        if shown.get("nexus.hedges", 0):
+            hedged += 1
+            assert [each["kind"] for each in request["children"]] == ["client", "client"]
+    assert hedged, "at least one began where no answer comes from"
+    await settled()
+
+
 async def test_hedges_keep_to_their_budget(harness: Harness, peers: Peers, clients: Clients, settled: Settled) -> None:
     services = [Service(), Service()]
     policies = {"hedge": Hedge(percentile=0.9, budget_ratio=0.02), "breaker": NO_CIRCUIT, "retry": ONCE}
