@@ -58,11 +58,9 @@ class Hooked:
             authority, host, self._port = requests.authority_of(line, block)
         else:
             authority, host, self._port = block.authority, block.host, block.port
-        own, address = peer.own_headers, peer.address
-        if own is None or peer.authority != authority or peer.trusted:
-            forwarding = exchange.proxy.forwarding
-            own = forwarding.headers(peer, authority, aside)
-            address = forwarding.client_ip(peer, aside)
+        forwarding = exchange.proxy.forwarding
+        own = forwarding.lines(peer, authority, aside)
+        address = peer.address if not peer.trusted else forwarding.client_ip(peer, aside)
         self.head: RequestHead = ArrivedHead(
             line.method, line.path, line.query, host, UNREAD, address, entry.route.id, block, own, exchange.request_id
         )

@@ -55,11 +55,11 @@ KEPT_OUT = FRAMING | _REMADE
 class Peer:
     """What the gateway knows of one client connection, and what it says of it upstream.
 
-    address: text. own_lines, own_headers: Host and forwarding lines of the last `authority`, since a connection's requests mostly
+    address: text. own_lines: Host and forwarding lines of the last `authority`, since a connection's requests mostly
     share one.
     """
 
-    __slots__ = ("address", "authority", "encoded", "own_headers", "own_lines", "scheme", "trusted")
+    __slots__ = ("address", "authority", "encoded", "own_lines", "scheme", "trusted")
 
     def __init__(self, address: str, *, secure: bool, trusted: bool) -> None:
         self.address = address
@@ -68,7 +68,6 @@ class Peer:
         self.trusted = trusted
         self.authority = b""
         self.own_lines = b""
-        self.own_headers: Headers | None = None
 
 
 class Forwarding:
@@ -101,17 +100,7 @@ class Forwarding:
                 host, peer.encoded, peer.scheme.encode(),
             )  # fmt: skip
             peer.authority = authority
-            peer.own_headers = None
         return peer.own_lines
-
-    def headers(self, peer: Peer, authority: bytes, aside: Mapping[bytes, bytes] | None) -> Headers:
-        """Return the same as pairs."""
-        lines = self.lines(peer, authority, aside)
-        if lines is not peer.own_lines:
-            return _pairs(lines)
-        if peer.own_headers is None:
-            peer.own_headers = _pairs(lines)
-        return peer.own_headers
 
     def _trusted_lines(self, peer: Peer, authority: bytes, aside: Mapping[bytes, bytes]) -> bytes:
         chain = aside.get(b"x-forwarded-for")
@@ -168,13 +157,6 @@ def authority_of(line: RequestLine, block: RequestBlock) -> tuple[bytes, str, in
         return block.authority, block.host, block.port
     host, port = hosts.parse(line.authority.decode("latin-1"))
     return line.authority, host, int(port or 0)
-
-
-def _pairs(lines: bytes) -> Headers:
-    return tuple(
-        (name.decode("latin-1"), value.strip().decode("latin-1"))
-        for name, _, value in (line.partition(b":") for line in lines.split(b"\r\n") if line)
-    )
 
 
 def render_start(head: RequestHead) -> bytes:

@@ -13,6 +13,7 @@ from nexus_wire.http1 import RequestParser
 from nexus_wire.http1.requests import RequestBlock
 
 OWN = (("host", "a"), ("x-forwarded-for", "10.0.0.1"))
+LINES = b"host: a\r\nx-forwarded-for: 10.0.0.1\r\n"
 RAW = b"Host: a\r\nX-One: 1\r\nx-two:  2 \r\nX-One: 3\r\nConnection: x-gone\r\nX-Gone: 4\r\nX-Request-Id: client's\r\nX-Real-IP: 9.9.9.9"
 HEADERS = (*OWN, ("x-one", "1"), ("x-two", "2"), ("x-one", "3"), ("x-request-id", "rid"))
 READ = RequestHead("GET", "/p", "q", "a", HEADERS, "10.0.0.1", "r")
@@ -23,7 +24,7 @@ def block(raw: bytes = RAW) -> RequestBlock:
 
 
 def arrived() -> ArrivedHead:
-    return ArrivedHead("GET", "/p", "q", "a", UNREAD, "10.0.0.1", "r", block(), OWN, b"rid")
+    return ArrivedHead("GET", "/p", "q", "a", UNREAD, "10.0.0.1", "r", block(), LINES, b"rid")
 
 
 @pytest.mark.parametrize(

@@ -243,3 +243,20 @@ def test_refusals_say_what_and_why_and_never_repeat_the_request(data: bytes, sta
     assert (refused.value.status, refused.value.reason) == (status, reason)
     assert refused.value.detail.endswith(".")
     assert str(refused.value) == refused.value.detail
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"X-A: 1", b"x-b: 2"),
+        (b"X-A: 1", b"X-a:  3 ", b"Y: 2"),
+        (b"Y: x-a: 5", b"X-A:"),
+        (b"X-A: caf\xe9", b"Z: \xff"),
+        (b"Connection: x-a", b"X-A: 1", b"X-B: 2"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x-a", "x-b", "y", "x", "a", "x-a: 5", "host"])
+def test_one_header_is_what_it_is_among_all(lines: tuple[bytes, ...], name: str) -> None:
+    all_read = block(*lines)
+    assert block(*lines).get(name) == all_read.joined.get(name)
+    assert block(*lines).first(name) == next((value for each, value in all_read.passed if each == name), None)

@@ -200,7 +200,18 @@ class RequestBlock:
         return found
 
     def get(self, name: str) -> str | None:
-        """Return one header of `joined`."""
+        """Return one header of `joined`; the others are not read for it."""
+        if self._joined is None and self._listed is None:
+            name_sent = b"\r\n%b:" % name.encode("latin-1", "replace")
+            lower = b"\r\n" + self._raw.lower()
+            at = lower.find(name_sent)
+            if at < 0:
+                return None
+            if lower.find(name_sent, at + 1) < 0 and ":" not in name:
+                raw = self._raw
+                at += len(name_sent) - 2
+                end = raw.find(b"\r\n", at)
+                return text(raw[at:] if end < 0 else raw[at:end]).strip(" \t")
         return self.joined.get(name)
 
 
