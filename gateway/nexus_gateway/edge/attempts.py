@@ -18,7 +18,7 @@ from nexus_gateway.resilience.endpoints import EndpointState
 from nexus_gateway.telemetry.finished import Tried
 
 if TYPE_CHECKING:
-    from nexus_gateway.edge.exchanges import Exchange
+    from nexus_gateway.edge.trying import Trying
 
 
 class Attempt:
@@ -48,7 +48,7 @@ class Attempt:
         "status",
     )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, endpoint: EndpointState, number: int, probe: bool, now: float) -> None:
+    def __init__(self, exchange: Trying, endpoint: EndpointState, number: int, probe: bool, now: float) -> None:
         self.exchange = exchange
         self.endpoint = endpoint
         self.number = number

@@ -17,7 +17,7 @@ from nexus_gateway.telemetry import debugging
 from nexus_gateway.telemetry.redactions import is_secret
 
 if TYPE_CHECKING:
-    from nexus_gateway.edge.answering import Answering
+    from nexus_gateway.edge.ending import Ending
 
 _ASKS = debugging.ASKS.encode()
 
@@ -28,7 +28,7 @@ class Debugging:
     def __init__(self, key: str) -> None:
         self._key = key.encode()
 
-    def asked(self, exchange: Answering) -> bool:
+    def asked(self, exchange: Ending) -> bool:
         """Return whether the exchange's client may see what happens to it. For exchanges that bring the header."""
         token = (exchange.block.aside or {}).get(_ASKS)
         if token is None or not self._key:
@@ -37,7 +37,7 @@ class Debugging:
         host = requests.authority_of(line, exchange.block)[1]
         return debugging.verify(token, self._key, line.method, host, line.path, time()) is not None
 
-    def lines(self, exchange: Answering, status: int) -> bytes:
+    def lines(self, exchange: Ending, status: int) -> bytes:
         """Return the response lines of an exchange that `asked` was true for. status: of the response they go out with."""
         token = (exchange.block.aside or {}).get(_ASKS, b"")
         nonce = debugging.read_nonce(token)
@@ -45,7 +45,7 @@ class Debugging:
         signature = debugging.sign_answer(self._key, nonce, answer)
         return f"{debugging.ANSWERS}: {answer}\r\n{debugging.SIGNS}: {signature}\r\n".encode()
 
-    def _facts(self, exchange: Answering, status: int, now: float) -> dict[str, Any]:
+    def _facts(self, exchange: Ending, status: int, now: float) -> dict[str, Any]:
         done = exchange.finished(now)
         line, block, entry, runtime = exchange.line, exchange.block, exchange.entry, exchange.runtime
         host = requests.authority_of(line, block)[1]

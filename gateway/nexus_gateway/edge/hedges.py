@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nexus_gateway.edge.exchanges import Exchange
+    from nexus_gateway.edge.trying import Trying
 
 _MAX_WAITING = 65536
 _MIN_PAUSE_S = 0.001
@@ -19,12 +19,12 @@ class Hedges:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: list[tuple[float, int, Exchange]] = []
+        self._waiting: list[tuple[float, int, Trying]] = []
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._due_at = 0.0
 
-    def after(self, delay_s: float, exchange: Exchange, now: float) -> None:
+    def after(self, delay_s: float, exchange: Trying, now: float) -> None:
         """Call `exchange.hedge_now` after this long."""
         if len(self._waiting) >= _MAX_WAITING:
             return  # so many requests in flight: a second attempt is the last thing their upstreams need

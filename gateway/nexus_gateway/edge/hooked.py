@@ -19,7 +19,7 @@ from nexus_gateway.filters.place import HeadFilter, Place
 from nexus_gateway.telemetry.finished import Hook
 
 if TYPE_CHECKING:
-    from nexus_gateway.edge.answering import Answering
+    from nexus_gateway.edge.ending import Ending
 
 log = logging.getLogger("nexus.gateway")
 
@@ -37,7 +37,7 @@ class Hooked:
         "times",
     )  # fmt: skip
 
-    def __init__(self, exchange: Answering) -> None:
+    def __init__(self, exchange: Ending) -> None:
         self._exchange = exchange
         self._filters: list[tuple[HeadFilter, RequestHead]] | None = None
         self._answer: ResponseHead | None = None

@@ -18,9 +18,9 @@ from nexus_wire.server import ServerConnection, ServerOptions
 
 from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.accesslogs import AccessLog
-from nexus_gateway.edge.answering import Answering
 from nexus_gateway.edge.connectors import Connector
 from nexus_gateway.edge.debugging import Debugging
+from nexus_gateway.edge.ending import Ending
 from nexus_gateway.edge.exchanges import Exchange
 from nexus_gateway.edge.hedges import Hedges
 from nexus_gateway.edge.measurements import Measurements
@@ -142,7 +142,7 @@ class Proxy:
         settings = self.settings
         return stream.line.path in settings.priority_paths and self.in_flight <= settings.max_in_flight * 1.1 + 16
 
-    def ended(self, exchange: Answering, now: float) -> None:
+    def ended(self, exchange: Ending, now: float) -> None:
         """Count an exchange that is over; called once for each."""
         self.in_flight -= 1
         if not self.in_flight:
@@ -176,7 +176,7 @@ class Proxy:
         # which stops the loop for as long as it looks at all of them.
         exchange.attempt = exchange.hooked = exchange.extra = None
 
-    def _red(self, exchange: Answering) -> Red:
+    def _red(self, exchange: Ending) -> Red:
         """Return the counts that an exchange belongs to, and remember them where the next one finds them."""
         entry = exchange.entry
         red = self.measurements.red(entry.route.id if entry is not None else "", exchange.upstream_id)

@@ -1,0 +1,48 @@
+"""What only some exchanges have."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from nexus_gateway.resilience.endpoints import EndpointState
+
+if TYPE_CHECKING:
+    from nexus_gateway.edge.attempts import Attempt
+
+
+class Extras:
+    """What only some exchanges have; the others do not pay for it.
+
+    hedge: the second attempt beside the first. tried: authorities. failed: attempts that brought nothing. sticky: the session's
+    endpoint. picked: the balancer's choice for the first attempt, already made. hash_key: for hashing balancers.
+    response_lines: added to the response's head. holding: pieces of a body that is collected before it is sent. pending: pieces
+    that nobody takes yet. delay: until the next step. waiting: for a first endpoint. queued: for a place in the upstream's
+    bulkhead. service_probe: it tests the whole service's half-open circuit. fell_back: it is at the
+    rule's fallback. until_body: nothing is sent until the body is complete. tunnel: it was upgraded. debug: its client may be told.
+    """
+
+    __slots__ = (
+        "debug", "delay", "failed", "fell_back", "hash_key", "hedge", "holding", "pending", "pending_bytes",
+        "picked", "queued", "response_lines", "service_probe", "sticky", "tried", "tunnel", "until_body", "waiting",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.hedge: Attempt | None = None
+        self.tried: set[str] | None = None
+        self.failed: list[Attempt] = []
+        self.sticky: EndpointState | None = None
+        self.picked: EndpointState | None = None
+        self.hash_key = b""
+        self.response_lines = b""
+        self.holding: list[bytes] | None = None
+        self.pending: list[bytes] | None = None
+        self.pending_bytes = 0
+        self.delay: asyncio.TimerHandle | None = None
+        self.waiting: asyncio.TimerHandle | None = None
+        self.queued = False
+        self.service_probe = False
+        self.fell_back = False
+        self.until_body = False
+        self.tunnel = False
+        self.debug = False

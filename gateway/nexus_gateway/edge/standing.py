@@ -1,0 +1,151 @@
+"""What an exchange knows of its request, whoever asks: its parts, hash keys, log and traces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nexus_core.match.router import Entry
+from nexus_wire.http1 import RequestBlock, RequestLine
+from nexus_wire.server import ServerConnection
+
+from nexus_gateway.edge import requests
+from nexus_gateway.edge.attempts import Attempt
+from nexus_gateway.edge.extras import Extras
+from nexus_gateway.edge.hooked import Hooked
+from nexus_gateway.edge.pools import Pool
+from nexus_gateway.edge.runtimes import Backend, Plan, Runtime
+from nexus_gateway.telemetry.finished import Finished
+
+if TYPE_CHECKING:
+    from nexus_gateway.edge.proxy import Proxy
+
+
+class Standing:
+    """What is known of a request being served.
+
+    status: 0 until answered. reason: why the gateway answered itself, or broke off; empty otherwise. attempts: made so far.
+    limited: it has a place in its upstream's bulkhead.
+    complete: whether the request body has come in full. replayable: whether it can be sent from its first byte.
+    started_at, deadline_at: monotonic seconds; deadline_at 0 for never. lines: the request's head for upstream, empty until composed.
+    """
+
+    __slots__ = (
+        "attempt", "attempts", "backend", "block", "body", "bytes_in", "bytes_out", "complete", "context", "deadline_at", "entry",
+        "extra", "hooked", "limited", "line", "lines", "over", "plan", "pool", "proxy", "reason", "replayable", "request_id",
+        "responding", "runtime", "started_at", "status", "stream",
+    )  # fmt: skip
+
+    proxy: Proxy
+    stream: ServerConnection
+    runtime: Runtime
+    line: RequestLine
+    block: RequestBlock
+    plan: Plan
+    entry: Entry[Plan] | None
+    hooked: Hooked | None
+    attempt: Attempt | None
+    extra: Extras | None
+    backend: Backend | None
+    pool: Pool | None
+    context: bytes
+    request_id: bytes
+    status: int
+    reason: str
+    attempts: int
+    responding: bool
+    over: bool
+    limited: bool
+    complete: bool
+    bytes_in: int
+    bytes_out: int
+    started_at: float
+    deadline_at: float
+    replayable: bool
+    body: bytes
+    lines: bytes
+
+    def extras(self) -> Extras:
+        """Return the exchange's extras, made when first needed."""
+        extra = self.extra
+        if extra is None:
+            extra = self.extra = Extras()
+        return extra
+
+    @property
+    def upstream_id(self) -> str:
+        """The upstream that was chosen; empty before."""
+        return self.pool.upstream.id if self.pool is not None else ""
+
+    @property
+    def host(self) -> str:
+        """The host that the client asks for, without port."""
+        line = self.line
+        return self.block.host if not line.authority else requests.authority_of(line, self.block)[1]
+
+    @property
+    def head_only(self) -> bool:
+        """Whether it is a HEAD request."""
+        return self.line.method == "HEAD"
+
+    @property
+    def tunnelled(self) -> bool:
+        """Whether the connection was upgraded."""
+        return self.extra is not None and self.extra.tunnel
+
+    @property
+    def upgrades(self) -> bool:
+        """Whether the client asked for a WebSocket. HTTP/1.0 cannot (RFC 9110 section 7.8)."""
+        return self.block.upgrade == b"websocket" and self.line.method == "GET" and self.line.minor == 1
+
+    def took_service_probe(self) -> bool:
+        """Return whether it holds a probe's place in the service's circuit; the verdict that follows gives it back."""
+        extra = self.extra
+        if extra is None or not extra.service_probe:
+            return False
+        extra.service_probe = False
+        return True
+
+    def finished(self, now: float) -> Finished:
+        """Return what log and traces keep of the exchange. For those that are wanted there, when it is over."""
+        entry = self.entry
+        tried = list(self.extra.failed) if self.extra is not None else []
+        if self.attempt is not None and self.attempt not in tried:
+            tried.append(self.attempt)
+        tried.sort(key=lambda attempt: attempt.number)
+        forwarding = self.proxy.forwarding
+        peer, aside = self.stream.context, self.block.aside
+        return Finished(
+            self.line,
+            self.block,
+            forwarding.client_ip(peer, aside),
+            self.request_id,
+            self.context,
+            self.started_at,
+            now,
+            self.status,
+            self.reason,
+            entry.route.id if entry is not None else "",
+            entry.rule.id if entry is not None else "",
+            self.upstream_id,
+            tuple(each.tried(now) for each in tried),
+            self.bytes_in,
+            self.bytes_out,
+            forwarding.scheme(peer, aside),
+            tuple(self.hooked.times or ()) if self.hooked is not None else (),
+        )
+
+    # ---- what hash keys see
+
+    def header(self, name: str) -> str | None:
+        """Return a request header as received, repeats joined. name: lower-case."""
+        return self.block.joined.get(name)
+
+    @property
+    def query(self) -> str:
+        """The raw query."""
+        return self.line.query
+
+    @property
+    def client_ip(self) -> str:
+        """The client's address, as trusted proxies tell it."""
+        return self.proxy.forwarding.client_ip(self.stream.context, self.block.aside)
