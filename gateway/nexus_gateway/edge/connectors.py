@@ -219,6 +219,10 @@ class Connector:
         connection.idle_since = self._clock.tick
         endpoint.idle.append(connection)
 
+    def waits(self, waiting: Waiting, endpoint: EndpointState) -> bool:
+        """Return whether it is in the endpoint's queue."""
+        return any(place[0] is waiting for place in self._queues.get(endpoint, ()))
+
     def leave(self, waiting: Waiting, endpoint: EndpointState) -> None:
         """Give a place in the queue up, if there is one."""
         queue = self._queues.get(endpoint)

@@ -133,6 +133,7 @@ class Receiving(Trying):
             answered=attempt.status != 0,
             complete=self.complete,
             taking=connection is not None and not connection.blocked,
+            queued=connection is None and self.proxy.connector.waits(attempt, attempt.endpoint),
             clients=now >= self._clients_deadline_at(),
         )
         if blame is Blame.CLIENT:

@@ -46,21 +46,22 @@ class Blame(enum.Enum):
 
     ENDPOINT = "endpoint"  # it had the request, or would not take more of it, for as long as the route waits
     CLIENT = "client"  # its body stopped coming, though nothing kept it from coming
-    DEADLINE = "deadline"  # the client waits for less long than the route does: no word on the endpoint
+    NOBODY = "nobody"  # the endpoint had no chance, or less time than the route gives: no word on it
     GATEWAY = "gateway"  # the endpoint has answered; plugins look at its answer
 
 
-def blame_for_delay(*, answered: bool, complete: bool, taking: bool, clients: bool) -> Blame:
+def blame_for_delay(*, answered: bool, complete: bool, taking: bool, queued: bool, clients: bool) -> Blame:
     """Return who is to blame for a delay. Anybody can be slow, or in a hurry, on purpose: neither may open a circuit for others.
 
     answered: whether the response's head has come. complete: whether the request's body has. taking: whether the endpoint takes
-    what comes of it. clients: whether it is the client's own deadline that is over, not the route's.
+    what comes of it. queued: whether others have all the connections that there may be. clients: whether it is the client's own
+    deadline that is over, not the route's.
     """
     if answered:
         return Blame.GATEWAY
     if taking and not complete:
         return Blame.CLIENT
-    return Blame.DEADLINE if clients else Blame.ENDPOINT
+    return Blame.NOBODY if queued or clients else Blame.ENDPOINT
 
 
 Picker = Callable[[tuple[EndpointState, ...], bytes, float], EndpointState]

@@ -10,6 +10,7 @@ from time import monotonic
 
 import pytest
 from nexus_core.snapshot import CircuitBreaker, Fault, Retry, Timeouts
+from nexus_core.snapshot.policies import Concurrency
 from nexus_gateway.testing import Harness, route, rule, simple, snapshot, until, upstream
 
 Peers = Callable[..., Awaitable[int]]
@@ -295,3 +296,23 @@ async def test_a_client_in_a_hurry_opens_no_circuit(harness: Harness, peers: Pee
     patient = GET[:-2] + b"x-request-timeout: 5\r\nconnection: close\r\n\r\n"
     assert (await harness.raw(patient)).startswith(b"HTTP/1.1 504")
     assert (await circuit(harness))[0] == "open"
+
+
+async def test_who_waits_for_a_connection_in_vain_blames_no_endpoint(
+    harness: Harness, peers: Peers, clients: Clients
+) -> None:
+    """Clients that read slowly may have all that there may be."""
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nx")
+        await reader.read(-1)
+
+    policies = {"concurrency": Concurrency(max_connections=1), "breaker": CircuitBreaker(failures=1)}
+    await harness.start(simple(await peers(endless), timeouts=Timeouts(request_s=0.3), **policies))
+    reader, _ = await clients(GET)
+    async with asyncio.timeout(5):
+        assert (await reader.readuntil(b"\r\n\r\nx")).startswith(b"HTTP/1.1 200")
+    answer = await harness.raw(LAST)
+    assert answer.startswith(b"HTTP/1.1 504")
+    assert await circuit(harness) == ("closed", 0)

@@ -270,16 +270,18 @@ def test_rendered_grpc_timeouts_are_valid_and_never_longer_than_what_is_left(sec
 
 
 @pytest.mark.parametrize(
-    ("answered", "complete", "taking", "clients", "blame"),
+    ("answered", "complete", "taking", "queued", "clients", "blame"),
     [
-        (False, True, True, False, Blame.ENDPOINT), (False, True, False, False, Blame.ENDPOINT),
-        (False, False, False, False, Blame.ENDPOINT), (False, False, True, False, Blame.CLIENT),
-        (False, False, True, True, Blame.CLIENT), (False, True, True, True, Blame.DEADLINE),
-        (False, False, False, True, Blame.DEADLINE), (True, True, True, False, Blame.GATEWAY),
-        (True, False, True, False, Blame.GATEWAY), (True, False, False, True, Blame.GATEWAY),
+        (False, True, True, False, False, Blame.ENDPOINT), (False, True, False, False, False, Blame.ENDPOINT),
+        (False, False, False, False, False, Blame.ENDPOINT), (False, False, True, False, False, Blame.CLIENT),
+        (False, False, True, False, True, Blame.CLIENT), (False, True, True, False, True, Blame.NOBODY),
+        (False, False, False, False, True, Blame.NOBODY), (False, True, False, True, False, Blame.NOBODY),
+        (False, False, False, True, False, Blame.NOBODY), (True, True, True, False, False, Blame.GATEWAY),
+        (True, False, True, False, False, Blame.GATEWAY), (True, False, False, False, True, Blame.GATEWAY),
     ],
 )  # fmt: skip
 def test_an_endpoint_is_to_blame_for_what_it_alone_delays(
-    answered: bool, complete: bool, taking: bool, clients: bool, blame: Blame
+    answered: bool, complete: bool, taking: bool, queued: bool, clients: bool, blame: Blame
 ) -> None:
-    assert blame_for_delay(answered=answered, complete=complete, taking=taking, clients=clients) is blame
+    found = blame_for_delay(answered=answered, complete=complete, taking=taking, queued=queued, clients=clients)
+    assert found is blame
