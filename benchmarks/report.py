@@ -3,8 +3,8 @@
   report.py          rewrite the tables between the markers
   report.py --check  change nothing; fail when a table is not what the results say
 
-A marker is `<!-- results: NAME -->` and ends at `<!-- end -->`. NAME is a scenario, or `goals` for the list of what the
-project wants and what was measured.
+A marker is `<!-- results: NAME -->` and ends at `<!-- end -->`. NAME is a scenario, `churn` for the churn suite's steps, or `goals`
+for the list of what the project wants and what was measured.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ GOALS = (
 def load(folder: Path = RESULTS) -> dict[str, Kept]:
     """Return the kept results by scenario."""
     found = {}
-    for name in COLUMNS:
+    for name in (*COLUMNS, "churn"):
         path = folder / f"{name}.json"
         if path.exists():
             found[name] = json.loads(path.read_text())
@@ -130,7 +130,12 @@ def render(page: str, kept: Mapping[str, Kept]) -> str:
 
     def replace(found: re.Match[str]) -> str:
         name = found["name"]
-        body = goals(kept) if name == "goals" else _of_scenario(name, kept.get(name))
+        if name == "goals":
+            body = goals(kept)
+        elif name == "churn":
+            body = churn(kept.get(name))
+        else:
+            body = _of_scenario(name, kept.get(name))
         return f"{found[1]}{body}{found[3]}"
 
     return _MARKED.sub(replace, page)
@@ -189,6 +194,30 @@ def goals(kept: Mapping[str, Kept]) -> str:
             continue
         rows.append([goal.what, wanted, f"{number(value)}{unit}", "yes" if goal.is_met(value) else "**no**"])
     return _table(["", "wanted", "measured", "met"], rows)
+
+
+def churn(kept: Kept | None) -> str:
+    """Return the table of what changed under load, what was lost and what it cost."""
+    if kept is None:
+        return _NOT_YET
+    head = [
+        "while",
+        "requests",
+        "lost",
+        "duplicated",
+        "in flight on a killed process",
+        "p99 calm ms",
+        "p99 ms",
+        "times",
+    ]
+    rows = []
+    for step in kept["steps"]:
+        counts = [f"{step[key]:,}" for key in ("requests", "lost", "duplicated", "in_flight")]
+        times = [number(step[key]) for key in ("calm_p99_ms", "churn_p99_ms", "ratio")]
+        rows.append([step["title"], *counts, *times])
+    machine = kept["machine"]
+    about = f"{kept['at'][:10]}, {machine['cpus']} cores, kernel {machine['kernel']}, Python {machine['python']}"
+    return _table(head, rows) + f"\n{about}. [All figures](../../benchmarks/results/churn.json).\n"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +61,14 @@ def report(scenario: str, rounds: Sequence[Round], options: Mapping[str, Any], r
     }
 
 
+def _python() -> str:
+    """Return the version of the Python that runs Nexus."""
+    program = os.environ.get("NEXUS_BENCH_NEXUS")
+    python = str(Path(program).with_name("python")) if program else sys.executable
+    asked = "import platform; print(platform.python_version())"
+    return subprocess.run((python, "-c", asked), capture_output=True, text=True, check=True).stdout.strip()
+
+
 def machine() -> dict[str, Any]:
     """Return what the figures depend on: processor, kernel, Python, load and commit."""
     model = next(
@@ -77,7 +86,7 @@ def machine() -> dict[str, Any]:
         "cpu": model,
         "cpu_count": os.cpu_count(),
         "kernel": platform.release(),
-        "python": platform.python_version(),
+        "python": _python(),
         "load_average": round(os.getloadavg()[0], 2),
         "commit": commit.stdout.strip(),
     }
