@@ -344,10 +344,10 @@ async def test_what_is_held_of_pipelined_requests_is_bounded(start: Start, first
     writer.write(first[len(first[:cut]) :] + ahead + LAST)
     answered = 0
     while answered < 502:
-        await until(lambda: len(app.served) > answered)
+        await until(lambda before=answered: len(app.served) > before)
         served = app.served[answered]
         if not answered:
-            await until(lambda: served.stream.complete)
+            await until(lambda stream=served.stream: stream.complete)
             await asyncio.sleep(0.05)
         for _ in range(3 if served.stream.requestor is served else 0):
             # Whoever stopped reading for reasons of their own and goes on does not undo it.
