@@ -11,8 +11,10 @@ from typing import Any
 from nexus_core.hooks import Headers, RequestHead
 from nexus_wire.http1 import RequestBlock
 
-_OWN = ("x-forwarded-", "forwarded")
-"""What the gateway's own lines are about, besides `host`; the client's lines of these names are kept aside."""
+from nexus_gateway.edge.requests import SAID
+
+_OWN = frozenset(name.decode() for name in SAID) | {"host", "forwarded"}
+"""What the gateway's own lines may be about, besides X-Forwarded-*; the client's lines of these names are kept aside."""
 UNREAD: Any = None
 """In the place of headers that nobody has asked for yet."""
 _read = RequestHead.__dict__["headers"].__get__
@@ -44,7 +46,7 @@ class ArrivedHead(RequestHead, frozen=True, eq=False):
         if _read(self) is None and self.block is not None:
             if name == "x-request-id":
                 return self.rid.decode("latin-1")
-            if name == "host" or name.startswith(_OWN):
+            if name in _OWN or name.startswith("x-forwarded-"):
                 return next((value for own, value in _pairs(self.own) if own == name), None)
             return self.block.first(name)
         return RequestHead.header(self, name)

@@ -12,8 +12,8 @@ from nexus_gateway.edge.heads import UNREAD, ArrivedHead
 from nexus_wire.http1 import RequestParser
 from nexus_wire.http1.requests import RequestBlock
 
-OWN = (("host", "a"), ("x-forwarded-for", "10.0.0.1"))
-LINES = b"host: a\r\nx-forwarded-for: 10.0.0.1\r\n"
+OWN = (("host", "a"), ("x-forwarded-for", "10.0.0.1"), ("x-client-ip", "10.0.0.2"))
+LINES = b"host: a\r\nx-forwarded-for: 10.0.0.1\r\nx-client-ip: 10.0.0.2\r\n"
 RAW = b"Host: a\r\nX-One: 1\r\nx-two:  2 \r\nX-One: 3\r\nConnection: x-gone\r\nX-Gone: 4\r\nX-Request-Id: client's\r\nX-Real-IP: 9.9.9.9"
 HEADERS = (*OWN, ("x-one", "1"), ("x-two", "2"), ("x-one", "3"), ("x-request-id", "rid"))
 READ = RequestHead("GET", "/p", "q", "a", HEADERS, "10.0.0.1", "r")
@@ -37,6 +37,7 @@ def arrived() -> ArrivedHead:
         "x-request-id",
         "x-gone",
         "x-real-ip",
+        "x-client-ip",
         "connection",
         "x",
         "one",
