@@ -342,22 +342,16 @@ async def test_what_is_held_of_pipelined_requests_is_bounded(start: Start, first
     if cut is not None:
         await asyncio.sleep(0.02)
     writer.write(first[len(first[:cut]) :] + ahead + LAST)
-    answered = 0
-    while answered < 502:
-        await until(lambda before=answered: len(app.served) > before)
-        served = app.served[answered]
-        if not answered:
-            await until(lambda stream=served.stream: stream.complete)
-            await asyncio.sleep(0.05)
-        for _ in range(3 if served.stream.requestor is served else 0):
-            # Whoever stopped reading for reasons of their own and goes on does not undo it.
-            served.stream.resume()
-            assert len(served.stream._buffer) <= 2**16 + 2**18
-            if answered < 3:
-                await asyncio.sleep(0.01)
-        if served.stream.requestor is served:
-            served.answer()
-        answered += 1
+    await until(lambda: app.served and app.served[0].stream.complete)
+    if app.served[0].stream.requestor is None:
+        await until(lambda: len(app.served) == 2)  # a body that comes later is answered with its end
+    for _ in range(3):
+        await asyncio.sleep(0.02)
+        held = app.served[-1]
+        assert len(held.stream._buffer) <= 2**16 + 2**18
+        held.stream.resume()  # whoever stopped reading for reasons of their own and goes on does not undo it
+    app.on_head = None
+    held.answer()
     async with asyncio.timeout(5):
         assert (await reader.read()).count(b"HTTP/1.1 200") == 502
     writer.close()
