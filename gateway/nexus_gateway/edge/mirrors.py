@@ -154,8 +154,7 @@ class Mirrors:
                 continue
             endpoint = pool.pick(pool.live, b"", now)
             context = self.proxy.contexts.again(exchange.context, exchange.block.aside)
-            if not exchange.block.authority and not exchange.line.authority:
-                # An HTTP/1.0 client without a Host header; HTTP/1.1 has to have one.
+            if exchange.hostless:
                 context += b"host: %b\r\n" % endpoint.authority.encode()
             data = b"".join((exchange.lines, context, LINE, b"\r\n", exchange.body))
             self.running += 1

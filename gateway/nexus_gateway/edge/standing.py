@@ -83,6 +83,11 @@ class Standing:
         return self.block.host if not line.authority else requests.authority_of(line, self.block)[1]
 
     @property
+    def hostless(self) -> bool:
+        """Whether `lines` need a Host, of which HTTP/1.1 has just one: an HTTP/1.0 client sent none, and no plugin or filter set one."""
+        return not (self.block.authority or self.line.authority or b"\r\nhost:" in self.lines.lower())
+
+    @property
     def head_only(self) -> bool:
         """Whether it is a HEAD request."""
         return self.line.method == "HEAD"

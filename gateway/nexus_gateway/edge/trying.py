@@ -115,8 +115,7 @@ class Trying(Answering):
         if attempt.number:
             lines = self.proxy.contexts.again(lines, aside)
         attempt.context = lines
-        if not self.block.authority and not self.line.authority:
-            # An HTTP/1.0 client without a Host header; HTTP/1.1 upstream has to have one.
+        if not self.block.authority and self.hostless:
             lines += b"host: %b\r\n" % attempt.endpoint.authority.encode()
         if aside is not None:
             lines += deadlines.remaining_lines(aside, self.deadline_at - monotonic() if self.deadline_at else 0.0)

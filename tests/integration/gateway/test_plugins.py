@@ -220,11 +220,13 @@ async def test_a_zip_bomb_is_refused(harness: Harness, market: Market) -> None:
         ("", "from nexus_sdk.plugin import Reply; return Reply(101)"),
         ("", "from nexus_sdk.plugin import Reply; return Reply(200, (), 'text')"),
         ("", "from nexus_sdk.plugin import Reply; return Reply(200, (('x-a', '1\\r\\nx-b: 2'),))"),
+        ("", "return request.with_header('user-agent', '\\ud800')"),
+        ("", "from nexus_sdk.plugin import Reply; return Reply(200, (('x-a', '\\ud800'),))"),
     ],
     ids=[
         "raises", "returns the wrong thing", "is too slow", "exits", "interrupts", "cancels", "splits a header", "no headers",
         "numbers as headers", "splits the request line", "two words as method", "text as status", "switches protocols",
-        "text as body", "splits the reply's header",
+        "text as body", "splits the reply's header", "half a surrogate pair", "half a surrogate pair in the reply",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(("policy", "status"), [("open", 200), ("closed", 503)])

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nexus_core.snapshot import CircuitBreaker
-from nexus_gateway.testing import Harness, simple, until
+from nexus_core.snapshot import CircuitBreaker, Mirror, UrlRewrite
+from nexus_gateway.testing import Harness, route, rule, simple, snapshot, until, upstream
 
 Peers = Callable[..., Awaitable[int]]
 Clients = Callable[..., Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
@@ -122,6 +122,17 @@ async def test_an_http_1_0_request_without_a_host_gets_one_for_upstream(harness:
     assert (await harness.raw(b"GET /a HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200")
     assert script.heads[0].startswith(b"GET /a HTTP/1.1\r\n")
     assert re.search(rb"\r\nhost: 127\.0\.0\.1:\d+\r\n", script.heads[0].lower())
+
+
+async def test_a_host_that_a_filter_gives_an_http_1_0_request_is_its_only_one(harness: Harness, peers: Peers) -> None:
+    """Nor has a copy of it another."""
+    script = Script()
+    filters = (UrlRewrite(hostname="inner.example"), Mirror("shop/orders", 1.0))
+    await harness.start(snapshot(route(rule("shop/orders", filters=filters)), upstream(await peers(script))))
+    assert (await harness.raw(b"GET /a HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    await until(lambda: len(script.heads) == 2)
+    for head in script.heads:
+        assert re.findall(rb"\r\nhost: ([^\r]*)", head.lower()) == [b"inner.example"]
 
 
 TRAILERS = b"5\r\nhello\r\n0\r\nX-Checksum: abc\r\nX-Other: d\r\n\r\n"

@@ -15,7 +15,8 @@ Pair = tuple[str, str]
 _MAX_KNOWN = 1024
 _MAX_KNOWN_VALUE = 128
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+"""Control characters, and halves of a surrogate pair (JSON may bring them), which have no bytes."""
 _PATH = re.compile(r"/[!-\"$->@-~]*")
 _QUERY = re.compile(r"[!-\"$-~]*")
 BODILESS = frozenset({204, 205, 304})
@@ -83,8 +84,8 @@ def check_pair(pair: object) -> None:
     name, value = pair
     if not _TOKEN.fullmatch(name):
         raise ValueError(f"a header's name is not one: {name[:100]!r}")
-    if _CONTROL.search(value):
-        raise ValueError(f"the value of header {name!r} holds a control character")
+    if _UNFIT.search(value):
+        raise ValueError(f"the value of header {name!r} holds a control character or half a surrogate pair")
 
 
 class KnownPairs:
