@@ -103,7 +103,7 @@ def gateway(
     help="""Run the Kubernetes operator.
 
 It needs access to the cluster (its service account, or KUBECONFIG) and NEXUS_CONSUL_URL. Its other settings are
-environment variables, too; docs/reference/operator-settings.md lists them. Several replicas elect one writer.
+environment variables, too; docs/reference/operator.md lists them. Several replicas elect one writer.
 
 \b
 Example:
