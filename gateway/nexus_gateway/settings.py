@@ -76,7 +76,7 @@ class GatewaySettings:
     """Requests served at once; more are answered 503 with Retry-After. Default: what one process can hold without
     its queues growing into timeouts."""
     max_connections: int = _env("NEXUS_MAX_CONNECTIONS", 20000)
-    """Client connections open at once; more are answered 503 and closed. 0: any number. Default: 80 MB of idle ones."""
+    """Client connections open at once; more are answered 503 and closed. 0: any number. Default: 35 MB of idle ones, 400 MB over TLS."""
     session_secret: str = field(
         default_factory=lambda: secrets.token_hex(32), metadata={"env": "NEXUS_SESSION_SECRET"}, repr=False
     )
