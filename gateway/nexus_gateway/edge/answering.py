@@ -46,7 +46,7 @@ class Answering(Ending):
                 return
             if answer is not came:
                 added = hooked.lines
-                if added is not None and (block.has_date or b"date:" not in added):
+                if added is not None and (block.has_date or b"date:" not in added.lower()):
                     lines += added
                 else:
                     code, line, lines = self._changed(status, block, came, answer)
@@ -54,7 +54,7 @@ class Answering(Ending):
         self.bytes_out = len(data)
         self.over = True
         attempt.release()
-        if self.limited:
+        if self.limited is not None:
             self.release_limiter(now - attempt.started_at, now, ok=code < 500)
         self.proxy.ended(self, now)
         self.stream.respond(line, lines, length, data, True)
@@ -157,7 +157,7 @@ class Answering(Ending):
             if more is not None
             else requests.render(answer.headers) + block.framing
         )
-        if not block.has_date and not any(name == "date" for name, _ in more or answer.headers):
+        if not block.has_date and not any(name.lower() == "date" for name, _ in more or answer.headers):
             lines += self.proxy.date_line
         return code, status.line if code == status.code else replies.status_line(code), lines
 

@@ -130,7 +130,7 @@ class Ending(Standing):
         extra = self.extra
         if extra is not None:
             self._settle(extra)
-        if self.limited:
+        if self.limited is not None:
             self._give_place_back(now)
         self.proxy.ended(self, now)
 
@@ -151,8 +151,7 @@ class Ending(Standing):
 
     def release_limiter(self, seconds: float, now: float, *, ok: bool) -> None:
         """Give the place in the bulkhead back. seconds: to the response's head, of an answer (ok) or a failure."""
-        self.limited = False
-        limiter = self.pool.limiter if self.pool is not None else None
+        limiter, self.limited = self.limited, None
         if limiter is not None:
             limiter.release(now, seconds, ok=ok)
 
@@ -165,9 +164,9 @@ class Ending(Standing):
     def _leave_queue(self) -> None:
         """Give the place in the bulkhead's queue up, if there is one."""
         extra = self.extra
-        if extra is not None and extra.queued and self.pool is not None and self.pool.limiter is not None:
-            extra.queued = False
-            self.pool.limiter.leave(self.admitted)
+        if extra is not None and extra.queued is not None:
+            limiter, extra.queued = extra.queued, None
+            limiter.leave(self.admitted)
 
     # ---- going on
 

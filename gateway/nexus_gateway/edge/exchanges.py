@@ -54,7 +54,8 @@ class Exchange(Receiving):
         self.extra = None
         self.attempts = self.status = self.bytes_out = 0
         self.reason = ""
-        self.responding = self.over = self.limited = False
+        self.responding = self.over = False
+        self.limited = None
 
     # ---- the way to a backend
 
@@ -167,7 +168,7 @@ class Exchange(Receiving):
         if limiter is not None:
             if not limiter.enter():
                 return False
-            self.limited = True
+            self.limited = limiter
         endpoint = pool.pick(pool.live, b"", now)
         idle = endpoint.idle
         if not idle or endpoint.breaker.state is not CLOSED:
@@ -234,26 +235,25 @@ class Exchange(Receiving):
         if backend.sessions is not None:
             self.extras().sticky = backend.sessions.recall(self, pool.endpoints, self.proxy.now_unix())
         limiter = pool.limiter
-        if limiter is not None and not self.limited:
+        if limiter is not None and self.limited is None:
             extra = self.extras()
             admitted = limiter.acquire(now, self.admitted)
             if admitted is None:
                 # In the queue: `_admitted` will be called, or the deadline comes.
-                extra.queued = True
+                extra.queued = limiter
                 self._set_deadline(now)
                 return
             if not admitted:
                 self.proxy.measurements.shed("UpstreamOverloaded")
                 self._failed_for_good("UpstreamOverloaded")
                 return
-            self.limited = True
+            self.limited = limiter
         self._begin(now)
 
     def admitted(self) -> None:
         """A place in the bulkhead got free."""
         extra = self.extras()
-        extra.queued = False
-        self.limited = True
+        self.limited, extra.queued = extra.queued, None
         if self.over:
             self.release_limiter(0.0, monotonic(), ok=False)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from nexus_gateway.resilience.concurrency import Limiter
 from nexus_gateway.resilience.endpoints import EndpointState
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ class Extras:
     hedge: the second attempt beside the first. tried: authorities. failed: attempts that brought nothing. sticky: the session's
     endpoint. picked: the balancer's choice for the first attempt, already made. hash_key: for hashing balancers.
     response_lines: added to the response's head. holding: pieces of a body that is collected before it is sent. pending: pieces
-    that nobody takes yet. delay: until the next step. waiting: for a first endpoint. queued: for a place in the upstream's
-    bulkhead. service_probe: it tests the whole service's half-open circuit. fell_back: it is at the
+    that nobody takes yet. delay: until the next step. waiting: for a first endpoint. queued: the bulkhead
+    in which it waits for a place. service_probe: it tests the whole service's half-open circuit. fell_back: it is at the
     rule's fallback. until_body: nothing is sent until the body is complete. tunnel: it was upgraded. debug: its client may be told.
     """
 
@@ -40,7 +41,7 @@ class Extras:
         self.pending_bytes = 0
         self.delay: asyncio.TimerHandle | None = None
         self.waiting: asyncio.TimerHandle | None = None
-        self.queued = False
+        self.queued: Limiter | None = None
         self.service_probe = False
         self.fell_back = False
         self.until_body = False

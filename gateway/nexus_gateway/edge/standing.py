@@ -14,6 +14,7 @@ from nexus_gateway.edge.extras import Extras
 from nexus_gateway.edge.hooked import Hooked
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.runtimes import Backend, Plan, Runtime
+from nexus_gateway.resilience.concurrency import Limiter
 from nexus_gateway.telemetry.finished import Finished
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Standing:
     """What is known of a request being served.
 
     status: 0 until answered. reason: why the gateway answered itself, or broke off; empty otherwise. attempts: made so far.
-    limited: it has a place in its upstream's bulkhead.
+    limited: the bulkhead in which it has a place.
     complete: whether the request body has come in full. replayable: whether it can be sent from its first byte.
     started_at, deadline_at: monotonic seconds; deadline_at 0 for never. lines: the request's head for upstream, empty until composed.
     """
@@ -54,7 +55,7 @@ class Standing:
     attempts: int
     responding: bool
     over: bool
-    limited: bool
+    limited: Limiter | None
     complete: bool
     bytes_in: int
     bytes_out: int

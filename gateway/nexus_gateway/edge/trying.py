@@ -232,6 +232,10 @@ class Trying(Answering):
             return
         self.attempt = None
         self.reason = reason
+        if attempt.status:
+            # An async hook had hold of its response. Hooks run once: another attempt's response would pass them by.
+            self.refuse(reason)
+            return
         if outcome is Outcome.STALE:
             if nothing_sent or (self.line.method in IDEMPOTENT and self.replayable):
                 # Not the endpoint's failure: a connection it had closed. Its other idle ones are likely as stale.
@@ -311,7 +315,7 @@ class Trying(Answering):
             if choice is fallbacks.Choice.UPSTREAM and fallback.backend is not None:
                 extra.fell_back = True
                 self._settle(extra)
-                if self.limited:
+                if self.limited is not None:
                     self._give_place_back(monotonic())
                 extra.tried = extra.sticky = extra.waiting = extra.delay = None
                 self.reason = ""

@@ -125,6 +125,31 @@ async def test_a_bulkhead_has_some_wait_and_refuses_the_rest(
     await settled()
 
 
+async def test_a_place_is_given_back_where_it_was_taken(
+    harness: Harness, peers: Peers, clients: Clients, settled: Settled
+) -> None:
+    """A limit that is taken away and set again is another one: the end of an older request frees none of its places."""
+    gate = Gate()
+    port = await peers(gate)
+    limited = simple(port, concurrency=Concurrency(max_requests=1))
+    gateway = await harness.start(limited)
+    _, first = await clients(GET)
+    await until(lambda: gate.running == 1)
+    await harness.publish(simple(port))
+    await harness.publish(limited)
+    second, writer = await clients(GET)
+    await until(lambda: gate.running == 2)
+    first.close()
+    await until(lambda: gateway.proxy.in_flight == 1)
+    assert (await harness.raw(LAST)).startswith(b"HTTP/1.1 503")
+    gate.open.set()
+    async with asyncio.timeout(5):
+        assert (await second.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+    writer.close()
+    await settled()
+    assert (await harness.raw(LAST)).startswith(b"HTTP/1.1 200")
+
+
 async def test_who_waits_too_long_for_a_bulkhead_is_answered_in_time(
     harness: Harness, peers: Peers, clients: Clients, settled: Settled
 ) -> None:
