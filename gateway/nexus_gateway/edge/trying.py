@@ -232,10 +232,6 @@ class Trying(Answering):
             return
         self.attempt = None
         self.reason = reason
-        if attempt.status:
-            # An async hook had hold of its response. Hooks run once: another attempt's response would pass them by.
-            self.refuse(reason)
-            return
         if outcome is Outcome.STALE:
             if nothing_sent or (self.line.method in IDEMPOTENT and self.replayable):
                 # Not the endpoint's failure: a connection it had closed. Its other idle ones are likely as stale.

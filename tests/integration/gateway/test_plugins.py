@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import io
 import zipfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nexus_core.marketplace import parse_index, signed_bytes
 from nexus_core.marketplace.artefact import build_zip
-from nexus_core.snapshot import CircuitBreaker, PluginInstance, Release, Retry, Timeouts
+from nexus_core.snapshot import CircuitBreaker, Fallback, PluginInstance, Release, Retry, Timeouts
 from nexus_gateway.edge.plugins.publish import public_key
 from nexus_gateway.edge.sources.indexes import read_bundled_index
 from nexus_gateway.testing import Harness, route, rule, snapshot, until, upstream
@@ -391,3 +393,47 @@ class Demo(Plugin):
         assert response.status == status
     (row,) = (await harness.ask("/breakers"))["breakers"]
     assert (row["state"], row["failures"], asked) == ("closed", 0, 1)
+
+
+async def test_an_answer_that_breaks_off_while_a_plugin_has_it_is_not_replaced_behind_its_back(
+    harness: Harness, market: Market, peers: Callable[..., Awaitable[int]]
+) -> None:
+    """Hooks run once: what a fallback answered then would go out without them."""
+    seen: list[str] = []
+
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        seen.append(head.split(b" ", 1)[0].decode())
+        if len(seen) > 1:
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\ninstead")
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart")
+        await asyncio.sleep(0.1)
+        writer.transport.abort()
+
+    code = b"""
+import asyncio
+from nexus_sdk.plugin import Plugin
+class Demo(Plugin):
+    async def on_response(self, request, response):
+        await asyncio.sleep(0.5)
+        return response.with_header("x-checked", "yes")
+"""
+    instance = market.instance(
+        market.release(data=build_zip({"demo/__init__.py": b"", "demo/plugin.py": code})), timeout_s=2.0
+    )
+    port = await peers(early)
+    await harness.start()
+    rules = rule("shop/orders", plugins=(instance.id,), filters=(Fallback(upstream="shop/orders"),))
+    await harness.publish(snapshot(route(rules), upstream(port), plugins=(instance,)))
+    assert harness.gateway is not None
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.gateway.port)
+    writer.write(b"PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 400000\r\n\r\n" + b"x" * 100000)
+    for _ in range(6):
+        await asyncio.sleep(0.06)
+        writer.write(b"x" * 50000)
+    async with asyncio.timeout(5):
+        head = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 502")
+    assert seen == ["PUT"]
