@@ -198,7 +198,9 @@ def goals(kept: Mapping[str, Kept]) -> str:
             rows.append([goal.what, wanted, "not measured yet", ""])
             continue
         # 1.102 beside "at most 1.1" is not 1.10.
-        shown = number(value) if float(number(value).replace(",", "")) != goal.bound else f"{value:.4g}"
+        shown = number(value)
+        if value != goal.bound and float(shown.replace(",", "")) == goal.bound:
+            shown = f"{value:.4g}"
         rows.append([goal.what, wanted, f"{shown}{unit}", goal.verdict(value, kept[goal.scenario])])
     return _table(["", "wanted", "measured", "met"], rows)
 

@@ -29,7 +29,7 @@ def test_page_and_results_agree(bench: SimpleNamespace) -> None:
 
 def test_page_shows_every_scenario_and_the_goals(bench: SimpleNamespace) -> None:
     page = bench.report.PAGE.read_text()
-    for name in (*bench.report.COLUMNS, "goals"):
+    for name in (*bench.report.COLUMNS, "churn", "goals"):
         assert f"<!-- results: {name} -->" in page
 
 
@@ -53,6 +53,25 @@ def test_goal_that_is_missed_is_said_to_be(bench: SimpleNamespace, plain_bytes: 
     found = bench.report.goals({"idle": kept(bench, plain_bytes)})
     assert f"| idle connection, plain | ≤ 4096 bytes | {plain_bytes:,.0f} bytes | {word} |" in found
     assert "| p99 at 70 % of own capacity | ≤ 1 × Envoy's | not measured yet |  |" in found
+
+
+def test_what_is_just_above_the_goal_does_not_look_like_it(bench: SimpleNamespace) -> None:
+    rounds = [{"proxy": "nexus", "cpu_times": 1.102}]
+    kept_workers = bench.results.report("workers", rounds, {}, "envoy-full")
+    assert "| ≤ 1.1 × | 1.102 × | **no** |" in bench.report.goals({"workers": kept_workers})
+
+
+def test_rounds_that_differ_too_much_give_no_verdict(bench: SimpleNamespace) -> None:
+    rounds = [{"proxy": "nexus", "p99_times": times} for times in (0.1, 0.4, 145.0)]
+    kept_swap = bench.results.report("swap", rounds, {}, "envoy-full")
+    assert "| 0.40 × | rounds differ too much to say |" in bench.report.goals({"swap": kept_swap})
+
+
+def test_churn_table_has_a_row_for_each_step(bench: SimpleNamespace) -> None:
+    kept_churn = bench.report.load()["churn"]
+    table = bench.report.render("<!-- results: churn -->\n<!-- end -->", {"churn": kept_churn})
+    assert table.count("\n| ") == len(kept_churn["steps"]) + 2
+    assert "Not measured yet." in bench.report.render("<!-- results: churn -->\n<!-- end -->", {})
 
 
 def test_marker_that_names_nothing_is_an_error(bench: SimpleNamespace) -> None:
