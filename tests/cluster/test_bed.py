@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -504,6 +505,16 @@ def test_a_restarted_kubelet_starts_its_pods_again(cluster: Cluster, namespace: 
     assert processes.find_proc(pid) is None
 
 
+def test_pods_that_go_all_at_once_are_gone_from_the_api_too(cluster: Cluster, namespace: str) -> None:
+    """Whatever the end of one meets on the machine: a pod that stays would keep its namespace, too."""
+    for _ in range(3):
+        names = [f"goes-{number}" for number in range(6)]
+        cluster.apply([pod(name, namespace) for name in names])
+        for name in names:
+            cluster.wait(lambda name=name: is_ready(cluster.get("pod", name, namespace)), f"{name} is Ready")
+        cluster.kubectl("delete", "pods", *names, "-n", namespace, "--timeout=30s")
+
+
 # --- leaving no trace --------------------------------------------------------------------------------------------------------
 
 
@@ -522,6 +533,16 @@ def traces(cluster_id: str) -> list[str]:
             if root in command or f"nexus_testbed.guard\0{cluster_id}".encode() in command:
                 found.append(command.replace(b"\0", b" ").decode())
     return found
+
+
+def test_networks_that_two_remove_at_once_are_gone_for_both() -> None:
+    names = [f"{places.PREFIX}race-p{number}" for number in range(30)]
+    for name in names:
+        netns.ip("netns", "add", name)
+    with ThreadPoolExecutor(2) as pool:
+        for removed in [pool.submit(netns.delete, names) for _ in range(2)]:
+            removed.result()
+    assert not set(names) & set(netns.names())
 
 
 def links() -> set[str]:

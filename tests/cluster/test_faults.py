@@ -299,10 +299,10 @@ def test_the_kubernetes_api_away_for_30_s(shop: Shop) -> None:
 def test_nothing_acknowledged_is_lost_when_the_event_service_is_killed(shop: Shop) -> None:
     """Events posted through the gateway while the event service is killed twice: each 2xx is there afterwards."""
     acknowledged: set[str] = set()
-    refused = 0
+    [pod] = shop.running_pods("events")
+    restarts = restart_count(shop, shop.namespace, pod)
     for number in range(120):
         if number in (30, 80):
-            pod = shop.running_pods("events")[0]
             shop.cluster.kill_pod_process(pod, shop.namespace)
         event = {
             "specversion": "1.0",
@@ -318,10 +318,10 @@ def test_nothing_acknowledged_is_lost_when_the_event_service_is_killed(shop: Sho
             if 200 <= shop.status_of("/events", *options) < 300:
                 acknowledged.add(event["id"])
                 continue
-            refused += 1
             assert time.monotonic() < deadline, f"{event['id']} is not accepted within a minute"
             time.sleep(0.1)
-    assert refused, "the kills were noticed"
+    # That nothing was refused says nothing: the gateway asks again while nobody listens, and a restart may be faster.
+    shop.eventually(lambda: restart_count(shop, shop.namespace, pod) >= restarts + 2, "it was killed twice")
     # Its circuit may be open still; it closes with the first probe that succeeds.
     shop.eventually(lambda: shop.status_of("/events?limit=1") == 200, "the event service answers again")
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 from nexus_core.snapshot import Ack, samples, wire
-from nexus_testbed import Cluster
+from nexus_testbed import Cluster, ClusterError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -38,6 +38,9 @@ def bed() -> Iterator[Cluster]:
     with Cluster(components=("consul",)) as running:
         for crd in sorted(CRDS.glob("*.yaml")):
             running.kubectl("apply", "--server-side", "-f", str(crd))
+        running.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+        # The garbage collector looks for new kinds every half minute; after its start it knows them all.
+        running.restart("kube-controller-manager")
         running.kubectl("create", "namespace", NS)
         yield running
 
@@ -154,9 +157,18 @@ def clean(bed: Cluster) -> Iterator[None]:
     for kind in ("nexusservices", "nexuspolicies", "nexusplugins"):
         bed.kubectl("delete", kind, "--all", "-n", NS)
     bed.kubectl("delete", "nexusmarketplaces", "--all")
-    # The garbage collector stands still while it learns new kinds (the first test installs some), up to half a minute;
-    # the next test must not find this one's pods.
-    bed.wait(lambda: not bed.pods(namespace=NS) and not bed.find("deployments", NS), "the children are gone", 90)
+    try:
+        bed.wait(lambda: not left(bed), "the children are gone", 90)
+    except ClusterError as err:
+        remaining = left(bed)
+        bed.kubectl("delete", "deployments,replicasets,pods", "--all", "-n", NS, "--force", "--grace-period=0")
+        raise ClusterError(f"{err}\n{yaml.safe_dump(remaining)}") from err  # the next test does not suffer from it
+
+
+def left(bed: Cluster) -> list[dict[str, Any]]:
+    """Metadata of the children that are still there."""
+    found = [*bed.find("deployments", NS), *bed.find("replicasets", NS), *bed.pods(namespace=NS)]
+    return [{k: v for k, v in obj["metadata"].items() if k != "managedFields"} for obj in found]
 
 
 def web(name: str = "web", replicas: int = 1, **spec: Any) -> dict[str, Any]:

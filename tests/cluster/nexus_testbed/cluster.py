@@ -604,7 +604,8 @@ class Cluster:
     def wait(self, condition: Callable[[], T | None], what: str, timeout_s: float = 30.0, poll_s: float = 0.1) -> T:
         """Poll `condition` until it returns something true, and return that. Raises ClusterError, naming `what`.
 
-        A CommandError of the condition counts as "not yet" and is quoted if the time runs out.
+        A CommandError of the condition counts as "not yet" and is quoted if the time runs out, with what the cluster itself
+        has to say.
         """
         deadline = time.monotonic() + timeout_s
         last = ""
@@ -616,5 +617,11 @@ class Cluster:
             except CommandError as err:
                 last = f"last error: {err}"
             if time.monotonic() >= deadline:
-                raise ClusterError(f"waited {timeout_s:.0f} s in vain for {what}; {last}")
+                raise ClusterError(f"waited {timeout_s:.0f} s in vain for {what}; {last}{self._ailments()}")
             time.sleep(poll_s)
+
+    def _ailments(self) -> str:
+        """Return what is wrong with the cluster itself, to be put behind an error; mostly nothing."""
+        ill = [f"{name} is {state}" for name, state in self.status().items() if state != "ready"]
+        said = self.log("kubelet", 12)  # it speaks of its own troubles only
+        return "".join(f"\n{line}" for line in (*ill, *(["the kubelet's log ends:", said] if said else [])))

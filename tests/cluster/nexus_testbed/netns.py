@@ -26,7 +26,10 @@ class NetnsError(RuntimeError):
 
 def ip(*args: str, batch: str | None = None) -> str:
     """Run iproute2's `ip` and return its standard output. Raises NetnsError with the command and its message."""
-    done = subprocess.run(["ip", *args], input=batch, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        done = subprocess.run(["ip", *args], input=batch, capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired as err:  # the kernel changes one network at a time
+        raise NetnsError(f"ip {' '.join(args)} did not end within {err.timeout:.0f} s") from err
     if done.returncode:
         lines = f" with lines {batch!r}" if batch else ""
         raise NetnsError(f"ip {' '.join(args)}{lines} failed: {done.stderr.strip() or done.stdout.strip()}")
@@ -66,16 +69,26 @@ def create(name: str) -> None:
 
 def pids_in(name: str) -> list[int]:
     """Return the processes whose network namespace is `name`; empty if there is no such namespace."""
-    if not Path("/run/netns", name).exists():
+    path = Path("/run/netns", name)
+    if not path.exists():
         return []
-    return [int(pid) for pid in ip("netns", "pids", name).split()]
+    try:
+        return [int(pid) for pid in ip("netns", "pids", name).split()]
+    except NetnsError:
+        if path.exists():
+            raise
+        return []  # removed since we looked
 
 
 def delete(names_to_delete: list[str]) -> None:
-    """Remove namespaces by name. One that is already gone is no error."""
-    present = set(names()).intersection(names_to_delete)
-    if present:
-        ip("-batch", "-", batch="".join(f"netns del {name}\n" for name in sorted(present)))
+    """Remove namespaces by name. One that is already gone, or that somebody else removes meanwhile, is no error."""
+    while present := set(names()).intersection(names_to_delete):
+        try:
+            ip("-batch", "-", batch="".join(f"netns del {name}\n" for name in sorted(present)))
+        except NetnsError:
+            # A batch ends at its first error, which says nothing if another process was faster: then less is there now.
+            if present <= set(names()):
+                raise
 
 
 def argv_in(netns_path: Path, argv: list[str]) -> list[str]:

@@ -20,6 +20,8 @@ from nexus_testbed.kubelet.sandbox import Addresses, Sandbox
 from nexus_testbed.kubelet.volumes import VolumeError, Volumes
 
 VOLUME_RETRY_S = 0.2
+RETRY_S = 1.0
+CLEAR_ATTEMPTS = 5
 FORCED_GRACE_S = 2.0
 """Grace for a pod that vanished from the API without a word (forced deletion)."""
 
@@ -95,7 +97,7 @@ class PodWorker:
         finally:
             living.cancel()
             await asyncio.gather(living, return_exceptions=True)
-            await self._box.remove_network()
+            await self._clear_network()
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)
         if not self._gone:
@@ -159,19 +161,35 @@ class PodWorker:
         await asyncio.gather(living, return_exceptions=True)
         self._finished = True
 
+    async def _clear_network(self) -> None:
+        """Remove the network. What resists is left to the end of the cluster: it must not keep the pod in the API for ever."""
+        for _ in range(CLEAR_ATTEMPTS):
+            try:
+                await self._box.remove_network()
+                return
+            except netns.NetnsError as err:
+                print(f"network of {self.pod['metadata']['name']}: {err}", flush=True)
+                await asyncio.sleep(RETRY_S)
+
     async def _confirm_deletion(self) -> None:
+        """Tell the API that nothing of the pod is left, until it has taken note."""
         meta = self.pod["metadata"]
         options = {
             "apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0,
             "preconditions": {"uid": meta["uid"]},
         }  # fmt: skip
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
-        try:
-            await self._patch_status()
-            await self._api.request_until_answered("DELETE", path, options)
-        except ApiError as err:
-            if err.status not in (404, 409):  # gone already, or another pod of that name by now
-                raise
+        while True:
+            try:
+                await self._patch_status()
+                await self._api.request_until_answered("DELETE", path, options)
+            except ApiError as err:
+                if err.status not in (404, 409):  # gone already, or another pod of that name by now
+                    # As 401 and 403 of an API server that starts and has not read its roles yet.
+                    print(f"end of {meta['name']}: {err}", flush=True)
+                    await asyncio.sleep(RETRY_S)
+                    continue
+            return
 
     # --- status ----------------------------------------------------------------------------------------------------------
 

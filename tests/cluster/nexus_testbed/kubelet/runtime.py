@@ -189,7 +189,10 @@ class Run:
         self.process_ended.set()
         self._pid_file.unlink(missing_ok=True)
         if self._cgroup is not None:
-            await asyncio.to_thread(processes.kill_cgroup, self._cgroup)
+            try:
+                await asyncio.to_thread(processes.kill_cgroup, self._cgroup)
+            except OSError as err:  # the container has ended all the same, and may start again
+                print(f"cgroup of pid {self._process.pid}: {err}", flush=True)
         else:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -12,7 +12,9 @@ import ipaddress
 import os
 import shutil
 import signal
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nexus_testbed import netns, places, processes
@@ -49,6 +51,8 @@ class Sandbox:
     where: places.Places
     uid: str
     number: int
+    _changing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    """Held by the thread that makes or removes the network: it goes on when the task that waits for it is cancelled."""
 
     @property
     def ip(self) -> str:
@@ -84,7 +88,11 @@ class Sandbox:
 
     async def create(self) -> None:
         """Make the namespace and connect it to the bridge. Raises netns.NetnsError."""
-        await asyncio.to_thread(self._create)
+        await asyncio.to_thread(self._locked, self._create)
+
+    def _locked(self, change: Callable[[], None]) -> None:
+        with self._changing:
+            change()
 
     def _remove_network(self) -> None:
         for pid in netns.pids_in(self.netns):
@@ -96,8 +104,8 @@ class Sandbox:
         netns.delete([self.netns])
 
     async def remove_network(self) -> None:
-        """Kill what still runs in the namespace and remove it. Idempotent."""
-        await asyncio.to_thread(self._remove_network)
+        """Kill what still runs in the namespace and remove it. Idempotent. Raises netns.NetnsError."""
+        await asyncio.to_thread(self._locked, self._remove_network)
 
     async def remove_directory(self) -> None:
         """Remove volumes and pid files. Idempotent."""
