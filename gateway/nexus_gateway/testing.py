@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import ClientSession, DummyCookieJar, web
 from nexus_core.discovery import Discovery
@@ -25,6 +25,8 @@ from nexus_sdk.discovery.memory import MemoryDiscovery
 from nexus_gateway.app import Gateway
 from nexus_gateway.edge.sources.port import StaticSource
 from nexus_gateway.settings import GatewaySettings
+
+T = TypeVar("T")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LISTENER = Listener("default/nexus/http", "Gateway default/nexus", 80)
@@ -173,3 +175,20 @@ async def until(check: Callable[[], object], timeout_s: float = 20.0) -> None:
             if await found if inspect.isawaitable(found) else found:
                 return
             await asyncio.sleep(0.01)
+
+
+async def turns_while(work: Awaitable[T]) -> tuple[T, int]:
+    """Return what work returns, and how often the event loop turned for others before it was done."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    try:
+        return await work, turns
+    finally:
+        counting.cancel()

@@ -8,6 +8,7 @@ from time import perf_counter
 
 import pytest
 from nexus_gateway.edge.slices import run_in_slices
+from nexus_gateway.testing import turns_while
 
 
 def work(steps: int, step_s: float, ended: list[str]) -> Generator[None, None, str]:
@@ -23,19 +24,9 @@ def work(steps: int, step_s: float, ended: list[str]) -> Generator[None, None, s
 
 
 async def test_others_run_between_slices() -> None:
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(other())
     ended: list[str] = []
-    assert await run_in_slices(work(100, 0.0001, ended), slice_s=0.001, pause_s=0.0) == "done"
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    done, turns = await turns_while(run_in_slices(work(100, 0.0001, ended), slice_s=0.001, pause_s=0.0))
+    assert done == "done"
     # Ten milliseconds of work in slices of one; steps are at most a tenth longer than meant, on a machine that has time.
     assert 2 <= turns <= 100
     assert ended == ["ended"]

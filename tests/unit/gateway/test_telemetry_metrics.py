@@ -14,6 +14,7 @@ from nexus_gateway.resilience.endpoints import EndpointRegistry, EndpointState
 from nexus_gateway.telemetry import names
 from nexus_gateway.telemetry.exposition import OPENMETRICS, TEXT, accepts_openmetrics
 from nexus_gateway.telemetry.red import BOUNDS
+from nexus_gateway.testing import turns_while
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -219,21 +220,7 @@ def test_a_scrape_in_slices_gives_way_and_says_the_same() -> None:
     for number in range(500):
         made.red(f"route-{number}", UPSTREAM).add(200, 0.1)
 
-    async def both() -> tuple[bytes, int]:
-        turns = 0
-
-        async def other() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
-        task = asyncio.create_task(other())
-        body, _ = await made.scrape_in_slices()
-        task.cancel()
-        return body, turns
-
-    body, turns = asyncio.run(both())
+    (body, _), turns = asyncio.run(turns_while(made.scrape_in_slices()))
     assert body == made.scrape()[0]
     assert turns > 30
 
