@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from nexus_core.hooks import ResponseHead
 from nexus_wire.http1 import ResponseBlock, StatusLine
 
@@ -42,10 +45,11 @@ class Answering(Ending):
             came = ResponseHead(code, block.headers)
             answer = hooked.respond_at_once(came)
             if answer is None:
-                self._wait_for_hooks(attempt, status, block, length, data, complete, came)
+                go_on = partial(self._go_on, attempt, status, block, length, data, complete, came)
+                self._wait_for_hooks(attempt, complete, go_on)
                 return
             if answer is not came:
-                added = hooked.lines
+                added = hooked.added_to_response
                 if added is not None and (block.has_date or b"date:" not in added.lower()):
                     lines += added
                 else:
@@ -122,20 +126,12 @@ class Answering(Ending):
         came = ResponseHead(status.code, block.headers)
         answer = self.hooked.respond_at_once(came) if self.hooked is not None else came
         if answer is None:
-            self._wait_for_hooks(attempt, status, block, length, data, complete, came)
+            go_on = partial(self._go_on, attempt, status, block, length, data, complete, came)
+            self._wait_for_hooks(attempt, complete, go_on)
         else:
             self._go_on(attempt, status, block, length, data, complete, came, answer)
 
-    def _wait_for_hooks(
-        self,
-        attempt: Attempt,
-        status: StatusLine,
-        block: ResponseBlock,
-        length: int,
-        data: bytes,
-        complete: bool,
-        came: ResponseHead,
-    ) -> None:
+    def _wait_for_hooks(self, attempt: Attempt, complete: bool, go_on: Callable[[ResponseHead], None]) -> None:
         """An async hook looks at the head: go on when it is done. Or a hook has failed and the client has its answer."""
         hooked = self.hooked
         if self.over or hooked is None:
@@ -144,7 +140,7 @@ class Answering(Ending):
         self.responding = False
         if not complete:
             attempt.hold()
-        hooked.respond(lambda later: self._go_on(attempt, status, block, length, data, complete, came, later))
+        hooked.respond(go_on)
 
     def _changed(
         self, status: StatusLine, block: ResponseBlock, came: ResponseHead, answer: ResponseHead

@@ -29,12 +29,12 @@ Then = Callable[[ResponseHead], None]
 class Hooked:
     """head: the request as the last hook or filter left it. times: of the hooks, for a request that head sampling records.
 
-    answers: whether anything is done to the response. lines: of its head, that hooks added to it; None when they did more than that.
+    answers: whether anything is done to the response. added_to_response: header lines, if that is all hooks did; None when they did more.
     """
 
     __slots__ = (
-        "_answer", "_came", "_exchange", "_filters", "_lines", "_port", "_sampled", "_seen", "_waiting", "answers", "head", "lines",
-        "times",
+        "_added", "_answer", "_came", "_exchange", "_filters", "_port", "_sampled", "_seen", "_waiting", "added_to_response", "answers",
+        "head", "times",
     )  # fmt: skip
 
     def __init__(self, exchange: Ending) -> None:
@@ -49,8 +49,8 @@ class Hooked:
         self._seen: list[tuple[Slot, RequestHead]] = []
         self.answers = False
         # Header lines that plugins added to the request, and to its response; None once more than that was changed.
-        self._lines: bytes | None = b""
-        self.lines: bytes | None = b""
+        self._added: bytes | None = b""
+        self.added_to_response: bytes | None = b""
         line, block, entry = exchange.line, exchange.block, exchange.entry
         peer, aside = exchange.stream.context, block.aside
         assert entry is not None
@@ -89,7 +89,7 @@ class Hooked:
                     if isinstance(result, RequestHead):
                         self.head = head = result
                         added = slot.added
-                        self._lines = self._lines + added if added is not None and self._lines is not None else None
+                        self._added = self._added + added if added is not None and self._added is not None else None
                     elif isinstance(result, Reply):
                         exchange.reply(result)
                         return False
@@ -121,7 +121,7 @@ class Hooked:
             return
         if result is not self.head:
             self.head = result
-            self._lines = None
+            self._added = None
         if slot.answers:
             self._seen.append((slot, result))
             self.answers = True
@@ -151,7 +151,7 @@ class Hooked:
             ran.append((each, head))
         if head is not self.head:
             self.head = head
-            self._lines = None
+            self._added = None
         return True
 
     def render(self, own: bytes) -> tuple[bytes, bytes]:
@@ -161,7 +161,7 @@ class Hooked:
         """
         exchange = self._exchange
         came, head, line, block = self._came, self.head, exchange.line, exchange.block
-        added = self._lines
+        added = self._added
         if added is not None:
             return line.start, b"".join((own, block.forward, b"x-request-id: ", exchange.request_id, b"\r\n", added))
         same = head.path is came.path and head.method is came.method and head.query is came.query
@@ -185,7 +185,7 @@ class Hooked:
                 answer = each.on_response(head, answer)
             self._filters = None
             if answer is not came:
-                self.lines = None
+                self.added_to_response = None
         return self._next_responses(answer)
 
     def _next_responses(self, answer: ResponseHead) -> ResponseHead | None:
@@ -203,8 +203,8 @@ class Hooked:
                     self._waiting = (slot, head, result)  # type: ignore[assignment]  # what is left is awaitable
                     return None
                 answer = result
-                added = slot.added
-                self.lines = self.lines + added if added is not None and self.lines is not None else None
+                so_far, added = self.added_to_response, slot.added
+                self.added_to_response = so_far + added if added is not None and so_far is not None else None
             if self._sampled:
                 self._note(slot, "on_response")
         return answer
@@ -230,7 +230,7 @@ class Hooked:
             if self._sampled:
                 self._note(slot, "on_response")
             if later is not self._answer:
-                self.lines = None
+                self.added_to_response = None
             answer = self._next_responses(later)
             if answer is not None:
                 then(answer)

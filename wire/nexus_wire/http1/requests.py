@@ -356,19 +356,15 @@ class RequestParser:
                 if known is not None and not known.left:
                     # Its lines are new ones each time, or secret: nothing to remember.
                     keep = False
-                    kind = known.kind
-                    if not kind:
-                        pass_on(line)
-                        continue
-                    name = known.low
-                    value = value.strip(b" \t")
+                    kind, name = known.kind, known.low
                 else:
                     kind, name, value, kept = fields.read(line)
                     if not kept:
                         keep = False
-                    if not kind:
-                        pass_on(line)
-                        continue
+                if not kind:
+                    pass_on(line)
+                    continue
+                value = value.strip(b" \t")
             if kind == HOST:
                 if host is not None:
                     raise bad_request("A request needs exactly one Host header.")
