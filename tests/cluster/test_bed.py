@@ -89,6 +89,18 @@ def wait_endpoints(cluster: Cluster, service: str, namespace: str, number: int) 
     )
 
 
+def wait_answer(cluster: Cluster, url: str) -> str:
+    """Return what a Service's address answers, as soon as it does: the proxy learns of endpoints by a watch of its own."""
+
+    def answer() -> str:
+        try:
+            return cluster.http_get(url).text
+        except OSError:
+            return ""
+
+    return cluster.wait(answer, f"{url} answers")
+
+
 # --- pods ------------------------------------------------------------------------------------------------------------------
 
 
@@ -98,6 +110,7 @@ def test_a_deployment_scales_and_its_load_balancer_serves_it(cluster: Cluster, n
     cluster.kubectl("wait", "-n", namespace, "--for=condition=Available", "deployment/scaled", "--timeout=20s")
     wait_endpoints(cluster, "scaled", namespace, 1)
     url = f"http://{cluster.loadbalancer_ip('scaled', namespace)}/"
+    wait_answer(cluster, url)
     cluster.kubectl("scale", "-n", namespace, "deployment/scaled", "--replicas=3")
     addresses = wait_endpoints(cluster, "scaled", namespace, 3)
     names = {p["metadata"]["name"] for p in cluster.pods("app=scaled", namespace)}
@@ -120,8 +133,9 @@ def test_readiness_follows_the_probe(cluster: Cluster, namespace: str) -> None:
 
 
 def test_a_failing_liveness_probe_restarts_the_container(cluster: Cluster, namespace: str) -> None:
-    probe = {"httpGet": {"path": "/healthz", "port": 8000}, "periodSeconds": 1, "failureThreshold": 2}
-    found = start(cluster, pod("sick", namespace, container(livenessProbe=probe)))
+    asked = {"httpGet": {"path": "/healthz", "port": 8000}, "periodSeconds": 1}
+    probes = {"startupProbe": {**asked, "failureThreshold": 60}, "livenessProbe": {**asked, "failureThreshold": 2}}
+    found = start(cluster, pod("sick", namespace, container(**probes)))
     ask(cluster, found, "/fail")
 
     def mended() -> bool:
@@ -129,7 +143,7 @@ def test_a_failing_liveness_probe_restarts_the_container(cluster: Cluster, names
         return bool(status["restartCount"] == 1 and status["ready"])
 
     cluster.wait(mended, "one restart, then Ready", 20)
-    assert "Liveness probe failed" in cluster.kubectl("get", "events", "-n", namespace)
+    cluster.wait(lambda: "Liveness probe failed" in cluster.kubectl("get", "events", "-n", namespace), "its event")
 
 
 def test_a_startup_probe_holds_the_others_back(cluster: Cluster, namespace: str) -> None:
@@ -178,7 +192,8 @@ def test_a_crashing_container_is_restarted_with_back_off(cluster: Cluster, names
     status = cluster.wait(backing_off, "CrashLoopBackOff")
     assert status["lastState"]["terminated"]["exitCode"] == 7
     assert status["restartCount"] >= 1
-    assert "about to fail" in cluster.kubectl("logs", "-n", namespace, "crash")
+    # The next run may have begun by now, and said nothing yet.
+    cluster.wait(lambda: "about to fail" in cluster.kubectl("logs", "-n", namespace, "crash"), "what its last run said")
 
 
 def test_init_containers_run_in_order_before_the_others(cluster: Cluster, namespace: str) -> None:
@@ -231,6 +246,8 @@ def test_a_terminating_pod_gets_no_traffic_and_its_grace_period(cluster: Cluster
     logs = cluster.spawn_in_net(
         cluster.kubectl_argv("logs", "-f", "-n", namespace, old["metadata"]["name"]), stdout=subprocess.PIPE, text=True
     )
+    assert logs.stdout is not None
+    assert logs.stdout.readline() == "started\n", "the log is being followed"
     cluster.kubectl("delete", "pod", "-n", namespace, old["metadata"]["name"], "--wait=false")
     cluster.wait(
         lambda: old["status"]["podIP"] not in cluster.endpoints("leaving", namespace), "it is no ready endpoint", 5
@@ -344,11 +361,12 @@ def test_names_of_services_resolve_and_cluster_ips_answer(cluster: Cluster, name
     wait_endpoints(cluster, "named", namespace, 1)
     cluster_ip = cluster.get("service", "named", namespace)["spec"]["clusterIP"]
     target = cluster.pods("app=named", namespace)[0]
-    cluster.wait(lambda: ask(cluster, target, "/resolve/named") == cluster_ip, "the short name resolves")
+    resolved = f"http://{target['status']['podIP']}:8000/resolve/named"
+    cluster.wait(lambda: cluster.http_get(resolved).text == cluster_ip, "the short name resolves")
     assert ask(cluster, target, f"/resolve/named.{namespace}.svc.cluster.local") == cluster_ip
     unknown = cluster.http_get(f"http://{target['status']['podIP']}:8000/resolve/example.com")
     assert unknown.status == 404
-    assert cluster.http_get(f"http://{cluster_ip}/").text == target["metadata"]["name"]
+    assert wait_answer(cluster, f"http://{cluster_ip}/") == target["metadata"]["name"]
     out = cluster.pod_exec(
         target["metadata"]["name"], "curl", "-sS", "--max-time", "5", f"http://named.{namespace}", namespace=namespace
     )
@@ -356,17 +374,42 @@ def test_names_of_services_resolve_and_cluster_ips_answer(cluster: Cluster, name
 
 
 def test_logs_can_be_cut_by_lines_and_time_and_followed(cluster: Cluster, namespace: str) -> None:
-    script = "import time\nfor i in range(5): print('early', i, flush=True)\ntime.sleep(2)\nprint('late', flush=True)"
+    script = (
+        "import signal\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n"
+        "for i in range(5): print('early', i, flush=True)\n"
+        "signal.sigwait({signal.SIGUSR1})\n"
+        "print('late', flush=True)\n"
+    )
     talker = {"name": "talker", "image": "python:3.11", "args": ["-c", script]}
     cluster.apply(pod("talker", namespace, talker, restartPolicy="Never"))
-    cluster.wait(lambda: "early 4" in cluster.kubectl("logs", "-n", namespace, "talker"), "the first lines")
-    assert cluster.kubectl("logs", "-n", namespace, "talker", "--tail=2") == "early 3\nearly 4\n"
-    followed = cluster.kubectl("logs", "-n", namespace, "talker", "-f", "--tail=1")
-    assert followed == "early 4\nlate\n"
-    assert cluster.kubectl("logs", "-n", namespace, "talker", "--since=1s") == "late\n"
-    stamped = cluster.kubectl("logs", "-n", namespace, "talker", "--timestamps", "--tail=1")
-    assert stamped.startswith("20")
-    assert stamped.endswith("Z late\n")
+
+    def logs(*options: str) -> str:
+        return cluster.kubectl("logs", "-n", namespace, "talker", *options)
+
+    cluster.wait(lambda: "early 4" in logs(), "the first lines")
+    assert logs("--tail=2") == "early 3\nearly 4\n"
+    followed = cluster.spawn_in_net(
+        cluster.kubectl_argv("logs", "-n", namespace, "talker", "-f", "--tail=1"), stdout=subprocess.PIPE, text=True
+    )
+    assert followed.stdout is not None
+    assert followed.stdout.readline() == "early 4\n"
+    early = logs("--timestamps", "--tail=1")
+    assert early.startswith("20")
+    assert early.endswith("Z early 4\n")
+    second = len("2026-01-01T00:00:00")  # kubectl asks for whole seconds
+    cluster.wait(
+        lambda: time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) > early[:second],
+        "a later second than the early lines'",
+    )
+    os.kill(cluster.pod_pid("talker", namespace), signal.SIGUSR1)
+    rest, _ = followed.communicate(timeout=20)  # `logs -f` ends with the container
+    assert rest == "late\n"
+    late = logs("--timestamps", "--tail=1")
+    assert late.endswith("Z late\n")
+    assert logs(f"--since-time={late[:second]}Z") == "late\n"
+    assert logs("--since=1h") == "".join(f"early {number}\n" for number in range(5)) + "late\n"
+    cluster.wait(lambda: logs("--since=1s") == "", "nothing is younger than a second")
 
 
 # --- the network -----------------------------------------------------------------------------------------------------------
@@ -386,7 +429,19 @@ def test_the_load_balancer_passes_half_closed_connections(cluster: Cluster, name
     web[0]["spec"]["template"]["spec"]["containers"] = [server]
     cluster.apply(web)
     wait_endpoints(cluster, "halves", namespace, 1)
-    with cluster.connect(cluster.loadbalancer_ip("halves", namespace), 80, timeout_s=20) as sock:
+    address = cluster.loadbalancer_ip("halves", namespace)
+
+    def accepts() -> bool:
+        """Whether the proxy knows its endpoint: that one ends a connection without a word, without it there is a reset."""
+        try:
+            with cluster.connect(address, 80) as sock:
+                sock.shutdown(1)
+                return sock.recv(1) == b""
+        except OSError:
+            return False
+
+    cluster.wait(accepts, "the load balancer reaches its endpoint")
+    with cluster.connect(address, 80, timeout_s=20) as sock:
         sock.sendall(b"x" * 3_000_000)
         sock.shutdown(1)
         received = b""
@@ -435,7 +490,7 @@ def test_pods_and_traffic_outlive_the_api_server(cluster: Cluster, namespace: st
     cluster.apply(deployment("lasting", namespace))
     wait_endpoints(cluster, "lasting", namespace, 1)
     url = f"http://{cluster.loadbalancer_ip('lasting', namespace)}/"
-    name = cluster.http_get(url).text
+    name = wait_answer(cluster, url)
     pid = cluster.pod_pid(name, namespace)
     cluster.kill("kube-apiserver")
     assert not cluster.is_running("kube-apiserver")
@@ -518,20 +573,25 @@ def test_pods_that_go_all_at_once_are_gone_from_the_api_too(cluster: Cluster, na
 # --- leaving no trace --------------------------------------------------------------------------------------------------------
 
 
+def command_of(pid: int) -> str:
+    """Return the command line of a process, each argument followed by a space; nothing if the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def traces(cluster_id: str) -> list[str]:
     """Return everything of a cluster that is still there: namespaces, cgroup, directories, processes."""
     found = [*netns.names_of(cluster_id)]
     paths = [places.Places(cluster_id).root, places.lock_path(cluster_id), processes.cgroup_of(cluster_id)]
     found += [str(path) for path in paths if path is not None and path.exists()]
-    root = str(places.Places(cluster_id).root).encode()
+    root = str(places.Places(cluster_id).root)
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if root in command or f"nexus_testbed.guard\0{cluster_id}".encode() in command:
-                found.append(command.replace(b"\0", b" ").decode())
+            command = command_of(int(entry.name))
+            if root in command or f"nexus_testbed.guard {cluster_id}" in command:
+                found.append(command)
     return found
 
 
@@ -572,8 +632,14 @@ def test_down_leaves_no_trace_without_cgroups(monkeypatch: pytest.MonkeyPatch) -
         own.apply(pod("left", "default", stray))
         own.wait(lambda: is_ready(own.get("pod", "left")), "its pod runs")
         assert processes.cgroup_of(own.id) is None
-        inside = [pid for name in netns.names_of(own.id)[1:] for pid in netns.pids_in(name)]
-        assert len(inside) >= 2, f"the shell and its stray sleep run: {inside}"
+
+        def sleeping() -> list[int]:
+            """Both sleeps, the stray one too: that a container runs says nothing of what its shell has come to."""
+            pids = [pid for name in netns.names_of(own.id)[1:] for pid in netns.pids_in(name)]
+            found = [pid for pid in pids if command_of(pid).split() == ["sleep", "600"]]
+            return found if len(found) == 2 else []
+
+        inside = own.wait(sleeping, "the container's sleep and its stray one run")
     assert traces(own.id) == []
     assert [pid for pid in inside if processes.find_proc(pid)] == []
 
