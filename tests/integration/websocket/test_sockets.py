@@ -293,10 +293,13 @@ async def test_beyond_the_limit_of_connections_there_is_503(bed: Any) -> None:
 
 
 async def test_a_client_that_does_not_answer_pings_is_dropped_and_one_that_does_stays(bed: Any) -> None:
-    server = await bed.websocket(NEXUS_WEBSOCKET_PING_SECONDS="0.2")
-    reader, writer = await asyncio.open_connection(server.host, server.port)
-    writer.write(HANDSHAKE)
+    server = await bed.websocket(NEXUS_WEBSOCKET_PING_SECONDS="1.5")
+    # The good one first: when the other's time to answer is over, its own is too. Half of the period is that time, so
+    # the period must be long enough for a busy machine.
     async with connect(ws(server)) as good:
+        await receive(good, "hello")
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        writer.write(HANDSHAKE)
         async with asyncio.timeout(10):
             await reader.read(-1)  # until the server ends it
         await good.send('{"ping": 1}')
