@@ -238,12 +238,13 @@ asyncio.run(main())
     process.kill()
     await process.wait()
 
-    def gone() -> bool:
-        return not any(
-            Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids
-        )
+    def is_gone(pid: int) -> bool:
+        try:
+            return not Path(f"/proc/{pid}/cmdline").read_bytes()  # nothing: it ended and waits to be reaped
+        except OSError:
+            return True
 
-    await until(gone)
+    await until(lambda: all(is_gone(pid) for pid in pids))
 
 
 def test_an_address_that_is_taken_is_refused_even_by_who_would_share_it() -> None:
