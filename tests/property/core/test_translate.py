@@ -70,7 +70,7 @@ def check_whole(snapshot: Snapshot) -> None:
 
 
 @given(manifests.worlds, st.randoms(use_true_random=False))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_the_order_of_manifests_does_not_show(world: list[Any], random: Any) -> None:
     shuffled = list(world)
     random.shuffle(shuffled)
@@ -81,7 +81,7 @@ def test_the_order_of_manifests_does_not_show(world: list[Any], random: Any) -> 
 
 
 @given(st.lists(manifests.damaged() | manifests.json_values | manifests.sound, max_size=6), manifests.worlds)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_nothing_raises_and_the_snapshot_is_whole(world: list[Any], before: list[Any]) -> None:
     previous = run(before).snapshot
     check_whole(previous)
@@ -89,21 +89,21 @@ def test_nothing_raises_and_the_snapshot_is_whole(world: list[Any], before: list
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_text_makes_the_loader_raise(text: str) -> None:
     parse_text(text, "x.yaml")
     parse_text("apiVersion: nexus.dev/v1alpha1\nkind: NexusService\n" + text, "x.yaml")
 
 
 @given(manifests.worlds)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_publishing_twice_changes_nothing(world: list[Any]) -> None:
     first = run(world)
     assert run(world, first.snapshot).snapshot == first.snapshot
 
 
 @given(manifests.worlds, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_broken_object_keeps_its_items_and_leaves_its_neighbours_alone(world: list[Any], data: st.DataObject) -> None:
     before = run(world)
     ours = [m for m in world if m["kind"] in ("NexusService", "HTTPRoute", "NexusPlugin")]

@@ -29,7 +29,7 @@ def read(encoded: wire.Encoded, generation: int = 1) -> Snapshot:
 
 
 @given(st.lists(st.integers(0, 5000), max_size=300), st.sampled_from((1, 300, 5000)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_round_trip(numbers: list[int], size: int) -> None:
     snapshot = snapshot_of(numbers, size)
     encoded = wire.encode(snapshot)
@@ -77,7 +77,7 @@ for _name in values.__all__:
 
 
 @given(st.lists(structs[Route], max_size=3), st.lists(structs[Upstream], max_size=3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_field_of_routes_and_upstreams_comes_back(routes: list[Route], upstreams: list[Upstream]) -> None:
     snapshot = Snapshot(routes=tuple(routes), upstreams=tuple(upstreams))
     encoded = wire.encode(snapshot)
@@ -109,7 +109,7 @@ def test_an_item_larger_than_a_chunk_is_split(size: int) -> None:
 
 
 @given(st.integers(0, 2999))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_an_edit_alters_one_chunk_and_an_added_item_no_more_than_two(edited: int) -> None:
     numbers = list(range(3000))
     before = set(BASE.chunks)
@@ -124,7 +124,7 @@ BASE = wire.encode(snapshot_of(list(range(3000))))
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_damage_is_found(data: st.DataObject) -> None:
     encoded = wire.encode(snapshot_of(list(range(200))))
     manifest = wire.parse_manifest(wire.manifest_bytes(encoded, 7))
@@ -149,7 +149,7 @@ def test_chunks_in_another_order_are_found() -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_bytes_make_a_reader_raise_anything_but_a_wire_error(data: bytes) -> None:
     for reader in (wire.parse_manifest, wire.decode_ack):
         said = ""
@@ -195,7 +195,7 @@ def test_an_empty_snapshot_has_no_chunks() -> None:
 @given(
     st.text(max_size=20), st.integers(0, 10**9), st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3)
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_acks_round_trip(replica: str, generation: int, plugins: dict[str, str]) -> None:
     reports = {name: PluginReport("failed", "1.0", "PluginLoadFailed", said) for name, said in plugins.items()}
     ack = Ack(replica, generation, "ab", "2026-01-01T00:00:00Z", reports)
@@ -223,7 +223,7 @@ def read_next(reader: wire.Reader, snapshot: Snapshot, generation: int) -> Snaps
     st.lists(st.lists(st.integers(0, 400), max_size=300), min_size=1, max_size=4),
     st.sampled_from((1, 5000, 300_000)),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_reader_reads_what_follows_and_keeps_what_stays(histories: list[list[int]], size: int) -> None:
     """Items come and go; some are larger than a chunk. What was there before is the same object."""
     reader = wire.Reader()

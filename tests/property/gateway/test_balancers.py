@@ -49,7 +49,7 @@ def endpoints(shares: list[float]) -> tuple[Fake, ...]:
     return tuple(Fake(f"10.0.{number}.1:80", share) for number, share in enumerate(shares))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     ALGORITHM,
     st.lists(SHARE, min_size=1, max_size=30),
@@ -73,7 +73,7 @@ def test_a_pick_is_always_one_of_the_candidates(
         chosen.ewma_s, chosen.ewma_at = what / 100, now
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(SHARE, min_size=1, max_size=12), st.integers(1, 5))
 def test_round_robin_never_drifts_from_the_shares(shares: list[float], rounds: int) -> None:
     candidates = endpoints(shares)
@@ -85,7 +85,7 @@ def test_round_robin_never_drifts_from_the_shares(shares: list[float], rounds: i
         assert abs(picks[each.authority] - due) <= len(shares) + 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.sampled_from(["least-request", "peak-ewma", "random"]),
     st.lists(SHARE, min_size=1, max_size=8),
@@ -102,7 +102,7 @@ def test_idle_endpoints_are_drawn_by_share_in_the_long_run(algorithm: str, share
         assert abs(picks[each.authority] - requests * part) <= 6 * (requests * part * (1 - part)) ** 0.5 + 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(0.01, 1000.0), min_size=1, max_size=200))
 def test_the_alias_method_gives_every_index_exactly_its_weight(weights: list[float]) -> None:
     alias = Alias(weights, random.Random(1))
@@ -115,7 +115,7 @@ def test_the_alias_method_gives_every_index_exactly_its_weight(weights: list[flo
         assert got / len(weights) == pytest.approx(weight / sum(weights), abs=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["maglev", "ring-hash"]),
     st.lists(st.floats(0.5, 4.0), min_size=2, max_size=40),
@@ -143,7 +143,7 @@ def test_few_keys_move_when_one_endpoint_leaves(algorithm: str, shares: list[flo
         assert needless <= 0.08 * len(keys)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 40), max_size=8))
 def test_a_round_and_a_split_deal_exactly_the_weights(weights: list[int]) -> None:
     split = Split(weights)
@@ -183,7 +183,7 @@ POLICY = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(STATE, max_size=12), POLICY, st.sampled_from(["", "a", "z"]))
 def test_someone_takes_requests_unless_all_are_draining(states: list[Fake], policy: Balancing, zone: str) -> None:
     live, again = available(states, policy, zone, 100.0)
@@ -202,7 +202,7 @@ def test_someone_takes_requests_unless_all_are_draining(states: list[Fake], poli
             assert [each.share for each in later] == shares
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(STATE, min_size=1, max_size=12), st.sampled_from(["a", "b", "z"]))
 def test_zones_move_requests_and_lose_none(states: list[Fake], zone: str) -> None:
     """The shares of all live endpoints are together what they would be without zones: the capacity that is there."""

@@ -142,7 +142,7 @@ def naive(
     return min(ranked)[1] if ranked else None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(snapshots(), st.lists(st.tuples(METHOD, HOST, PATH, VALUES, VALUES), min_size=1, max_size=4))
 def test_the_router_agrees_with_the_naive_reference(
     snapshot: Snapshot, requests: list[tuple[str, str, str, dict[str, str], dict[str, str]]]
@@ -193,7 +193,7 @@ def test_a_router_built_in_slices_is_the_same(snapshot: Snapshot) -> None:
     assert [entry.rank for entry in router.entries] == [entry.rank for entry in other.entries]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(snapshots(), st.lists(snapshots(), min_size=1, max_size=3), st.data())
 def test_a_router_that_follows_another_is_the_same(
     first: Snapshot, others: list[Snapshot], data: st.DataObject

@@ -12,7 +12,7 @@ from nexus_graphql.execute import limits, requests
 from nexus_graphql.schema import names, scalars
 from nexus_graphql.schema.shapes import EnumShape, ObjectShape
 
-CALM = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+CALM = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 
 words = st.one_of(
     st.sampled_from(["id", "name", "a-b", "aB", "a_b", "__x", "Query", "String", "input", "type", "1st", "", "é", "☃"]),
