@@ -66,6 +66,7 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are written apart: the body would wait for the head's delayed ACK
     server: Server
 
     def setup(self) -> None:
