@@ -48,15 +48,15 @@ async def test_each_try_has_its_time_within_the_requests(harness: Harness, peers
         await reader.read(-1)
 
     policies = {
-        "timeouts": Timeouts(request_s=0.8, try_s=0.2),
-        "retry": Retry(attempts=5, on=("timeout",)),
+        "timeouts": Timeouts(request_s=2, try_s=0.2),
+        "retry": Retry(attempts=20, on=("timeout",)),
         "breaker": CircuitBreaker(failures=0),
     }
     await harness.start(simple(await peers(count), **policies))
     begun = monotonic()
     assert (await harness.raw(LAST)).startswith(b"HTTP/1.1 504")
-    assert monotonic() - begun < 2.5, "the request's time is over whatever tries are left"
-    assert 2 <= len(tries) <= 4
+    assert monotonic() - begun < 4.0, "the request's time is over whatever tries are left"
+    assert 2 <= len(tries) <= 10
     await settled()
 
 
@@ -67,7 +67,7 @@ async def test_a_try_that_hangs_is_made_up_for_by_another(harness: Harness, peer
         nonlocal tries
         await reader.readuntil(b"\r\n\r\n")
         tries += 1
-        if tries == 2:
+        if tries >= 2:  # a busy machine may not answer the second within its time
             writer.write(OK)
         await reader.read(-1)
 
@@ -134,15 +134,15 @@ async def test_a_stream_may_take_longer_than_a_request_but_not_fall_silent(
     async def tick(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        for number in range(6):
+        for number in range(8):
             writer.write(b"data: %d\n\n" % number)
             await asyncio.sleep(0.1)
         await reader.read(-1)
 
-    await harness.start(simple(await peers(tick), timeouts=Timeouts(request_s=0.2, idle_s=0.4)))
+    await harness.start(simple(await peers(tick), timeouts=Timeouts(request_s=0.5, idle_s=1.5)))
     reader, _ = await clients(GET)
     async with asyncio.timeout(5):
-        await reader.readuntil(b"data: 5")
+        await reader.readuntil(b"data: 7")
         rest = await reader.read()
     assert b"0\r\n\r\n" not in rest, "cut off, not ended"
     await settled()
@@ -217,9 +217,9 @@ async def test_time_before_a_request_is_not_the_requests(harness: Harness, peers
         writer.write(OK)
         await reader.read(-1)
 
-    late = Fault(delay_s=0.4, delay_ratio=1.0)
+    late = Fault(delay_s=1.3, delay_ratio=1.0)
     await harness.start(
-        snapshot(route(rule("shop/orders", filters=(late,))), upstream(await peers(serve))), head_timeout_s=0.3
+        snapshot(route(rule("shop/orders", filters=(late,))), upstream(await peers(serve))), head_timeout_s=1.0
     )
     reader, writer = await clients()
     await asyncio.sleep(0.2)
@@ -270,16 +270,23 @@ async def test_an_endpoint_that_takes_no_body_is_to_blame_and_not_the_client(
 async def test_a_clients_deadline_holds_while_its_body_comes(
     harness: Harness, peers: Peers, clients: Clients, settled: Settled
 ) -> None:
-    await harness.start(simple(await peers(silent), timeouts=Timeouts(request_s=20)))
+    arrived = asyncio.Event()
+
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        arrived.set()
+        await reader.read(-1)
+
+    await harness.start(simple(await peers(mute), timeouts=Timeouts(request_s=20)))
     begun = monotonic()
     reader, writer = await clients(
-        b"POST /a" + HOST + b"x-request-timeout: 0.4\r\ncontent-length: 200000\r\n\r\n" + b"x" * 100_000
+        b"POST /a" + HOST + b"x-request-timeout: 1.5\r\ncontent-length: 200000\r\n\r\n" + b"x" * 100_000
     )
-    await asyncio.sleep(0.1)
-    writer.write(b"x" * 100_000)
     async with asyncio.timeout(5):
+        await arrived.wait()
+        writer.write(b"x" * 100_000)
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 504")
-    assert monotonic() - begun < 2.0
+    assert monotonic() - begun < 4.0
     writer.transport.abort()
     await settled()
 

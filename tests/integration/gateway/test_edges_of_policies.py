@@ -143,15 +143,15 @@ async def test_a_client_that_left_keeps_no_place_in_the_queue(
 async def test_a_try_deadline_does_not_run_on_into_the_pause_before_the_next_try(
     harness: Harness, peers: Peers, settled: Settled
 ) -> None:
-    """The first try fails shortly before its own deadline: what is left of the request's time is for the next one."""
+    """The first try fails within its own deadline, which falls into the pause: the next one has a deadline of its own."""
     tries = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal tries
         await reader.readuntil(b"\r\n\r\n")
         tries += 1
-        if tries % 4:
-            await asyncio.sleep(0.17)
+        if tries == 1:
+            await asyncio.sleep(0.05)
             writer.write(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n")
         else:
             writer.write(OK)
@@ -160,12 +160,12 @@ async def test_a_try_deadline_does_not_run_on_into_the_pause_before_the_next_try
     await harness.start(
         simple(
             port,
-            timeouts=Timeouts(request_s=10, try_s=0.2),
-            retry=Retry(attempts=3),
+            timeouts=Timeouts(request_s=10, try_s=0.5),
+            retry=Retry(attempts=1),
             breaker=CircuitBreaker(failures=0),
         )
     )
-    harness.gateway.proxy.rng.uniform = lambda low, high: 0.25  # a long pause, as the third one's may be
+    harness.gateway.proxy.rng.uniform = lambda low, high: 0.75  # a long pause, as a later one's may be
     assert (await harness.raw(LAST)).startswith(b"HTTP/1.1 200")
     await settled()
 

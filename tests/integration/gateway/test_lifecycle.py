@@ -125,7 +125,10 @@ async def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:
 
 
 async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    arrived = asyncio.Event()
+
     async def stuck(request: web.Request) -> web.Response:
+        arrived.set()
         await asyncio.Event().wait()
         return web.Response()
 
@@ -134,14 +137,17 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     async with ClientSession() as client:
         process = await gateway.start(client)
         request = asyncio.create_task(client.get(f"http://127.0.0.1:{gateway.port}/").__aenter__())
-        await asyncio.sleep(0.2)
+        async with asyncio.timeout(10):
+            await arrived.wait()
+        process.send_signal(signal.SIGSTOP)  # so that it gets the next two in one go
         process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)  # so soon it is taken for the same wish
+        process.send_signal(signal.SIGCONT)
 
         async def draining() -> bool:
             return await gateway.ready(client) != 200
 
         await until(draining)
-        process.send_signal(signal.SIGTERM)  # so soon it is taken for the same one
         await asyncio.sleep(0.6)
         assert process.returncode is None
         process.send_signal(signal.SIGTERM)

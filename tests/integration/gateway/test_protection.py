@@ -94,12 +94,12 @@ async def test_a_service_that_fails_as_a_whole_is_left_alone_and_tried_again(
     service = Service()
     service.status = 503
     ports = [await peers(service) for _ in range(2)]
-    whole = CircuitBreaker(failures=3, reset_s=0.3)
+    whole = CircuitBreaker(failures=3, reset_s=1.0)
     await harness.start(simple(*ports, service_breaker=whole, breaker=NO_CIRCUIT, retry=ONCE))
     assert [reason_of(await harness.raw(LAST)) for _ in range(5)] == ["", "", "", "CircuitOpen", "CircuitOpen"]
     assert len(service.got) == 3
     service.status = 200
-    await asyncio.sleep(0.35)
+    await asyncio.sleep(1.05)
     assert [status_of(await harness.raw(LAST)) for _ in range(5)] == [200] * 5
     await settled()
 
@@ -110,11 +110,11 @@ async def test_a_probe_whose_client_leaves_gives_its_place_to_another(
     """Half-open lets one request through; should nothing come of it, the next one is the probe."""
     service = Service()
     service.status = 503
-    whole = CircuitBreaker(failures=1, reset_s=0.2)
+    whole = CircuitBreaker(failures=1, reset_s=1.0)
     await harness.start(simple(await peers(service), service_breaker=whole, breaker=NO_CIRCUIT, retry=ONCE))
     await harness.raw(LAST)
     service.status, service.wait_s = 200, 30.0
-    await asyncio.sleep(0.25)
+    await asyncio.sleep(1.05)
     _, writer = await clients(GET)
     await until(lambda: len(service.got) == 2)
     assert reason_of(await harness.raw(LAST)) == "CircuitOpen"
@@ -128,16 +128,18 @@ async def test_a_probe_whose_client_leaves_gives_its_place_to_another(
 async def test_an_endpoint_that_answers_with_errors_is_taken_out_and_comes_back(harness: Harness, peers: Peers) -> None:
     good, bad = Service(), Service()
     bad.status = 500
-    policies = {"outlier": Outlier(failures=3, eject_s=0.4), "breaker": NO_CIRCUIT, "retry": ONCE}
+    policies = {"outlier": Outlier(failures=3, eject_s=2.0), "breaker": NO_CIRCUIT, "retry": ONCE}
     await harness.start(simple(await peers(good), await peers(bad), **policies))
     answers = [status_of(await harness.raw(LAST)) for _ in range(30)]
     assert answers.count(500) == 3
     bad.status = 200
-    await asyncio.sleep(0.45)
     before = len(bad.got)
-    for _ in range(20):
+
+    async def back() -> bool:
         await harness.raw(LAST)
-    assert len(bad.got) > before
+        return len(bad.got) > before
+
+    await until(back)
 
 
 async def test_the_last_endpoint_is_never_ejected(harness: Harness, peers: Peers) -> None:
