@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 from collections.abc import Callable
@@ -10,11 +11,13 @@ from typing import Any, TypeVar
 
 import yaml
 from nexus_testbed import images
-from nexus_testbed.cluster import Cluster, CommandError
+from nexus_testbed.cluster import Cluster, ClusterError, CommandError
 
 T = TypeVar("T")
 REPOSITORY = Path(__file__).parent.parent.parent
 NODE = "10.100.0.1"
+GATEWAY_PORT = 8080
+"""Where a gateway pod listens, behind the load balancer's port 80."""
 NO_ANSWER = (7, 28, 52, 56)
 """What curl ends with: refused, too late, an empty reply, broken off."""
 
@@ -152,6 +155,34 @@ class Shop:
                     f"{kind} {name} is not {condition_type}={status} {reason}: {json.dumps(conditions, indent=1)}"
                 )
             time.sleep(0.1)
+
+    def wait_each_gateway(self, path: str, status: int, what: str, timeout_s: float = 30.0) -> None:
+        """Wait until every gateway pod, asked by itself, answers the path with that status.
+
+        What the load balancer answers is one gateway's word: the next request may reach another, which learns of a change
+        in its own time.
+        """
+
+        def answered(pod: dict[str, Any]) -> int:
+            address = pod["status"].get("podIP")
+            if not address:
+                return 0
+            try:
+                return self.cluster.http_get(f"http://{address}:{GATEWAY_PORT}{path}").status
+            except (OSError, http.client.HTTPException):
+                return 0
+
+        seen: dict[str, int] = {}
+
+        def all_answer() -> bool:
+            seen.clear()
+            seen.update({pod["metadata"]["name"]: answered(pod) for pod in self.gateway_pods()})
+            return bool(seen) and set(seen.values()) == {status}
+
+        try:
+            self.cluster.wait(all_answer, f"{what}: {path} answers {status} at each gateway", timeout_s)
+        except ClusterError as err:
+            raise AssertionError(f"{err}\nanswered at last: {seen}") from err
 
     def wait_ready(self, service: str, *, endpoints: str = "", timeout_s: float = 60.0) -> None:
         self.wait_condition("nexusservice", service, "Ready", "True", timeout_s=timeout_s)

@@ -18,9 +18,18 @@ from shop import Shop
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
+def ready_table(shop: Shop) -> list[str]:
+    """The lines of `kubectl get nexusservices` once every service is Ready in them, else none."""
+    table = shop.kubectl("get", "nexusservices").splitlines()
+    return table if all("True" in row for row in table[1:]) else []
+
+
 def test_nexusservices_show_ready_endpoints_url_and_age(shop: Shop) -> None:
     """`kubectl get nexusservices` answers the four questions in columns; `kubectl explain` every other."""
-    table = shop.kubectl("get", "nexusservices").splitlines()
+    for service in shop.services():  # whatever the tests before did to them
+        shop.wait_ready(service)
+    # A kill of a moment ago may show only now, and not for long.
+    table = shop.eventually(lambda: ready_table(shop), "every row shows True")
     header = table[0].split()
     for column in ("NAME", "READY", "ENDPOINTS", "URL", "AGE"):
         assert column in header, table[0]
@@ -127,7 +136,8 @@ def test_a_plugin_from_a_marketplace_is_enabled_and_disabled_without_restart(sho
     assert "1." in row, f"the installed version is shown: {row}"
 
     shop.kubectl("patch", "nexusplugin", "api-key", "--type=merge", "-p", '{"spec":{"enabled":false}}')
-    shop.eventually(lambda: shop.status_of("/orders") == 200, "the disabled plugin lets requests pass")
+    shop.wait_each_gateway("/orders", 200, "the disabled plugin lets requests pass")
+    assert shop.status_of("/orders") == 200
     assert {pod["metadata"]["uid"]: restarts(pod) for pod in shop.gateway_pods()} == gateways
 
 
@@ -143,6 +153,9 @@ async def test_one_request_is_one_trace_to_the_websocket(shop: Shop) -> None:
         session.ws_connect(f"{shop.gateway}/ws", timeout=aiohttp.ClientWSTimeout(ws_close=5)) as socket,
     ):
         await socket.send_json({"subscribe": "orders"})
+        async with asyncio.timeout(15):
+            while (await socket.receive_json()).get("subscribed") != "orders":
+                pass
         async with session.post(
             f"{shop.gateway}/orders",
             json={"item": "cup", "quantity": 1},
@@ -271,6 +284,7 @@ def test_an_unknown_backend_leaves_every_other_object_working(shop: Shop) -> Non
         condition = shop.eventually(refused, "ResolvedRefs=False")
         assert condition["reason"] == "BackendNotFound"
         assert "nowhere" in condition["message"]
+        shop.wait_each_gateway("/lost", 500, "a route to nowhere")
         assert shop.status_of("/lost") == 500
         assert shop.status_of("/catalog/items") == 200
     finally:
@@ -291,7 +305,7 @@ def test_a_broken_edit_keeps_the_last_good_version(shop: Shop) -> None:
         }
     )
     try:
-        shop.eventually(lambda: shop.status_of("/mirror/items") == 200, "the new route serves")
+        shop.wait_each_gateway("/mirror/items", 200, "the new route serves")
         shop.kubectl("patch", "nexusservice", "mirror", "--type=merge", "-p", '{"spec":{"expose":{"path":"/catalog"}}}')
         condition = shop.wait_condition("nexusservice", "mirror", "Accepted", "False")
         assert condition["reason"] == "PathConflict"

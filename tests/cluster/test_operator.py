@@ -52,30 +52,48 @@ class Operators:
         self._cluster = cluster
         self._logs = logs
         self._running: list[subprocess.Popen[Any]] = []
+        self._listening: dict[int, str] = {}  # pid → address
         self._started = 0
 
-    def start(self) -> subprocess.Popen[Any]:
+    def start(self, lease_s: int = LEASE_S) -> subprocess.Popen[Any]:
         self._started += 1
+        listen = f"127.0.0.1:{18080 + self._started}"
         env = {
             "NEXUS_CONSUL_URL": CONSUL,
             "NEXUS_GATEWAY_URL": "http://gateway.example",
-            "NEXUS_LEASE_SECONDS": str(LEASE_S),
+            "NEXUS_LEASE_SECONDS": str(lease_s),
             "NEXUS_RESYNC_SECONDS": "2",
-            "NEXUS_OPERATOR_LISTEN": f"127.0.0.1:{18080 + self._started}",
+            "NEXUS_OPERATOR_LISTEN": listen,
         }
         with (self._logs / f"operator-{self._started}.log").open("wb") as log:
             process = self._cluster.spawn_in_net([sys.executable, "-m", "nexus_operator"], stdout=log, env=env)
         self._running.append(process)
+        self._listening[process.pid] = listen
         return process
+
+    def wait_ready(self, process: subprocess.Popen[Any]) -> None:
+        """Wait until the replica has listed every kind: from then on it takes part in the election."""
+
+        def is_ready() -> bool:
+            try:
+                return self._cluster.http_get(f"http://{self._listening[process.pid]}/readyz").status == 200
+            except OSError:
+                return False  # it does not listen yet
+
+        self._cluster.wait(is_ready, f"the operator at {self._listening[process.pid]} is ready", 60)
 
     def kill(self, process: subprocess.Popen[Any]) -> None:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         self._running.remove(process)
 
-    def stop(self, process: subprocess.Popen[Any]) -> int:
+    def terminate(self, process: subprocess.Popen[Any]) -> None:
+        """SIGTERM, once: a second one may come when the handler is gone already."""
         process.terminate()
         self._running.remove(process)
+
+    def stop(self, process: subprocess.Popen[Any]) -> int:
+        self.terminate(process)
         return process.wait(15)
 
     def stop_all(self) -> None:
@@ -530,26 +548,34 @@ def test_a_lost_api_server_is_waited_for_and_no_deletion_is_missed(
 
 def test_one_replica_writes_and_another_takes_over(bed: Cluster, operators: Operators, gateway: AckingGateway) -> None:
     def holder() -> str:
-        return str(bed.get("lease", "nexus-operator", "default")["spec"].get("holderIdentity") or "")
+        leases = [found for found in bed.find("leases", "default") if found["metadata"]["name"] == "nexus-operator"]
+        return str(leases[0]["spec"].get("holderIdentity") or "") if leases else ""
 
+    long_s = 5 * LEASE_S
     before = holder()
     first = operators.start()
     led = eventually(bed, lambda: (h := holder()) != before and h, "the first replica leads")
-    second = operators.start()
+    second = operators.start(long_s)
+    operators.wait_ready(second)
     bed.apply(service("a", backend={"addresses": ["10.9.9.1:80"]}, expose={"path": "/a"}))
     wait_condition(bed, "a", "Ready", "True")
     assert holder() == led
     operators.kill(first)
-    eventually(bed, lambda: holder() not in ("", led), "the second leads once the lease has run out", LEASE_S * 4)
+    led = eventually(
+        bed, lambda: (h := holder()) not in ("", led) and h, "the second leads once the lease has run out", 60
+    )
     bed.apply(service("b", backend={"addresses": ["10.9.9.1:80"]}, expose={"path": "/b"}))
     wait_condition(bed, "b", "Ready", "True")
 
     third = operators.start()
-    led = holder()
-    time.sleep(2)  # the third is up and waiting
+    operators.wait_ready(third)
+    assert holder() == led
     stopped_at = time.monotonic()
-    assert operators.stop(second) == 0
+    operators.terminate(second)
     eventually(bed, lambda: holder() not in ("", led), "the third leads")
-    assert time.monotonic() - stopped_at < LEASE_S, "a stopped leader releases the lease instead of letting it run out"
+    took_s = time.monotonic() - stopped_at
+    # It renewed the Lease every fifth of its time: left to run out, it would be trusted for four fifths more at least.
+    assert took_s < long_s * 3 / 4, "a stopped leader releases the lease instead of letting it run out"
+    assert second.wait(15) == 0
     assert third.poll() is None
     operators.stop_all()
