@@ -8,8 +8,7 @@ import random
 import socket
 import ssl
 import subprocess
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -606,33 +605,54 @@ async def test_the_factory_is_told_what_was_agreed(serve: Serve, offered: list[s
     writer.transport.abort()
 
 
-async def s_client(service: Service, pieces: list[bytes], *arguments: str) -> str:
-    """Type into openssl's client; return all that it says. A letter alone on a line is a command to it."""
-    argv = ["openssl", "s_client", "-connect", f"127.0.0.1:{service.port}", "-servername", NAME, *arguments]
+Said = Callable[[str], object]
 
-    def run() -> str:
-        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
-            assert client.stdin is not None
-            for piece in pieces:
-                time.sleep(0.15)
-                try:
-                    client.stdin.write(piece)
-                    client.stdin.flush()
-                except BrokenPipeError:
-                    break
-            time.sleep(0.15)
-            try:
-                return client.communicate(timeout=5)[0].decode(errors="replace")
-            except subprocess.TimeoutExpired:
+
+async def s_client(service: Service, pieces: Sequence[tuple[bytes, Said]], *arguments: str) -> str:
+    """Type into openssl's client; return all that it says. A letter alone in what it reads at once is a command to it.
+
+    pieces: what to type, and what must be true of all it has said by then before the next: it would read both as one.
+    """
+    client = await asyncio.create_subprocess_exec(
+        "openssl", "s_client", "-connect", f"127.0.0.1:{service.port}", "-servername", NAME, *arguments,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    typed, output = client.stdin, client.stdout
+    assert typed is not None
+    assert output is not None
+    heard = bytearray()
+
+    async def listen() -> None:
+        while data := await output.read(2**16):
+            heard.extend(data)
+
+    def said() -> str:
+        return heard.decode(errors="replace")
+
+    listening = asyncio.create_task(listen())
+    try:
+        await until(lambda: service.protocols)
+        for piece, is_done in pieces:
+            if typed.is_closing():
+                break  # it has ended
+            with contextlib.suppress(ConnectionError):
+                typed.write(piece)
+                await typed.drain()
+            await until(lambda is_done=is_done: is_done(said()) or listening.done())
+        await until(listening.done)
+    finally:
+        if client.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
                 client.kill()
-                return client.communicate()[0].decode(errors="replace")
-
-    return await asyncio.to_thread(run)
+        await client.wait()
+        await listening
+    return said()
 
 
 async def test_renegotiation_is_refused_and_costs_nothing(serve: Serve) -> None:
     service = await serve()
-    said = await s_client(service, [b"R\n", LAST], "-tls1_2", "-crlf")
+    pieces: list[tuple[bytes, Said]] = [(b"R\n", lambda said: "no renegotiation" in said), (LAST, lambda _: True)]
+    said = await s_client(service, pieces, "-tls1_2", "-crlf")
     assert "RENEGOTIATING" in said
     assert "no renegotiation" in said
     assert "200 OK" not in said, "openssl gives up"
@@ -643,7 +663,18 @@ async def test_renegotiation_is_refused_and_costs_nothing(serve: Serve) -> None:
 async def test_keys_may_be_changed_at_any_time(serve: Serve) -> None:
     """K asks the server to change its keys as well."""
     service = await serve()
-    said = await s_client(service, [b"K\n", ASK, b"K\n", b"k\n", b"K\n", LAST], "-tls1_3")
+
+    def changes(count: int) -> Said:
+        return lambda said: said.count("KEYUPDATE") == count
+
+    def requests(count: int) -> Said:
+        return lambda _: len(service.app.served) == count
+
+    pieces = [
+        (b"K\n", changes(1)), (ASK, requests(1)), (b"K\n", changes(2)), (b"k\n", changes(3)), (b"K\n", changes(4)),
+        (LAST, requests(2)),
+    ]  # fmt: skip
+    said = await s_client(service, pieces, "-tls1_3")
     assert said.count("KEYUPDATE") == 4
     assert said.count("200 OK") == 2
     assert "closed" in said.splitlines()[-1]
