@@ -8,6 +8,7 @@ STUB_TROUBLE in the environment: `exit` ends at once, `never-ready` never is, `n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import struct
@@ -22,6 +23,8 @@ from nexus_gateway.edge.workers.channel import State
 from nexus_gateway.edge.workers.places import Place
 
 TROUBLE = os.environ.get("STUB_TROUBLE", "")
+LAST_REQUEST_S = 3.0
+"""The longest a drain waits for clients to close their connections; below what the supervisor gives a drain."""
 
 
 async def main() -> None:
@@ -93,9 +96,17 @@ async def main() -> None:
     if TROUBLE == "deaf":
         await asyncio.sleep(60)
     draining = True
+    # asyncio forgets a connection whose accept is not over when its server is closed: first no more of them, then two turns.
+    for each in listener.sockets:
+        asyncio.get_running_loop().remove_reader(each.fileno())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
     listener.close()
-    # Keep-alive connections get a moment to ask once more, and are told to close then.
-    await asyncio.sleep(0.2)
+    # Keep-alive connections ask once more, and are told to close then. One that has nothing to ask is closed with the rest.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LAST_REQUEST_S):
+            while runner.server.connections:  # noqa: ASYNC110 - aiohttp has no event for it
+                await asyncio.sleep(0.01)
     await runner.cleanup()
     await admin.cleanup()
     attending.cancel()

@@ -185,10 +185,18 @@ async def test_a_stop_drains_all_and_closes_the_port(supervised: Any) -> None:
     supervisor = await supervised(workers=2)
     await all_ready(supervisor)
     port, workers = supervisor.port, supervisor.workers
-    slow = asyncio.create_task(ask(port, "/slow"))
-    await asyncio.sleep(0.1)
-    await supervisor.stop()
-    assert (await slow)["pid"] in {worker.pid for worker in workers}
+    async with ClientSession(timeout=ClientTimeout(total=20)) as client:
+
+        async def get(path: str) -> int:
+            async with client.get(f"http://127.0.0.1:{port}{path}") as response:
+                return int((await response.json())["pid"])
+
+        accepted = await get("/")  # so that the next request, on the same connection, waits for no accept
+        slow = asyncio.create_task(get("/slow"))
+        await asyncio.sleep(0.1)
+        await supervisor.stop()
+        assert await slow == accepted
+    assert accepted in {worker.pid for worker in workers}
     assert [worker.ended.result() for worker in workers] == [0, 0]
     with pytest.raises(OSError, match="Connect call failed"):
         await asyncio.open_connection("127.0.0.1", port)
