@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,24 @@ import pytest
 from nexus_gateway.testing import Harness, until
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture
+def unused_tcp_port_factory() -> Iterator[Callable[[], int]]:
+    """Finds ports, and holds each to the test's end: bound and not listening, so that nobody else is given it.
+
+    Who connects is refused, until a server with SO_REUSEADDR listens there; what the gateway and asyncio's servers have.
+    It stands in for pytest-asyncio's, which lets go of a port before it is used; `unused_tcp_port` is one of these.
+    """
+    with ExitStack() as held:
+
+        def find() -> int:
+            probe = held.enter_context(socket.socket())
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+        yield find
 
 
 @pytest.fixture

@@ -90,19 +90,18 @@ RULE = """
 class Process:
     """A gateway over a directory of manifests."""
 
-    def __init__(self, folder: Path, tmp: Path) -> None:
+    def __init__(self, folder: Path, tmp: Path, port: int, admin: int) -> None:
         self.folder = folder
         self._told = tmp / "modules"
         self._admin = tmp / "admin.port"
         self.log = tmp / "log"
-        port = _free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{admin}"
         environ = {name: text for name, text in os.environ.items() if not name.startswith("NEXUS_")}
         environ["NEXUS_PLUGIN_CACHE"] = str(tmp / "cache" / "plugins")
         argv = (sys.executable, "-c", PROGRAM, str(self._told), "gateway", "-f", str(folder))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                (*argv, "--listen", f"127.0.0.1:{_free_port()}", "--admin", f"127.0.0.1:{port}"),
+                (*argv, "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"),
                 env=environ,
                 stdout=log,
                 stderr=log,
@@ -159,14 +158,6 @@ class Process:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def _write_routes(folder: Path, version: int) -> None:
     rules = "".join(RULE.format(number=number, path=f"v{version}") for number in range(RULES))
     text = "---".join(ROUTE.format(number=number) + rules for number in range(ROUTES))
@@ -175,14 +166,14 @@ def _write_routes(folder: Path, version: int) -> None:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Process]:
+def running(tmp_path: Path, unused_tcp_port_factory: Callable[[], int]) -> Iterator[Process]:
     folder = tmp_path / "manifests"
     folder.mkdir()
     key = (Path(__file__).parents[3] / "plugins/index/nexus_plugins/publisher.pub").read_text().strip()
     (folder / "gateway.yaml").write_text(GATEWAY)
     (folder / "plugin.yaml").write_text(PLUGIN.format(key=key))
     _write_routes(folder, 0)
-    found = Process(folder, tmp_path)
+    found = Process(folder, tmp_path, unused_tcp_port_factory(), unused_tcp_port_factory())
     try:
         yield found
     finally:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -40,17 +40,11 @@ run(GatewaySettings.from_env(os.environ), pathlib.Path(sys.argv[1]))
 
 
 class Process:
-    """The gateway as a process of its own, on ports found free."""
+    """The gateway as a process of its own."""
 
-    def __init__(self, tmp_path: Path, upstream_port: int, **environ: str) -> None:
-        import socket
-
-        ports = []
-        for _ in range(2):
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                ports.append(probe.getsockname()[1])
-        self.port, self.admin = ports
+    def __init__(self, tmp_path: Path, find_port: Callable[[], int], upstream_port: int, **environ: str) -> None:
+        self.port, self.admin = find_port(), find_port()
+        self.log = tmp_path / "log"
         (tmp_path / "manifests").mkdir()
         (tmp_path / "manifests" / "orders.yaml").write_text(MANIFEST.replace("PORT", str(upstream_port)))
         self._folder = tmp_path / "manifests"
@@ -60,12 +54,19 @@ class Process:
         }  # fmt: skip
 
     async def start(self, client: ClientSession) -> asyncio.subprocess.Process:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", PROGRAM, str(self._folder), env=self._environ, stdout=asyncio.subprocess.PIPE
-        )
+        with self.log.open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                PROGRAM,
+                str(self._folder),
+                env=self._environ,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
         async with asyncio.timeout(20):
             while await self.ready(client) != 200:
-                assert process.returncode is None
+                assert process.returncode is None, self.log.read_text()
                 await asyncio.sleep(0.05)
         return process
 
@@ -77,7 +78,7 @@ class Process:
             return 0
 
 
-async def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:
+async def test_sigterm_under_load_loses_no_request(tmp_path: Path, unused_tcp_port_factory: Callable[[], int]) -> None:
     """Keep-alive connections, new connections and slow requests: all are answered; only new connections are refused in the end."""
 
     async def answer(request: web.Request) -> web.Response:
@@ -85,7 +86,8 @@ async def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:
         return web.Response(text="ok")
 
     upstreams = Upstreams()
-    gateway = Process(tmp_path, await upstreams.start(answer), NEXUS_DRAIN_DELAY="0.5", NEXUS_DRAIN_SECONDS="10")
+    port = await upstreams.start(answer)
+    gateway = Process(tmp_path, unused_tcp_port_factory, port, NEXUS_DRAIN_DELAY="0.5", NEXUS_DRAIN_SECONDS="10")
     statuses: list[int] = []
     async with ClientSession() as client:
         process = await gateway.start(client)
@@ -124,7 +126,7 @@ async def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:
     assert sum(line["kind"] == "access" for line in lines) == len(statuses) + 1
 
 
-async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+async def test_a_second_signal_ends_at_once(tmp_path: Path, unused_tcp_port_factory: Callable[[], int]) -> None:
     arrived = asyncio.Event()
 
     async def stuck(request: web.Request) -> web.Response:
@@ -133,7 +135,7 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         return web.Response()
 
     upstreams = Upstreams()
-    gateway = Process(tmp_path, await upstreams.start(stuck), NEXUS_DRAIN_SECONDS="60")
+    gateway = Process(tmp_path, unused_tcp_port_factory, await upstreams.start(stuck), NEXUS_DRAIN_SECONDS="60")
     async with ClientSession() as client:
         process = await gateway.start(client)
         request = asyncio.create_task(client.get(f"http://127.0.0.1:{gateway.port}/").__aenter__())
@@ -150,9 +152,11 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         await until(draining)
         await asyncio.sleep(0.6)
         assert process.returncode is None
+        assert "stopping at once" not in gateway.log.read_text()
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(10):
             await process.communicate()
+        assert "stopping at once" in gateway.log.read_text()
         await asyncio.gather(request, return_exceptions=True)
     await upstreams.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
 from typing import Any
 
 import pytest
@@ -14,12 +13,6 @@ from nexus_core.snapshot import CircuitBreaker, Discovered, Retry, Snapshot, Tim
 from nexus_gateway.telemetry import names
 from nexus_gateway.testing import Harness, route, rule, simple, snapshot, until, upstream
 from nexus_sdk.discovery.memory import MemoryDiscovery
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Counting:
@@ -40,10 +33,10 @@ async def resetting(request: web.Request) -> web.Response:
     return web.Response()
 
 
-async def test_a_dead_endpoint_costs_no_request_whatever_the_method(harness: Harness) -> None:
+async def test_a_dead_endpoint_costs_no_request_whatever_the_method(harness: Harness, unused_tcp_port: int) -> None:
     """A failed connect sent nothing: even POST, even with a streamed body, goes to the other endpoint."""
     live = Counting()
-    await harness.start(simple(closed_port(), await harness.upstreams.start(live.handle)))
+    await harness.start(simple(unused_tcp_port, await harness.upstreams.start(live.handle)))
 
     async def pieces() -> Any:
         yield b"streamed"

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,12 +27,6 @@ spec:
   expose: {path: /}
   policy: {circuitBreaker: {failures: 4, resetSeconds: 60}}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -70,13 +63,13 @@ async def upstreams() -> AsyncIterator[Upstreams]:
 
 
 @pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
+async def start(tmp_path: Path, unused_tcp_port_factory: Callable[[], int]) -> AsyncIterator[Start]:
     started: list[asyncio.subprocess.Process] = []
 
     async def run(upstream: int) -> Running:
         (tmp_path / "manifests").mkdir()
         (tmp_path / "manifests" / "orders.yaml").write_text(MANIFEST.replace("PORT", str(upstream)))
-        port, admin = free_port(), free_port()
+        port, admin = unused_tcp_port_factory(), unused_tcp_port_factory()
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "nexus_cli", "gateway", "-f", str(tmp_path / "manifests"), "--workers", "2",
             "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}",
