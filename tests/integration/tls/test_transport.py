@@ -629,16 +629,18 @@ async def s_client(service: Service, pieces: Sequence[tuple[bytes, Said]], *argu
     def said() -> str:
         return heard.decode(errors="replace")
 
+    async def enter(piece: bytes, is_done: Said) -> None:
+        if not typed.is_closing():  # so when it has ended
+            with contextlib.suppress(ConnectionError):
+                typed.write(piece)
+                await typed.drain()
+        await until(lambda: is_done(said()) or listening.done())
+
     listening = asyncio.create_task(listen())
     try:
         await until(lambda: service.protocols)
         for piece, is_done in pieces:
-            if typed.is_closing():
-                break  # it has ended
-            with contextlib.suppress(ConnectionError):
-                typed.write(piece)
-                await typed.drain()
-            await until(lambda is_done=is_done: is_done(said()) or listening.done())
+            await enter(piece, is_done)
         await until(listening.done)
     finally:
         if client.returncode is None:
