@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def page(shop: Any, wait_for: Any) -> Iterator[Page]:
+def page(shop: Any) -> Iterator[Page]:
     """A page of a headless Chromium. What it complains about fails the test."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     complaints: list[str] = []
@@ -23,18 +23,10 @@ def page(shop: Any, wait_for: Any) -> Iterator[Page]:
         page = browser.new_page(viewport={"width": 1120, "height": 860})
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        frames: list[str | bytes] = []
-        page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(frame)))
+        # The page asks for the list once it is subscribed: what is placed after that is told, and not in the list.
         with page.expect_response("**/orders?limit=20") as loaded:
             page.goto(shop.gateway + "/")
         loaded.value.finished()
-
-        def is_subscribed() -> bool:
-            page.wait_for_timeout(20)  # the page's events are told meanwhile
-            return any('"subscribed"' in str(frame) for frame in frames)
-
-        # The page is live before: an order that is placed then may be in the list already, or not be told at all.
-        wait_for(is_subscribed, "the page follows the orders")
         yield page
         browser.close()
     assert complaints == []
