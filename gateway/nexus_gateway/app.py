@@ -473,6 +473,7 @@ class Gateway:
 
     async def _release(self) -> None:
         self._close_listeners()
+        self.proxy.cut_off()  # or the plugins would wait for requests that nobody waits for
         await self._tasks.close()
         try:
             async with asyncio.timeout(STOP_S):

@@ -263,10 +263,14 @@ class Proxy:
             self._idle.clear()
             await self._idle.wait()
 
-    async def close(self) -> None:
-        """Cut off what is left, and let go of everything."""
+    def cut_off(self) -> None:
+        """Break off every connection, and with it the request that it has."""
         for connection in tuple(self.connections):
             connection.transport.abort()
+
+    async def close(self) -> None:
+        """Cut off what is left, and let go of everything."""
+        self.cut_off()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
