@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from nexus_wire.http1 import ChunkScanner, Refused, ResponseBlock, ResponseParser, StatusLine
+from nexus_wire.pieces import Piece, cut
 
 _BODILESS = frozenset({204, 304})
 _MAX_INTERIM = 16
@@ -53,7 +54,7 @@ class Receiver(Protocol):
         status: StatusLine,
         block: ResponseBlock,
         length: int,
-        data: bytes,
+        data: Piece,
         complete: bool,
     ) -> None:
         """The final response's head, with the first piece of its body.
@@ -314,12 +315,9 @@ class ClientConnection(asyncio.Protocol):
                 if have > length:
                     # More than it announced: whatever it is, it is no answer to a later request.
                     self.reusable = False
-                    body = data[end : end + length]
-                else:
-                    body = data[end:]
                 self.state = _IDLE
                 self.receiver = None
-                receiver.on_response(self, status, block, length, body, True)
+                receiver.on_response(self, status, block, length, cut(data, end, end + length), True)
                 return
             self._remaining = length - have
             self.state = _SIZED
@@ -345,7 +343,7 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.reusable = False
             self.state = _UNTIL_CLOSE
-        receiver.on_response(self, status, block, length, data[end:], False)
+        receiver.on_response(self, status, block, length, cut(data, end, end + have), False)
 
     def _switch(self, status: StatusLine, block: ResponseBlock, ahead: bytes) -> None:
         receiver = self.receiver

@@ -24,6 +24,7 @@ from nexus_wire.http1 import (
     RequestLine,
     RequestParser,
 )
+from nexus_wire.pieces import LARGE, Piece
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE = b"connection: close\r\n\r\n"
@@ -410,7 +411,7 @@ class ServerConnection(asyncio.Protocol):
         """Whether the connection closes after the current response."""
         return not self.keep or self.options.draining
 
-    def respond(self, status: bytes, lines: bytes, length: int, body: bytes, complete: bool) -> None:
+    def respond(self, status: bytes, lines: bytes, length: int, body: Piece, complete: bool) -> None:
         """Write a response's head and the first piece of its body.
 
         status: the status line with CRLF. lines: header lines, each with CRLF, framing included: none for `length` -2.
@@ -424,7 +425,7 @@ class ServerConnection(asyncio.Protocol):
                     lines += _CHUNKED_LINE
                     self._chunking = True
                     if body:
-                        body = b"%x\r\n%b\r\n" % (len(body), body)
+                        body = b"%x\r\n%b\r\n" % (len(body), bytes(body))
                 else:
                     keep = False
             elif length == -1 and not self.minor:
@@ -439,7 +440,10 @@ class ServerConnection(asyncio.Protocol):
             self._dechunker = None
         if keep and self.complete:
             if self.minor:
-                self.transport.write(b"".join((status, lines, b"\r\n", body)))
+                if len(body) < LARGE:
+                    self.transport.write(b"".join((status, lines, b"\r\n", body)))
+                else:
+                    self.transport.writelines((b"".join((status, lines, b"\r\n")), body))
             else:
                 if not length:
                     lines = lines.replace(_CHUNKED_LINE, b"")
@@ -453,10 +457,10 @@ class ServerConnection(asyncio.Protocol):
         if complete:
             self._over()
 
-    def _for_http_1_0(self, lines: bytes, body: bytes) -> tuple[bytes, bytes]:
+    def _for_http_1_0(self, lines: bytes, body: Piece) -> tuple[bytes, bytes]:
         """HTTP/1.0 knows no chunks: the connection's end is the body's."""
         self._dechunker = Dechunker()
-        return lines.replace(_CHUNKED_LINE, b""), self._dechunker.take(body)[0]
+        return lines.replace(_CHUNKED_LINE, b""), self._dechunker.take(bytes(body))[0]
 
     def write(self, data: bytes) -> None:
         """Write a further piece of the body."""

@@ -9,6 +9,7 @@ from typing import Any
 from nexus_wire.client import Broken, ClientConnection
 from nexus_wire.clock import Clock
 from nexus_wire.http1 import Refused, RequestParser, ResponseBlock, ResponseParser, StatusLine
+from nexus_wire.pieces import Piece
 from nexus_wire.server import ServerConnection, ServerOptions
 
 
@@ -137,7 +138,7 @@ class Answer:
         status: StatusLine,
         block: ResponseBlock,
         length: int,
-        data: bytes,
+        data: Piece,
         complete: bool,
     ) -> None:
         assert not self.begun.is_set(), "one response"

@@ -19,11 +19,12 @@ import asyncio
 import contextlib
 import enum
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from nexus_wire.clock import NEVER, Clock, ticks_of
+from nexus_wire.pieces import Piece
 
 HANDSHAKE_S = 10.0
 """A client that has not shaken hands by then is cut off: as long as a slow request head gets."""
@@ -352,6 +353,15 @@ class TlsTransport(asyncio.Protocol):
                 self._raw.write(self._outgoing.read())
             else:
                 self._raw.writelines(self._records(memoryview(data)))
+        except ssl.SSLError as error:
+            self._fail(Failure.RECORD, error.reason or str(error))
+
+    def writelines(self, pieces: Iterable[Piece]) -> None:
+        """Encrypt and send, each piece in records of its own. Without effect once the connection is closing."""
+        if self._state != _OPEN:
+            return
+        try:
+            self._raw.writelines([record for piece in pieces for record in self._records(memoryview(piece))])
         except ssl.SSLError as error:
             self._fail(Failure.RECORD, error.reason or str(error))
 

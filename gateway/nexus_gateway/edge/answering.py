@@ -7,6 +7,7 @@ from functools import partial
 
 from nexus_core.hooks import ResponseHead
 from nexus_wire.http1 import ResponseBlock, StatusLine
+from nexus_wire.pieces import Piece
 
 from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.attempts import Attempt
@@ -27,7 +28,7 @@ class Answering(Ending):
         status: StatusLine,
         block: ResponseBlock,
         length: int,
-        data: bytes,
+        data: Piece,
         complete: bool,
         now: float,
     ) -> None:
@@ -64,7 +65,7 @@ class Answering(Ending):
         self.stream.respond(line, lines, length, data, True)
 
     def _answered(
-        self, attempt: Attempt, status: StatusLine, block: ResponseBlock, length: int, data: bytes, complete: bool
+        self, attempt: Attempt, status: StatusLine, block: ResponseBlock, length: int, data: Piece, complete: bool
     ) -> None:
         self.reason = ""
         extra = self.extra
@@ -104,7 +105,7 @@ class Answering(Ending):
         return lines if self.extra is None else lines + self._added_lines(status)
 
     def _pass_on(
-        self, attempt: Attempt, code: int, status_line: bytes, lines: bytes, length: int, data: bytes, complete: bool
+        self, attempt: Attempt, code: int, status_line: bytes, lines: bytes, length: int, data: Piece, complete: bool
     ) -> None:
         self.status = code
         self.bytes_out = len(data)
@@ -120,7 +121,7 @@ class Answering(Ending):
             attempt.pause()
 
     def _respond_hooked(
-        self, attempt: Attempt, status: StatusLine, block: ResponseBlock, length: int, data: bytes, complete: bool
+        self, attempt: Attempt, status: StatusLine, block: ResponseBlock, length: int, data: Piece, complete: bool
     ) -> None:
         """Run response filters and plugins; the body waits meanwhile."""
         came = ResponseHead(status.code, block.headers)
@@ -163,7 +164,7 @@ class Answering(Ending):
         status: StatusLine,
         block: ResponseBlock,
         length: int,
-        data: bytes,
+        data: Piece,
         complete: bool,
         came: ResponseHead,
         answer: ResponseHead,
@@ -182,7 +183,7 @@ class Answering(Ending):
         self._pass_on(attempt, answer.status, line, lines, length, data, complete)
         attempt.let_go()
 
-    def _switch(self, attempt: Attempt, block: ResponseBlock, lines: bytes, data: bytes) -> None:
+    def _switch(self, attempt: Attempt, block: ResponseBlock, lines: bytes, data: Piece) -> None:
         self.extras().tunnel = True
         self.status = 101
         self.bytes_out += len(data)
@@ -191,7 +192,7 @@ class Answering(Ending):
         stream.deadline = self.proxy.clock.tick + self.backend.idle_ticks
         ahead = stream.switch(
             b"HTTP/1.1 101 Switching Protocols\r\n%bconnection: upgrade\r\nupgrade: %b\r\n\r\n%b"
-            % (lines, block.upgrade, data)
+            % (lines, block.upgrade, bytes(data))
         )
         attempt.let_go()
         if ahead and attempt.connection is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nexus_wire.client import Broken, ClientConnection
 from nexus_wire.http1 import ResponseBlock, StatusLine
+from nexus_wire.pieces import Piece
 
 from nexus_gateway.balance import latency
 from nexus_gateway.edge.connectors import NOT_PROVED, RETRY_OPEN
@@ -106,7 +107,7 @@ class Attempt:
         status: StatusLine,
         block: ResponseBlock,
         length: int,
-        data: bytes,
+        data: Piece,
         complete: bool,
     ) -> None:
         """Judge the endpoint by the response's head, then pass it on or try again."""

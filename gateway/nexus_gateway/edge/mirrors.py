@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from nexus_wire.client import Broken, ClientConnection
 from nexus_wire.http1 import ResponseBlock, StatusLine
+from nexus_wire.pieces import Piece
 
 from nexus_gateway.edge.connectors import RETRY_OPEN
 from nexus_gateway.edge.pools import Pool
@@ -80,7 +81,7 @@ class Copy:
         status: StatusLine,
         block: ResponseBlock,
         length: int,
-        data: bytes,
+        data: Piece,
         complete: bool,
     ) -> None:
         """Throw the answer away."""

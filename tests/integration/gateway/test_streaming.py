@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession, HttpVersion10, HttpVersion11
 from nexus_core.snapshot import CircuitBreaker, Mirror, UrlRewrite
 from nexus_gateway.testing import Harness, route, rule, simple, snapshot, until, upstream
+from nexus_wire.pieces import LARGE
 
 Peers = Callable[..., Awaitable[int]]
 Clients = Callable[..., Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
@@ -62,6 +64,27 @@ async def start(harness: Harness, peers: Peers, **paths: tuple[bytes, bool]) -> 
 
 
 # ---- framing
+
+
+@pytest.mark.parametrize("size", [LARGE - 1, LARGE, LARGE + 1, 60_000, 300_000])
+async def test_bodies_of_any_size_pass_as_they_are(harness: Harness, peers: Peers, size: int) -> None:
+    """In one piece with their head or not, copied or not: by length, in chunks, until the end, and with too much behind it."""
+    body = random.Random(size).randbytes(size)
+    head = b"HTTP/1.1 200 OK\r\n"
+    sized = head + b"content-length: %d\r\n\r\n" % size + body
+    await start(
+        harness,
+        peers,
+        sized=(sized, False),
+        more=(sized + b"more than announced", True),
+        pieces=(head + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (size, body), False),
+        until=(head + b"\r\n" + body, True),
+    )
+    for path in ("sized", "more", "pieces", "until"):
+        for version in (HttpVersion11, HttpVersion10):
+            async with ClientSession(version=version) as client:
+                answer = await client.get(harness.url(f"/{path}"))
+                assert await answer.read() == body, (path, version)
 
 
 async def test_bodies_that_end_with_the_connection_are_chunked_for_http_1_1(harness: Harness, peers: Peers) -> None:

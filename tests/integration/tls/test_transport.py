@@ -485,6 +485,7 @@ async def test_nothing_can_be_done_to_a_connection_that_is_over(serve: Serve) ->
     def try_everything() -> None:
         for size in (1, 100_000):
             transport.write(b"x" * size)
+            transport.writelines((b"head", memoryview(b"x" * size)))
         transport.write_eof()
         transport.pause_reading()
         transport.resume_reading()
