@@ -263,8 +263,13 @@ class Breaker:
         """
         self._now = now
         before = self.state
+        view, at = self._slot.view, self._slot.at
+        if view[at + _OPENED_AT] != self.opened_at:
+            # Opened once more: a probe elsewhere may fail so fast that nobody here saw the circuit half-open in between.
+            self.opened_at = view[at + _OPENED_AT]
+            self.reopens_at = self.opened_at + self.policy.reset_s
         # Compared here as well, because pybreaker takes 1 µs to see that nothing changed.
-        if _STATES[int(self._slot.view[self._slot.at + _STATE])] is not before:
+        if _STATES[int(view[at + _STATE])] is not before:
             self._storage.noticing = True
             try:
                 _ = self._machine.state

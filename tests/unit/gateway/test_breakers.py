@@ -201,6 +201,20 @@ def test_a_worker_that_starts_later_finds_the_circuit_as_it_is() -> None:
     assert late.acquire(6.0)
 
 
+def test_a_probe_that_fails_unseen_keeps_the_circuit_open_for_all() -> None:
+    """Refused at once, for example: the others look before and after, and find it open both times."""
+    pair = Pair(CircuitBreaker(failures=1, reset_s=5.0))
+    first, second = pair.both
+    first.failure(1.0)
+    second.mirror(1.0)
+    assert first.acquire(6.0)
+    first.failure(6.0, probe=True)
+    second.mirror(6.1)
+    assert (second.state, second.reopens_at) == (OPEN, 11.0)
+    assert not second.acquire(10.9)
+    assert second.acquire(11.0)
+
+
 def test_the_ratio_counts_requests_of_all_workers() -> None:
     pair = Pair(RATIO)
     first, second = pair.both
@@ -308,5 +322,5 @@ class Workers(RuleBasedStateMachine):
             assert breaker.watching or breaker.state is CLOSED
 
 
-Workers.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Workers.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestWorkers = Workers.TestCase
