@@ -463,6 +463,7 @@ class Gateway:
                 async with asyncio.timeout(bound_s):
                     await self.proxy.quiet(min(_IDLE_GRACE_S, bound_s))
                     await self.proxy.drained()
+                    await self.proxy.written()
             except TimeoutError:
                 log.warning("%d requests did not finish within %g s and are cut off", self.proxy.in_flight, bound_s)
             if drained is not None:
@@ -473,7 +474,7 @@ class Gateway:
 
     async def _release(self) -> None:
         self._close_listeners()
-        self.proxy.cut_off()  # or the plugins would wait for requests that nobody waits for
+        await self.proxy.cut_off()  # or the plugins would wait for requests that nobody waits for
         await self._tasks.close()
         try:
             async with asyncio.timeout(STOP_S):

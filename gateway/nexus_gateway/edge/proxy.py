@@ -38,6 +38,9 @@ from nexus_gateway.telemetry.red import Red
 
 log = logging.getLogger("nexus.gateway")
 
+_WRITTEN_S = 0.05
+"""How often a stop looks whether clients have taken what they were answered."""
+
 SERVER = b"server: nexus\r\n"
 """What the gateway's own answers carry: no version, which would tell attackers more."""
 
@@ -263,17 +266,23 @@ class Proxy:
             self._idle.clear()
             await self._idle.wait()
 
-    def cut_off(self) -> None:
-        """Break off every connection, and with it the request that it has."""
+    async def written(self) -> None:
+        """Return when clients have taken, as far as this machine knows, all that they were answered."""
+        # A transport says only that its buffer is low, not that it is empty.
+        while any(each.transport.get_write_buffer_size() for each in self.connections):  # noqa: ASYNC110
+            await asyncio.sleep(_WRITTEN_S)
+
+    async def cut_off(self) -> None:
+        """Break off every connection, with the request that it has and the hooks that look at it."""
         for connection in tuple(self.connections):
             connection.transport.abort()
-
-    async def close(self) -> None:
-        """Cut off what is left, and let go of everything."""
-        self.cut_off()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Cut off what is left, and let go of everything."""
+        await self.cut_off()
         self.mirrors.close()
         self.hedges.close()
         await self.connector.close()

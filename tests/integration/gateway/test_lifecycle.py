@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import signal
+import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -124,6 +125,40 @@ async def test_sigterm_under_load_loses_no_request(tmp_path: Path, unused_tcp_po
     assert process.returncode == 0
     lines = [json.loads(line) for line in output.decode().splitlines()]
     assert sum(line["kind"] == "access" for line in lines) == len(statuses) + 1
+
+
+async def test_a_stop_waits_for_clients_that_read_slowly(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a client was answered is its own, although the request is over for everybody else."""
+    monkeypatch.setattr(app, "_IDLE_GRACE_S", 0.05)  # longer would do for this client
+    body = os.urandom(60_000)
+
+    async def large(request: web.Request) -> web.Response:
+        return web.Response(body=body)
+
+    gateway = await harness.start(simple(await harness.upstreams.start(large)))
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await loop.sock_connect(client, ("127.0.0.1", gateway.port))
+        await until(lambda: gateway.proxy.connections)
+        [connection] = gateway.proxy.connections
+        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await until(lambda: gateway.measurements.red("HTTPRoute/shop/main", "shop/orders").codes[2])
+        assert not gateway.proxy.in_flight
+        assert connection.transport.get_write_buffer_size() > 0, "the client has not taken it yet"
+        stopping = asyncio.create_task(gateway.stop(10.0))
+        await asyncio.sleep(0.5)
+        got = b""
+        async with asyncio.timeout(20):
+            while len(got) < len(body):
+                piece = await loop.sock_recv(client, 4000)
+                assert piece, f"cut off after {len(got)} bytes"
+                got += piece
+                await asyncio.sleep(0.01)
+            await stopping
+    assert got.endswith(body[-1000:])
 
 
 async def test_a_second_signal_ends_at_once(tmp_path: Path, unused_tcp_port_factory: Callable[[], int]) -> None:
