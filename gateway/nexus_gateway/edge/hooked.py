@@ -33,8 +33,8 @@ class Hooked:
     """
 
     __slots__ = (
-        "_added", "_answer", "_came", "_exchange", "_filters", "_port", "_sampled", "_seen", "_waiting", "added_to_response", "answers",
-        "head", "times",
+        "_added_to_request", "_answer", "_came", "_exchange", "_filters", "_port", "_sampled", "_seen", "_waiting",
+        "added_to_response", "answers", "head", "times",
     )  # fmt: skip
 
     def __init__(self, exchange: Ending) -> None:
@@ -49,7 +49,7 @@ class Hooked:
         self._seen: list[tuple[Slot, RequestHead]] = []
         self.answers = False
         # Header lines that plugins added to the request, and to its response; None once more than that was changed.
-        self._added: bytes | None = b""
+        self._added_to_request: bytes | None = b""
         self.added_to_response: bytes | None = b""
         line, block, entry = exchange.line, exchange.block, exchange.entry
         peer, aside = exchange.stream.context, block.aside
@@ -88,8 +88,8 @@ class Hooked:
                 if result is not head:
                     if isinstance(result, RequestHead):
                         self.head = head = result
-                        added = slot.added
-                        self._added = self._added + added if added is not None and self._added is not None else None
+                        so_far, added = self._added_to_request, slot.added
+                        self._added_to_request = so_far + added if added is not None and so_far is not None else None
                     elif isinstance(result, Reply):
                         exchange.reply(result)
                         return False
@@ -121,7 +121,7 @@ class Hooked:
             return
         if result is not self.head:
             self.head = result
-            self._added = None
+            self._added_to_request = None
         if slot.answers:
             self._seen.append((slot, result))
             self.answers = True
@@ -151,7 +151,7 @@ class Hooked:
             ran.append((each, head))
         if head is not self.head:
             self.head = head
-            self._added = None
+            self._added_to_request = None
         return True
 
     def render(self, own: bytes) -> tuple[bytes, bytes]:
@@ -161,7 +161,7 @@ class Hooked:
         """
         exchange = self._exchange
         came, head, line, block = self._came, self.head, exchange.line, exchange.block
-        added = self._added
+        added = self._added_to_request
         if added is not None:
             return line.start, b"".join((own, block.forward, b"x-request-id: ", exchange.request_id, b"\r\n", added))
         same = head.path is came.path and head.method is came.method and head.query is came.query
