@@ -24,7 +24,7 @@ from nexus_wire.http1 import (
     RequestLine,
     RequestParser,
 )
-from nexus_wire.pieces import LARGE, Piece
+from nexus_wire.pieces import LARGE, Piece, write_all
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE = b"connection: close\r\n\r\n"
@@ -443,7 +443,7 @@ class ServerConnection(asyncio.Protocol):
                 if len(body) < LARGE:
                     self.transport.write(b"".join((status, lines, b"\r\n", body)))
                 else:
-                    self.transport.writelines((b"".join((status, lines, b"\r\n")), body))
+                    write_all(self.transport, (b"".join((status, lines, b"\r\n")), body))
             else:
                 if not length:
                     lines = lines.replace(_CHUNKED_LINE, b"")

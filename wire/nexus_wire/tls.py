@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nexus_wire.clock import NEVER, Clock, ticks_of
-from nexus_wire.pieces import Piece
+from nexus_wire.pieces import Piece, write_all
 
 HANDSHAKE_S = 10.0
 """A client that has not shaken hands by then is cut off: as long as a slow request head gets."""
@@ -352,7 +352,7 @@ class TlsTransport(asyncio.Protocol):
                 self._encrypt(data)
                 self._raw.write(self._outgoing.read())
             else:
-                self._raw.writelines(self._records(memoryview(data)))
+                write_all(self._raw, self._records(memoryview(data)))
         except ssl.SSLError as error:
             self._fail(Failure.RECORD, error.reason or str(error))
 
@@ -361,7 +361,7 @@ class TlsTransport(asyncio.Protocol):
         if self._state != _OPEN:
             return
         try:
-            self._raw.writelines([record for piece in pieces for record in self._records(memoryview(piece))])
+            write_all(self._raw, [record for piece in pieces for record in self._records(memoryview(piece))])
         except ssl.SSLError as error:
             self._fail(Failure.RECORD, error.reason or str(error))
 

@@ -473,6 +473,17 @@ async def test_a_refused_client_reads_why_although_it_still_sends(serve: Serve) 
     await service.nothing_left()
 
 
+async def test_pieces_are_written_in_their_order(serve: Serve) -> None:
+    """Small and large, bytes and views, an empty one between them."""
+    service = await serve()
+    body = random.Random(5).randbytes(150_000)
+    wire = Wire(service)
+    await wire.connect()
+    [transport] = service.transports
+    transport.writelines((b"head ", b"", memoryview(body)[:70_000], body[70_000:], b" tail"))
+    assert await wire.read(b" tail") == b"head " + body + b" tail"
+
+
 async def test_nothing_can_be_done_to_a_connection_that_is_over(serve: Serve) -> None:
     service = await serve()
     wire = Wire(service)

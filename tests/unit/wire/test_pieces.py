@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from typing import Any
+
 import pytest
-from nexus_wire.pieces import LARGE, cut
+import uvloop
+from nexus_wire.pieces import LARGE, cut, write_all
 
 
 @pytest.mark.parametrize("size", [0, 1, LARGE - 1, LARGE, LARGE + 1])
@@ -20,3 +25,25 @@ def test_only_small_ones_are_copied() -> None:
     large = cut(data, 1, LARGE + 1)
     assert isinstance(large, memoryview)
     assert large.obj is data
+
+
+@pytest.mark.parametrize("make", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+def test_pieces_are_written_in_their_order(make: Any) -> None:
+    """On asyncio's own loop in one `write`, which knows of back-pressure and of ends in every version."""
+    calls: list[str] = []
+
+    async def through() -> bytes:
+        here, there = socket.socketpair()
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=here)
+        reader, writer = await asyncio.open_connection(sock=there)
+        if make is asyncio.SelectorEventLoop:
+            transport.writelines = lambda pieces: calls.append("writelines")  # type: ignore[method-assign]
+        write_all(transport, (b"head ", memoryview(b"-body-")[1:5], b"", b" tail"))
+        transport.close()
+        got = await reader.read()
+        writer.close()
+        return got
+
+    with asyncio.Runner(loop_factory=make) as runner:
+        assert runner.run(through()) == b"head body tail"
+    assert not calls
