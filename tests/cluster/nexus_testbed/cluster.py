@@ -622,6 +622,9 @@ class Cluster:
 
     def _ailments(self) -> str:
         """Return what is wrong with the cluster itself, to be put behind an error; mostly nothing."""
-        ill = [f"{name} is {state}" for name, state in self.status().items() if state != "ready"]
+        try:
+            ill = [f"{name} is {state}" for name, state in self.status().items() if state != "ready"]
+        except (ClusterError, OSError) as err:  # it must not take the place of the error it belongs to
+            ill = [f"nor can the daemons be asked: {err}"]
         said = self.log("kubelet", 12)  # it speaks of its own troubles only
         return "".join(f"\n{line}" for line in (*ill, *(["the kubelet's log ends:", said] if said else [])))

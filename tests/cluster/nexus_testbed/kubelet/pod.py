@@ -7,6 +7,7 @@ the API) stops the containers within the grace period, removes every trace and c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -181,7 +182,8 @@ class PodWorker:
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
         while True:
             try:
-                await self._patch_status()
+                with contextlib.suppress(ApiError):  # the last status is worth a try; what counts is the end
+                    await self._patch_status()
                 await self._api.request_until_answered("DELETE", path, options)
             except ApiError as err:
                 if err.status not in (404, 409):  # gone already, or another pod of that name by now
