@@ -218,6 +218,9 @@ class Policies:
             built = rule
             if is_http_route:
                 wishes = {**merged.wishes, **own.get(rule.id, {})}
+                if kept:
+                    # Whose its settings are nobody can tell any more, and the route's own would go before a policy's.
+                    wishes = {key: value for key, value in wishes.items() if getattr(rule, key[0], None) is None}
                 built = self._settings(rule, upstreams, wide, wishes, merged.frozen, old)
             rules.append(
                 with_filters(built, self._chain(rule, upstreams, wide, merged), old, self._upstreams, kept=kept)
