@@ -8,8 +8,6 @@ from typing import Any
 Piece = bytes | memoryview
 """What came, or a view of it. What it is a view of lives as long as the piece does."""
 
-_SELECTORS = "asyncio.selector_events"
-
 LARGE = 2**13
 """Bytes from which on a piece is not copied: below, a view costs more than the copy, and two buffers more than one to a socket."""
 
@@ -25,7 +23,7 @@ def write_all(transport: Any, pieces: Sequence[Piece]) -> None:
     asyncio's own transports get one piece: their `writelines` neither pauses its protocol (CVE-2024-12254) nor minds that the
     connection was aborted, in Python 3.12 and 3.13 before they were mended.
     """
-    if type(transport).__module__ == _SELECTORS:
+    if type(transport).__module__ == "asyncio.selector_events":
         transport.write(b"".join(pieces))
     else:
         transport.writelines(pieces)

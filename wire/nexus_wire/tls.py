@@ -345,14 +345,14 @@ class TlsTransport(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Encrypt and send. Without effect once the connection is closing."""
+        if len(data) > _PIECE:
+            self.writelines((data,))
+            return
         if self._state != _OPEN:
             return
         try:
-            if len(data) <= _PIECE:
-                self._encrypt(data)
-                self._raw.write(self._outgoing.read())
-            else:
-                write_all(self._raw, self._records(memoryview(data)))
+            self._encrypt(data)
+            self._raw.write(self._outgoing.read())
         except ssl.SSLError as error:
             self._fail(Failure.RECORD, error.reason or str(error))
 

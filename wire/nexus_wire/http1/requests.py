@@ -357,6 +357,8 @@ class RequestParser:
                     # Its lines are new ones each time, or secret: nothing to remember.
                     keep = False
                     kind, name = known.kind, known.low
+                    if kind:
+                        value = value.strip(b" \t")
                 else:
                     kind, name, value, kept = fields.read(line)
                     if not kept:
@@ -364,7 +366,6 @@ class RequestParser:
                 if not kind:
                     pass_on(line)
                     continue
-                value = value.strip(b" \t")
             if kind == HOST:
                 if host is not None:
                     raise bad_request("A request needs exactly one Host header.")
