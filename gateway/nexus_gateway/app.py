@@ -448,8 +448,9 @@ class Gateway:
     ) -> None:
         """Say not ready, wait for load balancers to notice, stop accepting, let requests finish, release everything.
 
-        drain_s: longest wait for requests in flight; None takes the setting. drained: awaited when no request is left
-        and the admin API still answers; `nexus up` stops the services there, which send their last spans to it.
+        drain_s: longest wait for requests in flight, and for clients to take their answers; None takes the setting.
+        drained: awaited when no request is left and the admin API still answers; `nexus up` stops the services there, which
+        send their last spans to it.
         handed_over: another process has the sockets already, so load balancers have nothing to notice.
         """
         bound_s = self.settings.drain_s if drain_s is None else drain_s
@@ -465,7 +466,11 @@ class Gateway:
                     await self.proxy.drained()
                     await self.proxy.written()
             except TimeoutError:
-                log.warning("%d requests did not finish within %g s and are cut off", self.proxy.in_flight, bound_s)
+                log.warning(
+                    "cut off after %g s: %d requests that did not finish, and clients that did not take their answers",
+                    bound_s,
+                    self.proxy.in_flight,
+                )
             if drained is not None:
                 await drained()
         finally:

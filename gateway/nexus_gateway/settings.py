@@ -124,7 +124,7 @@ class GatewaySettings:
     drain_delay_s: float = _env("NEXUS_DRAIN_DELAY", 0.0)
     """Seconds between `/readyz` turning 503 and the listener closing, so that load balancers notice first."""
     drain_s: float = _env("NEXUS_DRAIN_SECONDS", 10.0)
-    """Seconds that requests in flight get to finish when the gateway stops."""
+    """Seconds that requests in flight get to finish, and clients to take their answers, when the gateway stops."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **overrides: Any) -> GatewaySettings:
