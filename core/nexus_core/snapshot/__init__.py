@@ -18,7 +18,7 @@ from nexus_core.snapshot.filters import (
     SizeLimit,
     UrlRewrite,
 )
-from nexus_core.snapshot.listeners import Listener
+from nexus_core.snapshot.listeners import Certificate, GatewayPart, Listener, ListenerTls, gateway_of
 from nexus_core.snapshot.plugins import PluginInstance, Release
 from nexus_core.snapshot.policies import (
     Balancing,
@@ -35,12 +35,14 @@ from nexus_core.snapshot.policies import (
 )
 from nexus_core.snapshot.routes import HeaderMatch, Match, QueryMatch, Route, Rule, WeightedBackend
 from nexus_core.snapshot.snapshots import EMPTY, Published, Snapshot
+from nexus_core.snapshot.streams import StreamRoute
 from nexus_core.snapshot.upstreams import Discovered, StaticAddresses, Upstream
 
 __all__ = [
     "EMPTY",
     "Ack",
     "Balancing",
+    "Certificate",
     "CircuitBreaker",
     "Concurrency",
     "Cors",
@@ -49,12 +51,14 @@ __all__ = [
     "Fallback",
     "Fault",
     "Filter",
+    "GatewayPart",
     "HashKey",
     "HeaderMatch",
     "HeaderModifier",
     "HealthCheck",
     "Hedge",
     "Listener",
+    "ListenerTls",
     "Match",
     "Mirror",
     "Outlier",
@@ -72,9 +76,11 @@ __all__ = [
     "SizeLimit",
     "Snapshot",
     "StaticAddresses",
+    "StreamRoute",
     "Timeouts",
     "Upstream",
     "UpstreamTls",
     "UrlRewrite",
     "WeightedBackend",
+    "gateway_of",
 ]

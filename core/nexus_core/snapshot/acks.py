@@ -23,7 +23,8 @@ class PluginReport(msgspec.Struct, frozen=True, omit_defaults=True):
 class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
     """One replica's word that it serves `generation`. It lives as long as the replica's session does.
 
-    replica: unique per process. at_utc: RFC 3339, for people. plugins: by `PluginInstance.id`.
+    replica: unique per process. at_utc: RFC 3339, for people. plugins: by `PluginInstance.id`. gateway: `<namespace>/<name>` of the
+    one Gateway it serves, empty for all. listeners: those that it could not open, by `Listener.id`: what is wrong, as a sentence.
     """
 
     replica: str
@@ -31,3 +32,5 @@ class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str
     at_utc: str = ""
     plugins: dict[str, PluginReport] = {}
+    gateway: str = ""
+    listeners: dict[str, str] = {}

@@ -10,7 +10,7 @@ import msgspec
 
 from nexus_core.snapshot.snapshots import Snapshot
 
-SECTIONS = ("listeners", "routes", "upstreams", "plugins")
+SECTIONS = ("gateways", "certificates", "listeners", "routes", "streams", "upstreams", "plugins")
 MAX_DEPTH = 4
 """Fields further down are told by the field above them."""
 
@@ -69,6 +69,7 @@ def align(new: Snapshot, old: Snapshot) -> Snapshot:
     new ones are younger than all. Nothing changes when the running ones have no age either.
     """
     born = {route.id: route.created_at for route in old.routes}
+    born |= {stream.id: stream.created_at for stream in old.streams}
     if not any(born.values()):
         return new
     return msgspec.structs.replace(
@@ -76,5 +77,9 @@ def align(new: Snapshot, old: Snapshot) -> Snapshot:
         routes=tuple(
             msgspec.structs.replace(route, created_at=route.created_at or born.get(route.id, _UNBORN))
             for route in new.routes
+        ),
+        streams=tuple(
+            msgspec.structs.replace(stream, created_at=stream.created_at or born.get(stream.id, _UNBORN))
+            for stream in new.streams
         ),
     )

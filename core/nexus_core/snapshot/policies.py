@@ -165,8 +165,11 @@ class UpstreamTls(msgspec.Struct, frozen=True, omit_defaults=True):
 
     server_name: for SNI and verification; empty takes the request's host. ca: PEM of the accepted authorities; empty takes
     the system's. verify: False accepts any certificate: for experiments only.
+    subject_alt_names: when there are any, the certificate must have one of these and server_name is for SNI alone; dns names may
+    begin with `*.`, which stands for one label.
     """
 
     server_name: str = ""
     ca: str = ""
     verify: bool = True
+    subject_alt_names: tuple[tuple[Literal["dns", "uri"], str], ...] = ()

@@ -35,15 +35,17 @@ class StaticAddresses(msgspec.Struct, frozen=True, omit_defaults=True, tag="stat
 class Upstream(msgspec.Struct, frozen=True, omit_defaults=True):
     """One service as the gateway calls it.
 
-    id: `<namespace>/<name>` of a NexusService, `Service/<namespace>/<name>/<port>` of a Kubernetes Service.
+    id: `<namespace>/<name>` of a NexusService, `Service/<namespace>/<name>/<port>` of a Kubernetes Service, with `/<protocol>` at its
+    end where that is not `http`.
     source: the object whose change changes this, as `str(ObjectRef)`.
+    protocol: `http` is HTTP/1.1; `h2` is HTTP/2 alone (prior knowledge in clear, ALPN over TLS), which gRPC needs.
     breaker: of each endpoint; service_breaker: of all together. None: that feature is off.
     """
 
     id: str
     source: str
     endpoints: Discovered | StaticAddresses
-    protocol: Literal["http"] = "http"
+    protocol: Literal["http", "h2", "tcp", "udp"] = "http"
     balancing: Balancing = Balancing()
     breaker: CircuitBreaker = CircuitBreaker()
     service_breaker: CircuitBreaker | None = None

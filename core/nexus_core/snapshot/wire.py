@@ -1,6 +1,6 @@
 """The Snapshot's and the acks' form on the wire, and the keys they lie under. Nothing else serialises them.
 
-A Snapshot is a stream of JSON lines, one for each listener, route, upstream and plugin, in that order, sorted by id.
+A Snapshot is a stream of JSON lines, one for each item of its sections, in the order of these, sorted by id.
 The stream is cut into chunks that are stored under their own SHA-256; the manifest lists them. Where it is cut depends
 on the ids alone (and on size for very large items), so an edit alters the chunks of what was edited and no others:
 replicas fetch only those.
@@ -16,22 +16,25 @@ from typing import Any
 import msgspec
 
 from nexus_core.snapshot.acks import Ack
-from nexus_core.snapshot.listeners import Listener
+from nexus_core.snapshot.listeners import Certificate, GatewayPart, Listener
 from nexus_core.snapshot.plugins import PluginInstance
 from nexus_core.snapshot.routes import Route
 from nexus_core.snapshot.sharing import Sharing
 from nexus_core.snapshot.snapshots import EMPTY, Snapshot
+from nexus_core.snapshot.streams import StreamRoute
 from nexus_core.snapshot.upstreams import Upstream
 
-VERSION = 2
+VERSION = 3
 """Grows when an older reader would misread what a newer writer writes.
 
 2: matches may have query parameters and regular expressions. A reader of 1 would pass over the first and take the second
 for plain texts, so that a route got requests it was not written for, or lost its own.
+3: listeners may speak TLS, TCP and UDP, upstreams HTTP/2; there are certificates, Gateways' own settings and routes below HTTP. A reader
+of 2 would serve what is meant for TLS in clear.
 """
 
 OLDEST = 1
-"""The oldest version this release reads: what 2 added has defaults. So gateways are upgraded first, then the operator."""
+"""The oldest version this release reads: what later ones added has defaults. So gateways are upgraded first, then the operator."""
 
 MAX_CHUNK_BYTES = 256 * 1024 - 1
 """Consul takes 512 KiB a value; half of it leaves room for stores that encode values again."""
@@ -43,8 +46,11 @@ _CUT_ONE_IN = 64
 """One item in so many ends a chunk: at some 600 bytes an item, chunks are about 40 KiB."""
 
 _SECTIONS: tuple[tuple[str, type[Any]], ...] = (
+    ("gateways", GatewayPart),
+    ("certificates", Certificate),
     ("listeners", Listener),
     ("routes", Route),
+    ("streams", StreamRoute),
     ("upstreams", Upstream),
     ("plugins", PluginInstance),
 )

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nexus_core.snapshot import Ack, Listener, PluginInstance, PluginReport, Published, Route, Snapshot, Upstream, wire
+from nexus_core.snapshot import (
+    Ack,
+    Certificate,
+    GatewayPart,
+    Listener,
+    PluginInstance,
+    PluginReport,
+    Published,
+    Route,
+    Snapshot,
+    StreamRoute,
+    Upstream,
+    wire,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +102,9 @@ class Ledger:
 def fingerprints(snapshot: Snapshot) -> dict[str, int]:
     """Return a hash of everything in the Snapshot that comes from each object, by its `source`."""
     parts: dict[str, list[bytes]] = {}
-    items: tuple[Listener | Route | Upstream | PluginInstance, ...] = (
-        *snapshot.listeners, *snapshot.routes, *snapshot.upstreams, *snapshot.plugins,
+    items: tuple[GatewayPart | Certificate | Listener | Route | StreamRoute | Upstream | PluginInstance, ...] = (
+        *snapshot.gateways, *snapshot.certificates, *snapshot.listeners, *snapshot.routes, *snapshot.streams, *snapshot.upstreams,
+        *snapshot.plugins,
     )  # fmt: skip
     for item in items:
         parts.setdefault(item.source, []).append(repr(item).encode())

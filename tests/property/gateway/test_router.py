@@ -76,7 +76,9 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         routes.append(
             Route(route_id, route_id, on, names, rules, draw(st.sampled_from(["", "2026-01-01", "2026-02-01"])))
         )
-    return Snapshot(tuple(Listener(each, "Gateway", 80, LISTENERS[each]) for each in listeners), tuple(routes))
+    return Snapshot(
+        listeners=tuple(Listener(each, "Gateway", 80, LISTENERS[each]) for each in listeners), routes=tuple(routes)
+    )
 
 
 def whole(pattern: str, text: str) -> bool:
@@ -209,7 +211,11 @@ def test_a_router_that_follows_another_is_the_same(
         )
         ids = {route.id for route in staying}
         routes = (*staying, *(route for route in other.routes if route.id not in ids))
-        snapshot = Snapshot(before.listeners, tuple(sorted(routes, key=lambda route: route.id)), before.upstreams)
+        snapshot = Snapshot(
+            listeners=before.listeners,
+            routes=tuple(sorted(routes, key=lambda route: route.id)),
+            upstreams=before.upstreams,
+        )
         asked_before = answers(router)
         following, _ = built(
             Router.in_slices(snapshot, lambda route, rule: rule.id, router, lambda entries: len(entries) != 2)

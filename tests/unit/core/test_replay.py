@@ -57,7 +57,12 @@ def route(*rules: Rule, name: str = "HTTPRoute/shop/a", hostnames: tuple[str, ..
 
 def world(*routes: Route, plugins: tuple[PluginInstance, ...] = PLUGINS, listener: Listener = LISTENER) -> Snapshot:
     upstreams = tuple(Upstream(f"shop/{n}", "x", StaticAddresses((("10.0.0.1", 1),))) for n in "ab")
-    return Snapshot((listener,), tuple(sorted(routes, key=lambda each: each.id)), upstreams, plugins)
+    return Snapshot(
+        listeners=(listener,),
+        routes=tuple(sorted(routes, key=lambda each: each.id)),
+        upstreams=upstreams,
+        plugins=plugins,
+    )
 
 
 def one(name: str = "HTTPRoute/shop/a", hostnames: tuple[str, ...] = (), **fields: Any) -> Snapshot:

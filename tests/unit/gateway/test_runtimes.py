@@ -74,7 +74,7 @@ def plans(runtime: Runtime) -> Mapping[str, Plan]:
 
 
 def snapshot(routes: tuple[Route, ...], *upstreams: Upstream) -> Published:
-    return Published(1, "d", Snapshot((LISTENER,), routes, upstreams))
+    return Published(1, "d", Snapshot(listeners=(LISTENER,), routes=routes, upstreams=upstreams))
 
 
 POOLS = {"one": pool(), "two": pool()}
