@@ -595,9 +595,12 @@ class Cluster:
         table |= {p: i for p, i in images.load(self.where.images).items() if p != pattern}
         images.save(self.where.images, table)
 
-    def install_gateway_api(self) -> None:
-        """Install the standard-channel CRDs of the Gateway API and wait until the API server serves them."""
-        directory = components.ensure_gateway_api()
+    def install_gateway_api(self, channel: str = "standard") -> None:
+        """Install the CRDs of a channel of the Gateway API (standard, experimental) and wait until they are served.
+
+        A cluster takes one channel for life: the CRDs come with a policy that refuses to change it.
+        """
+        directory = components.ensure_gateway_api(channel=channel)
         self.kubectl("apply", "--server-side", "-f", str(directory))
         self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
 

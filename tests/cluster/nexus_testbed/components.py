@@ -32,6 +32,7 @@ GO_REMEDY = (
 )
 KUBERNETES_VERSION = "1.36.3"
 GATEWAY_API_VERSION = "1.6.3"
+GATEWAY_API_CHANNELS = ("standard", "experimental")
 _VERSION_PACKAGE = "k8s.io/component-base/version"
 _OFFLINE = re.compile(r"no such host|i/o timeout|connection refused|network is unreachable|proxyconnect|TLS handshake")
 
@@ -42,7 +43,7 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One program built from `components/<name>/`."""
+    """One program built from a Go module of the repository."""
 
     name: str
     version: str
@@ -52,6 +53,10 @@ class Component:
     """Build time with an empty build cache on 2 cores, shown to whoever waits."""
     defines: tuple[tuple[str, str], ...] = ()
     """Go variables set at link time."""
+    sources: Path | None = None
+    """Directory of the Go module; None: `components/<name>/`."""
+    is_test: bool = False
+    """Build the package's tests as a program (`go test -c`) instead of the package."""
 
 
 KUBEHOST = Component(
@@ -63,11 +68,19 @@ CONSUL = Component("consul", "1.13.9", ".", 180)
 JAEGER = Component("jaeger", "1.62.0", "github.com/jaegertracing/jaeger/cmd/all-in-one", 100)
 NATS = Component("nats", "2.15.2", "github.com/nats-io/nats-server/v2", 15)
 HELM = Component("helm", "3.18.4", "helm.sh/helm/v3/cmd/helm", 90)
-COMPONENTS = {c.name: c for c in (KUBEHOST, CONSUL, JAEGER, HELM, NATS)}
+# Both from one module, so that the backends are those the suite was released with.
+_SUITE = places.REPOSITORY / "tests" / "conformance" / "gateway_api" / "suite"
+CONFORMANCE = Component("conformance", GATEWAY_API_VERSION, ".", 105, sources=_SUITE, is_test=True)
+ECHO_BASIC = Component(
+    "echo-basic", GATEWAY_API_VERSION, "sigs.k8s.io/gateway-api/conformance/echo-basic", 20, sources=_SUITE
+)
+H2SPEC = Component("h2spec", "2.2.1", "github.com/summerwind/h2spec/cmd/h2spec", 10)
+GHZ = Component("ghz", "0.93.0", "github.com/bojand/ghz/cmd/ghz", 40)
+COMPONENTS = {c.name: c for c in (KUBEHOST, CONSUL, JAEGER, HELM, NATS, CONFORMANCE, ECHO_BASIC, H2SPEC, GHZ)}
 
 
 def sources_of(component: Component) -> Path:
-    return places.COMPONENT_SOURCES / component.name
+    return component.sources or places.COMPONENT_SOURCES / component.name
 
 
 def _go_flags(component: Component) -> list[str]:
@@ -78,10 +91,10 @@ def _go_flags(component: Component) -> list[str]:
 def directory_of(component: Component) -> Path:
     """Return where the component is, or will be, in the cache."""
     digest = hashlib.sha256()
-    for name in ("go.mod", "go.sum", "main.go"):
-        path = sources_of(component) / name
-        if path.exists():
-            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    # A program of a module that we only name is not made of the files of ours beside it.
+    own = ["*.go"] if component.package == "." else []
+    for path in sorted(path for pattern in ("go.mod", "go.sum", *own) for path in sources_of(component).glob(pattern)):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     digest.update("\0".join([component.package, *_go_flags(component)]).encode())
     return places.cache_dir() / f"{component.name}-{component.version}-{digest.hexdigest()[:12]}"
 
@@ -112,8 +125,10 @@ def get_go() -> str:
 
 def _go_env() -> dict[str, str]:
     # GOTOOLCHAIN=local: never download another Go behind the user's back. CGO off: static programs run in any root.
-    return {**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly -buildvcs=false", "CGO_ENABLED": "0",
-            "GOWORK": "off"}  # fmt: skip
+    # Of the caller's flags only `-p` counts, the number of compilers at a time: a small machine wants it at 1.
+    jobs = re.findall(r"(?<!\S)-p=\d+", os.environ.get("GOFLAGS", ""))
+    flags = " ".join(["-mod=readonly", "-buildvcs=false", *jobs])
+    return {**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": flags, "CGO_ENABLED": "0", "GOWORK": "off"}
 
 
 @contextlib.contextmanager
@@ -157,7 +172,8 @@ def _build(go: str, component: Component, position: str, out: TextIO) -> None:
     started = shown = time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix=f".building-{component.name}-", dir=places.cache_dir()))
     try:
-        argv = [go, "build", *_go_flags(component), "-o", str(scratch / component.name), component.package]
+        command = ["test", "-c"] if component.is_test else ["build"]
+        argv = [go, *command, *_go_flags(component), "-o", str(scratch / component.name), component.package]
         with (scratch / "build.log").open("w+b") as log:
             # Its own process group: an interrupted build must not leave compilers behind.
             process = subprocess.Popen(
@@ -202,9 +218,17 @@ def _build(go: str, component: Component, position: str, out: TextIO) -> None:
     print(f"\r{done}  " if out.isatty() else done, file=out, flush=True)
 
 
-def ensure_gateway_api(out: TextIO = sys.stderr) -> Path:
-    """Return a directory with the standard-channel CRDs of the Gateway API, fetched once. Raises BuildError."""
-    target = places.cache_dir() / f"gateway-api-{GATEWAY_API_VERSION}"
+def ensure_gateway_api(out: TextIO = sys.stderr, channel: str = "standard") -> Path:
+    """Return a directory with the CRDs of the Gateway API, fetched once. Raises BuildError.
+
+    channel: `standard` or `experimental` (the first with more fields, and more kinds).
+    """
+    if channel not in GATEWAY_API_CHANNELS:
+        raise ValueError(
+            f"no such channel of the Gateway API: {channel!r}; there are {', '.join(GATEWAY_API_CHANNELS)}"
+        )
+    suffix = "" if channel == "standard" else f"-{channel}"
+    target = places.cache_dir() / f"gateway-api-{GATEWAY_API_VERSION}{suffix}"
     if target.exists():
         return target
     go = get_go()
@@ -225,7 +249,7 @@ def ensure_gateway_api(out: TextIO = sys.stderr) -> Path:
             )
         scratch = Path(tempfile.mkdtemp(prefix=".building-gateway-api-", dir=places.cache_dir()))
         try:
-            for path in sorted(Path(answer["Dir"], "config/crd/standard").glob("*.yaml")):
+            for path in sorted(Path(answer["Dir"], "config/crd", channel).glob("gateway*.yaml")):
                 (scratch / path.name).write_bytes(path.read_bytes())
             scratch.chmod(0o755)
             scratch.rename(target)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nexus_testbed import places
+from nexus_testbed import components, places
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,19 @@ class Image:
 
 
 def defaults(repository: Path = places.REPOSITORY) -> dict[str, Image]:
-    """Return the images of the project: Nexus itself, the shop example, and a bare Python."""
+    """Return the images of the project: Nexus itself, the shop example, a bare Python, and the backends that the Gateway
+    API's conformance suite brings its own manifests for.
+    """
     bin_dir = repository / ".venv" / "bin"
     env = {"PATH": f"{bin_dir}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED": "1"}
     return {
         r"^(ghcr\.io/)?nexus/nexus(-[a-z0-9-]+)?(:|@|$)": Image((str(bin_dir / "nexus"),), env),
         r"^shop/[a-z0-9-]+(:|@|$)": Image((str(bin_dir / "python"),), env, str(repository)),
         r"^(docker\.io/library/)?python(:|@|$)": Image((str(bin_dir / "python"),), env),
+        r"^registry\.k8s\.io/gateway-api/echo-basic(:|@|$)": Image((str(components.path_of(components.ECHO_BASIC)),)),
+        r"^registry\.k8s\.io/coredns/coredns(:|@|$)": Image(
+            (str(bin_dir / "python"), "-m", "nexus_testbed.coredns"), {**env, "PYTHONPATH": str(places.PACKAGE_PARENT)}
+        ),
     }
 
 

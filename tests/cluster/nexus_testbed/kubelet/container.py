@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -154,6 +155,14 @@ class Container:
                     f'no program is registered for image "{self.spec["image"]}": add a row for it, '
                     "Cluster(image_table={regex: [argv...]}) or cluster.add_image(regex, argv)"
                 )
+                self._wait_state("ErrImagePull" if first else "ImagePullBackOff", message)
+                self._context.event("Warning", "Failed", message)
+                first = False
+                await asyncio.sleep(IMAGE_RETRY_S)
+                continue
+            program = (self.spec.get("command") or image.argv)[0]
+            if program.startswith(str(places.cache_dir())) and not os.path.exists(program):
+                message = f'image "{self.spec["image"]}" is {program}, which is not built: tests/cluster/bed.py build'
                 self._wait_state("ErrImagePull" if first else "ImagePullBackOff", message)
                 self._context.event("Warning", "Failed", message)
                 first = False

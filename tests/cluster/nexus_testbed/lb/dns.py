@@ -21,7 +21,7 @@ Lookup = Callable[[str], Sequence[str] | None]
 """Lower-case name without final dot → IPv4 addresses; None if there is no such name."""
 
 
-def _read_question(query: bytes) -> tuple[str, int, int]:
+def read_question(query: bytes) -> tuple[str, int, int]:
     """Return (name, type, end of the question). Raises ValueError for a malformed or compressed one."""
     labels, at = [], 12
     while True:
@@ -59,7 +59,7 @@ def build_answer(query: bytes, lookup: Lookup) -> bytes | None:
     try:
         if questions != 1:
             raise ValueError("not one question")
-        name, kind, end = _read_question(query)
+        name, kind, end = read_question(query)
     except ValueError:
         return reply(FORMERR)
     question = query[12:end]
