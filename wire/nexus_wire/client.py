@@ -43,6 +43,7 @@ class Broken(enum.StrEnum):
 
     CLOSED = "closed"  # the peer closed, or reset, the connection
     PROTOCOL = "protocol"  # what came is not a valid response
+    UNSEEN = "unseen"  # the peer promises that it has not looked at the request: it may be sent again, whatever it does
 
 
 class Receiver(Protocol):
@@ -59,7 +60,7 @@ class Receiver(Protocol):
     ) -> None:
         """The final response's head, with the first piece of its body.
 
-        length: of the body that really follows: 0 for HEAD, 204 and 304 whatever the head says; -1 chunked, -2 until
+        length: of the body that really follows: 0 for HEAD, 204 and 304 whatever the head says; -1 chunked, -2 raw, until
         the end. complete: data is the whole body; the connection is free again (`reusable` says whether for more).
         """
         ...
@@ -69,7 +70,7 @@ class Receiver(Protocol):
         ...
 
     def on_end(self, connection: ClientConnection) -> None:
-        """The body is complete; the connection is free again."""
+        """The body is complete; the connection is free again. `connection.trailers` follow a raw one."""
         ...
 
     def on_interim(self, head: bytes, code: int) -> None:
@@ -94,17 +95,18 @@ class ClientConnection(asyncio.Protocol):
 
     reusable: whether another exchange may follow the one that just ended. begun: exchanges so far. answered: whether any
     byte of the current exchange's response has come. idle_since: clock tick, set by the owner when it keeps the connection.
-    server_name: that its peer was asked for, and verified by, over TLS; set by the owner.
+    server_name: that its peer was asked for, and verified by, over TLS; set by the owner. trailers: none, ever; chunks bring their own.
     on_lost: called once when the connection is over; the owner forgets it.
     """
 
     __slots__ = (
-        "_buffer", "_head_only", "_interim", "_on_lost", "_parser", "_remaining", "_scanner", "_upgrade_asked", "answered",
+        "_buffer", "_head_only", "_interim", "_on_lost", "_parser", "_raw", "_remaining", "_scanner", "_upgrade_asked", "answered",
         "begun", "blocked", "closed", "content", "idle_since", "owner", "paused", "receiver", "reusable",
         "server_name", "state", "transport",
     )  # fmt: skip
 
     transport: Any
+    trailers = b""
 
     def __init__(self, parser: ResponseParser, on_lost: Callable[[ClientConnection], None], owner: Any = None) -> None:
         self._parser = parser
@@ -126,10 +128,16 @@ class ClientConnection(asyncio.Protocol):
         self._interim = 0
         self._scanner: ChunkScanner | None = None
         self._head_only = False
+        self._raw = False
         self._upgrade_asked = b""
 
-    def begin(self, receiver: Receiver, data: bytes, *, head_only: bool = False, upgrade: bytes = b"") -> None:
-        """Send a request: head, and what of its body is here. head_only: a HEAD request. upgrade: a 101 to this protocol is welcome."""
+    def begin(
+        self, receiver: Receiver, data: bytes, *, head_only: bool = False, upgrade: bytes = b"", raw: bool = False
+    ) -> None:
+        """Send a request: head, and what of its body is here. head_only: a HEAD request. upgrade: a 101 to this protocol is welcome.
+
+        raw: the head says nothing of a body, and there is one: payload alone, here and in `write`, until `finish`.
+        """
         self.receiver = receiver
         self.state = _HEAD
         self.answered = False
@@ -137,11 +145,25 @@ class ClientConnection(asyncio.Protocol):
         self.content = 0
         self._head_only = head_only
         self._upgrade_asked = upgrade
+        if raw:
+            self._raw = True
+            head, _, body = data.partition(b"\r\n\r\n")
+            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            data = b"%b\r\ntransfer-encoding: chunked\r\n\r\n%b" % (head, chunk)
         self.transport.write(data)
 
     def write(self, data: bytes) -> None:
         """Send more of the request body, or of a tunnel."""
+        if self._raw:
+            if not data:
+                return
+            data = b"%x\r\n%b\r\n" % (len(data), data)
         self.transport.write(data)
+
+    def finish(self, trailers: bytes = b"") -> None:
+        """The raw body is written in full. trailers: lines, each with CRLF."""
+        self._raw = False
+        self.transport.write(b"0\r\n%b\r\n" % trailers)
 
     def pause(self) -> None:
         """Read no more for now."""

@@ -415,7 +415,7 @@ class ServerConnection(asyncio.Protocol):
         """Write a response's head and the first piece of its body.
 
         status: the status line with CRLF. lines: header lines, each with CRLF, framing included: none for `length` -2.
-        length: of the body; -1 chunked (the pieces are framed already), -2 until the end, which `finish` says.
+        length: of the body; -1 chunked (the pieces are framed already), -2 raw, until the end, which `complete` or `finish` says.
         complete: body is all of it; the stream is over then, and may already serve the next request on return.
         """
         keep = self.keep and not self.options.draining
@@ -434,10 +434,13 @@ class ServerConnection(asyncio.Protocol):
             elif length > _BIG_BODY:
                 # Fewer, larger writes; for small bodies the smaller buffer stays in the processor's cache.
                 self.transport.set_write_buffer_limits(_BIG_HIGH_WATER)
-        elif length == -1 and not self.minor:
-            keep = False
-            lines, body = self._for_http_1_0(lines, body)
-            self._dechunker = None
+        elif length < 0:
+            if length == -2:
+                lines += b"content-length: %d\r\n" % len(body)
+            elif not self.minor:
+                keep = False
+                lines, body = self._for_http_1_0(lines, body)
+                self._dechunker = None
         if keep and self.complete:
             if self.minor:
                 if len(body) < LARGE:
@@ -474,11 +477,11 @@ class ServerConnection(asyncio.Protocol):
         else:
             self.transport.write(data)
 
-    def finish(self) -> None:
-        """The body is written in full."""
+    def finish(self, trailers: bytes = b"") -> None:
+        """The body is written in full. trailers: lines, each with CRLF, that follow a raw one; HTTP/1.0 clients get none."""
         if self._chunking:
             self._chunking = False
-            self.transport.write(_LAST_CHUNK)
+            self.transport.write(b"0\r\n%b\r\n" % trailers if trailers else _LAST_CHUNK)
         self._dechunker = None
         self._over()
 

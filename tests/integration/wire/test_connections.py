@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from nexus_wire.client import Broken
 from nexus_wire.clock import Clock
+from nexus_wire.http1 import Dechunker
 from nexus_wire.testing import Answer, App, Caller, Served
 
 Start = Callable[..., Awaitable[App]]
@@ -746,3 +747,51 @@ async def test_a_call_that_is_broken_off_says_nothing_more(start: Start, caller:
     await until(lambda: app.served[0].events == ["gone"])
     assert connection.closed
     assert not answer.done.is_set()
+
+
+# ---- raw bodies: payload alone, framed here
+
+
+async def test_a_raw_response_is_sized_when_it_is_here_in_full_and_chunked_with_trailers_otherwise(
+    start: Start,
+) -> None:
+    app = await start()
+
+    def answer(served: Served) -> bool:
+        stream = served.stream
+        if stream.line.path == "/whole":
+            stream.respond(b"HTTP/1.1 200 OK\r\n", b"", -2, b"whole", True)
+        else:
+            stream.respond(b"HTTP/1.1 200 OK\r\n", b"", -2, b"pie", False)
+            stream.write(b"ces")
+            stream.write(b"")
+            stream.finish(b"x-sum: 6\r\n")
+        return True
+
+    app.on_head = answer
+    whole = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwhole"
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n"
+    chunks = b"3\r\npie\r\n3\r\nces\r\n0\r\nx-sum: 6\r\n\r\n"
+    got = await app.raw(GET % b"whole" + GET % b"pieces" + LAST.replace(b"/last", b"/pieces"))
+    assert got == whole + head + b"\r\n" + chunks + head + b"connection: close\r\n\r\n" + chunks
+    got = await app.raw((GET % b"pieces").replace(b"/1.1", b"/1.0"))
+    assert got == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\npieces"
+
+
+async def test_a_raw_request_is_chunked_and_its_connection_serves_the_next_one(start: Start, caller: Caller) -> None:
+    app = await start()
+    connection = await caller.connect(app.port)
+    for body in (b"first", b""):
+        answer = Answer()
+        connection.begin(answer, b"POST /raw HTTP/1.1\r\nhost: x\r\n\r\n" + body, raw=True)
+        connection.write(b"")
+        connection.write(b" more")
+        connection.finish(b"x-sum: 1\r\n")
+        await asyncio.wait_for(answer.done.wait(), 5)
+        dechunker = Dechunker()
+        assert dechunker.take(bytes(app.served[-1].body)) == (body + b" more", b"")
+        assert dechunker.trailers == b"x-sum: 1\r\n"
+    answer = Answer()
+    connection.begin(answer, GET % b"plain")
+    await asyncio.wait_for(answer.done.wait(), 5)
+    assert answer.body == b"/plain "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httptools
 import pytest
-from nexus_wire.http1 import ChunkScanner, Dechunker, Refused
+from nexus_wire.http1 import ChunkScanner, Dechunker, Refused, trailer_lines
 from nexus_wire.http1.chunks import MAX_EXCESS, MAX_LINE
 
 GOOD: dict[str, tuple[bytes, bytes]] = {
@@ -192,3 +192,31 @@ def test_a_broken_line_break_is_refused_before_the_line_ends(data: bytes) -> Non
     """Waiting for more would not make it any better, and a peer could wait for ever."""
     with pytest.raises(Refused):
         ChunkScanner().take(data)
+
+
+def test_trailers_are_kept_for_readers_of_another_framing() -> None:
+    dechunker = Dechunker()
+    content, rest = dechunker.take(b"2\r\nok\r\n0\r\ngrpc-status: 0\r\nx-sum: 1")
+    assert (content, rest, dechunker.trailers) == (b"ok", None, b"grpc-status: 0\r\n")
+    assert dechunker.take(b"2\r\n\r\n") == (b"", b"")
+    assert dechunker.trailers == b"grpc-status: 0\r\nx-sum: 12\r\n"
+
+
+def test_trailers_of_another_framing_become_lines_without_those_of_heads() -> None:
+    fields = [
+        (b"grpc-status", b"5"),
+        (b"x-request-id", b"stolen"),
+        (b"x-forwarded-for", b"::1"),
+        (b"x_sum-bin", b"AAE="),
+    ]
+    assert trailer_lines(fields) == b"grpc-status: 5\r\nx_sum-bin: AAE=\r\n"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [(b":status", b"200"), (b"", b"1"), (b"Upper", b"1"), (b"a b", b"1"), (b"a", b"1\r\nb: 2"), (b"a", b"\x00"),
+     (b"a", b"1" * 9000)],
+)  # fmt: skip
+def test_trailers_that_are_no_headers_are_refused(field: tuple[bytes, bytes]) -> None:
+    with pytest.raises(Refused):
+        trailer_lines([field])

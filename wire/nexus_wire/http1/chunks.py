@@ -7,6 +7,7 @@ most `MAX_LINE`, extensions in proportion to the content, no trailer fields that
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 from nexus_wire.http1.fields import TEXT, TOKEN
@@ -38,6 +39,8 @@ _REFUSED_TRAILERS = frozenset(
 """Headers that change how a message is framed, routed, judged or kept (RFC 9110 section 6.5.1): in a trailer they come after all
 that has been decided."""
 _REFUSED_PREFIXES = (b"x-forwarded-", b"x-b3-", b"x-nexus-", b"proxy-", b"sec-")
+_LOWER = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+"""Bytes of a name in HTTP/2 (RFC 9113 section 8.2.1)."""
 _LINE, _TRAILER, _END = -1, -2, -3
 
 
@@ -166,14 +169,41 @@ class ChunkScanner:
             raise bad_request("A trailer holds a header that only a head may hold.")
 
 
-class Dechunker(ChunkScanner):
-    """The same for readers that know no chunks: returns the content alone."""
+def trailer_lines(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return trailers that came in another framing than chunks as lines, each with CRLF. Raises `Refused` for what is no header.
 
-    __slots__ = ()
+    fields: lower-case names, and values. Those that only a head may hold are left out rather than refused: metadata of RPCs may
+    have any name, and a trailer may be discarded (RFC 9110 section 6.5.1).
+    """
+    lines: list[bytes] = []
+    size = 0
+    for name, value in fields:
+        size += len(name) + len(value) + 4
+        if size > MAX_TRAILERS:
+            raise bad_request("The trailers are too large.")
+        if not name or name.translate(None, _LOWER) or value.translate(None, TEXT):
+            raise bad_request("A trailer is not a header.")
+        if name not in _REFUSED_TRAILERS and not name.startswith(_REFUSED_PREFIXES):
+            lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines)
+
+
+class Dechunker(ChunkScanner):
+    """The same for readers that know no chunks: returns the content alone.
+
+    trailers: those that have come, checked: lines, each with CRLF. For readers that have another place for them.
+    """
+
+    __slots__ = ("trailers",)
 
     def __init__(self, *, underscores: bool = True) -> None:
-        """underscores: as for the scanner; here the trailers are lost anyway."""
+        """underscores: as for the scanner."""
         super().__init__(underscores=underscores)
+        self.trailers = b""
+
+    def _trailer(self, line: bytes) -> None:
+        super()._trailer(line)
+        self.trailers += line + b"\r\n"
 
     def take(self, data: bytes) -> tuple[bytes, bytes | None]:
         """Return the content, and what follows the body's end; None for that while the body goes on. Raises `Refused`."""
