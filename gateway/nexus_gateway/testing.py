@@ -155,10 +155,10 @@ def route(*rules: Rule, route_id: str = "HTTPRoute/shop/main", hostnames: tuple[
 def snapshot(*parts: Route | Upstream, plugins: tuple[Any, ...] = ()) -> Snapshot:
     """A Snapshot of routes and upstreams."""
     return Snapshot(
-        (LISTENER,),
-        tuple(sorted((part for part in parts if isinstance(part, Route)), key=lambda each: each.id)),
-        tuple(sorted((part for part in parts if isinstance(part, Upstream)), key=lambda each: each.id)),
-        plugins,
+        listeners=(LISTENER,),
+        routes=tuple(sorted((part for part in parts if isinstance(part, Route)), key=lambda each: each.id)),
+        upstreams=tuple(sorted((part for part in parts if isinstance(part, Upstream)), key=lambda each: each.id)),
+        plugins=plugins,
     )
 
 
