@@ -33,7 +33,7 @@ from nexus_gateway.edge.accesslogs import AccessLog
 from nexus_gateway.edge.admin import Admin, State
 from nexus_gateway.edge.health.checker import Checked, Checker
 from nexus_gateway.edge.kept import KeptDiscovery
-from nexus_gateway.edge.measurements import Measurements, render_encoded
+from nexus_gateway.edge.measurements import Measurements, Renderer
 from nexus_gateway.edge.plugins.judges import Judge, RemoteVerifier, Verifier
 from nexus_gateway.edge.plugins.loading import Loader
 from nexus_gateway.edge.plugins.slots import STOP_S, Slot
@@ -111,7 +111,7 @@ class Gateway:
         )
         self._registry = EndpointRegistry(self._breaker_changed, cells)
         self._bulkheads = Bulkheads(cells, monotonic(), column=self.place.column, workers=self.place.workers)
-        self.measurements = Measurements(self._live, str(self.place.worker))
+        self.measurements = Measurements(self._live, str(self.place.worker), settings.metrics_series)
         self.pools = Pools(
             discovery,
             self._registry,
@@ -553,7 +553,7 @@ def run(settings: GatewaySettings, manifests: Path | None = None) -> None:
     if settings.workers > 1:
         if manifests is None and not settings.consul_url:
             raise NothingToServe(_NOTHING)  # once, not in every worker
-        workers.run(settings, manifests, render_encoded)
+        workers.run(settings, manifests, Renderer(settings.metrics_series).render_encoded)
         return
     allocator.settle()
     logs.install(settings.log_level, {"service": "nexus-gateway", "replica": settings.replica})

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from nexus_gateway.telemetry.series import LEAST
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_WORKERS = 256
 """More processes than that share no machine sensibly."""
@@ -119,6 +121,8 @@ class GatewaySettings:
     sample_requests: int = _env("NEXUS_SAMPLE_REQUESTS", 2000)
     """Requests kept, redacted, as a sample for `nexus diff --replay` and previews; 0 keeps none. Default: enough to find what
     one request in a thousand does, in some 1 MB."""
+    metrics_series: int = _env("NEXUS_METRICS_SERIES", 2000)
+    """Series that `/metrics` shows at most, 500 or more: what is configured beyond them is counted together, under `other`."""
     debug_key: str = field(default="", metadata={"env": "NEXUS_DEBUG_KEY"}, repr=False)
     """Key of signed debug tokens (`nexus explain --live`), 16 characters or more; empty answers none."""
     drain_delay_s: float = _env("NEXUS_DRAIN_DELAY", 0.0)
@@ -257,6 +261,12 @@ def _level(text: str) -> str:
     return text.upper()
 
 
+def _series(text: str) -> int:
+    if int(text) < LEAST:
+        raise ValueError(text)
+    return int(text)
+
+
 def _replica(text: str) -> str:
     # `~` and a number is what a supervisor appends for each of its workers.
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}(~[0-9]{1,3})?", text):
@@ -301,6 +311,7 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "otlp_endpoint": (_collector, "an http:// or https:// URL, for example http://jaeger:4318"),
     "traces_memory": (_count, "a whole number, 0 or more"),
     "sample_requests": (_count, "a whole number, 0 or more"),
+    "metrics_series": (_series, "a whole number, 500 or more"),
     "debug_key": (_secret, "16 characters or more"),
     "drain_delay_s": (_seconds, "seconds, 0 or more"),
     "drain_s": (_seconds, "seconds, 0 or more"),

@@ -19,6 +19,7 @@ from nexus_gateway.resilience.endpoints import EndpointState
 from nexus_gateway.telemetry import exposition, names
 from nexus_gateway.telemetry.exposition import Labels, State
 from nexus_gateway.telemetry.red import Red
+from nexus_gateway.telemetry.series import Series
 
 _HOOK_BOUNDS = (0.00001, 0.0001, 0.001, 0.01, 0.1, 0.5, 1.0)
 _CIRCUIT = {OPEN: 1.0, HALF_OPEN: 0.5}
@@ -70,9 +71,11 @@ class Spread:
 
 
 class Measurements:
-    """All metrics of one process. worker: its name among the workers of a gateway."""
+    """All metrics of one process. worker: its name among the workers of a gateway. series: that a scrape shows at most."""
 
-    def __init__(self, live: LiveEndpoints, worker: str = "0") -> None:
+    def __init__(self, live: LiveEndpoints, worker: str = "0", series: int = 2000) -> None:
+        self._series = Series(series)
+        self._scraping = asyncio.Lock()
         self._live = live
         self._worker = worker
         self._red: dict[tuple[str, str], Red] = {}
@@ -203,15 +206,18 @@ class Measurements:
 
     def scrape(self, accept: str = "") -> tuple[bytes, str]:
         """Return the exposition and its content type. accept: the scraper's header. At once: for tests and few routes."""
-        return render([self._state()], accept)
+        openmetrics = exposition.accepts_openmetrics(accept)
+        body = "".join(exposition.render(self._state(), self._series, openmetrics=openmetrics))
+        return body.encode(), exposition.OPENMETRICS if openmetrics else exposition.TEXT
 
     async def scrape_in_slices(self, accept: str = "") -> tuple[bytes, str]:
         """Do the same, giving way to the event loop after each part (0.5 ms): thousands of routes stop no request."""
         openmetrics = exposition.accepts_openmetrics(accept)
         parts = []
-        for part in exposition.render(self._state(), openmetrics=openmetrics):
-            parts.append(part)
-            await asyncio.sleep(0)
+        async with self._scraping:
+            for part in exposition.render(self._state(), self._series, openmetrics=openmetrics):
+                parts.append(part)
+                await asyncio.sleep(0)
         return "".join(parts).encode(), exposition.OPENMETRICS if openmetrics else exposition.TEXT
 
     def _state(self) -> dict[str, Any]:
@@ -284,19 +290,25 @@ def encode(state: State) -> bytes:
     return msgspec.json.encode(state)
 
 
-def render_encoded(states: Iterable[bytes], accept: str = "") -> tuple[bytes, str]:
-    """Do what `render` does with states that were encoded. Raises ValueError for what is none."""
-    try:
-        return render([msgspec.json.decode(each) for each in states], accept)
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"a worker's measurements cannot be read: {error}") from error
+class Renderer:
+    """Renders the states of several workers as one exposition."""
 
+    def __init__(self, series: int = 2000) -> None:
+        """series: that a scrape shows at most."""
+        self._series = Series(series)
 
-def render(states: Iterable[State], accept: str = "") -> tuple[bytes, str]:
-    """Return the exposition of one or several workers' states, and its content type. accept: the scraper's header."""
-    openmetrics = exposition.accepts_openmetrics(accept)
-    body = "".join(exposition.render(exposition.merge(states), openmetrics=openmetrics)).encode()
-    return body, exposition.OPENMETRICS if openmetrics else exposition.TEXT
+    def render_encoded(self, states: Iterable[bytes], accept: str = "") -> tuple[bytes, str]:
+        """Do what `render` does with states that were encoded. Raises ValueError for what is none."""
+        try:
+            return self.render([msgspec.json.decode(each) for each in states], accept)
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"a worker's measurements cannot be read: {error}") from error
+
+    def render(self, states: Iterable[State], accept: str = "") -> tuple[bytes, str]:
+        """Return the exposition and its content type. accept: the scraper's header."""
+        openmetrics = exposition.accepts_openmetrics(accept)
+        body = "".join(exposition.render(exposition.merge(states), self._series, openmetrics=openmetrics)).encode()
+        return body, exposition.OPENMETRICS if openmetrics else exposition.TEXT
 
 
 def _lives(names_of: tuple[str, ...], values: tuple[str, ...], kept: dict[str, set[str]]) -> bool:

@@ -8,11 +8,12 @@ event loop for half a second. Sources: Prometheus exposition formats 0.0.4; Open
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import accumulate, islice
+from itertools import accumulate
 from typing import Any
 
 from nexus_gateway.telemetry import names
 from nexus_gateway.telemetry.red import BOUNDS
+from nexus_gateway.telemetry.series import Series
 
 State = dict[str, Any]
 Labels = tuple[str, ...]
@@ -102,17 +103,21 @@ def _quality(text: str) -> float:
     return float(text) if text.replace(".", "", 1).isdecimal() else 0.0
 
 
-def render(state: Mapping[str, Any], *, openmetrics: bool) -> Iterator[str]:
+def render(state: Mapping[str, Any], series: Series, *, openmetrics: bool) -> Iterator[str]:
     """Yield the exposition in parts of at most some hundred lines, so that an event loop can do others' work in between.
 
-    state: of one worker or merged; its `red` and the rows of its counts may be any iterables, read as the parts are.
-    Series without a count are left out.
+    state: of one worker or merged; its `red` and the rows of its counts may be any iterables, read as the parts are. series: the bound,
+    the same object at each scrape. Series without a count are left out.
     """
     several = len(state["workers"]) > 1
     durations: list[str] = []
     yield _head(names.REQUESTS, openmetrics)
     part: list[str] = []
-    for row in state["red"]:
+    for row in series.red(state["red"]):
+        if row is None:
+            yield "".join(part)
+            part = []
+            continue
         labels = f'route="{_escaped(row["route"])}",upstream="{_escaped(row["upstream"])}"'
         part += [
             f'{names.REQUESTS.name}_total{{code_class="{_CLASSES[hundreds]}",{labels}}} {_number(count)}\n'
@@ -123,9 +128,6 @@ def render(state: Mapping[str, Any], *, openmetrics: bool) -> Iterator[str]:
             durations.append(
                 _histogram(names.DURATION.name, labels, _LES, row, row["exemplars"] if openmetrics else {})
             )
-        if len(durations) % 32 == 31:
-            yield "".join(part)
-            part = []
     yield "".join(part)
     yield _head(names.DURATION, openmetrics)
     for at in range(0, len(durations), 32):
@@ -133,7 +135,11 @@ def render(state: Mapping[str, Any], *, openmetrics: bool) -> Iterator[str]:
     for metric in names.METRICS:
         if metric not in (names.REQUESTS, names.DURATION):
             yield _head(metric, openmetrics)
-            yield from _spread(metric, state) if metric.kind == "histogram" else _counts(metric, state, several)
+            yield from (
+                _spread(metric, state, series)
+                if metric.kind == "histogram"
+                else _counts(metric, state, series, several)
+            )
     if openmetrics:
         yield "# EOF\n"
 
@@ -144,16 +150,23 @@ def _head(metric: names.Metric, openmetrics: bool) -> str:
     return f"# HELP {name} {_escaped(metric.help)}\n# TYPE {name} {metric.kind}\n"
 
 
-def _counts(metric: names.Metric, state: Mapping[str, Any], several: bool) -> Iterator[str]:
+def _counts(metric: names.Metric, state: Mapping[str, Any], series: Series, several: bool) -> Iterator[str]:
     name = f"{metric.name}_total" if metric.kind == "counter" else metric.name
     keys = (*metric.labels, "worker") if several and metric.by_worker else metric.labels
-    rows = iter(state["counts"].get(metric.name, ()))
-    while part := [f"{name}{_braced(keys, labels)} {_number(value)}\n" for labels, value in islice(rows, 128)]:
-        yield "".join(part)
+    rows = series.rows(metric, state["counts"].get(metric.name, ()))
+    part: list[str] = []
+    for row in rows:
+        if row is None:
+            yield "".join(part)
+            part = []
+        else:
+            labels, value = row
+            part.append(f"{name}{_braced(keys, labels)} {_number(value)}\n")
+    yield "".join(part)
 
 
-def _spread(metric: names.Metric, state: Mapping[str, Any]) -> Iterator[str]:
-    for labels, bounds, buckets, total in state["spreads"].get(metric.name, ()):
+def _spread(metric: names.Metric, state: Mapping[str, Any], series: Series) -> Iterator[str]:
+    for labels, bounds, buckets, total in series.spreads(metric, state["spreads"].get(metric.name, ())):
         les = tuple(f'le="{bound}"' for bound in (*bounds, "+Inf"))
         yield _histogram(metric.name, _labels(metric.labels, labels), les, {"buckets": buckets, "sum": total}, {})
 

@@ -14,7 +14,8 @@ from typing import Literal
 class Metric:
     """One metric. name: as scraped, without the `_total` that the text format adds to counters.
 
-    combine: how the values of several workers make one. by_worker: with several workers each keeps its own series, told apart
+    combine: how the values of several workers make one. fold: how those of several upstreams or endpoints do, where that is another
+    way; see `series`. by_worker: with several workers each keeps its own series, told apart
     by the label `worker`; for gauges whose spread over the workers matters.
     """
 
@@ -24,6 +25,7 @@ class Metric:
     labels: tuple[str, ...] = ()
     combine: Literal["sum", "max", "min"] = "sum"
     by_worker: bool = False
+    fold: Literal["", "sum", "max", "min"] = ""
 
 
 REQUESTS = Metric("nexus_gateway_requests", "counter", "Requests answered.", ("route", "upstream", "code_class"))
@@ -77,7 +79,9 @@ HEALTHY = Metric(
     "nexus_gateway_endpoint_healthy", "gauge", "1 healthy, 0 not, by active health checks.", ("upstream", "endpoint"),
     combine="min",
 )  # fmt: skip
-ENDPOINTS = Metric("nexus_gateway_upstream_endpoints", "gauge", "Live endpoints.", ("upstream",), combine="max")
+ENDPOINTS = Metric(
+    "nexus_gateway_upstream_endpoints", "gauge", "Live endpoints.", ("upstream",), combine="max", fold="sum"
+)
 ACTIVE = Metric(
     "nexus_gateway_endpoint_active", "gauge", "Attempts running on a live endpoint.", ("upstream", "endpoint")
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 from nexus_core.discovery import Endpoint
 from nexus_core.snapshot import CircuitBreaker
-from nexus_gateway.edge.measurements import Measurements, encode, render, render_encoded
+from nexus_gateway.edge.measurements import Measurements, Renderer, encode
 from nexus_gateway.resilience.endpoints import EndpointRegistry, EndpointState
 from nexus_gateway.telemetry import names
 from nexus_gateway.telemetry.exposition import OPENMETRICS, TEXT, accepts_openmetrics
@@ -179,7 +179,7 @@ def test_workers_are_added_up() -> None:
     states = [
         json.loads(json.dumps(worker(name, requests).state())) for name, requests in (("0", 1), ("1", 2), ("2", 4))
     ]
-    found = samples(parse_text(render(states)[0].decode()))
+    found = samples(parse_text(Renderer().render(states)[0].decode()))
     where = (("route", ROUTE), ("upstream", UPSTREAM))
     assert found["nexus_gateway_requests_total", (("code_class", "2xx"), *where)] == 7
     assert found["nexus_gateway_request_duration_seconds_bucket", (("le", "+Inf"), *where)] == 7
@@ -192,27 +192,27 @@ def test_workers_are_added_up() -> None:
     assert only(found, "nexus_gateway_upstream_endpoints") == [1]
     assert only(found, "nexus_gateway_plugin_hook_duration_seconds_count") == [3]
     assert len(only(found, "nexus_gateway_requests_refused_total")) == 3
-    assert "2" * 32 in render(states, ACCEPT)[0].decode(), "the newest exemplar"
-    list(parse_openmetrics(render(states, ACCEPT)[0].decode()))
+    assert "2" * 32 in Renderer().render(states, ACCEPT)[0].decode(), "the newest exemplar"
+    list(parse_openmetrics(Renderer().render(states, ACCEPT)[0].decode()))
 
 
 def test_one_worker_is_rendered_as_it_scrapes_itself() -> None:
     made = worker("0", 3)
-    assert render([made.state()], ACCEPT) == made.scrape(ACCEPT)
-    assert render_encoded([encode(made.state())], ACCEPT) == made.scrape(ACCEPT)
+    assert Renderer().render([made.state()], ACCEPT) == made.scrape(ACCEPT)
+    assert Renderer().render_encoded([encode(made.state())], ACCEPT) == made.scrape(ACCEPT)
 
 
 @pytest.mark.parametrize("odd", [b"", b"[]", b"{}", b"nonsense"])
 def test_measurements_that_cannot_be_read_are_said_to_be(odd: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
-        render_encoded([odd, odd])
+        Renderer().render_encoded([odd, odd])
 
 
 def test_a_worker_of_another_version_may_count_what_this_one_does_not_know() -> None:
     state = worker("0", 1).state()
     state["counts"]["nexus_gateway_new"] = [[["x"], 1]]
     state["spreads"]["nexus_gateway_new_seconds"] = [[["x"], [1.0], [1, 2], 3.0]]
-    assert b"nexus_gateway_new" not in render([state, worker("1", 1).state()])[0]
+    assert b"nexus_gateway_new" not in Renderer().render([state, worker("1", 1).state()])[0]
 
 
 def test_a_scrape_in_slices_gives_way_and_says_the_same() -> None:
