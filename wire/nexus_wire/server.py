@@ -133,6 +133,8 @@ class ServerConnection(asyncio.Protocol):
     line: RequestLine
     block: RequestBlock
     transport: Any
+    trailers = b""
+    """Those of a raw request, of which HTTP/1.1 has none: chunks bring their own."""
 
     def __init__(self, options: ServerOptions) -> None:
         self.options = options

@@ -223,11 +223,14 @@ class Answering(Ending):
     def ended(self, attempt: Attempt) -> None:
         """The response is complete."""
         tunnelled = self.tunnelled
+        connection = attempt.connection
+        # Before the connection is given back, and serves the next one.
+        trailers = connection.trailers if connection is not None else b""
         self._over(attempt)
         if tunnelled:
             self.stream.close_tunnel()
         else:
-            self.stream.finish()
+            self.stream.finish(trailers)
 
     def broke_off(self, attempt: Attempt) -> None:
         """The upstream broke off in the middle of its response."""

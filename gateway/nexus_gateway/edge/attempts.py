@@ -74,7 +74,10 @@ class Attempt:
         exchange = self.exchange
         self.connection = connection
         upgrade = b"websocket" if exchange.upgrades else b""
-        connection.begin(self, exchange.request_bytes(self), head_only=exchange.head_only, upgrade=upgrade)
+        raw = exchange.block.length == -2
+        connection.begin(self, exchange.request_bytes(self), head_only=exchange.head_only, upgrade=upgrade, raw=raw)
+        if raw and exchange.complete:
+            connection.finish(exchange.stream.trailers)
 
     # ---- from the connector
 
@@ -213,7 +216,12 @@ class Attempt:
         if self.exchange.responding and self.exchange.attempt is self:
             self.exchange.broke_off(self)
             return
-        if why is Broken.PROTOCOL:
+        if why is Broken.UNSEEN:
+            # As if nothing had been sent, but for what is not here any more to be sent again. A connection that served before
+            # refuses for its own reasons (its server goes, or it is full); one that was made for this one speaks for its endpoint.
+            outcome = Outcome.RESET if self.fresh else Outcome.STALE
+            self._fail(outcome, "UpstreamReset", nothing_sent=self.exchange.replayable)
+        elif why is Broken.PROTOCOL:
             self._fail(Outcome.RESET, "UpstreamProtocolError", nothing_sent=False)
         elif not self.fresh and not connection.answered:
             self._fail(Outcome.STALE, "UpstreamReset", nothing_sent=False)

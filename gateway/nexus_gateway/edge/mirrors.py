@@ -26,17 +26,28 @@ MAX_COPIES = 256
 class Copy:
     """One mirrored request. It learns nothing and teaches nothing: no breaker, no retry, no balancing by its answer."""
 
-    __slots__ = ("_connection", "_data", "_endpoint", "_head_only", "_host", "_mirrors", "_pool", "closed", "deadline")
+    __slots__ = (
+        "_connection", "_data", "_endpoint", "_head_only", "_host", "_mirrors", "_pool", "_trailers", "closed", "deadline",
+    )  # fmt: skip
 
     def __init__(
-        self, mirrors: Mirrors, pool: Pool, endpoint: EndpointState, data: bytes, head_only: bool, host: str
+        self,
+        mirrors: Mirrors,
+        pool: Pool,
+        endpoint: EndpointState,
+        data: bytes,
+        head_only: bool,
+        host: str,
+        trailers: bytes | None,
     ) -> None:
+        """trailers: of a raw body; None for one that the head frames."""
         self._mirrors = mirrors
         self._pool = pool
         self._endpoint = endpoint
         self._data = data
         self._head_only = head_only
         self._host = host
+        self._trailers = trailers
         self._connection: ClientConnection | None = None
         self.closed = False
         clock = mirrors.proxy.clock
@@ -66,7 +77,10 @@ class Copy:
             self._mirrors.proxy.connector.keep(connection)
             return
         self._connection = connection
-        connection.begin(self, self._data, head_only=self._head_only)
+        raw = self._trailers is not None
+        connection.begin(self, self._data, head_only=self._head_only, raw=raw)
+        if self._trailers is not None:
+            connection.finish(self._trailers)
 
     def on_no_connection(self, timed_out: bool, detail: str) -> None:
         """Drop the copy, or ask again."""
@@ -159,7 +173,8 @@ class Mirrors:
                 context += b"host: %b\r\n" % endpoint.authority.encode()
             data = b"".join((exchange.lines, context, LINE, b"\r\n", exchange.body))
             self.running += 1
-            Copy(self, pool, endpoint, data, exchange.head_only, exchange.host)
+            trailers = exchange.stream.trailers if exchange.block.length == -2 else None
+            Copy(self, pool, endpoint, data, exchange.head_only, exchange.host, trailers)
             self.proxy.measurements.mirrored(pool.upstream.id, True)
 
     def give_up(self, plans: tuple[MirrorPlan, ...]) -> None:

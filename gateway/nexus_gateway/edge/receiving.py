@@ -62,12 +62,14 @@ class Receiving(Trying):
             return
         if data:
             attempt.connection.write(data)
+        if complete and self.block.length == -2:
+            attempt.connection.finish(self.stream.trailers)
         if not self.responding:
             self._more_time()
 
     def _content(self) -> int:
         """Return how much of the body has come, or is announced by the chunk that is coming: without the chunks' framing."""
-        return self.bytes_in if self.block.length >= 0 else self.stream.content
+        return self.bytes_in if self.block.length != -1 else self.stream.content
 
     def on_refused(self, refused: Refused) -> None:
         """The request's body is not valid HTTP."""

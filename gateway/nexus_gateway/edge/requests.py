@@ -170,7 +170,7 @@ def render_request(headers: Headers, block: RequestBlock) -> bytes:
     lines = render_more(headers)
     if block.length > 0 or (block.length == 0 and block.sized):
         return lines + b"content-length: %d\r\n" % block.length
-    return lines + b"transfer-encoding: chunked\r\n" if block.length < 0 else lines
+    return lines + b"transfer-encoding: chunked\r\n" if block.length == -1 else lines
 
 
 def render_more(headers: Headers) -> bytes:
