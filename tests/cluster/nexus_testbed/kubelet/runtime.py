@@ -90,21 +90,31 @@ def build_script(plan: Plan, root_dir: Path, cgroup: Path | None) -> str:
     for name, text in (("hosts", plan.hosts), ("hostname", plan.hostname + "\n"), ("resolv.conf", plan.resolv_conf)):
         # rm first: it may be a symbolic link, and writing through it would miss the overlay.
         lines.append(f"rm -f {q(top)}/etc/{name}; printf %s {q(text)} > {q(top)}/etc/{name}")
-    for source, target, read_only in plan.mounts:
+    hidden = _hidden([target for _, target, _ in plan.mounts])
+    closing = []
+    for number, (source, target, read_only) in enumerate(plan.mounts):
         to = q(inside(target))
         if source.is_dir():
             lines.append(f"mkdir -p {to}")
         else:
             lines.append(f"mkdir -p $(dirname {to}) && touch {to}")
+        if read_only and any(path.is_relative_to(os.path.realpath(target)) for path in hidden):
+            # A place to mount what it hides must be made in it, and its own directory is not ours to change.
+            upper, work = f"{base}/v{number}", f"{base}/x{number}"
+            layers = f"lowerdir={source},upperdir={upper},workdir={work}"
+            lines.append(f"mkdir {q(upper)} {q(work)} && mount -t overlay overlay -o {q(layers)} {to}")
+            closing.append(f"mount -o remount,ro {to}")
+            continue
         lines.append(f"mount --rbind {q(str(source))} {to}")
         if read_only:
             lines.append(f"mount -o remount,bind,ro {to}")
-    for number, path in enumerate(_hidden([target for _, target, _ in plan.mounts])):
+    for number, path in enumerate(hidden):
         # An overlay and no bind mount: what is opened below must be opened for this container alone.
         upper, work, to = f"{base}/u{number}", f"{base}/w{number}", top + str(path)
         lines.append(f"mkdir -p {q(upper)} {q(work)} {q(to)}")
         layers = f"lowerdir={path},upperdir={upper},workdir={work}"
         lines.append(f"mount -t overlay overlay -o {q(layers)} {q(to)}")
+    lines += closing
     if plan.working_dir != "/":
         lines.append(f"mkdir -p {q(inside(plan.working_dir))}")
     become = ""
