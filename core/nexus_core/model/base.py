@@ -50,7 +50,7 @@ class Model(BaseModel):
                 continue
             (key,) = cast("list[str]", extra["x-kubernetes-list-map-keys"])
             seen: set[str] = set()
-            for item in getattr(self, name):
+            for item in getattr(self, name) or ():
                 value = getattr(item, key)
                 if value in seen:
                     what = f'Duplicate value: "{value}" is listed twice.'

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nexus_core.model import gateway_api, kubernetes, plugins, policies, services
+from nexus_core.model import gateway_api, gateway_parameters, kubernetes, plugins, policies, services
 from nexus_core.model.base import Model
 from nexus_core.model.rules import Rule
 
@@ -21,6 +21,7 @@ class Kind:
     """One kind of manifest.
 
     versions: the ones read. ours: defined by `crds/`. missing_spec: the kind has none, or it may be left out.
+    whole: the kind has no `spec`; its model reads the manifest's other fields (Secret, ConfigMap).
     rules: about the whole object, for what lies in its metadata; `holds` takes the manifest as it was written.
     """
 
@@ -30,6 +31,7 @@ class Kind:
     spec: type[Model]
     scope: Literal["Namespaced", "Cluster"] = "Namespaced"
     missing_spec: bool = False
+    whole: bool = False
     rules: tuple[Rule, ...] = ()
 
     @property
@@ -66,15 +68,24 @@ _OURS = (
     Kind("NexusPolicy", GROUP, (VERSION,), policies.NexusPolicySpec),
     Kind("NexusPlugin", GROUP, (VERSION,), plugins.NexusPluginSpec),
     Kind("NexusMarketplace", GROUP, (VERSION,), plugins.NexusMarketplaceSpec, scope="Cluster"),
+    Kind("NexusGatewayParameters", GROUP, (VERSION,), gateway_parameters.NexusGatewayParametersSpec),
 )
 _GATEWAY_API = (
     Kind("GatewayClass", gateway_api.GROUP, ("v1", "v1beta1"), gateway_api.GatewayClassSpec, scope="Cluster"),
     Kind("Gateway", gateway_api.GROUP, ("v1", "v1beta1"), gateway_api.GatewaySpec),
+    Kind("ListenerSet", gateway_api.GROUP, ("v1",), gateway_api.ListenerSetSpec),
     Kind("HTTPRoute", gateway_api.GROUP, ("v1", "v1beta1"), gateway_api.HTTPRouteSpec),
+    Kind("GRPCRoute", gateway_api.GROUP, ("v1",), gateway_api.GRPCRouteSpec),
+    Kind("TLSRoute", gateway_api.GROUP, ("v1",), gateway_api.TLSRouteSpec),
+    Kind("TCPRoute", gateway_api.GROUP, ("v1",), gateway_api.TCPRouteSpec),
+    Kind("UDPRoute", gateway_api.GROUP, ("v1",), gateway_api.UDPRouteSpec),
+    Kind("BackendTLSPolicy", gateway_api.GROUP, ("v1",), gateway_api.BackendTLSPolicySpec),
     Kind("ReferenceGrant", gateway_api.GROUP, ("v1", "v1beta1"), gateway_api.ReferenceGrantSpec),
 )
 _CORE = (
     Kind("Service", "", ("v1",), kubernetes.ServiceSpec),
+    Kind("Secret", "", ("v1",), kubernetes.SecretContent, whole=True),
+    Kind("ConfigMap", "", ("v1",), kubernetes.ConfigMapContent, whole=True),
     Kind("Namespace", "", ("v1",), kubernetes.NamespaceSpec, scope="Cluster", missing_spec=True),
 )
 

@@ -236,7 +236,11 @@ def _spec_of(ref: ObjectRef, kind: Kind, doc: Mapping[str, Any]) -> tuple[Model 
         extra = sorted(str(key) for key in doc if key not in ("apiVersion", "kind", "metadata", "spec", "status"))
         if extra:
             return None, [errors.unknown_field(ref, (), key, ("spec", "metadata", "status"), "") for key in extra]
-    value = doc.get("spec")
+    value = (
+        {key: doc[key] for key in doc if key not in ("apiVersion", "kind", "metadata")}
+        if kind.whole
+        else doc.get("spec")
+    )
     if value is None:
         if not kind.missing_spec:
             return None, [

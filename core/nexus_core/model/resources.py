@@ -17,7 +17,7 @@ class Resource:
     ref: its name. group: API group, empty for core kinds. generation: 0 when there is none (files).
     created_at: RFC 3339, empty when there is none. spec: None when it is broken or of a kind that is not read.
     problems: what is wrong with it, sorted; a spec may stand beside problems that cost only a part of it.
-    raw: the manifest itself, not to be changed.
+    raw: the manifest itself, not to be changed; never printed, it may be a Secret.
     """
 
     ref: ObjectRef
@@ -27,5 +27,5 @@ class Resource:
     annotations: Mapping[str, str] = field(default_factory=dict)
     spec: Model | None = None
     problems: tuple[Problem, ...] = ()
-    raw: Mapping[str, Any] = field(default_factory=dict)
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
     group: str = ""

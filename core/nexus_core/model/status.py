@@ -62,6 +62,10 @@ class NexusPluginStatus(Status):
     version: str | None = Field(default=None, max_length=128, description="Version that was chosen.")
 
 
+class NexusGatewayParametersStatus(Status):
+    """Whether the parameters can be used."""
+
+
 class NexusMarketplaceStatus(Status):
     """Whether the index could be read."""
 

@@ -1,12 +1,16 @@
 """From all manifests to one Snapshot: pure, total, deterministic, whatever the order."""
 
 from nexus_core.translate.translation import (
+    ClassStatus,
     GatewayStatus,
+    Infrastructure,
+    ListenerSetStatus,
     ListenerStatus,
     Mirror,
     ParentStatus,
     PluginStatus,
     PolicyStatus,
+    Remark,
     RouteStatus,
     ServiceStatus,
     Translation,
@@ -15,12 +19,16 @@ from nexus_core.translate.translation import (
 from nexus_core.translate.whole import translate
 
 __all__ = [
+    "ClassStatus",
     "GatewayStatus",
+    "Infrastructure",
+    "ListenerSetStatus",
     "ListenerStatus",
     "Mirror",
     "ParentStatus",
     "PluginStatus",
     "PolicyStatus",
+    "Remark",
     "RouteStatus",
     "ServiceStatus",
     "Translation",

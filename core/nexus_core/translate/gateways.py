@@ -60,6 +60,10 @@ class Gateways:
     statuses: list[GatewayStatus] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
+    def listeners_of(self, parent: ObjectRef) -> tuple[OpenListener, ...] | None:
+        """Return the listeners of a Gateway or ListenerSet that routes may attach to; None when it is not one of ours."""
+        return self.by_gateway.get(parent)
+
     def listeners(self) -> Iterable[OpenListener]:
         """Yield all open listeners, sorted by Gateway."""
         for ref in sorted(self.by_gateway):

@@ -250,8 +250,8 @@ class _Builder:
             fix = "Use a Service, or a NexusService with group: nexus.dev."
             self._refused(f"{path}.kind", "InvalidKind", what, fix)
             return ""
-        if namespace != self.ref.namespace and not self.grants.permit(
-            self.ref.namespace, backend.group, backend.kind, namespace, backend.name
+        if not self.grants.permit(
+            "HTTPRoute", self.ref.namespace, backend.group, backend.kind, namespace, backend.name
         ):
             what = f'Namespace "{namespace}" does not permit HTTPRoutes of "{self.ref.namespace}" to use {backend.kind} "{backend.name}".'
             fix = f'Create a ReferenceGrant in "{namespace}", or use a backend of "{self.ref.namespace}".'

@@ -10,18 +10,24 @@ class Grants:
     """All grants, by the namespaces between which they hold."""
 
     def __init__(self, world: World) -> None:
-        self._to: dict[tuple[str, str], list[gateway_api.GrantTo]] = {}
+        self._to: dict[tuple[str, str, str], list[gateway_api.GrantTo]] = {}
         for resource in world.all("ReferenceGrant"):
             spec = resource.spec
             if not isinstance(spec, gateway_api.ReferenceGrantSpec):
                 continue
             for grantee in spec.from_:
-                if grantee.group == gateway_api.GROUP and grantee.kind == "HTTPRoute":
-                    self._to.setdefault((grantee.namespace, resource.ref.namespace), []).extend(spec.to)
+                if grantee.group == gateway_api.GROUP:
+                    key = (grantee.kind, grantee.namespace, resource.ref.namespace)
+                    self._to.setdefault(key, []).extend(spec.to)
 
-    def permit(self, route_namespace: str, group: str, kind: str, namespace: str, name: str) -> bool:
-        """Whether HTTPRoutes of `route_namespace` may name an object of `namespace`."""
-        return any(
-            to.group == group and to.kind == kind and to.name in (None, "", name)
-            for to in self._to.get((route_namespace, namespace), ())
+    def permit(
+        self, from_kind: str, from_namespace: str, to_group: str, to_kind: str, to_namespace: str, to_name: str
+    ) -> bool:
+        """Whether objects of `from_kind` in `from_namespace` may name this one. from_kind: one of the Gateway API's.
+
+        Within one namespace everything may.
+        """
+        return from_namespace == to_namespace or any(
+            to.group == to_group and to.kind == to_kind and to.name in (None, "", to_name)
+            for to in self._to.get((from_kind, from_namespace, to_namespace), ())
         )

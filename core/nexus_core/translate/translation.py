@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from nexus_core.model.gateway_parameters import NexusGatewayParametersSpec
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Snapshot
 
@@ -61,8 +62,21 @@ class RouteStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """A condition that is there, and True, only while it holds. type: of the condition. message: for people."""
+
+    type: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerStatus:
-    """One listener of a Gateway. attached_routes: HTTPRoutes, as the Gateway API counts them (not `expose`)."""
+    """One listener of a Gateway or ListenerSet.
+
+    conflicted: ok means no conflict; its condition is the one that is bad when True. attached_routes: routes of all kinds, as the
+    Gateway API counts them (not `expose`). supported_kinds: sorted. serves: it is in the Snapshot; routes attach to it all the same.
+    """
 
     name: str
     id: str
@@ -71,17 +85,63 @@ class ListenerStatus:
     conflicted: Verdict
     attached_routes: int = 0
     supported_kinds: tuple[str, ...] = ("HTTPRoute",)
+    remarks: tuple[Remark, ...] = ()
+    serves: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Infrastructure:
+    """What a Gateway says of the data plane that is made for it.
+
+    labels, annotations: of everything that is made. parameters: the class's and the Gateway's own, merged; None when there are none.
+    addresses: those it asks for, (type, value), type being `IPAddress` or `Hostname`; an empty value means any of that type.
+    ports: what the Service has to open, (port, `TCP` or `UDP`), sorted: those of listeners that serve, ListenerSets' too.
+    usable: False while parameters or addresses are wrong; what is there then stays as it is, and nothing new is made.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    parameters: NexusGatewayParametersSpec | None = None
+    addresses: tuple[tuple[str, str], ...] = ()
+    ports: tuple[tuple[int, Literal["TCP", "UDP"]], ...] = ()
+    usable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayStatus:
-    """A Gateway of ours."""
+    """A Gateway of ours. resolved: what it refers to beyond its listeners, and those in sum."""
 
     ref: ObjectRef
     generation: int
     accepted: Verdict
     listeners: tuple[ListenerStatus, ...]
     quarantined: bool = False
+    resolved: Verdict = Verdict(True, "ResolvedRefs")
+    infrastructure: Infrastructure = Infrastructure()
+    attached_listener_sets: int = 0
+    remarks: tuple[Remark, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSetStatus:
+    """A ListenerSet that names a Gateway of ours. gateway: that one. quarantined: its last good listeners serve."""
+
+    ref: ObjectRef
+    generation: int
+    gateway: ObjectRef
+    accepted: Verdict
+    listeners: tuple[ListenerStatus, ...]
+    quarantined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClassStatus:
+    """A GatewayClass of ours. features: what its status lists, sorted."""
+
+    ref: ObjectRef
+    generation: int
+    accepted: Verdict
+    features: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +200,8 @@ class Translation:
     mirrors: tuple[Mirror, ...] = ()
     routes: tuple[RouteStatus, ...] = ()
     gateways: tuple[GatewayStatus, ...] = ()
+    listener_sets: tuple[ListenerSetStatus, ...] = ()
+    classes: tuple[ClassStatus, ...] = ()
     services: tuple[ServiceStatus, ...] = ()
     plugins: tuple[PluginStatus, ...] = ()
     policies: tuple[PolicyStatus, ...] = ()

@@ -15,7 +15,7 @@ import yaml
 from nexus_core.marketplace import Index
 from nexus_core.model.load import parse_text
 from nexus_core.snapshot import Release, Snapshot
-from nexus_core.translate import Translation, translate
+from nexus_core.translate import Infrastructure, Translation, Verdict, translate
 
 HERE = Path(__file__).parent / "translate"
 CASES = sorted(path.name.removesuffix(".in.yaml") for path in HERE.glob("*.in.yaml"))
@@ -90,11 +90,17 @@ def render(translation: Translation, texts: list[str]) -> str:
     return yaml.safe_dump({k: v for k, v in shown.items() if v}, sort_keys=False, width=140, allow_unicode=True)
 
 
+UNREMARKABLE = (
+    ("GatewayStatus", "resolved", Verdict(True, "ResolvedRefs")),
+    ("GatewayStatus", "infrastructure", Infrastructure()),
+)
+
+
 def _plain(status: Any) -> Any:
     found: dict[str, Any] = {}
     for name in status.__dataclass_fields__:
         value = getattr(status, name)
-        if value in ("", (), None, 0, False):
+        if value in ("", (), None, 0, False) or (type(status).__name__, name, value) in UNREMARKABLE:
             continue
         found[name] = _value(value)
     return found

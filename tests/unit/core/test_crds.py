@@ -56,7 +56,7 @@ def test_the_command_tells_what_is_out_of_date_and_writes_it(tmp_path: Path) -> 
     (tmp_path / "old.yaml").write_text("left over")
     found = run("--check")
     assert found.returncode == 1
-    assert found.stderr.count("out of date") == 5
+    assert found.stderr.count("out of date") == 6
     assert run().returncode == 0
     assert run("--check").returncode == 0
     assert not (tmp_path / "old.yaml").exists()

@@ -68,6 +68,12 @@ FACTS: Mapping[str, Facts] = {
         status.NexusMarketplaceStatus,
         (("Plugins", "integer", ".status.plugins"), READY, AGE),
     ),
+    "NexusGatewayParameters": Facts(
+        "nexusgatewayparameters",
+        "ngwp",
+        status.NexusGatewayParametersStatus,
+        (("Replicas", "integer", ".spec.replicas"), ("Service", "string", ".spec.service.type"), AGE),
+    ),
 }
 
 API_VERSION_TEXT = "Version of this schema, always nexus.dev/v1alpha1."

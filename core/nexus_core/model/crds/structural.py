@@ -82,7 +82,9 @@ def _union(schema: Mapping[str, Any], defs: Mapping[str, Any], where: str) -> di
     if len(members) == 1:
         return _convert({**_resolve(members[0], defs), **beside}, defs, where)
     if sorted(str(member.get("type")) for member in members) == ["integer", "string"]:
-        found: dict[str, Any] = {"description": beside["description"]} if "description" in beside else {}
+        found: dict[str, Any] = {
+            key: beside[key] for key in ("description", "x-kubernetes-validations") if key in beside
+        }
         return {**found, "anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True}
     raise ValueError(f"{where} is a union that no structural schema can say. Change the model.")
 

@@ -1,0 +1,87 @@
+"""HTTPRoute, and the kinds of routes that are told apart by what they match."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from nexus_core.model.base import ForeignModel
+from nexus_core.model.gateway_api.filters import RouteFilter
+from nexus_core.model.gateway_api.shared import ParentRef
+
+
+class PathMatch(ForeignModel):
+    """type: `PathPrefix`, `Exact` or `RegularExpression`."""
+
+    type: str = "PathPrefix"
+    value: str = "/"
+
+
+class HTTPHeaderMatch(ForeignModel):
+    """type: `Exact` or `RegularExpression`."""
+
+    type: str = "Exact"
+    name: str
+    value: str
+
+
+class QueryParamMatch(ForeignModel):
+    """type: `Exact` or `RegularExpression`."""
+
+    type: str = "Exact"
+    name: str
+    value: str
+
+
+class RouteMatch(ForeignModel):
+    """All parts must hold. method: empty for any."""
+
+    path: PathMatch = PathMatch()
+    headers: tuple[HTTPHeaderMatch, ...] = ()
+    query_params: tuple[QueryParamMatch, ...] = ()
+    method: str = ""
+
+
+class BackendRef(ForeignModel):
+    """A share of the requests. namespace: None for the route's own."""
+
+    group: str = ""
+    kind: str = "Service"
+    name: str
+    namespace: str | None = None
+    port: int | None = None
+    weight: int = Field(default=1, ge=0, le=1_000_000)
+    filters: tuple[RouteFilter, ...] = ()
+
+
+class RouteTimeouts(ForeignModel):
+    """Durations as text; see `translate.durations`."""
+
+    request: str | None = None
+    backend_request: str | None = None
+
+
+class RouteRetry(ForeignModel):
+    """Which answers are repeated, how often, and when at the earliest. backoff: see `translate.durations`."""
+
+    codes: tuple[int, ...] = ()
+    attempts: int | None = Field(default=None, ge=1)
+    backoff: str | None = None
+
+
+class RouteRule(ForeignModel):
+    """No matches mean every path."""
+
+    name: str | None = None
+    matches: tuple[RouteMatch, ...] = ()
+    filters: tuple[RouteFilter, ...] = ()
+    backend_refs: tuple[BackendRef, ...] = ()
+    timeouts: RouteTimeouts | None = None
+    retry: RouteRetry | None = None
+
+
+class HTTPRouteSpec(ForeignModel):
+    """Which requests of which Gateways go where."""
+
+    parent_refs: tuple[ParentRef, ...] = ()
+    hostnames: tuple[str, ...] = ()
+    rules: tuple[RouteRule, ...] = (RouteRule(),)

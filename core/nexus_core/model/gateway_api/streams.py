@@ -1,0 +1,48 @@
+"""Routes below HTTP: TLSRoute, TCPRoute, UDPRoute."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from nexus_core.model.base import ForeignModel
+from nexus_core.model.gateway_api.shared import ParentRef
+
+
+class StreamBackendRef(ForeignModel):
+    """A share of the connections. namespace: None for the route's own."""
+
+    group: str = ""
+    kind: str = "Service"
+    name: str
+    namespace: str | None = None
+    port: int | None = None
+    weight: int = Field(default=1, ge=0, le=1_000_000)
+
+
+class StreamRule(ForeignModel):
+    """Where connections go, by weight."""
+
+    name: str | None = None
+    backend_refs: tuple[StreamBackendRef, ...] = ()
+
+
+class TLSRouteSpec(ForeignModel):
+    """Which TLS connections of which Gateways go where, by the name their clients ask for."""
+
+    parent_refs: tuple[ParentRef, ...] = ()
+    hostnames: tuple[str, ...] = ()
+    rules: tuple[StreamRule, ...] = ()
+
+
+class TCPRouteSpec(ForeignModel):
+    """Which connections of which Gateways go where."""
+
+    parent_refs: tuple[ParentRef, ...] = ()
+    rules: tuple[StreamRule, ...] = ()
+
+
+class UDPRouteSpec(ForeignModel):
+    """Which datagrams of which Gateways go where."""
+
+    parent_refs: tuple[ParentRef, ...] = ()
+    rules: tuple[StreamRule, ...] = ()
