@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from nexus_testbed.lb.dns import A, IN, NOERROR, read_question
+from nexus_testbed.lb.dns import IN, NOERROR, A, read_question
 
 SRV, SERVFAIL, REFUSED = 33, 2, 5
 _BLOCK = re.compile(r"^\s*([^\s{][^{]*)\{((?:[^{}]|\{[^{}]*\})*)\}", re.MULTILINE)

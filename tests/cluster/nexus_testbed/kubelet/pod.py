@@ -17,7 +17,7 @@ from nexus_testbed.api import STRATEGIC_PATCH, Api, ApiError, ApiUnavailable, Ob
 from nexus_testbed.kubelet import logs
 from nexus_testbed.kubelet.container import Container, Context, Role
 from nexus_testbed.kubelet.environment import ConfigError
-from nexus_testbed.kubelet.sandbox import Addresses, Sandbox
+from nexus_testbed.kubelet.sandbox import Addresses, Sandbox, SysctlError, sysctls_of
 from nexus_testbed.kubelet.volumes import VolumeError, Volumes
 
 VOLUME_RETRY_S = 0.2
@@ -108,7 +108,7 @@ class PodWorker:
     async def _live(self) -> None:
         """Start everything in order and wait for its end; report a bug of ours as an event instead of dying silently."""
         try:
-            await self._box.create()
+            await self._box.create(sysctls_of(self.pod))
             self._sandbox_ready = True
             self._dirty.set()
             await self._prepare_volumes()
@@ -132,11 +132,17 @@ class PodWorker:
             self._dirty.set()
             await self._box.remove_network()
         except Exception as err:  # whatever goes wrong with one pod must not stop the others
-            traceback.print_exception(err)
             text = str(err.exceptions[0]) if isinstance(err, ExceptionGroup) else str(err)
-            self._event(
-                "Warning", "FailedCreatePodSandBox" if isinstance(err, netns.NetnsError) else "KubeletBug", text
-            )
+            match err:
+                case SysctlError():
+                    reason = "SysctlForbidden"
+                case netns.NetnsError():
+                    reason = "FailedCreatePodSandBox"
+                case _:
+                    reason = "KubeletBug"
+            if not isinstance(err, SysctlError):
+                traceback.print_exception(err)
+            self._event("Warning", reason, text)
 
     async def _prepare_volumes(self) -> None:
         while True:

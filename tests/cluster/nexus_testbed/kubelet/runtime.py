@@ -76,8 +76,6 @@ def build_script(plan: Plan, root_dir: Path, cgroup: Path | None) -> str:
     if cgroup is not None:
         lines.append(f"echo $$ > {q(str(cgroup / 'cgroup.procs'))}")
     lines += [
-        # As container runtimes do: a program that is not root may listen on port 80.
-        "echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start",
         f"echo {q(plan.hostname)} > /proc/sys/kernel/hostname",
         f"mount -t tmpfs -o mode=755 tmpfs {q(base)}",
         f"mkdir {q(base)}/u {q(base)}/w {q(top)}",

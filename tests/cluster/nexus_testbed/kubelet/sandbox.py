@@ -8,18 +8,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import os
 import shutil
 import signal
+import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nexus_testbed import netns, places, processes
+from nexus_testbed.api import Object
 
 FIRST_NUMBER, LAST_NUMBER = 10, 65_000
+DEFAULT_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0"}
+"""As container runtimes set it: a program that is not root may listen on port 80."""
+SAFE_SYSCTLS = frozenset(
+    f"net.ipv4.{name}"
+    for name in (
+        "ip_local_port_range", "ip_local_reserved_ports", "ip_unprivileged_port_start", "ping_group_range", "tcp_fin_timeout",
+        "tcp_keepalive_intvl", "tcp_keepalive_probes", "tcp_keepalive_time", "tcp_rmem", "tcp_syncookies", "tcp_wmem",
+    )
+)  # fmt: skip
+"""What a kubelet lets any pod set, as far as it belongs to the network.
+Source: https://kubernetes.io/docs/tasks/administer-cluster/sysctl-cluster/#safe-and-unsafe-sysctls
+"""
+
+
+class SysctlError(Exception):
+    """The pod asks for a kernel setting that it may not have, or that the kernel does not take."""
+
+
+def sysctls_of(pod: Object) -> dict[str, str]:
+    """Return the kernel settings of a pod's network, the defaults included. Raises SysctlError for one that is not safe."""
+    asked = {s["name"]: s["value"] for s in (pod["spec"].get("securityContext") or {}).get("sysctls") or ()}
+    if forbidden := sorted(asked.keys() - SAFE_SYSCTLS):
+        raise SysctlError(f"forbidden sysctl: {', '.join(forbidden)} not allowlisted")
+    return DEFAULT_SYSCTLS | asked
 
 
 class Addresses:
@@ -75,7 +102,7 @@ class Sandbox:
         root = processes.cgroup_of(self.where.id)
         return None if root is None or not root.exists() else root / f"pod-{self.number}-{container}-{run}"
 
-    def _create(self) -> None:
+    def _create(self, sysctls: Mapping[str, str]) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / "number").write_text(str(self.number))
         netns.ip("netns", "add", self.netns)
@@ -85,10 +112,19 @@ class Sandbox:
         netns.ip("-n", self.netns, "-batch", "-", batch=(
             f"link set lo up\naddr add {self.ip}/16 dev eth0\nlink set eth0 up\n"
             f"route add default via {places.POD_GATEWAY_IP}\n"))  # fmt: skip
+        for name, value in sysctls.items():
+            path = f"/proc/sys/{name.replace('.', '/')}"  # shows the settings of the namespace of whoever opens it
+            argv = netns.argv_in(self.netns_path, ["/bin/sh", "-c", 'echo "$1" > "$0"', path, value])
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+            if done.returncode:
+                raise SysctlError(f"sysctl {name}={value}: {done.stderr.strip()}")
 
-    async def create(self) -> None:
-        """Make the namespace and connect it to the bridge. Raises netns.NetnsError."""
-        await asyncio.to_thread(self._locked, self._create)
+    async def create(self, sysctls: Mapping[str, str]) -> None:
+        """Make the namespace with its kernel settings and connect it to the bridge.
+
+        Raises netns.NetnsError, or SysctlError for a value that the kernel refuses.
+        """
+        await asyncio.to_thread(self._locked, functools.partial(self._create, sysctls))
 
     def _locked(self, change: Callable[[], None]) -> None:
         with self._changing:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 
 from aiohttp import web
 
 from nexus_testbed import places
-from nexus_testbed.api import MERGE_PATCH, Api, ApiError, ApiUnavailable, Listed, Object
-from nexus_testbed.lb import dns, proxy, services
+from nexus_testbed.api import JSON, MERGE_PATCH, Api, ApiError, ApiUnavailable, Listed, Object
+from nexus_testbed.lb import datagrams, dns, proxy, services
 
 HEALTH_PORT = 10256
 RETRY_S = 0.5
@@ -20,7 +21,8 @@ class Controller:
     def __init__(self, api: Api) -> None:
         self._api = api
         self._world = services.World()
-        self._listeners: dict[services.Address, tuple[services.Target, proxy.Listener]] = {}
+        self._listeners: dict[services.Binding, tuple[services.Target, proxy.Listener | datagrams.Listener]] = {}
+        self._refused: dict[services.Key, str] = {}
         self._services_changed = asyncio.Event()
         self._listed: set[str] = set()
 
@@ -91,37 +93,74 @@ class Controller:
         """Open and close listeners until they are those wanted; False if one cannot be opened (yet)."""
         wanted = self._world.listeners()
         complete = True
-        for address, (target, listener) in list(self._listeners.items()):
-            if wanted.get(address) != target:
+        for binding, (target, listener) in list(self._listeners.items()):
+            if wanted.get(binding) != target:
                 listener.close()
-                del self._listeners[address]
-        for address, target in wanted.items():
-            if address in self._listeners:
+                del self._listeners[binding]
+        for binding, target in wanted.items():
+            if binding in self._listeners:
                 continue
-            listener = proxy.Listener(lambda target=target: self._world.endpoints(target))  # type: ignore[misc]
+            kind = proxy.Listener if binding.protocol == "TCP" else datagrams.Listener
+            listener = kind(lambda target=target: self._world.endpoints(target))  # type: ignore[misc]
             try:
-                await listener.open(address)
+                await listener.open((binding.host, binding.port))
             except OSError as err:
-                print(f"cannot listen on {address} for Service {'/'.join(target.service)}: {err}", flush=True)
+                print(f"cannot listen on {binding} for Service {'/'.join(target.service)}: {err}", flush=True)
                 complete = False
             else:
-                self._listeners[address] = (target, listener)
+                self._listeners[binding] = (target, listener)
         return complete
 
     async def _write_statuses(self) -> bool:
-        """Write each load balancer's address to its Service once it is being listened on; False to be called again."""
+        """Write each load balancer's address to its Service once it is being listened on; False to be called again.
+
+        A Service that cannot have the address it asks for has none, and an Event says why.
+        """
         complete = True
         for (namespace, name), address in self._world.loadbalancers().items():
-            if services.ingress_of(self._world.services[namespace, name]) == [address]:
+            service = self._world.services[namespace, name]
+            if address is None:
+                complete &= await self._refuse(service)
+            else:
+                self._refused.pop((namespace, name), None)
+            if services.ingress_of(service) == ([address] if address is not None else []):
                 continue
-            body = {"status": {"loadBalancer": {"ingress": [{"ip": address, "ipMode": "VIP"}]}}}
+            ingress = None if address is None else [{"ip": address, "ipMode": "VIP"}]
             path = f"/api/v1/namespaces/{namespace}/services/{name}/status"
-            try:
-                await self._api.request("PATCH", path, body, MERGE_PATCH)
-            except ApiUnavailable:
-                complete = False
-            except ApiError as err:
-                if err.status != 404:
-                    print(f"status of Service {namespace}/{name}: {err}", flush=True)
-                    complete = False
+            complete &= await self._tell("PATCH", path, {"status": {"loadBalancer": {"ingress": ingress}}}, MERGE_PATCH)
+        for gone in self._refused.keys() - self._world.services.keys():
+            del self._refused[gone]
         return complete
+
+    async def _refuse(self, service: Object) -> bool:
+        """Say once for each wish why it cannot be fulfilled; False to be called again."""
+        meta = service["metadata"]
+        key, wish = services.key_of(service), service["spec"].get("loadBalancerIP") or ""
+        if self._refused.get(key) == wish:
+            return True
+        why = f"another Service has {wish}" if wish in services.POOL else f"{wish} is not in {places.LOADBALANCER_CIDR}"
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        event = {
+            "apiVersion": "v1", "kind": "Event", "type": "Warning", "reason": "AllocationFailed", "count": 1,
+            "message": f"no load balancer address: {why if wish else f'all of {places.LOADBALANCER_CIDR} are in use'}",
+            "metadata": {"generateName": f"{meta['name'][:200]}.", "namespace": meta["namespace"]},
+            "involvedObject": {"apiVersion": "v1", "kind": "Service", "name": meta["name"],
+                               "namespace": meta["namespace"], "uid": meta["uid"]},
+            "source": {"component": "lb"}, "firstTimestamp": now, "lastTimestamp": now,
+        }  # fmt: skip
+        done = await self._tell("POST", f"/api/v1/namespaces/{meta['namespace']}/events", event, JSON)
+        if done:
+            self._refused[key] = wish
+        return done
+
+    async def _tell(self, method: str, path: str, body: Object, content_type: str) -> bool:
+        """Send one change; False if it is worth another try. What it is about may be gone by now."""
+        try:
+            await self._api.request(method, path, body, content_type)
+        except ApiUnavailable:
+            return False
+        except ApiError as err:
+            if err.status != 404:
+                print(f"{method} {path}: {err}", flush=True)
+                return err.status == 403  # the namespace is on its way out
+        return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from nexus_testbed import places
 from nexus_testbed.api import Object
@@ -15,6 +16,14 @@ Address = tuple[str, int]
 
 DOMAIN = "cluster.local"
 POOL = [str(ip) for ip in ipaddress.ip_network(places.LOADBALANCER_CIDR).hosts()]
+
+
+class Binding(NamedTuple):
+    """Where the proxy listens. protocol: TCP or UDP."""
+
+    protocol: str
+    host: str
+    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,44 +64,53 @@ class World:
                         found.update((address, port["port"]) for address in endpoint["addresses"])
         return sorted(found)
 
-    def loadbalancers(self) -> dict[Key, str]:
-        """Return the address of each LoadBalancer Service: what it has, what it asks for, or the lowest free one."""
+    def loadbalancers(self) -> dict[Key, str | None]:
+        """Return the address of each LoadBalancer Service, None where it stays without one.
+
+        One that asks for an address (`spec.loadBalancerIP`) gets this one or none: none if it is not in the pool, or if
+        another Service has it. The others keep what they have, or get the lowest address that is free and not asked for.
+        """
         wanted = {
             key: s
-            for key, s in sorted(self.services.items())
+            for key, s in sorted(
+                self.services.items(), key=lambda item: (item[1]["metadata"].get("creationTimestamp", ""), item[0])
+            )
             if s["spec"].get("type") == "LoadBalancer" and not s["spec"].get("loadBalancerClass")
         }
+        asked = {key: s["spec"]["loadBalancerIP"] for key, s in wanted.items() if s["spec"].get("loadBalancerIP")}
         taken: dict[str, Key] = {}
-        for key, service in wanted.items():
-            for address in (*ingress_of(service)[:1], service["spec"].get("loadBalancerIP")):
-                if address in POOL and address not in taken:
-                    taken[address] = key
-                    break
-        placed = set(taken.values())
-        free = (address for address in POOL if address not in taken)
-        unplaced = [key for key in wanted if key not in placed]
-        return {key: address for address, key in taken.items()} | dict(zip(unplaced, free, strict=False))
+        for key, service in wanted.items():  # those that have one come first, whatever their age
+            for address in ingress_of(service)[:1]:
+                if address in POOL and asked.get(key, address) == address:
+                    taken.setdefault(address, key)
+        for key, address in asked.items():
+            if address in POOL:
+                taken.setdefault(address, key)
+        placed = {key: address for address, key in taken.items()}
+        free = iter([address for address in POOL if address not in taken and address not in asked.values()])
+        return {key: placed[key] if key in placed else None if key in asked else next(free, None) for key in wanted}
 
-    def listeners(self) -> dict[Address, Target]:
-        """Return every TCP address to listen on. kube-apiserver and cluster DNS have their addresses to themselves."""
+    def listeners(self) -> dict[Binding, Target]:
+        """Return every address to listen on. kube-apiserver and cluster DNS have their addresses to themselves."""
         balancers = self.loadbalancers()
-        table: dict[Address, Target] = {}
+        table: dict[Binding, Target] = {}
         for key, service in self.services.items():
             spec = service["spec"]
             if spec.get("type") == "ExternalName":
                 continue
             addresses = [ip for ip in spec.get("clusterIPs") or () if ip != "None" and ":" not in ip]
-            if key in balancers:
-                addresses.append(balancers[key])
+            if (balancer := balancers.get(key)) is not None:
+                addresses.append(balancer)
             for port in spec.get("ports") or ():
-                if port.get("protocol", "TCP") != "TCP":
+                protocol = port.get("protocol", "TCP")
+                if protocol not in ("TCP", "UDP"):
                     continue
                 target = Target(key, port.get("name") or "")
                 for address in addresses:
                     if address not in (places.API_IP, places.DNS_IP):
-                        table[address, port["port"]] = target
+                        table[Binding(protocol, address, port["port"])] = target
                 if port.get("nodePort"):
-                    table[places.NODE_IP, port["nodePort"]] = target
+                    table[Binding(protocol, places.NODE_IP, port["nodePort"])] = target
         return table
 
     def find_name(self, name: str) -> list[str] | None:

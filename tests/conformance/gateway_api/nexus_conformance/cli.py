@@ -38,19 +38,29 @@ def _version() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--channel", choices=components.GATEWAY_API_CHANNELS, default="standard")
     parser.add_argument("--profile", action="append", choices=catalogues.PROFILES, help="may be repeated; default: all")
     parser.add_argument("--tests", metavar="REGEX", help="only tests with such names; proves nothing, writes no report")
     parser.add_argument("--claim", metavar="FEATURES",
                         help="`all` or a comma-separated list, instead of what the GatewayClass claims; writes no report")  # fmt: skip
-    parser.add_argument("--patience", type=int, metavar="SECONDS", help="shorten every wait of the suite, to see failures soon")
+    parser.add_argument(
+        "--patience", type=int, metavar="SECONDS", help="shorten every wait of the suite, to see failures soon"
+    )
     parser.add_argument("--fail-fast", action="store_true", help="end at the first failure")
-    parser.add_argument("--keep", action="store_true", help=f"keep the cluster (called {KEPT}) and take it again next time")
+    parser.add_argument(
+        "--keep", action="store_true", help=f"keep the cluster (called {KEPT}) and take it again next time"
+    )
     parser.add_argument("--down", action="store_true", help="remove the cluster that was kept")
     parser.add_argument("--list", action="store_true", help="show the tests of the suite and the features they need")
-    parser.add_argument("--logs", type=Path, help="where the logs go (default: a directory of the system's temporary one)")
-    parser.add_argument("--write", action="store_true", help="write the report to docs/conformance when everything passes")
+    parser.add_argument(
+        "--logs", type=Path, help="where the logs go (default: a directory of the system's temporary one)"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write the report to docs/conformance when everything passes"
+    )
     for name, default in (
         ("organization", "nexus"), ("project", "nexus"), ("url", "https://nexus.dev"), ("contact", "https://nexus.dev"),
         ("version", _version()),
@@ -95,7 +105,9 @@ def _bring_up(args: argparse.Namespace, base: str, logs: Path) -> tuple[Cluster,
             if not args.keep:
                 cluster.down()
     if args.keep:
-        print(f"cluster {KEPT} is kept: " + ("brought up to date" if changed else "nothing has changed since"), flush=True)
+        print(
+            f"cluster {KEPT} is kept: " + ("brought up to date" if changed else "nothing has changed since"), flush=True
+        )
     return cluster, installed
 
 
@@ -104,7 +116,9 @@ def _plan(args: argparse.Namespace, catalogue: catalogues.Catalogue, claimed: fr
     features: frozenset[str] | None = None
     tests = None
     if args.claim:
-        features = catalogue.testable(profiles, args.channel) if args.claim == "all" else frozenset(args.claim.split(","))
+        features = (
+            catalogue.testable(profiles, args.channel) if args.claim == "all" else frozenset(args.claim.split(","))
+        )
     if args.tests:
         tests = runs.choose(catalogue, args.tests)
         # Of features nobody claims yet too: whoever names a test wants to see it run.
@@ -165,7 +179,9 @@ def _conform(args: argparse.Namespace) -> int:
         plan = _plan(args, catalogue, claimed)
         have = claimed if plan.features is None else frozenset(plan.features)
         total = len(plan.tests) if plan.tests is not None else len(catalogue.running(plan.profiles, have))
-        print(f"cluster and Nexus are up after {time.monotonic() - began:.1f} s; {total} tests; logs: {logs}", flush=True)
+        print(
+            f"cluster and Nexus are up after {time.monotonic() - began:.1f} s; {total} tests; logs: {logs}", flush=True
+        )
         report_path = logs / "report.yaml"
         who = runs.Identity(args.organization, args.project, args.url, args.version, args.contact)
         argv = runs.build_argv(programs["conformance"], plan, who, report_path)

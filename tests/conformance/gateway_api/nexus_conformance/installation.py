@@ -73,7 +73,9 @@ class Installation:
         stale = [pod for pod in self.pods() if began > _created(pod)]
         for pod in stale:
             meta = pod["metadata"]
-            self.cluster.kubectl("delete", "pod", meta["name"], "-n", meta["namespace"], "--grace-period=1", "--wait=false")
+            self.cluster.kubectl(
+                "delete", "pod", meta["name"], "-n", meta["namespace"], "--grace-period=1", "--wait=false"
+            )
         self.cluster.wait(lambda: self._all_new(began), "the pods of Nexus to be started anew", 60)
         self.wait_accepted()
         self._stamp.write_text(json.dumps({**seen, "installed": began}))
@@ -136,7 +138,10 @@ class Installation:
 
     def _all_new(self, since: float) -> bool:
         pods = self.pods()
-        ready = [any(c["type"] == "Ready" and c["status"] == "True" for c in p["status"].get("conditions") or ()) for p in pods]
+        ready = [
+            any(c["type"] == "Ready" and c["status"] == "True" for c in p["status"].get("conditions") or ())
+            for p in pods
+        ]
         return bool(pods) and all(ready) and all(_created(pod) >= int(since) for pod in pods)
 
     def save_state(self, directory: Path) -> None:

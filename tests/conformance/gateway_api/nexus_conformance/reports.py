@@ -88,11 +88,10 @@ def find_faults(
         faults.append(f"the report is of {report.version}, the suite of {catalogue.version}")
     if report.channel != channel:
         faults.append(f"the report is of channel {report.channel}, wanted was {channel}")
-    for feature in sorted(catalogue.testable(profiles, channel) - frozenset(claimed) - frozenset(NOT_CLAIMED)):
-        if not any(feature in catalogue.profiles[name].core for name in profiles):
-            faults.append(f"feature {feature} is not claimed")
-    for name in sorted(set(profiles) - set(report.profiles)):
-        faults.append(f"{name}: not in the report")
+    core = frozenset().union(*(catalogue.profiles[name].core for name in profiles))
+    unclaimed = catalogue.testable(profiles, channel) - core - frozenset(claimed) - frozenset(NOT_CLAIMED)
+    faults += [f"feature {feature} is not claimed" for feature in sorted(unclaimed)]
+    faults += [f"{name}: not in the report" for name in sorted(set(profiles) - set(report.profiles))]
     for name in profiles:
         if name not in report.profiles:
             continue
