@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nexus_wire.clock import NEVER, Clock
+from nexus_wire.h2server import H2Connection, Http2
+from nexus_wire.h2streams import H2Stream
 from nexus_wire.http1 import (
     ChunkScanner,
     Dechunker,
@@ -26,6 +28,7 @@ from nexus_wire.http1 import (
 )
 from nexus_wire.pieces import LARGE, Piece, write_all
 
+_H2C = b"PRI * HTTP/2.0"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE = b"connection: close\r\n\r\n"
 _CHUNKED_LINE = b"transfer-encoding: chunked\r\n"
@@ -95,15 +98,17 @@ class ServerOptions:
 
     parser: RequestParser
     clock: Clock
-    on_request: Callable[[ServerConnection], None]
-    on_refused: Callable[[ServerConnection, Refused], bytes]
-    on_open: Callable[[ServerConnection], bool]
-    on_close: Callable[[ServerConnection], None]
+    on_request: Callable[[Stream], None]
+    on_refused: Callable[[AnyConnection, Refused], bytes]
+    on_open: Callable[[AnyConnection], bool]
+    on_close: Callable[[AnyConnection], None]
     head_timeout_s: float = 10.0
     keepalive_s: float = 75.0
     linger_s: float = 2.0
     min_body_bytes_per_s: int = 0
     """Request bodies that come slower than this, on average after the first `head_timeout_s`, are the client's fault. 0: any pace."""
+    http2: Http2 | None = None
+    """What HTTP/2 connections share; None to speak HTTP/1.1 alone."""
     draining: bool = False
     paused: set[ServerConnection] = field(init=False, default_factory=set)
     """Connections that are not read from while a request is served; see `presence`."""
@@ -258,6 +263,8 @@ class ServerConnection(asyncio.Protocol):
             else:
                 parser.check(line, block, b"", missed=False)
         except Refused as refused:
+            if raw_line == _H2C and not raw_block and not self._served and self._speak_http2(data):
+                return
             self._refuse(refused)
             return
         self.line = line
@@ -313,6 +320,22 @@ class ServerConnection(asyncio.Protocol):
         # The head's time is over with the head, and says nothing of how long its request may take: that is for who serves it.
         self.deadline = NEVER
         options.on_request(self)
+
+    def _speak_http2(self, data: bytes) -> bool:
+        """Hand the connection over to HTTP/2, which the client speaks without having asked (RFC 9113 section 3.3)."""
+        options = self.options
+        # Over TLS it would have been agreed on there.
+        if options.http2 is None or self.secure:
+            return False
+        successor = options.http2.connection(options)
+        self.closed = True
+        self.state = _CLOSED
+        self._buffer = b""
+        options.on_close(self)
+        self.transport.set_protocol(successor)
+        successor.connection_made(self.transport)
+        successor.data_received(data)
+        return True
 
     def _begin_body(self, state: int, have: int) -> None:
         self.complete = False
@@ -536,6 +559,22 @@ class ServerConnection(asyncio.Protocol):
         if self.state == _HEAD and not self._buffer:
             self.transport.close()
 
+    def drain(self) -> None:
+        """Ask the client for no more requests: an answer is where that is said."""
+
+    def turn_away(self, reply: bytes) -> None:
+        """Say why a connection is not served that is closed now. reply: a response in full."""
+        self.transport.write(reply)
+
+    def dripping(self) -> Iterable[ServerConnection]:
+        """Return the streams whose bodies come slower than the listener accepts."""
+        return (self,) if self.is_dripping() else ()
+
+    def unwritten(self) -> int:
+        """Return how many bytes wait for the client, as far as is known here."""
+        size: int = self.transport.get_write_buffer_size()
+        return size
+
     @property
     def busy(self) -> bool:
         """Whether a request is being served or has begun to come."""
@@ -595,3 +634,8 @@ class ServerConnection(asyncio.Protocol):
             return False
         passed_s = (options.clock.tick - self._received_at) / 10
         return passed_s > options.head_timeout_s and self._received < options.min_body_bytes_per_s * passed_s
+
+
+Stream = ServerConnection | H2Stream
+"""What a request comes by, and its response goes by."""
+AnyConnection = ServerConnection | H2Connection

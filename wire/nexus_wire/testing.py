@@ -8,15 +8,16 @@ from typing import Any
 
 from nexus_wire.client import Broken, ClientConnection
 from nexus_wire.clock import Clock
+from nexus_wire.h2server import Http2
 from nexus_wire.http1 import Refused, RequestParser, ResponseBlock, ResponseParser, StatusLine
 from nexus_wire.pieces import Piece
-from nexus_wire.server import ServerConnection, ServerOptions
+from nexus_wire.server import AnyConnection, ServerOptions, Stream
 
 
 class Served:
     """One request of the service: collects the body, then answers what `App.answer` says."""
 
-    def __init__(self, app: App, stream: ServerConnection) -> None:
+    def __init__(self, app: App, stream: Stream) -> None:
         self.app = app
         self.stream = stream
         self.body = bytearray(stream.body)
@@ -65,25 +66,27 @@ class App:
 
     def __init__(self, clock: Clock, **options: Any) -> None:
         self.served: list[Served] = []
-        self.connections: set[ServerConnection] = set()
+        self.connections: set[AnyConnection] = set()
         self.opened = 0
         self._writers: list[asyncio.StreamWriter] = []
         self.on_head: Callable[[Served], bool] | None = None
+        parser = RequestParser()
+        options.setdefault("http2", Http2(parser))
         self.options = ServerOptions(
-            parser=RequestParser(), clock=clock, on_request=self._request, on_refused=self._refused,
+            parser=parser, clock=clock, on_request=self._request, on_refused=self._refused,
             on_open=self._open, on_close=self.connections.discard, **options,
         )  # fmt: skip
         self.port = 0
 
-    def _request(self, stream: ServerConnection) -> None:
+    def _request(self, stream: Stream) -> None:
         Served(self, stream)
 
-    def _refused(self, connection: ServerConnection, refused: Refused) -> bytes:
+    def _refused(self, connection: AnyConnection, refused: Refused) -> bytes:
         return b"HTTP/1.1 %d %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % (
             refused.status, refused.reason.encode(),
         )  # fmt: skip
 
-    def _open(self, connection: ServerConnection) -> bool:
+    def _open(self, connection: AnyConnection) -> bool:
         self.opened += 1
         self.connections.add(connection)
         return True

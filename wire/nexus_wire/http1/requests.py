@@ -89,15 +89,16 @@ class RequestBlock:
     """The headers of a request. Shared by all requests that bring the same bytes: nothing in it changes once it is read.
 
     host: lower-case, without port or dot at its end, empty for none; port: 0 for none; authority: the Host header as sent.
-    length: of the body; -1 chunked, 0 none. sized: whether it was given in numbers. close, keep_alive: of Connection.
+    length: of the body; -1 chunked, -2 raw (payload alone, as HTTP/2 brings it), 0 none. sized: whether it was given in numbers.
+    close, keep_alive: of Connection.
     upgrade: the protocol asked for, lower-case, several joined by a comma; empty for none, and when a body comes. expects: it
     waits for `100 Continue`. trailers: it takes trailers. forward: end-to-end lines with CRLF, framing included, without Host and what
     is kept aside. aside: values of the headers that the parser was told to keep aside, repeats joined by `, `; None for none.
     """
 
     __slots__ = (
-        "_headers", "_joined", "_listed", "_names", "_passed", "_raw", "aside", "authority", "close", "expects", "forward", "has_host",
-        "host", "keep_alive", "length", "port", "sized", "trailers", "upgrade",
+        "_headers", "_joined", "_listed", "_names", "_passed", "_raw", "_unframed", "aside", "authority", "close", "expects", "forward",
+        "has_host", "host", "keep_alive", "length", "port", "sized", "trailers", "upgrade",
     )  # fmt: skip
 
     def __init__(
@@ -131,6 +132,28 @@ class RequestBlock:
         self.trailers = False
         self.forward = forward
         self.aside: Mapping[bytes, bytes] | None = aside
+        self._unframed: RequestBlock | None = None
+
+    def framed(self, length: int) -> RequestBlock:
+        """Return the same for a body that no header speaks of. length: in bytes, told from now on; -2 raw, when it is not known.
+
+        For protocols whose frames say where a body ends; the block itself has no body.
+        """
+        found = self._unframed
+        if found is None:
+            found = self._unframed = self._copy(-2, self.forward)
+        return found if length < 0 else self._copy(length, b"%bcontent-length: %d\r\n" % (self.forward, length))
+
+    def _copy(self, length: int, forward: bytes) -> RequestBlock:
+        copy = RequestBlock(
+            self._raw, self._names, self.host, self.port, self.authority if self.has_host else None, length, length >= 0,
+            forward, None,
+        )  # fmt: skip
+        copy.aside = self.aside
+        copy._listed = self._listed
+        copy.close, copy.keep_alive = self.close, self.keep_alive
+        copy.expects, copy.trailers, copy.upgrade = self.expects, self.trailers, self.upgrade
+        return copy
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
