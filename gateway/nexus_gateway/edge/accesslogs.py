@@ -14,6 +14,7 @@ import msgspec
 from nexus_gateway.edge.measurements import Tally
 from nexus_gateway.telemetry.finished import Finished
 from nexus_gateway.telemetry.lines import log_line, stamp
+from nexus_gateway.telemetry.streams import FinishedStream, stream_line
 
 log = logging.getLogger("nexus.gateway.access")
 
@@ -38,7 +39,7 @@ class AccessLog:
         self._stream = stream
         self._dropped = dropped
         self._told = 0.0
-        self._pending: deque[Finished] = deque()
+        self._pending: deque[Finished | FinishedStream] = deque()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -48,8 +49,8 @@ class AccessLog:
             self._thread = threading.Thread(target=self._run, name="nexus-access-log", daemon=True)
             self._thread.start()
 
-    def write(self, done: Finished) -> None:
-        """Add one request's line. Never blocks."""
+    def write(self, done: Finished | FinishedStream) -> None:
+        """Add the line of one request, or connection. Never blocks."""
         if not self.enabled:
             return
         if len(self._pending) >= MAX_PENDING:
@@ -91,7 +92,7 @@ class AccessLog:
             for _ in range(min(SLICE, len(pending))):
                 done = pending.popleft()
                 try:
-                    lines.append(log_line(done, offset_s))
+                    lines.append(_line(done, offset_s))
                 except Exception:
                     # One odd request costs its own line; the rest is written.
                     self._dropped.value += 1
@@ -108,3 +109,7 @@ class AccessLog:
             line = {"time": stamp(time.time()), "kind": "access-log", "dropped": int(dropped)}
             stream.write(msgspec.json.encode(line) + b"\n")
             stream.flush()
+
+
+def _line(done: Finished | FinishedStream, offset_s: float) -> bytes:
+    return stream_line(done, offset_s) if isinstance(done, FinishedStream) else log_line(done, offset_s)

@@ -22,6 +22,7 @@ from nexus_gateway.telemetry.red import Red
 from nexus_gateway.telemetry.series import Series
 
 _HOOK_BOUNDS = (0.00001, 0.0001, 0.001, 0.01, 0.1, 0.5, 1.0)
+_STREAM_BOUNDS = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)
 _CIRCUIT = {OPEN: 1.0, HALF_OPEN: 0.5}
 
 LiveEndpoints = Callable[[], Iterable[tuple[str, tuple[EndpointState, ...]]]]
@@ -81,6 +82,7 @@ class Measurements:
         self._red: dict[tuple[str, str], Red] = {}
         self._tallies: dict[names.Metric, dict[Labels, Tally]] = {}
         self._hooks: dict[Labels, Spread] = {}
+        self._streams: dict[Labels, Spread] = {}
         self._readers: dict[names.Metric, list[Reader]] = {}
         self._attempts: dict[Labels, Tally] = {}
         self._tallies[names.ATTEMPTS] = self._attempts
@@ -177,6 +179,14 @@ class Measurements:
             found = self._hooks[key] = Spread(_HOOK_BOUNDS)
         return found
 
+    def stream_spread(self, route: str, upstream: str) -> Spread:
+        """Return the durations of a route's connections to an upstream."""
+        key = (route, upstream)
+        found = self._streams.get(key)
+        if found is None:
+            found = self._streams[key] = Spread(_STREAM_BOUNDS)
+        return found
+
     def failed(self, plugin: str, hook: str) -> None:
         """Count a hook call that failed or ran out of time."""
         self.tally(names.PLUGIN_ERRORS, plugin, hook).value += 1
@@ -192,8 +202,9 @@ class Measurements:
         for metric, series in self._tallies.items():
             for labels in [labels for labels in series if not _lives(metric.labels, labels, kept)]:
                 del series[labels]
-        for labels in [labels for labels in self._hooks if not _lives(names.PLUGIN_DURATION.labels, labels, kept)]:
-            del self._hooks[labels]
+        for metric, spreads in ((names.PLUGIN_DURATION, self._hooks), (names.STREAM_DURATION, self._streams)):
+            for labels in [labels for labels in spreads if not _lives(metric.labels, labels, kept)]:
+                del spreads[labels]
 
     def state(self) -> State:
         """Return everything as JSON values, for a supervisor that adds up its workers' (`exposition.merge`)."""
@@ -237,19 +248,23 @@ class Measurements:
         ]
         for metric, read in (*every, (names.UPSTREAM_CONNECTIONS, _connections)):
             counts[metric.name] = chain(counts.get(metric.name, ()), read(live))
-        hooks = [
-            [list(labels), list(each.bounds), list(each.buckets), each.sum] for labels, each in self._hooks.items()
-        ]
         return {
             "workers": [self._worker],
             "counts": counts,
-            "spreads": {names.PLUGIN_DURATION.name: hooks},
+            "spreads": {
+                names.PLUGIN_DURATION.name: _spreads(self._hooks),
+                names.STREAM_DURATION.name: _spreads(self._streams),
+            },
             "red": (red.state() for red in tuple(self._red.values()) if any(red.codes)),
         }
 
 
 def _rows(series: Iterable[tuple[Labels, Tally]]) -> Iterator[Row]:
     return ([list(labels), tally.value] for labels, tally in series)
+
+
+def _spreads(series: dict[Labels, Spread]) -> list[Row]:
+    return [[list(labels), list(each.bounds), list(each.buckets), each.sum] for labels, each in series.items()]
 
 
 def _labelled(read: Reader) -> Iterator[Row]:

@@ -15,7 +15,8 @@ from nexus_gateway.edge.collecting import Collector, SendFailed
 from nexus_gateway.edge.measurements import Tally
 from nexus_gateway.telemetry.finished import Finished
 from nexus_gateway.telemetry.otlp import encode_request, encode_resource, encode_scope, encode_span
-from nexus_gateway.telemetry.spans import Value, spans_of, to_record
+from nexus_gateway.telemetry.spans import Span, Value, spans_of, to_record
+from nexus_gateway.telemetry.streams import FinishedStream, stream_span
 from nexus_gateway.telemetry.trees import TraceBook
 
 log = logging.getLogger("nexus.gateway.tracing")
@@ -58,10 +59,10 @@ class Recorder:
         self._dropped = dropped
         self._entropy = entropy
         self._collector = Collector(otlp_endpoint, environ) if otlp_endpoint else None
-        self._pending: deque[Finished] = deque()
+        self._pending: deque[Finished | FinishedStream] = deque()
         self._limit = MAX_PENDING
         self._book = book
-        self._unread: deque[Finished] = deque(maxlen=book.max_traces if book is not None else 0)
+        self._unread: deque[Finished | FinishedStream] = deque(maxlen=book.max_traces if book is not None else 0)
         if book is not None:
             book.feed = self.settle
         resource = Resource.create({"service.name": SERVICE, "service.instance.id": replica})
@@ -80,8 +81,8 @@ class Recorder:
             self._thread = threading.Thread(target=self._run, name="nexus-spans", daemon=True)
             self._thread.start()
 
-    def record(self, done: Finished) -> None:
-        """Take one finished request that has context lines."""
+    def record(self, done: Finished | FinishedStream) -> None:
+        """Take one finished request, or connection, that has context lines."""
         if self._book is not None:
             self._unread.append(done)
         if self._collector is not None:
@@ -96,7 +97,7 @@ class Recorder:
         assert book is not None
         offset_ns = _offset_ns()
         while self._unread:
-            for span in spans_of(self._unread.popleft(), offset_ns, self._entropy):
+            for span in _spans(self._unread.popleft(), offset_ns, self._entropy):
                 book.add(to_record(span, SERVICE))
 
     def close(self) -> None:
@@ -153,12 +154,12 @@ class Recorder:
                     self._dropped.value += len(taken)
                 raise
 
-    def _encoded(self, taken: list[Finished]) -> list[bytes]:
+    def _encoded(self, taken: list[Finished | FinishedStream]) -> list[bytes]:
         offset_ns = _offset_ns()
         spans: list[bytes] = []
         for index, done in enumerate(taken):
             try:
-                spans += map(encode_span, spans_of(done, offset_ns, self._entropy))
+                spans += map(encode_span, _spans(done, offset_ns, self._entropy))
             except Exception:
                 # One odd request costs its own spans; the rest of the batch goes.
                 self._dropped.value += 1
@@ -179,3 +180,9 @@ class Recorder:
 def _offset_ns() -> int:
     # Taken anew for each batch: the wall clock may be set.
     return time.time_ns() - time.monotonic_ns()
+
+
+def _spans(done: Finished | FinishedStream, offset_ns: int, entropy: Callable[[int], bytes]) -> list[Span]:
+    if isinstance(done, FinishedStream):
+        return [stream_span(done, offset_ns, entropy)]
+    return spans_of(done, offset_ns, entropy)

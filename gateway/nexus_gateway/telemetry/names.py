@@ -101,6 +101,26 @@ PLUGIN_ERRORS = Metric(
     "nexus_gateway_plugin_hook_errors", "counter", "Hook calls that failed or ran out of time.", ("plugin", "hook")
 )
 
+STREAMS = Metric(
+    "nexus_gateway_streams", "counter", "TCP connections and sessions of UDP clients that ended, by how.",
+    ("route", "upstream", "outcome"),
+)  # fmt: skip
+STREAMS_ACTIVE = Metric(
+    "nexus_gateway_streams_active", "gauge", "TCP connections and sessions of UDP clients that are open.",
+    ("route", "upstream"),
+)  # fmt: skip
+STREAM_BYTES = Metric(
+    "nexus_gateway_stream_bytes", "counter", "Bytes that TCP and UDP clients sent (in) and were sent (out).",
+    ("route", "upstream", "direction"),
+)  # fmt: skip
+STREAM_DURATION = Metric(
+    "nexus_gateway_stream_duration_seconds", "histogram", "How long TCP connections and sessions of UDP clients lasted.",
+    ("route", "upstream"),
+)  # fmt: skip
+DATAGRAMS_DROPPED = Metric(
+    "nexus_gateway_datagrams_dropped", "counter", "Datagrams that went nowhere, by reason.", ("reason",)
+)
+
 SPANS_DROPPED = Metric(
     "nexus_gateway_recordings_dropped", "counter", "Recorded requests whose spans were not exported."
 )
@@ -112,8 +132,8 @@ LINES_DROPPED = Metric("nexus_gateway_access_log_dropped", "counter", "Lines of 
 METRICS = (
     REQUESTS, DURATION, IN_FLIGHT, REFUSED, SHED, RATE_LIMITED, FALLBACKS, MIRRORED, ATTEMPTS, RETRIES, BUDGET_SPENT, HEDGES,
     HEDGE_BUDGET_SPENT, CLIENT_CONNECTIONS, TLS_FAILURES, UPSTREAM_CONNECTIONS, PENDING, CONCURRENCY_LIMIT, ENDPOINTS, ACTIVE, BREAKER,
-    EJECTIONS, HEALTH_CHECKS, HEALTHY, GENERATION, SWAPS, SWAP_FAILURES, PLUGIN_DURATION, PLUGIN_ERRORS, SPANS_DROPPED,
-    LINES_DROPPED, TASK_FAILURES,
+    EJECTIONS, HEALTH_CHECKS, HEALTHY, STREAMS, STREAMS_ACTIVE, STREAM_BYTES, STREAM_DURATION, DATAGRAMS_DROPPED, GENERATION, SWAPS,
+    SWAP_FAILURES, PLUGIN_DURATION, PLUGIN_ERRORS, SPANS_DROPPED, LINES_DROPPED, TASK_FAILURES,
 )  # fmt: skip
 BY_NAME = {metric.name: metric for metric in METRICS}
 

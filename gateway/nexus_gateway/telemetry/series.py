@@ -72,8 +72,11 @@ class Series:
     def __init__(self, limit: int) -> None:
         """limit: series at most, `LEAST` or more."""
         every = [metric for metric in names.METRICS if _CONFIGURED.intersection(metric.labels)]
-        self._counted = {metric: _Chosen(max(limit // 60, 4)) for metric in every if metric.kind != "histogram"}
-        self._spread = _Chosen(max(limit // 100, 4))
+        self._counted = {metric: _Chosen(max(limit // 64, 4)) for metric in every if metric.kind != "histogram"}
+        self._spreads = {
+            names.PLUGIN_DURATION: _Chosen(max(limit // 100, 4)),
+            names.STREAM_DURATION: _Chosen(max(limit // 400, 1)),
+        }
         self._timed = _Chosen(max(limit // 4 // _OF_HISTOGRAM, 1))
         self._answered = _Chosen(max(limit // 7 // 5, 4))
         self._last: dict[tuple[str, Key], Any] = {}
@@ -112,17 +115,18 @@ class Series:
 
     def spreads(self, metric: names.Metric, rows: Iterable[Row]) -> Iterator[Row]:
         """Yield the rows of a histogram, `[labels, bounds, buckets, sum]`, in the same way."""
+        chosen = self._spreads[metric]
         others: dict[Key, Row] = {
             key: [list(key), *value] for (name, key), value in self._carried.items() if name == metric.name
         }
         for row in rows:
             key = tuple(row[0])
-            if self._spread.shows(key):
+            if chosen.shows(key):
                 yield row
                 continue
             self._last[metric.name, key] = row[1:]
             _add_spread(others, _others_key(metric.labels, key), row[1:])
-        for gone in self._spread.end():
+        for gone in chosen.end():
             lost = self._last.pop((metric.name, gone))
             into = _others_key(metric.labels, gone)
             _add_spread(others, into, lost)

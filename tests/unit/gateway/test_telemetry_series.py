@@ -51,6 +51,13 @@ def crowded(made: Measurements, routes: int) -> None:
         for hook in ("on_request", "on_response", "on_end"):
             made.spread(f"shop/p{number}", hook).observe(0.001)
             made.failed(f"shop/p{number}", hook)
+        stream = f"TCPRoute/shop/r{number}"
+        for outcome in ("ended", "ClientReset", "UpstreamReset", "IdleTimeout"):
+            made.tally(names.STREAMS, stream, upstream, outcome).inc()
+        for direction in ("in", "out"):
+            made.tally(names.STREAM_BYTES, stream, upstream, direction).inc()
+        made.tally(names.STREAMS_ACTIVE, stream, upstream).inc()
+        made.stream_spread(stream, upstream).observe(1.0)
     every = [f"shop/s{number}" for number in range(routes)]
     made.watch(names.PENDING, lambda: [((upstream,), 1) for upstream in every])
     made.watch(names.CONCURRENCY_LIMIT, lambda: [((upstream,), 8) for upstream in every])

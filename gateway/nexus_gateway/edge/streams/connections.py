@@ -1,0 +1,541 @@
+"""One TCP connection of a client, and the one to an endpoint that it is spliced to.
+
+Rules of the file:
+- Bytes go on as they come, piece by piece, never joined. Who cannot write stops the other side's reading; what is held is one
+  read before the endpoint is there, and a transport's buffer afterwards.
+- The end of one direction is passed on and leaves the other alone; a reset is passed on as a reset, and so is whatever the
+  gateway itself does not serve: no client may take less for the whole.
+- Whatever happens, `_finish` runs exactly once, when both sides are closed.
+
+Knows nothing of TLS towards the client: over a `TlsTransport` it is an application like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import Any, Literal
+
+from nexus_wire.clock import NEVER, TICK_S, ticks_of
+
+from nexus_gateway.edge.pools import Pool
+from nexus_gateway.edge.streams.plans import StreamPlan
+from nexus_gateway.edge.streams.service import Streams
+from nexus_gateway.edge.streams.sockets import keep_alive, reset
+from nexus_gateway.edge.streams.visits import Admission, Client, Refused, Visit, enter
+from nexus_gateway.edge.tls.origination import TlsInvalid, server_name
+from nexus_gateway.resilience.attempts import Outcome, may_retry
+from nexus_gateway.telemetry.streams import FinishedStream
+
+log = logging.getLogger("nexus.gateway.streams")
+
+SETTLED_S = 1.0
+"""An endpoint that has not reset a connection by then serves, even if it is the client's turn to speak: before, what forwards for
+it may have taken a connection that it does not."""
+LOOK_S = 10.0
+"""Open connections are looked at this often: what went through is counted, and whether anything did."""
+LINGER_S = 10.0
+"""How long an endpoint may go on answering in silence a client that has ended its direction, where that cannot be passed on: TLS
+to the endpoint has no half-closed state here."""
+
+
+class TcpConnection(asyncio.Protocol):
+    """A client's connection. plan: where it goes, None for nowhere. peer: the client's address. bytes_in: from the client.
+
+    deadline, closed: for the clock.
+    """
+
+    __slots__ = (
+        "_admission", "_blocked", "_context", "_counted", "_eof", "_far", "_held", "_linger", "_lost", "_moved", "_paused",
+        "_plan", "_reason", "_send", "_server_name", "_silent_since", "_started_at", "_task", "_upstream", "_visits", "bytes_in",
+        "closed", "deadline", "listener", "peer", "protocol", "streams", "transport",
+    )  # fmt: skip
+
+    transport: Any
+
+    def __init__(
+        self,
+        streams: Streams,
+        plan: StreamPlan | None,
+        listener: str = "",
+        *,
+        protocol: Literal["tcp", "tls"] = "tcp",
+        server_name: str = "",
+    ) -> None:
+        """listener: its id. protocol, server_name: what the client speaks and asked for, for the log."""
+        self.streams = streams
+        self.listener = listener
+        self.protocol = protocol
+        self.peer = ""
+        self.bytes_in = 0
+        self.closed = False
+        self.deadline = NEVER
+        self._plan = plan
+        self._server_name = server_name
+        self._upstream = ""
+        self._context = b""
+        self._started_at = 0.0
+        self._reason = ""
+        self._admission: Admission | None = None
+        self._visits: list[Visit] = []
+        self._task: asyncio.Task[None] | None = None
+        self._far: Far | None = None
+        self._send: Callable[[bytes], None] = self._hold
+        self._held: list[bytes] = []
+        self._eof = False
+        self._lost = False
+        self._paused = False
+        self._blocked = False
+        self._linger = False
+        self._counted = (0, 0)
+        self._moved: tuple[int, ...] = ()
+        self._silent_since = 0
+
+    # ---- the client's side
+
+    def connection_made(self, transport: Any) -> None:
+        """Look for an endpoint: the client need not speak first."""
+        self.transport = transport
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) else ""
+        self._started_at = monotonic()
+        streams = self.streams
+        room = streams.has_room()
+        streams.connections.add(self)
+        self._context = streams.means.contexts.start(None)
+        if not room:
+            streams.measurements.shed("TooManyConnections")
+            self._refuse("TooManyConnections")
+            return
+        keep_alive(transport)
+        self._task = streams.spawn(self._open())
+
+    def take(self, transport: Any, ahead: bytes = b"") -> None:
+        """Go on with a connection that another protocol had, from which `ahead` has come already."""
+        transport.set_protocol(self)
+        self.connection_made(transport)
+        if ahead:
+            self.data_received(ahead)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what the client sends."""
+        self.bytes_in += len(data)
+        self._send(data)
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what comes before the endpoint is there: one piece, then nothing is read."""
+        self._held.append(data)
+        if not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """The client sends no more; it may still wait for an answer."""
+        first, self._eof = not self._eof, True
+        if first and self._far is not None:
+            self._pass_eof(self._far)
+        return True
+
+    def pause_writing(self) -> None:
+        """The client reads slowly: so does the gateway, from the endpoint."""
+        self._blocked = True
+        if self._far is not None:
+            self._far.pause()
+
+    def resume_writing(self) -> None:
+        """The client takes more."""
+        self._blocked = False
+        if self._far is not None:
+            self._far.resume()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client's side is closed."""
+        self._lost = True
+        self._send = _ignore
+        far = self._far
+        if self._task is not None:
+            self._task.cancel()
+        if far is None or far.lost:
+            self._finish()
+            return
+        far.write = _ignore
+        if exc is not None:
+            self._break("ClientReset")
+        elif not far.transport.is_closing():
+            far.transport.close()
+
+    # ---- on the way to an endpoint
+
+    async def _open(self) -> None:
+        try:
+            await self._find()
+        except Refused as refused:
+            self._refuse(refused.reason)
+        except Exception:
+            self._refuse("InternalError")
+            raise
+        finally:
+            self._task = None
+
+    async def _find(self) -> None:
+        """Choose a backend and connect to an endpoint of it. Raises `Refused`."""
+        turn = self._plan.next() if self._plan is not None else None
+        if self._plan is None or turn is None:
+            raise Refused("RouteNotFound" if self._plan is None else "NoBackends")
+        upstream, pool = turn
+        if pool is None:
+            raise Refused("BackendNotFound")
+        self._upstream = upstream
+        self.streams.started(self._plan.route.id, upstream)
+        self._admission = admission = Admission(pool, monotonic())
+        within_s = pool.upstream.timeouts.request_s
+        deadline_at = self._started_at + within_s if within_s else inf
+        try:
+            async with asyncio.timeout(within_s or None):
+                await admission.wait()
+                await self._wait_for_endpoints(pool)
+        except TimeoutError:
+            raise Refused("UpstreamOverloaded") from None
+        key = pool.key(Client(self.peer)) if pool.key is not None else b""
+        tried: set[str] = set()
+        while True:
+            visit = enter(admission, tried, key, self.streams.measurements)
+            self._visits.append(visit)
+            far = await self._connect(visit, deadline_at)
+            if far is not None:
+                self._splice(far, visit)
+                if far.lost:
+                    self.far_lost(None)
+                return
+            tried.add(visit.endpoint.authority)
+            await self._may_try_again(pool, deadline_at)
+
+    async def _wait_for_endpoints(self, pool: Pool) -> None:
+        """Wait for a first endpoint a little: a fresh start or a scale-up drops nothing."""
+        if pool.endpoints:
+            return
+        came = asyncio.Event()
+        pool.wait(came.set)
+        try:
+            async with asyncio.timeout(self.streams.settings.endpoints_wait_s):
+                await came.wait()
+        except TimeoutError:
+            raise Refused("NoEndpoints") from None
+        finally:
+            pool.stop_waiting(came.set)
+
+    async def _connect(self, visit: Visit, deadline_at: float) -> Far | None:
+        """Return the connection to the visit's endpoint, None when there is none in time."""
+        upstream = visit.pool.upstream
+        tls = upstream.tls
+        address = visit.endpoint.endpoint
+        far = Far(self, tls=tls is not None)
+        connect_s = min(upstream.timeouts.connect_s or inf, max(deadline_at - monotonic(), TICK_S))
+        try:
+            context = self.streams.means.tls(tls) if tls is not None else None
+            name = server_name(tls, self._server_name, address.address) if tls is not None else ""
+            # As `ssl` does; on a name that is none it would leave asyncio's socket open.
+            name.encode("idna")
+            async with asyncio.timeout(connect_s if connect_s < inf else None):
+                await self.streams.loop.create_connection(
+                    lambda: far, address.address, address.port, ssl=context, server_hostname=name or None
+                )
+        except (OSError, ssl.SSLError, TlsInvalid, ValueError) as error:
+            far.detach()
+            visit.failed(Outcome.CONNECT_FAILURE, monotonic())
+            visit.leave()
+            log.debug("%s (%s) took no connection: %s", address.authority, upstream.id, error)
+            return None
+        except BaseException:
+            far.detach()
+            raise
+        if far.lost and not far.received:
+            visit.failed(Outcome.RESET, monotonic())
+            visit.leave()
+            return None
+        return far
+
+    async def _may_try_again(self, pool: Pool, deadline_at: float) -> None:
+        """Wait for the next attempt's time. Raises `Refused` when there is none. Nothing was sent: policy, budget and time decide."""
+        wait_s = may_retry(
+            True, Outcome.CONNECT_FAILURE, pool.upstream.retry, len(self._visits), True, True, pool.budget, monotonic(),
+            deadline_at if deadline_at < inf else None, self.streams.means.rng,
+        )  # fmt: skip
+        if wait_s is None:
+            raise Refused("UpstreamConnectFailure")
+        self.streams.measurements.retry(pool.upstream.id)
+        await asyncio.sleep(wait_s)
+
+    # ---- both sides
+
+    def _splice(self, far: Far, visit: Visit) -> None:
+        """Let bytes through."""
+        now = monotonic()
+        visit.connected(now)
+        keep_alive(far.transport)
+        self._far = far
+        self._send = far.transport.write
+        held, self._held = self._held, []
+        for data in held:
+            self._send(data)
+        if self._blocked:
+            far.pause()
+        if not far.blocked:
+            self.resume()
+        if self._eof:
+            self._pass_eof(far)
+        clock = self.streams.clock
+        self._silent_since = clock.tick
+        self.deadline = clock.at(SETTLED_S)
+        clock.watch(self)
+
+    def _pass_eof(self, far: Far) -> None:
+        """The client's direction has ended."""
+        if far.eof:
+            self._part()
+        elif far.transport.can_write_eof():
+            if not far.transport.is_closing():
+                far.transport.write_eof()
+        else:
+            self._linger = True
+            self.deadline = self.streams.clock.at(min(LINGER_S, LOOK_S))
+
+    def far_ended(self) -> None:
+        """The endpoint's direction has ended."""
+        self.answers()
+        if self._eof:
+            self._part()
+        elif not self.transport.is_closing():
+            self.transport.write_eof()
+
+    def _part(self) -> None:
+        """Both directions have ended: close both sides once everything is written."""
+        far = self._far
+        self.transport.close()
+        if far is not None:
+            far.transport.close()
+
+    def far_lost(self, exc: BaseException | None) -> None:
+        """The endpoint's side is closed."""
+        self._send = _ignore
+        if exc is not None and not self._reason:
+            self._visits[-1].failed(Outcome.RESET, monotonic())
+        if self._lost:
+            self._finish()
+        elif exc is not None:
+            self._break("UpstreamReset")
+        elif not self.transport.is_closing():
+            self.answers()
+            self.transport.close()
+
+    def has(self, far: Far) -> bool:
+        """Return whether this is the connection that it is spliced to."""
+        return self._far is far
+
+    def answers(self) -> None:
+        """The endpoint has shown that it serves."""
+        visit = self._visits[-1]
+        if not visit.judged:
+            visit.succeeded(monotonic())
+
+    def pause(self) -> None:
+        """Read no more from the client: the endpoint reads slowly."""
+        # After its end there is nothing to read; asyncio would tell of it again.
+        if not self._paused and not self._eof and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    # ---- time
+
+    def on_deadline(self) -> None:
+        """Count what went through, and cut off what is silent."""
+        far = self._far
+        if self.closed or far is None:
+            return
+        self.answers()
+        self._count()
+        clock = self.streams.clock
+        moved = (self.bytes_in, far.received, _unwritten(self.transport), _unwritten(far.transport))
+        if moved != self._moved:
+            self._moved = moved
+            self._silent_since = clock.tick
+        idle_s = self._visits[-1].pool.upstream.timeouts.idle_s
+        if self._linger:
+            idle_s = min(idle_s or inf, LINGER_S)
+        if idle_s and clock.tick - self._silent_since >= ticks_of(idle_s):
+            self._break("IdleTimeout")
+            return
+        self.deadline = clock.at(min(idle_s / 4 or inf, LOOK_S))
+
+    def _count(self) -> None:
+        far = self._far
+        counts = (self.bytes_in, far.received if far is not None else 0)
+        before, self._counted = self._counted, counts
+        if self._plan is not None and self._upstream:
+            self.streams.moved(self._plan.route.id, self._upstream, counts[0] - before[0], counts[1] - before[1])
+
+    # ---- the end
+
+    def cut_off(self, reason: str) -> None:
+        """Break off at once. reason: one word."""
+        if self._far is None:
+            if self._task is not None:
+                self._task.cancel()
+            self._refuse(reason)
+        else:
+            self._break(reason)
+
+    def _refuse(self, reason: str) -> None:
+        """There is no endpoint for it."""
+        self._reason = self._reason or reason
+        self._held.clear()
+        if not self._lost:
+            reset(self.transport)
+
+    def _break(self, reason: str) -> None:
+        """Reset whatever side is still there."""
+        self._reason = self._reason or reason
+        far = self._far
+        if far is not None and not far.lost:
+            reset(far.transport)
+        if not self._lost:
+            reset(self.transport)
+
+    def _finish(self) -> None:
+        """Settle everything; both sides are closed."""
+        if self.closed:
+            return
+        self.closed = True
+        now = monotonic()
+        far, visits, plan = self._far, self._visits, self._plan
+        if far is not None and not self._reason and far.received:
+            self.answers()
+        self._count()
+        for visit in visits:
+            visit.leave()
+        if self._admission is not None:
+            self._admission.leave()
+        connected = far is not None
+        done = FinishedStream(
+            self.protocol,
+            self.peer,
+            self._context,
+            self._started_at,
+            now,
+            connected,
+            self._reason or ("" if connected else "ClientClosed"),
+            plan.route.id if plan is not None else "",
+            self._upstream,
+            self._server_name,
+            self.listener,
+            tuple(visit.tried(now, self._context) for visit in visits),
+            self.bytes_in,
+            far.received if far is not None else 0,
+        )
+        ready_at = visits[-1].ended_at if visits else 0.0
+        self.streams.ended(self, done, (ready_at or now) - self._started_at)
+        # The two sides point at each other: without this they would be left to the garbage collector.
+        if far is not None:
+            far.detach()
+        self._far = None
+
+
+class Far(asyncio.Protocol):
+    """The side of the endpoint. received: bytes. eof: it sends no more. lost: it is closed. blocked: it reads slowly.
+
+    write: takes what comes, on the client's transport.
+    """
+
+    __slots__ = ("_near", "_paused", "_tls", "blocked", "eof", "lost", "received", "transport", "write")
+
+    transport: Any
+
+    def __init__(self, near: TcpConnection, *, tls: bool) -> None:
+        self._near: TcpConnection | None = near
+        self._tls = tls
+        self._paused = False
+        self.transport = None
+        self.write = near.transport.write
+        self.received = 0
+        self.eof = False
+        self.lost = False
+        self.blocked = False
+
+    def detach(self) -> None:
+        """Nobody wants it any more."""
+        self._near = None
+        self.write = _ignore
+        if self.transport is not None and not self.lost:
+            self.transport.abort()
+
+    def connection_made(self, transport: Any) -> None:
+        """Take the transport."""
+        self.transport = transport
+        if self._near is None:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what the endpoint sends."""
+        if not self.received and self._near is not None:
+            self._near.answers()
+        self.received += len(data)
+        self.write(data)
+
+    def eof_received(self) -> bool:
+        """The endpoint sends no more; it may still read."""
+        first, self.eof = not self.eof, True
+        if first and self._near is not None:
+            self._near.far_ended()
+        return not self._tls  # asyncio's TLS closes both directions
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """It is closed."""
+        self.lost = True
+        near = self._near
+        if near is not None and near.has(self):
+            near.far_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The endpoint reads slowly."""
+        self.blocked = True
+        if self._near is not None:
+            self._near.pause()
+
+    def resume_writing(self) -> None:
+        """The endpoint takes more."""
+        self.blocked = False
+        if self._near is not None:
+            self._near.resume()
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        if not self._paused and not self.eof and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+
+def _ignore(data: bytes) -> None:
+    """Nobody takes it any more."""
+
+
+def _unwritten(transport: Any) -> int:
+    size: int = transport.get_write_buffer_size()
+    return size

@@ -1,0 +1,144 @@
+"""What all connections and datagrams below HTTP share, and the counting of their ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from nexus_core.snapshot import UpstreamTls
+from nexus_wire.clock import Clock
+
+from nexus_gateway.edge.accesslogs import AccessLog
+from nexus_gateway.edge.measurements import Measurements
+from nexus_gateway.edge.recording import Recorder
+from nexus_gateway.settings import GatewaySettings
+from nexus_gateway.telemetry import names
+from nexus_gateway.telemetry.contexts import Contexts
+from nexus_gateway.telemetry.decisions import LOG, TRACE, Decisions
+from nexus_gateway.telemetry.streams import FinishedStream
+
+log = logging.getLogger("nexus.gateway.streams")
+
+
+class Running(Protocol):
+    """A connection, or the session of a UDP client."""
+
+    def cut_off(self, reason: str) -> None:
+        """Break off at once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the service works with, all of it the gateway's.
+
+    tls: the context for an upstream's policy. others: client connections that are open elsewhere and share the limit.
+    """
+
+    settings: GatewaySettings
+    clock: Clock
+    rng: random.Random
+    measurements: Measurements
+    contexts: Contexts
+    decisions: Decisions
+    access_log: AccessLog
+    recorder: Recorder
+    tls: Callable[[UpstreamTls], ssl.SSLContext]
+    others: Callable[[], int] = lambda: 0
+
+
+class Streams:
+    """Serves connections and datagrams of all listeners, each with the plan that it is given.
+
+    connections: of TCP clients that are not over; sessions: of UDP clients.
+    """
+
+    def __init__(self, means: Means) -> None:
+        self.means = means
+        self.settings = means.settings
+        self.clock = means.clock
+        self.measurements = means.measurements
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[Running] = set()
+        self.sessions: set[Running] = set()
+        self._active: Counter[tuple[str, str]] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self.measurements.watch(names.STREAMS_ACTIVE, self._read_active)
+
+    # ---- beginning
+
+    def has_room(self) -> bool:
+        """Return whether one more client connection may be open."""
+        limit = self.settings.max_connections
+        return not limit or len(self.connections) + self.means.others() < limit
+
+    def started(self, route: str, upstream: str) -> None:
+        """Count one that is on its way to an upstream."""
+        self._active[route, upstream] += 1
+
+    def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Run the asynchronous part of a connection; owned here, ended with the gateway."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended_task)
+        return task
+
+    def _ended_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the gateway failed on a connection", exc_info=error)
+
+    # ---- ends
+
+    def moved(self, route: str, upstream: str, bytes_in: int, bytes_out: int) -> None:
+        """Count bytes that went through since the last time."""
+        if bytes_in:
+            self.measurements.tally(names.STREAM_BYTES, route, upstream, "in").value += bytes_in
+        if bytes_out:
+            self.measurements.tally(names.STREAM_BYTES, route, upstream, "out").value += bytes_out
+
+    def ended(self, one: Running, done: FinishedStream, connect_s: float) -> None:
+        """Count, log and record what is over; called once for each. connect_s: until an endpoint took it, or none did."""
+        self.connections.discard(one)
+        self.sessions.discard(one)
+        if not self.connections:
+            self._idle.set()
+        key = (done.route, done.upstream)
+        if done.upstream:
+            self._active[key] -= 1
+            if not self._active[key]:
+                del self._active[key]
+        self.measurements.tally(names.STREAMS, *key, done.reason or "ended").value += 1
+        self.measurements.stream_spread(*key).observe(done.ended_at - done.started_at)
+        # Connections may last: what is slow about one is its beginning.
+        status = 200 if done.connected else 503
+        wanted = self.means.decisions.end(done.lines, status, connect_s, len(done.tried), done.reason)
+        if wanted & LOG:
+            self.means.access_log.write(done)
+        if wanted & TRACE:
+            self.means.recorder.record(done)
+
+    async def drained(self) -> None:
+        """Return when no TCP connection is open. Nobody is asked to leave: there is no word for it below HTTP. Whoever calls this
+        bounds it, and calls `cut_off` then."""
+        while self.connections:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def cut_off(self) -> None:
+        """Break off everything that runs."""
+        for one in (*self.connections, *self.sessions):
+            one.cut_off("Draining")
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _read_active(self) -> Iterator[tuple[tuple[str, str], float]]:
+        return ((key, float(count)) for key, count in tuple(self._active.items()))

@@ -1,0 +1,32 @@
+"""Streams on a loop of their own, and ports where nobody is."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+from nexus_gateway.edge.streams.testing import Lab
+
+
+@pytest.fixture
+async def lab() -> AsyncIterator[Lab]:
+    made = Lab()
+    await made.listen()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def refused_port() -> Iterator[Callable[[], int]]:
+    """Finds ports where nobody listens, and that nobody else is given while the test runs."""
+    held: list[socket.socket] = []
+
+    def find() -> int:
+        held.append(socket.socket())
+        held[-1].bind(("127.0.0.1", 0))
+        return int(held[-1].getsockname()[1])
+
+    yield find
+    for each in held:
+        each.close()
