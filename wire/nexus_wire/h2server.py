@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from nexus_wire.server import ServerOptions
 
 _unpack = HEAD.unpack_from
+_TOO_LONG = DEFAULT_FRAME + 1 << 8
 _LOOK_TICKS = 10
 _MAX_KNOWN = 32
 _MAX_KNOWN_BYTES = 256
@@ -234,10 +235,10 @@ class H2Connection(asyncio.Protocol):
         while size - at >= HEAD_BYTES:
             word, flags, number = _unpack(data, at)
             begin = at + HEAD_BYTES
+            if word >= _TOO_LONG:
+                raise ConnectionBroken(Code.FRAME_SIZE_ERROR, "A frame is longer than allowed.")
             end = begin + (word >> 8)
             if end > size:
-                if word >> 8 > DEFAULT_FRAME:
-                    raise ConnectionBroken(Code.FRAME_SIZE_ERROR, "A frame is longer than allowed.")
                 break
             kind = word & 0xFF
             number &= STREAM_MASK
@@ -271,8 +272,6 @@ class H2Connection(asyncio.Protocol):
 
     def _frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         """Take any frame. Raises `ConnectionBroken` and `StreamBroken`."""
-        if len(payload) > DEFAULT_FRAME:
-            raise ConnectionBroken(Code.FRAME_SIZE_ERROR, "A frame is longer than allowed.")
         if self._block_stream:
             if kind != CONTINUATION or number != self._block_stream:
                 raise ConnectionBroken(Code.PROTOCOL_ERROR, "A header block is interrupted by another frame.")

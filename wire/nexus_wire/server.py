@@ -263,7 +263,12 @@ class ServerConnection(asyncio.Protocol):
             else:
                 parser.check(line, block, b"", missed=False)
         except Refused as refused:
-            if raw_line == _H2C and not raw_block and not self._served and self._speak_http2(data):
+            if (
+                not raw_block
+                and not self._served
+                and options.http2 is not None
+                and self._speaks_otherwise(raw_line, data)
+            ):
                 return
             self._refuse(refused)
             return
@@ -321,17 +326,28 @@ class ServerConnection(asyncio.Protocol):
         self.deadline = NEVER
         options.on_request(self)
 
-    def _speak_http2(self, data: bytes) -> bool:
-        """Hand the connection over to HTTP/2, which the client speaks without having asked (RFC 9113 section 3.3)."""
-        options = self.options
-        # Over TLS it would have been agreed on there.
-        if options.http2 is None or self.secure:
+    def _speaks_otherwise(self, raw_line: bytes, data: bytes) -> bool:
+        """Take a connection's first line that is none of HTTP/1. Return whether that is settled.
+
+        HTTP/2 without having asked (RFC 9113 section 3.3) gets it; over TLS it would have been agreed on there. Another preface is
+        somebody's who would not understand an HTTP/1.1 response (section 3.4).
+        """
+        http2 = self.options.http2
+        words = raw_line.split(b" ")
+        if http2 is None or self.secure or len(words) != 3 or words[2].startswith(b"HTTP/1"):
             return False
-        successor = options.http2.connection(options)
+        if raw_line != _H2C:
+            if words[2].startswith(b"HTTP/"):
+                return False
+            self.closed = True
+            self.state = _CLOSED
+            self.transport.close()
+            return True
+        successor = http2.connection(self.options)
         self.closed = True
         self.state = _CLOSED
         self._buffer = b""
-        options.on_close(self)
+        self.options.on_close(self)
         self.transport.set_protocol(successor)
         successor.connection_made(self.transport)
         successor.data_received(data)
