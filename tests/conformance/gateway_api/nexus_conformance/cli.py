@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nexus_testbed import cleanup, components, netns, places, preflight
@@ -127,7 +127,7 @@ def _plan(args: argparse.Namespace, catalogue: catalogues.Catalogue, claimed: fr
     return runs.Plan(profiles, tests, features, args.patience, args.fail_fast)
 
 
-def _show(number: list[int], total: int) -> runs.Callable[[str, Outcome], None]:
+def _show(number: list[int], total: int) -> Callable[[str, Outcome], None]:
     def told(name: str, outcome: Outcome) -> None:
         if outcome.verdict != "SKIP":  # the suite skips, by this word, what needs a feature that is not claimed
             number[0] += 1

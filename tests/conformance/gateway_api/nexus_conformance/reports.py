@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from nexus_conformance.catalogue import NOT_CLAIMED, Catalogue
+from nexus_conformance.catalogue import NEEDS_EXPERIMENTAL, NOT_CLAIMED, Catalogue
 from nexus_conformance.transcripts import Outcome
 
 
@@ -91,6 +91,8 @@ def find_faults(
     core = frozenset().union(*(catalogue.profiles[name].core for name in profiles))
     unclaimed = catalogue.testable(profiles, channel) - core - frozenset(claimed) - frozenset(NOT_CLAIMED)
     faults += [f"feature {feature} is not claimed" for feature in sorted(unclaimed)]
+    if channel == "standard":
+        faults += [f"feature {f} is claimed: {why}" for f, why in NEEDS_EXPERIMENTAL.items() if f in claimed]
     faults += [f"{name}: not in the report" for name in sorted(set(profiles) - set(report.profiles))]
     for name in profiles:
         if name not in report.profiles:

@@ -68,19 +68,33 @@ class Transcript:
         return {name: outcome for name, outcome in self.outcomes.items() if outcome.verdict == "FAIL"}
 
     def reason(self, name: str) -> str:
-        """Return the first error of a failed test in one line: testify's `Error:` and `Messages:`, or the first failed part."""
+        """Return why a test failed, in one line: what testify or a wait said last, and the first part of it that failed."""
         lines = self.output.get(name, [])
-        found: list[str] = []
-        for number, line in enumerate(lines):
-            if re.match(r"\s*Error:\s", line):
-                found.append(line.split("Error:", 1)[1].strip())
-                for later in lines[number + 1 : number + 30]:
-                    if re.match(r"\s*Messages:\s", later):
-                        found.append(later.split("Messages:", 1)[1].strip())
-                        break
-                    if re.match(r"\s*(Test|Error Trace):\s", later):
-                        continue
-                break
-        if not found:
-            found = [line.strip() for line in lines if "--- FAIL:" in line][:1]
-        return ": ".join(reversed(found))[:300] or "no error in its output"
+        part = next(
+            (found[1] for line in lines if (found := re.match(rf"\s*--- FAIL: {_ROOT}/[^/ ]+/(\S+)", line))), ""
+        )
+        said = _testify(lines) or next(
+            (line.split(word, 1)[1] for line in reversed(lines) for word in _WAITING if word in line),
+            next((line for line in reversed(lines) if line.startswith("panic:")), "no error in its output"),
+        )
+        return f"{part.replace('_', ' ')}: {said.strip()}"[:400] if part else said.strip()[:400]
+
+
+_WAITING = ("not ready yet: ", "timeout while waiting ", "Fatal: ")
+
+
+def _testify(lines: list[str]) -> str:
+    """Return the first `Error:` of testify and its `Messages:` as `message: error`, "" if there is none."""
+    for number, line in enumerate(lines):
+        if (found := re.match(r"\s*Error:\s+(.*)", line)) is None:
+            continue
+        error, messages = [found[1].strip()], ""
+        for later in lines[number + 1 : number + 40]:
+            if named := re.match(r"\s*(Test|Messages|Error Trace):\s+(.*)", later):
+                if named[1] == "Messages":
+                    messages = named[2].strip()
+                    break
+            elif not messages and len(error) < 4 and later.strip():
+                error.append(later.strip())
+        return ": ".join(filter(None, [messages, " ".join(error)]))
+    return ""
