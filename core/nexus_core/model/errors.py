@@ -92,17 +92,23 @@ def unknown_field(ref: ObjectRef, parents: Loc, key: str, known: Iterable[str], 
 
 
 def unread_fields(ref: ObjectRef, spec: Model) -> list[Problem]:
-    """Return a problem for each field that somebody else's kind has and Nexus does not read."""
-    return [
-        Problem(
-            ref,
-            path_of(loc),
-            "UnsupportedValue",
-            f'Nexus does not implement "{loc[-1]}", and leaving it out would change what the object means.',
-            "Remove the field, or say the same with fields listed in docs/reference/gateway-api.md.",
-        )
-        for loc in _extras(spec, ())
-    ]
+    """Return a problem for each field of somebody else's kind that Nexus does not read.
+
+    One whose name is all but one that Nexus reads is taken for a slip of the pen (InvalidSpec); any other is the kind's own
+    (UnsupportedValue).
+    """
+    found = []
+    for loc in _extras(spec, ()):
+        name = str(loc[-1])
+        near = difflib.get_close_matches(name, _fields_at(type(spec), loc[:-1]), n=1, cutoff=0.85)
+        if near:
+            what, fix = f'"{name}" is no field that Nexus knows.', f'Did you mean "{near[0]}"?'
+            found.append(Problem(ref, path_of(loc), "InvalidSpec", what, fix))
+            continue
+        what = f'Nexus does not implement "{name}", and leaving it out would change what the object means.'
+        fix = "Remove the field, or say the same with fields listed in docs/reference/gateway-api.md."
+        found.append(Problem(ref, path_of(loc), "UnsupportedValue", what, fix))
+    return found
 
 
 def _extras(value: Any, loc: tuple[int | str, ...]) -> Iterable[tuple[int | str, ...]]:

@@ -11,11 +11,12 @@ from nexus_core.model.base import ThinModel
 
 
 class ServicePort(ThinModel):
-    """name: empty for the only port of a Service."""
+    """name: empty for the only port of a Service. app_protocol: what is spoken on it, as its author says; empty when nothing is said."""
 
     name: str = ""
     port: int
     protocol: str = "TCP"
+    app_protocol: str = ""
 
 
 class ServiceSpec(ThinModel):

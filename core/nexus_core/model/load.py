@@ -260,9 +260,8 @@ def _spec_of(ref: ObjectRef, kind: Kind, doc: Mapping[str, Any]) -> tuple[Model 
     except pydantic.ValidationError as error:
         return None, errors.problems_of(ref, kind.spec, error)
     unknown = errors.unread_fields(ref, spec)
-    # A route that ignored a field would match more, or do less, than its author wrote: it is refused.
-    # What a Gateway asks for beyond its listeners costs only itself.
-    return (None if unknown and kind.kind == "HTTPRoute" else spec), unknown
+    # What cannot be left out without changing what the object means, translation tells (`translate.unread`).
+    return spec, unknown
 
 
 def _strings(value: Any) -> dict[str, str]:

@@ -30,6 +30,7 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "InvalidManifest": "A document in a file is not a Kubernetes manifest.",
     },
     "Accepted": {
+        "Conflicted": "Another BackendTLSPolicy on the same Service, or port of it, has precedence.",
         "DuplicateObject": "The same object is defined more than once.",
         "HostnameConflict": "Two listeners of a Gateway share name, or port and host name.",
         "IncompatibleFilters": "Filters of one rule exclude each other.",
@@ -38,6 +39,7 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "NoMatchingListener": "No Gateway of class nexus has a listener that works.",
         "NoMatchingListenerHostname": "No listener serves any of the object's host names.",
         "NoMatchingParent": "A route names a Gateway or listener that does not exist.",
+        "NoValidCACertificate": "None of the authorities that a policy or Gateway names can be used.",
         "NotAllowedByListeners": "No listener allows routes from the object's namespace.",
         "PathConflict": "Another NexusService, or an HTTPRoute, that has precedence has the same path.",
         "PolicyConflict": "Two policies set one field of one target to different values.",
@@ -47,6 +49,8 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
     },
     "ResolvedRefs": {
         "BackendNotFound": "A backend that a route or service names does not exist.",
+        "InvalidBackendTLS": "The BackendTLSPolicy of a backend cannot be carried out.",
+        "InvalidCACertificateRef": "An authority that a policy or Gateway names does not exist or is no certificate.",
         "InvalidKind": "A backend is of a kind that cannot be one.",
         "InvalidRouteKinds": "A listener allows kinds of routes that Nexus does not serve.",
         "MarketplaceNotFound": "A plugin names a NexusMarketplace that does not exist or is broken.",
@@ -57,6 +61,9 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "PublisherNotTrusted": "A plugin's publisher is not among those the marketplace trusts.",
         "RefNotPermitted": "A route names a backend of another namespace that has not permitted it.",
         "TargetNotFound": "A policy or plugin targets an object that does not exist.",
+    },
+    "nexus.dev/UnsupportedFields": {
+        "FieldsNotImplemented": "A field of an object of the Gateway API has no effect, because Nexus does not implement it.",
     },
     "Fetched": {
         "MarketplaceInvalid": "The index of a marketplace is not one.",

@@ -1,7 +1,7 @@
 """NexusPolicies merged into upstreams and rules.
 
 From wide to narrow, field by field: a policy on a Gateway, the service's own `spec.policy`, a policy on the service.
-For the rules of an HTTPRoute: what their upstream says, a policy on the route, the route's own `timeouts` and `retry`.
+For the rules of an HTTPRoute or GRPCRoute: what their upstream says, a policy on the route, the route's own `timeouts` and `retry`.
 Between two policies on one target the older wins, and the younger is told.
 
 What protects is never weakened by a narrower policy: all rate limits hold together, of body limits the smallest, and
@@ -25,6 +25,7 @@ from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.rule_filters import Chain, with_filters
 from nexus_core.translate.targets import Targets
 from nexus_core.translate.translation import PolicyStatus, Verdict
+from nexus_core.translate.upstreams import NO_BREAKER
 from nexus_core.translate.wishes import (
     OPTIONAL,
     ROUTE_SECTIONS,
@@ -42,6 +43,10 @@ from nexus_core.translate.wishes import (
     tighter,
 )
 from nexus_core.translate.worlds import World, precedence
+
+ROUTES = frozenset({"HTTPRoute", "GRPCRoute"})
+"""Kinds of routes that a policy may be on."""
+BUDGET = ("retry", "budget_ratio")
 
 
 @dataclass
@@ -146,18 +151,21 @@ class Policies:
                 self.problems.append(Problem(ref, f".spec.{name}", "PolicyConflict", what, fix))
 
     def _tell_unused(self, ref: ObjectRef, spec: model.NexusPolicySpec) -> None:
-        if any(target.kind != "HTTPRoute" for target in spec.target_refs):
+        if any(target.kind not in ROUTES for target in spec.target_refs):
             return
         for attribute, info in model.PolicyFields.model_fields.items():
             section = STORED_SECTIONS.get(attribute)
             if section in SECTIONS and section not in ROUTE_SECTIONS and getattr(spec, attribute) is not None:
                 name = info.alias or attribute
-                what = f"{name} has no effect on an HTTPRoute: it belongs to what is called, not to the way there."
+                what = f"{name} has no effect on {_a(spec.target_refs[0].kind)}: it belongs to what is called, not to the way there."
                 fix = "Target the NexusService, or remove it."
                 self.problems.append(Problem(ref, f".spec.{name}", "UnsupportedValue", what, fix))
 
     def upstream(self, upstream: Upstream, gateways: Iterable[ObjectRef], *, kept: bool) -> Upstream:
-        """Return the upstream with what policies say. gateways: those whose routes lead to it. kept: it is a last good version."""
+        """Return the upstream with what policies say. gateways: those whose routes lead to it. kept: it is a last good version.
+
+        What makes it the upstream it is stays: the TLS of a Service's port, which its BackendTLSPolicy or `appProtocol` says.
+        """
         source = ObjectRef.parse(upstream.source)
         wide = self._wide(gateways)
         frozen = set(wide.frozen)
@@ -183,8 +191,12 @@ class Policies:
                     self._tell_weakened(owner, root, source)
         before = self._last.upstreams.get(upstream.id)
         sections = {name: _apply(getattr(upstream, name), name, wishes) for name in SECTIONS}
+        if upstream.breaker == NO_BREAKER and any(section == "breaker" for section, _ in wishes):
+            sections["breaker"] = _apply(SECTIONS["breaker"](), "breaker", wishes)
         if before is not None:
             sections |= {name: getattr(before, name) for name in sorted(frozen & SECTIONS.keys())}
+        if source.kind == "Service" and upstream.tls is not None:
+            sections["tls"] = upstream.tls
         return msgspec.structs.replace(upstream, **sections)
 
     def _tell_weakened(self, owner: ObjectRef, root: str, target: ObjectRef) -> None:
@@ -201,14 +213,14 @@ class Policies:
         *,
         kept: bool,
     ) -> Route:
-        """Return the route with the policies' filters in its rules, and of an HTTPRoute with retry, hedge and timeouts
+        """Return the route with the policies' filters in its rules, and of the Gateway API's with retry, hedge and timeouts
         where they differ from their upstream's.
 
         own: what the route itself says, by `Rule.id`. kept: it is a last good version.
         """
         source = ObjectRef.parse(route.source)
-        is_http_route = source.kind == "HTTPRoute"
-        merged = self._by_target.get(source, Merged()) if is_http_route else Merged()
+        is_route = source.kind in ROUTES
+        merged = self._by_target.get(source, Merged()) if is_route else Merged()
         wide = self._wide(gateways)
         before = self._last.routes.get(route.id)
         old_rules = {rule.id: rule for rule in before.rules} if before else {}
@@ -216,8 +228,11 @@ class Policies:
         for rule in route.rules:
             old = old_rules.get(rule.id)
             built = rule
-            if is_http_route:
+            if is_route:
                 wishes = {**merged.wishes, **own.get(rule.id, {})}
+                for said in (wide.wishes, merged.wishes):
+                    if BUDGET in said:
+                        wishes[BUDGET] = said[BUDGET]  # what a route asks for is no reason to go beyond what is allowed
                 if kept:
                     # Whose its settings are nobody can tell any more, and the route's own would go before a policy's.
                     wishes = {key: value for key, value in wishes.items() if getattr(rule, key[0], None) is None}
@@ -296,3 +311,7 @@ def _apply(struct: Any, section: str, wishes: Wishes) -> Any:
     if struct is None and (changes or section not in OPTIONAL or (section, "enabled") in wishes):
         struct = SECTIONS[section]()
     return msgspec.structs.replace(struct, **changes) if changes else struct
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind == 'HTTPRoute' else 'a'} {kind}"

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from nexus_core.problems import ObjectRef
-from nexus_core.snapshot import Listener, PluginInstance, RateLimit, Route, Snapshot, Upstream
+from nexus_core.snapshot import Listener, PluginInstance, RateLimit, Route, Snapshot, StreamRoute, Upstream
 
-Item = TypeVar("Item", Listener, Route, Upstream, PluginInstance)
+Item = TypeVar("Item", Listener, Route, StreamRoute, Upstream, PluginInstance)
 
 
 class LastGood:
@@ -18,20 +18,41 @@ class LastGood:
         self.snapshot = previous
         self._listeners = _by_source(previous.listeners)
         self._routes = _by_source(previous.routes)
+        self._streams = _by_source(previous.streams)
         self._plugins = _by_source(previous.plugins)
         self._upstreams = _by_source(previous.upstreams)
         self.upstreams = {upstream.id: upstream for upstream in previous.upstreams}
         self.routes = {route.id: route for route in previous.routes}
         self.plugins = {plugin.id: plugin for plugin in previous.plugins}
+        self.listeners = {listener.id: listener for listener in previous.listeners}
+        self.certificates = {certificate.id: certificate for certificate in previous.certificates}
+        self.parts = {part.id: part for part in previous.gateways}
+        self._at: dict[str, frozenset[str]] | None = None
         self._limits: dict[str, dict[str, RateLimit]] | None = None
 
     def listeners_of(self, ref: ObjectRef) -> tuple[Listener, ...]:
         """Return the listeners a Gateway had."""
         return self._listeners.get(str(ref), ())
 
+    def routes_at(self, listener: str) -> frozenset[str]:
+        """Return the ids of the routes, of all kinds, that a listener had."""
+        if self._at is None:  # built when first asked for: only broken objects need it
+            found: dict[str, set[str]] = {}
+            attached = [(route.id, route.listeners) for route in self.snapshot.routes]
+            attached += [(stream.id, stream.listeners) for stream in self.snapshot.streams]
+            for route_id, listeners in attached:
+                for name in listeners:
+                    found.setdefault(name, set()).add(route_id)
+            self._at = {name: frozenset(ids) for name, ids in found.items()}
+        return self._at.get(listener, frozenset())
+
     def routes_of(self, ref: ObjectRef) -> tuple[Route, ...]:
         """Return the routes an object had."""
         return self._routes.get(str(ref), ())
+
+    def streams_of(self, ref: ObjectRef) -> tuple[StreamRoute, ...]:
+        """Return the routes below HTTP an object had."""
+        return self._streams.get(str(ref), ())
 
     def upstreams_of(self, ref: ObjectRef) -> tuple[Upstream, ...]:
         """Return the upstreams an object had."""

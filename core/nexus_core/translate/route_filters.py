@@ -1,4 +1,4 @@
-"""Filters of an HTTPRoute to the Snapshot's."""
+"""Filters of HTTPRoutes and GRPCRoutes to the Snapshot's."""
 
 from __future__ import annotations
 
@@ -14,13 +14,31 @@ from nexus_core.translate.paths import without_trailing_slash
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]{1,256}")
 STATUSES: Mapping[int, Literal[301, 302, 303, 307, 308]] = {301: 301, 302: 302, 303: 303, 307: 307, 308: 308}
 """Redirects that are served; a table, so that the type of a status is exact."""
-SUPPORTED = "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite, RequestRedirect, RequestMirror, CORS"
+SETTINGS: Mapping[str, str] = {
+    "RequestHeaderModifier": "request_header_modifier",
+    "ResponseHeaderModifier": "response_header_modifier",
+    "URLRewrite": "url_rewrite",
+    "RequestRedirect": "request_redirect",
+    "RequestMirror": "request_mirror",
+    "CORS": "cors",
+    "ExternalAuth": "external_auth",
+    "ExtensionRef": "extension_ref",
+}
+"""Type → attribute of its setting."""
+BLOCKING = frozenset({"ExternalAuth", "ExtensionRef"})
+"""Filters that are known and not carried out. They must not be skipped (Gateway API, HTTPRouteFilter): their requests get 500."""
+SUPPORTED: Mapping[str, frozenset[str]] = {
+    "HTTPRoute": frozenset(SETTINGS),
+    "GRPCRoute": frozenset({"RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror", "ExtensionRef"}),
+}
+"""Types by kind of route."""
 RULES_ALONE = frozenset({"RequestMirror", "CORS"})
-"""Filters that a backendRef cannot have: they act before a backend is chosen."""
+"""Filters that act before a backend is chosen: on a backendRef they stand only where it is the rule's only one."""
+REPEATED = frozenset({"RequestMirror", "ExtensionRef"})
 NAMES = {"URLRewrite": "urlRewrite", "CORS": "cors"}
 """Settings whose name is not their type's with a small first letter."""
 
-_ORIGIN = re.compile(r"https?://(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[0-9]{1,5})?")
+_ORIGIN = re.compile(r"https?://(\*|(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?)(:[0-9]{1,5})?")
 _METHOD = re.compile(r"\*|[A-Z]{1,32}")
 _PATH = re.compile(r"(?:/[!-\"$->@-~]*)?")
 
@@ -41,6 +59,8 @@ class FilterBuilder:
         self._resolve = resolve
         self._problems = problems
         self._all_prefixes = all_prefixes
+        self.blocked = False
+        """Whether a filter was met that is not carried out and must not be skipped."""
 
     def build(
         self, filters: Sequence[gateway_api.RouteFilter], path: str, *, of_backend: bool = False
@@ -54,10 +74,10 @@ class FilterBuilder:
         for index, item in enumerate(filters):
             here = f"{path}[{index}]"
             if of_backend and item.type in RULES_ALONE:
-                what = f"{item.type} stands on a backendRef; Nexus carries it out for whole rules."
+                what = f"{item.type} stands on one of several backendRefs; Nexus carries it out for whole rules."
                 self._refuse(f"{here}.type", "UnsupportedValue", what, "Move it to the rule's filters.")
                 continue
-            if item.type in seen and item.type != "RequestMirror":
+            if item.type in seen and item.type not in REPEATED:
                 self._refuse(
                     f"{here}.type", "IncompatibleFilters", f"{item.type} is there twice.", "Put them into one."
                 )
@@ -72,18 +92,13 @@ class FilterBuilder:
         return tuple(sorted(built, key=lambda each: not isinstance(each, Cors)))
 
     def _one(self, item: gateway_api.RouteFilter, path: str) -> Filter | None:
-        fields = {
-            "RequestHeaderModifier": item.request_header_modifier,
-            "ResponseHeaderModifier": item.response_header_modifier,
-            "URLRewrite": item.url_rewrite,
-            "RequestRedirect": item.request_redirect,
-            "RequestMirror": item.request_mirror,
-            "CORS": item.cors,
-        }
-        if item.type not in fields:
-            what = f'Nexus does not implement the filter "{item.type}".'
-            self._refuse(f"{path}.type", "UnsupportedValue", what, f"Remove it; supported: {SUPPORTED}.")
+        supported = SUPPORTED[self._ref.kind]
+        if item.type not in supported:
+            what = f'Nexus does not implement the filter "{item.type[:80]}" of a {self._ref.kind}.'
+            fix = f"Remove it; supported: {', '.join(sorted(supported - BLOCKING))}."
+            self._refuse(f"{path}.type", "UnsupportedValue", what, fix)
             return None
+        fields = {kind: getattr(item, attribute) for kind, attribute in SETTINGS.items()}
         value = fields[item.type]
         name = NAMES.get(item.type, item.type[0].lower() + item.type[1:])
         extra = sorted(kind for kind, other in fields.items() if other is not None and kind != item.type)
@@ -92,6 +107,9 @@ class FilterBuilder:
                 f"A filter of type {item.type} has {'no ' + name if value is None else 'the settings of ' + extra[0]}."
             )
             self._refuse(path, "InvalidSpec", what, f"Set {name}, and no other settings.")
+            return None
+        if item.type in BLOCKING:
+            self._block(item.type, f"{path}.{name}")
             return None
         if isinstance(value, gateway_api.HeaderFilter):
             return self._headers(value, "request" if item.type.startswith("Request") else "response", f"{path}.{name}")
@@ -103,6 +121,15 @@ class FilterBuilder:
         if isinstance(value, gateway_api.CORSFilter):
             return self._cors(value, f"{path}.{name}")
         return self._redirect(value, f"{path}.{name}")
+
+    def _block(self, kind: str, path: str) -> None:
+        self.blocked = True
+        what = f"Nexus does not carry out {kind}, and it must not be skipped: what it stands for is answered with 500."
+        fix = "Remove the filter; a NexusPlugin on the route can do the like."
+        self._refuse(path, "FieldsNotImplemented", what, fix)
+        if kind == "ExtensionRef":
+            what = "The filter refers to a kind of object that Nexus does not know."
+            self._refuse(f"{path}.kind", "InvalidKind", what, fix)
 
     def _mirror(self, value: gateway_api.MirrorFilter, path: str) -> Mirror | None:
         ratio = 1.0 if value.percent is None else value.percent / 100
@@ -210,6 +237,15 @@ class FilterBuilder:
 
     def _refuse(self, path: str, reason: str, what: str, fix: str) -> None:
         self._problems.append(Problem(self._ref, path, reason, what, fix))
+
+
+def hoisted(
+    refs: Sequence[gateway_api.BackendRef],
+) -> tuple[tuple[gateway_api.BackendRef, ...], tuple[gateway_api.RouteFilter, ...]]:
+    """Return the backendRefs, and filters that were taken from the only one of them: there they mean the same on the rule."""
+    if len(refs) != 1 or not any(item.type in RULES_ALONE for item in refs[0].filters):
+        return tuple(refs), ()
+    return (refs[0].model_copy(update={"filters": ()}),), refs[0].filters
 
 
 def _origin(text: str) -> str:

@@ -1,7 +1,8 @@
-"""Matches of an HTTPRoute's rules to the Snapshot's."""
+"""Matches of an HTTPRoute's rules to the Snapshot's, and those of headers that a GRPCRoute has too."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 from nexus_core.model import gateway_api
@@ -28,15 +29,6 @@ class MatchBuilder:
         if match.method and match.method not in METHODS:
             what = f'"{match.method[:40]}" is no method that a route matches.'
             self._refuse(f"{path}.method", "UnsupportedValue", what, f"Use one of {', '.join(sorted(METHODS))}.")
-        headers: dict[str, HeaderMatch] = {}
-        for number, header in enumerate(match.headers):
-            here = f"{path}.headers[{number}]"
-            kind = self._kind(header.type, header.value, "header", here)
-            if not HEADER_NAME.fullmatch(header.name):
-                what = f'"{header.name[:80]}" is no header name.'
-                self._refuse(f"{here}.name", "InvalidSpec", what, "Use letters, digits and '-'.")
-            name = header.name.lower()
-            headers.setdefault(name, HeaderMatch(name, header.value, kind))
         queries: dict[str, QueryMatch] = {}
         for number, query in enumerate(match.query_params):
             here = f"{path}.queryParams[{number}]"
@@ -52,9 +44,22 @@ class MatchBuilder:
             value,
             path_kind,
             match.method,
-            tuple(found for _, found in sorted(headers.items())),
+            self.headers(match.headers, path),
             tuple(found for _, found in sorted(queries.items())),
         )
+
+    def headers(self, said: Iterable[gateway_api.HTTPHeaderMatch], path: str) -> tuple[HeaderMatch, ...]:
+        """Return the headers' part of a match, sorted by name. path: of the match. Of equal names the first counts."""
+        headers: dict[str, HeaderMatch] = {}
+        for number, header in enumerate(said):
+            here = f"{path}.headers[{number}]"
+            kind = self._kind(header.type, header.value, "header", here)
+            if not HEADER_NAME.fullmatch(header.name):
+                what = f'"{header.name[:80]}" is no header name.'
+                self._refuse(f"{here}.name", "InvalidSpec", what, "Use letters, digits and '-'.")
+            name = header.name.lower()
+            headers.setdefault(name, HeaderMatch(name, header.value, kind))
+        return tuple(found for _, found in sorted(headers.items()))
 
     def _path(self, match: gateway_api.PathMatch, path: str) -> tuple[str, Literal["exact", "prefix", "regex"]]:
         if match.type == "RegularExpression":

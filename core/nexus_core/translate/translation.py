@@ -16,7 +16,7 @@ class Mirror:
     """A port of a Kubernetes Service whose endpoints belong in the registry.
 
     consul_service: the name there. namespace, service, port: the Kubernetes Service and its port (not its targetPort).
-    meta: `nexus-type`, `nexus-openapi`, `nexus-namespace`; see `discovery.ServiceEntry`.
+    meta: `nexus-type`, `nexus-openapi`, `nexus-namespace`; see `discovery.ServiceEntry`. protocol: of the port.
     """
 
     consul_service: str
@@ -25,6 +25,7 @@ class Mirror:
     port: int
     tags: tuple[str, ...] = ()
     meta: Mapping[str, str] = field(default_factory=dict)
+    protocol: Literal["TCP", "UDP"] = "TCP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,19 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """A condition that is there, and True, only while it holds. type: of the condition. message: for people."""
+
+    type: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class ParentStatus:
-    """A route at one of its parents. parent: the parentRef as written. gateway: the Gateway. listeners: ids it attached to."""
+    """A route at one of its parents. parent: the parentRef as written. gateway: the Gateway that the parent is, or belongs to.
+    listeners: ids it attached to, sorted.
+    """
 
     parent: Mapping[str, Any]
     gateway: ObjectRef
@@ -49,9 +61,10 @@ class ParentStatus:
 
 @dataclass(frozen=True, slots=True)
 class RouteStatus:
-    """An HTTPRoute. route: `Route.id`. parents: only those that are Gateways of ours, in the route's order.
+    """A route of any kind of the Gateway API. route: `Route.id` or `StreamRoute.id`. parents: only those that are Gateways or
+    ListenerSets of ours, in the route's order.
 
-    quarantined: its last good version is served instead of what it says now.
+    quarantined: its last good version is served instead of what it says now. remarks: further conditions of every parent.
     """
 
     ref: ObjectRef
@@ -59,15 +72,7 @@ class RouteStatus:
     route: str
     parents: tuple[ParentStatus, ...]
     quarantined: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Remark:
-    """A condition that is there, and True, only while it holds. type: of the condition. message: for people."""
-
-    type: str
-    reason: str
-    message: str
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,7 @@ class ListenerSetStatus:
     accepted: Verdict
     listeners: tuple[ListenerStatus, ...]
     quarantined: bool = False
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +198,27 @@ class PolicyStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class AncestorStatus:
+    """A policy of the Gateway API at one Gateway whose routes use its target."""
+
+    gateway: ObjectRef
+    accepted: Verdict
+    resolved: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class BackendTlsStatus:
+    """A BackendTLSPolicy. ancestors: the Gateways whose routes use what it targets, sorted, 16 at most. remarks: further conditions
+    of each of them.
+    """
+
+    ref: ObjectRef
+    generation: int
+    ancestors: tuple[AncestorStatus, ...]
+    remarks: tuple[Remark, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Translation:
     """Everything that follows from the manifests. All tuples are sorted by `ref` (mirrors by name, problems by object)."""
 
@@ -205,3 +232,4 @@ class Translation:
     services: tuple[ServiceStatus, ...] = ()
     plugins: tuple[PluginStatus, ...] = ()
     policies: tuple[PolicyStatus, ...] = ()
+    policies_tls: tuple[BackendTlsStatus, ...] = ()

@@ -1,7 +1,7 @@
 """The way from all manifests to one Snapshot.
 
-1. Index the resources. 2. Open the listeners. 3. NexusServices give upstreams and routes. 4. HTTPRoutes give routes, and
-ask for the upstreams of Kubernetes Services. 5. Plugins are put on the routes. 6. Policies are merged into upstreams and
+1. Index the resources. 2. Open the listeners. 3. NexusServices give upstreams and routes. 4. The Gateway API's routes give routes
+and streams, and ask for the upstreams of Kubernetes Services. 5. Plugins are put on the routes. 6. Policies are merged into upstreams and
 rules. 7. What points nowhere is cut off, and everything is sorted.
 
 Total: whatever the manifests say, the answer is a Snapshot and problems; nothing raises.
@@ -12,17 +12,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from nexus_core.marketplace import Index
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, sort_problems
-from nexus_core.snapshot import EMPTY, Fallback, Mirror, Route, Rule, Snapshot, Upstream
+from nexus_core.snapshot import EMPTY, Fallback, Mirror, Route, Rule, Snapshot, StreamRoute, Upstream
 from nexus_core.translate import (
+    backend_tls,
     conflicts,
     gateways,
-    http_routes,
     plugins,
     policies,
     rule_filters,
@@ -31,9 +32,19 @@ from nexus_core.translate import (
     upstreams,
     worlds,
 )
+from nexus_core.translate import (
+    routes as gateway_routes,
+)
 from nexus_core.translate.quarantine import LastGood
-from nexus_core.translate.translation import GatewayStatus, RouteStatus, ServiceStatus, Translation
+from nexus_core.translate.route_builders import Routes
+from nexus_core.translate.translation import ListenerStatus, RouteStatus, ServiceStatus, Translation
 from nexus_core.translate.wishes import Wishes
+
+if TYPE_CHECKING:
+    from nexus_core.certificates.sealing import Sealer
+
+READ_ALONG = ("GatewayClass", "ReferenceGrant", "NexusGatewayParameters", "Secret", "ConfigMap")
+"""Kinds that give nothing by themselves: what is wrong with one is told once, whoever names it."""
 
 
 def translate(
@@ -42,68 +53,87 @@ def translate(
     previous: Snapshot | None = None,
     indexes: Mapping[str, Index] | None = None,
     class_name: str = "nexus",
+    sealer: Sealer | None = None,
 ) -> Translation:
     """Return the Snapshot of all resources, what is wrong with them, and what their statuses should say.
 
     resources: the whole world, in any order. previous: the published Snapshot; broken objects keep what it holds of
     them. indexes: marketplace indexes that could be read, by the NexusMarketplace's name. class_name: the GatewayClass
-    that counts as ours without its object. Never raises; equal worlds give equal translations.
+    that counts as ours without its object. sealer: of private keys in the Snapshot; None takes one that this process alone has.
+    Never raises; equal worlds give equal translations.
     """
     world = worlds.build_world(resources, class_name)
     last = LastGood(previous or EMPTY)
-    opened = gateways.build_gateways(world, last)
-    ups = upstreams.Upstreams(world)
+    opened = gateways.build_gateways(world, last, sealer)
+    secured = backend_tls.BackendTls(world)
+    ups = upstreams.Upstreams(world, secured, last.upstreams)
     served = services.build_services(world, last, opened, ups)
-    routed = http_routes.build_http_routes(world, last, opened, ups)
+    routed = gateway_routes.build_routes(world, last, opened, ups)
     by_id = {o.listener.id: o for o in opened.listeners()}
     settled = [_settle(route, by_id, world, ups) for route in (*served.routes.values(), *routed.routes.values())]
+    streams = sorted(
+        (s for s in (_settle_stream(s, by_id, world, ups) for s in routed.streams.values()) if s.listeners),
+        key=lambda x: x.id,
+    )
     aims = targets.Targets(world, opened)
     installed = plugins.build_plugins(world, last, aims, indexes or {})
     routes = installed.attach(sorted((r for r in settled if r.listeners), key=lambda x: x.id))
     merging = policies.Policies(world, last, aims, ups.by_id.keys())
     kept = routed.kept | {f"NexusService/{r.namespace}/{r.name}" for r, s in served.statuses.items() if s.quarantined}
-    routes = _apply_policies(merging, routes, ups, routed.wishes, kept)
-    route_statuses = _route_statuses(routed, routes)
+    routes = _apply_policies(merging, routes, streams, ups, routed.wishes, kept)
+    attached = _attached(routed.statuses)
+    route_statuses = _route_statuses(routed, [*routes, *streams])
     snapshot = Snapshot(
+        gateways=tuple(sorted(opened.parts, key=lambda x: x.id)),
+        certificates=tuple(opened.certificates),
         listeners=tuple(by_id[name].listener for name in sorted(by_id)),
         routes=tuple(routes),
-        upstreams=tuple(sorted(_called(ups, routes), key=lambda x: x.id)),
+        streams=tuple(streams),
+        upstreams=tuple(sorted(_called(ups, routes, streams), key=lambda x: x.id)),
         plugins=tuple(installed.instances[name] for name in sorted(installed.instances)),
     )
     found = (
         *world.problems,
         *opened.problems,
         *served.problems,
+        *secured.problems,
         *routed.problems,
         *installed.problems,
         *merging.problems,
         *conflicts.find_shadowed(routes),
-        *(p for kind in ("GatewayClass", "ReferenceGrant") for r in world.all(kind) for p in r.problems),
+        *(p for kind in READ_ALONG for r in world.all(kind) for p in r.problems),
     )
     return Translation(
         snapshot=snapshot,
         problems=sort_problems(found),
         mirrors=tuple(ups.mirrors[name] for name in sorted(ups.mirrors)),
         routes=route_statuses,
-        gateways=_gateway_statuses(opened, route_statuses),
+        gateways=tuple(replace(s, listeners=_counted(s.listeners, attached)) for s in opened.statuses),
+        listener_sets=tuple(replace(s, listeners=_counted(s.listeners, attached)) for s in opened.sets),
+        classes=tuple(opened.classes),
         services=_service_statuses(served, routes),
         plugins=tuple(sorted(installed.statuses.values(), key=lambda status: status.ref)),
         policies=tuple(merging.statuses),
+        policies_tls=tuple(secured.statuses(routed.uses)),
     )
 
 
-def _called(ups: upstreams.Upstreams, routes: Iterable[Route]) -> Iterable[Upstream]:
+def _called(ups: upstreams.Upstreams, routes: Iterable[Route], streams: Iterable[StreamRoute]) -> Iterable[Upstream]:
     """The NexusServices, and of Kubernetes Services those that a route leads to: one that was refused asked in vain."""
     named = {b.upstream for route in routes for rule in route.rules for b in rule.backends}
+    named |= {b.upstream for stream in streams for b in stream.backends}
     for route in routes:
         for rule in route.rules:
             named |= {f.upstream for f in rule.filters if isinstance(f, Mirror | Fallback)}
-    return (u for u in ups.by_id.values() if u.id in named or not u.id.startswith("Service/"))
+    return (
+        u for u in ups.by_id.values() if u.id in named or (u.id.count("/") == 1 and not u.id.startswith("Service/"))
+    )
 
 
 def _apply_policies(
     merging: policies.Policies,
     routes: list[Route],
+    streams: list[StreamRoute],
     ups: upstreams.Upstreams,
     own: Mapping[str, Wishes],
     kept: Collection[str],
@@ -114,15 +144,19 @@ def _apply_policies(
         through = {plugins.gateway_of(listener) for listener in route.listeners}
         for name in {b.upstream for rule in route.rules for b in rule.backends if b.upstream}:
             gateways_of.setdefault(name, set()).update(through)
+    for stream in streams:
+        through = {plugins.gateway_of(listener) for listener in stream.listeners}
+        for backend in stream.backends:
+            gateways_of.setdefault(backend.upstream, set()).update(through)
     for name, upstream in ups.by_id.items():
-        ups.by_id[name] = merging.upstream(upstream, gateways_of.get(name, ()), kept=name in ups.kept)
+        ups.by_id[name] = ups.kept_sticky(merging.upstream(upstream, gateways_of.get(name, ()), kept=name in ups.kept))
     return [
         merging.route(route, ups.by_id, {plugins.gateway_of(i) for i in route.listeners}, own, kept=route.id in kept)
         for route in routes
     ]
 
 
-def _route_statuses(routed: http_routes.Routes, routes: list[Route]) -> tuple[RouteStatus, ...]:
+def _route_statuses(routed: Routes, routes: Iterable[Route | StreamRoute]) -> tuple[RouteStatus, ...]:
     """The statuses, with the listeners that were left to kept routes."""
     by_id = {route.id: frozenset(route.listeners) for route in routes}
     found = []
@@ -135,12 +169,13 @@ def _route_statuses(routed: http_routes.Routes, routes: list[Route]) -> tuple[Ro
     return tuple(found)
 
 
-def _gateway_statuses(opened: gateways.Gateways, statuses: tuple[RouteStatus, ...]) -> tuple[GatewayStatus, ...]:
-    attached = Counter(i for s in statuses for i in {x for p in s.parents for x in p.listeners})
-    return tuple(
-        replace(s, listeners=tuple(replace(x, attached_routes=attached[x.id]) for x in s.listeners))
-        for s in opened.statuses
-    )
+def _attached(statuses: Iterable[RouteStatus]) -> Counter[str]:
+    """Return how many routes are accepted at each listener, whether it serves or not (Gateway API, ListenerStatus.attachedRoutes)."""
+    return Counter(i for s in statuses for i in {x for p in s.parents if p.accepted.ok for x in p.listeners})
+
+
+def _counted(listeners: Iterable[ListenerStatus], attached: Counter[str]) -> tuple[ListenerStatus, ...]:
+    return tuple(replace(listener, attached_routes=attached[listener.id]) for listener in listeners)
 
 
 def _service_statuses(served: services.Services, routes: list[Route]) -> tuple[ServiceStatus, ...]:
@@ -167,6 +202,21 @@ def _settle(
     )
     rules = tuple(_settle_rule(rule, ups) for rule in route.rules)
     return msgspec.structs.replace(route, listeners=listeners, rules=rules)
+
+
+def _settle_stream(
+    stream: StreamRoute, opened: Mapping[str, gateways.OpenListener], world: worlds.World, ups: upstreams.Upstreams
+) -> StreamRoute:
+    """As `_settle`; the share of an upstream that is gone is refused."""
+    source = ObjectRef.parse(stream.source)
+    listeners = tuple(
+        i for i in stream.listeners if i in opened and opened[i].allows(world, source.namespace, stream.id, source.kind)
+    )
+    backends = tuple(
+        b if not b.upstream or ups.keep(b.upstream) else msgspec.structs.replace(b, upstream="")
+        for b in stream.backends
+    )
+    return msgspec.structs.replace(stream, listeners=listeners, backends=backends)
 
 
 def _settle_rule(rule: Rule, ups: upstreams.Upstreams) -> Rule:

@@ -80,10 +80,13 @@ def render(translation: Translation, texts: list[str]) -> str:
     snapshot = translation.snapshot
     shown: dict[str, Any] = {
         name: [msgspec.to_builtins(item) for item in getattr(snapshot, name)]
-        for name in ("listeners", "routes", "upstreams", "plugins")
+        for name in ("listeners", "routes", "streams", "upstreams", "plugins")
     }
-    shown["mirrors"] = [msgspec.to_builtins(m) for m in translation.mirrors]
-    for name in ("gateways", "routes", "services", "plugins", "policies"):
+    shown["mirrors"] = [
+        {key: value for key, value in msgspec.to_builtins(m).items() if (key, value) != ("protocol", "TCP")}
+        for m in translation.mirrors
+    ]
+    for name in ("gateways", "routes", "services", "plugins", "policies", "policies_tls"):
         statuses = [_plain(status) for status in getattr(translation, name)]
         shown[f"status of {name}"] = statuses
     shown["problems"] = [*texts, *(str(p) for p in translation.problems)]

@@ -58,6 +58,7 @@ from nexus_core.model.gateway_api.policies import (
 )
 from nexus_core.model.gateway_api.routes import (
     BackendRef,
+    CookieConfig,
     HTTPHeaderMatch,
     HTTPRouteSpec,
     PathMatch,
@@ -66,6 +67,7 @@ from nexus_core.model.gateway_api.routes import (
     RouteRetry,
     RouteRule,
     RouteTimeouts,
+    SessionPersistence,
 )
 from nexus_core.model.gateway_api.shared import (
     GROUP,
@@ -94,6 +96,7 @@ __all__ = [
     "CORSFilter",
     "CertificateRef",
     "ClientValidation",
+    "CookieConfig",
     "Expression",
     "Fraction",
     "FrontendTLS",
@@ -136,6 +139,7 @@ __all__ = [
     "RouteRetry",
     "RouteRule",
     "RouteTimeouts",
+    "SessionPersistence",
     "StreamBackendRef",
     "StreamRule",
     "SubjectAltName",

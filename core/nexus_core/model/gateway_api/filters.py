@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from nexus_core.model.base import ForeignModel
@@ -84,7 +86,7 @@ class CORSFilter(ForeignModel):
 
 
 class RouteFilter(ForeignModel):
-    """type says which one of the settings is there."""
+    """type says which one of the settings is there. The last two are known, and not carried out."""
 
     type: str
     request_header_modifier: HeaderFilter | None = None
@@ -93,3 +95,5 @@ class RouteFilter(ForeignModel):
     request_redirect: RedirectFilter | None = None
     request_mirror: MirrorFilter | None = None
     cors: CORSFilter | None = None
+    external_auth: Any = None
+    extension_ref: Any = None

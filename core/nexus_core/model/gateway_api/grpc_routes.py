@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nexus_core.model.base import ForeignModel
 from nexus_core.model.gateway_api.filters import RouteFilter
-from nexus_core.model.gateway_api.routes import BackendRef, HTTPHeaderMatch
+from nexus_core.model.gateway_api.routes import BackendRef, HTTPHeaderMatch, SessionPersistence
 from nexus_core.model.gateway_api.shared import ParentRef
 
 
@@ -30,6 +30,7 @@ class GRPCRouteRule(ForeignModel):
     matches: tuple[GRPCRouteMatch, ...] = ()
     filters: tuple[RouteFilter, ...] = ()
     backend_refs: tuple[BackendRef, ...] = ()
+    session_persistence: SessionPersistence | None = None
 
 
 class GRPCRouteSpec(ForeignModel):

@@ -68,6 +68,21 @@ class RouteRetry(ForeignModel):
     backoff: str | None = None
 
 
+class CookieConfig(ForeignModel):
+    """lifetime_type: `Session` or `Permanent`."""
+
+    lifetime_type: str = "Session"
+
+
+class SessionPersistence(ForeignModel):
+    """How clients are kept at their endpoint. type: `Cookie` or `Header`. absolute_timeout: see `translate.durations`."""
+
+    session_name: str | None = None
+    absolute_timeout: str | None = None
+    type: str = "Cookie"
+    cookie_config: CookieConfig | None = None
+
+
 class RouteRule(ForeignModel):
     """No matches mean every path."""
 
@@ -77,6 +92,7 @@ class RouteRule(ForeignModel):
     backend_refs: tuple[BackendRef, ...] = ()
     timeouts: RouteTimeouts | None = None
     retry: RouteRetry | None = None
+    session_persistence: SessionPersistence | None = None
 
 
 class HTTPRouteSpec(ForeignModel):
