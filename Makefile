@@ -41,10 +41,13 @@ tour: install ## walk the journey against what `make run` or a cluster runs (NEX
 
 # ---- testing it
 
-.PHONY: test test-all lint test-fast format
+.PHONY: test test-all conformance lint test-fast format
 test: dev system components lint ## every test: units, real components, the cluster, the browser
 	@$(BIN)/python -m pytest
-test-all: test ## the same as `test` today; long conformance runs join here
+test-all: test conformance ## every test, and the whole conformance suite of the Gateway API
+conformance: dev system components ## the Gateway API's conformance suite, every profile on both channels; writes docs/conformance
+	@$(BIN)/python tests/conformance/gateway_api/run.py --channel standard --write
+	@$(BIN)/python tests/conformance/gateway_api/run.py --channel experimental --write
 test-fast: dev ## what needs neither root nor built components
 	@$(BIN)/python -m pytest -m "not cluster and not connected and not browser"
 lint: dev ## ruff, mypy --strict, import-linter

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from nexus_conformance import catalogue as catalogues
-from nexus_conformance import reports, runs
+from nexus_conformance import cli, reports, runs
 from nexus_conformance.catalogue import Catalogue
 from nexus_conformance.transcripts import Outcome, Transcript
 from nexus_testbed import components
@@ -117,6 +117,34 @@ def test_the_table_shows_every_profile() -> None:
 def test_what_is_no_report_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="ConformanceReport"):
         reports.Report.parse(text)
+
+
+def test_the_page_lists_the_reports_that_are_there() -> None:
+    """Rewritten by each run with `--write`; a report that is put there or edited by hand shows."""
+    page = (cli.REPORTS / "README.md").read_text()
+    assert reports.replace_index(page, cli.written_reports()) == page
+
+
+def test_each_report_that_is_there_is_a_proof() -> None:
+    """Of every profile, nothing failed or skipped, as many tests as the suite has for what it says is supported."""
+    for path, text in cli.written_reports().items():
+        found = reports.Report.parse(text)
+        assert set(found.profiles) == set(catalogues.PROFILES), path
+        for profile in found.profiles.values():
+            for counts in (profile.core, profile.extended):
+                assert (counts.result, counts.failed, counts.skipped) == ("success", 0, 0), path
+
+
+def test_an_index_has_a_line_for_each_report() -> None:
+    text = yaml.safe_dump({**yaml.safe_load(report()), "implementation": {"version": "v0.1.0"}, "mode": "default"})
+    lines = reports.build_index({"v1.6.3/b.yaml": text, "v1.6.3/a.yaml": text}).splitlines()
+    assert lines[2] == (
+        "| experimental | v0.1.0 | default | [v1.6.3 report](./v1.6.3/a.yaml)"
+        " | GATEWAY-HTTP: 3 passed, 0 failed | GATEWAY-HTTP: 2 passed, 0 failed |"
+    )
+    assert len(lines) == 4
+    with pytest.raises(ValueError, match="has no lines"):
+        reports.replace_index("# A page", {})
 
 
 # --- the suite's output --------------------------------------------------------------------------------------------------------

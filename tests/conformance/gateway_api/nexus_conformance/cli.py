@@ -37,6 +37,11 @@ def _version() -> str:
     return f"v{project['version']}"
 
 
+def written_reports(directory: Path = REPORTS) -> dict[str, str]:
+    """Return the reports in docs/conformance, by their path from its README."""
+    return {str(path.relative_to(directory)): path.read_text() for path in directory.glob("*/*.yaml")}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -206,7 +211,9 @@ def _conform(args: argparse.Namespace) -> int:
         target = REPORTS / catalogue.version / f"{args.channel}-{args.version}-default-report.yaml"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(report_path, target)
-        print(f"report: {target}")
+        page = REPORTS / "README.md"
+        page.write_text(reports.replace_index(page.read_text(), written_reports()))
+        print(f"report: {target}, listed in {page}")
     return 0
 
 

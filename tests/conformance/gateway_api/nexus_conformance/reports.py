@@ -137,3 +137,39 @@ def build_table(report: Report, catalogue: Catalogue, *, profiles: Sequence[str]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+INDEX_BEGIN = "<!-- reports: written by tests/conformance/gateway_api/run.py --write -->\n"
+INDEX_END = "<!-- end of reports -->\n"
+
+
+def build_index(texts: Mapping[str, str]) -> str:
+    """Return the list of reports for docs/conformance/README.md, in the form that the Gateway API project asks for.
+
+    texts: the reports, by their path from the page.
+    """
+    if not texts:
+        return "No report has been written yet.\n"
+    lines = ["| API channel | implementation version | mode | report | core | extended |", "|---|---|---|---|---|---|"]
+    for path, text in sorted(texts.items()):
+        found, report = yaml.safe_load(text), Report.parse(text)
+        version = found["implementation"]["version"]
+        profiles = sorted(report.profiles.items())
+        core = "<br>".join(f"{name}: {p.core.passed} passed, {p.core.failed} failed" for name, p in profiles)
+        extended = "<br>".join(
+            f"{name}: {p.extended.passed} passed, {p.extended.failed} failed" for name, p in profiles
+        )
+        lines.append(
+            f"| {report.channel} | {version} | {found['mode']} | [{report.version} report](./{path})"
+            f" | {core} | {extended} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def replace_index(page: str, texts: Mapping[str, str]) -> str:
+    """Return the page with its list of reports made anew. Raises ValueError if it has no place for it."""
+    before, begin, rest = page.partition(INDEX_BEGIN)
+    _, end, after = rest.partition(INDEX_END)
+    if not begin or not end:
+        raise ValueError(f"the page has no lines {INDEX_BEGIN!r} and {INDEX_END!r}")
+    return before + begin + build_index(texts) + end + after
