@@ -20,27 +20,32 @@ from nexus_core.model.resources import Resource
 from nexus_core.problems import Problem
 from nexus_core.translate import Mirror, Translation, translate
 
+from nexus_operator.children.dataplanes import Fabric, render_data_plane
+from nexus_operator.children.gateways import Planned, plan_data_planes
 from nexus_operator.children.render import Surroundings, render
 from nexus_operator.edge.ackwatch import AckWatch
 from nexus_operator.edge.catalog import Catalog
-from nexus_operator.edge.childwriter import RETRY_S, ChildWriter
+from nexus_operator.edge.childwriter import RETRY_S, ChildWriter, Kept
 from nexus_operator.edge.consul import ConsulApi, ConsulAway
 from nexus_operator.edge.indexes import BUNDLED, Indexes
 from nexus_operator.edge.kube import KubeApi, KubeError
 from nexus_operator.edge.publisher import Publisher
 from nexus_operator.edge.samples import SampleFeed
+from nexus_operator.edge.sealkeys import ensure_seal_key
 from nexus_operator.edge.statuswriter import StatusWriter
 from nexus_operator.metrics import Metrics
 from nexus_operator.mirror.endpoints import build_registrations, slices_by_service
 from nexus_operator.mirror.registrations import Registration, counts
-from nexus_operator.publication.acks import Ledger, fingerprints, liveness
+from nexus_operator.publication.acks import Fingerprints, Ledger
+from nexus_operator.publication.fleets import Fleet
 from nexus_operator.publication.previews import Held, Preview, build_preview, hold_back
 from nexus_operator.settings import Settings
 from nexus_operator.status.build import build_statuses
+from nexus_operator.status.fronts import fronts_of, replicas_of
+from nexus_operator.status.routes import Routes
 from nexus_operator.status.view import View
-from nexus_operator.world.addresses import base_url, gateway_addresses
 from nexus_operator.world.inventory import Inventory, Key, Object, key_of
-from nexus_operator.world.kinds import RUNTIME, WATCHED
+from nexus_operator.world.kinds import GATEWAY, NEXUS_GATEWAY_PARAMETERS, RUNTIME, WATCHED
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S = 0.5
@@ -58,6 +63,7 @@ class Reconciler:
         self, settings: Settings, kube: KubeApi, consul: ConsulApi, inventory: Inventory, metrics: Metrics
     ) -> None:
         self._settings = settings
+        self._kube = kube
         self._inventory = inventory
         self._metrics = metrics
         self._wake = asyncio.Event()
@@ -78,7 +84,10 @@ class Reconciler:
         self._preview: Preview | None = None
         self._compared: tuple[object, object, object] | None = None
         self._translation: Translation | None = None
+        self._planned = Planned({})
         self._rendered: tuple[Object, ...] = ()
+        self._fabric: Fabric | None = None
+        self._prints = Fingerprints()
         self._wanted: Mapping[str, int] = {}
         self._registrations: Mapping[str, Registration] = {}
         self._start_leading()
@@ -86,6 +95,7 @@ class Reconciler:
     def _start_leading(self) -> None:
         """Forget what another leader may have changed since."""
         self._ledger = Ledger()
+        self._routes = Routes()
         self._acks = AckWatch(
             self._consul, self._settings.prefix, changed=self._on_runtime, returned=self._on_consul_back
         )
@@ -160,6 +170,7 @@ class Reconciler:
     async def _round(self) -> None:
         if self._config_changed or self._translation is None:
             self._config_changed = False
+            await self._step("seal key", self._take_seal_key())
             await self._step("load", self._load())
             await self._translate()
         self._registrations = self._wanted_registrations()
@@ -188,6 +199,28 @@ class Reconciler:
         self._failures[name] = self._failures.get(name, 0) + 1
 
     # --- steps ---------------------------------------------------------------------------------------------------------
+
+    async def _take_seal_key(self) -> None:
+        """Learn the key that private keys are sealed with, once; without it no data plane is made."""
+        if self._fabric is not None:
+            return
+        given = self._settings
+        try:
+            key = given.seal_key or await ensure_seal_key(self._kube, given.namespace, given.seal_secret)
+        except KubeError:
+            self._config_changed = True  # translate again with it
+            raise
+        self._fabric = Fabric(
+            image=given.gateway_image,
+            seal_key=key,
+            consul_url=given.workload_consul_url or given.consul_url,
+            consul_token=given.consul_token,
+            consul_prefix=given.prefix,
+            otlp_endpoint=given.otlp_endpoint,
+            log_level=given.log_level,
+            pull_policy=given.gateway_pull_policy,
+            pull_secrets=given.gateway_pull_secrets,
+        )
 
     async def _load(self) -> None:
         """Learn what is published, once: broken objects keep their last good form from there."""
@@ -227,10 +260,27 @@ class Reconciler:
                 class_name=self._settings.class_name,
             )
         self._metrics.problems = len(self._translation.problems)
+        self._planned = self._plan(resources)
         self._rendered = tuple(child for r in resources if not _deleted(r) for child in render(r, self._surroundings))
-        self._wanted = fingerprints(self._translation.snapshot)
+        if self._fabric is not None:
+            planes = self._planned.planes.values()
+            self._rendered += tuple(child for plane in planes for child in render_data_plane(plane, self._fabric))
+        self._wanted = self._prints.of(self._translation.snapshot)
         for mirror in before.mirrors if before is not None else ():
             self._retired[mirror.consul_service] = (mirror, time.monotonic() + RETIRE_S)
+
+    def _plan(self, resources: tuple[Resource, ...]) -> Planned:
+        assert self._translation is not None
+        parameters = {
+            (r.ref.namespace, r.ref.name): r for r in resources if r.ref.kind == NEXUS_GATEWAY_PARAMETERS.kind
+        }
+        return plan_data_planes(
+            self._translation,
+            self._inventory,
+            parameters,
+            namespace=self._settings.namespace,
+            default_parameters=self._settings.gateway_parameters_key,
+        )
 
     def _parse(self) -> tuple[Resource, ...]:
         """Return all resources; an object is parsed again only when its resourceVersion has changed."""
@@ -247,12 +297,15 @@ class Reconciler:
         return tuple(resource for _, resource in parsed.values())
 
     async def _sync_children(self) -> None:
-        unreadable = frozenset(
+        unreadable = {
             str(r.raw["metadata"].get("uid"))
             for r in self._held.world
             if r.ref.kind == "NexusService" and r.spec is None
-        )
-        self._child_problems = await self._children.sync(self._rendered, unreadable)
+        }
+        if self._fabric is None:
+            unreadable |= {str(o["metadata"].get("uid")) for o in self._inventory.all(GATEWAY.kind)}
+        kept = Kept(frozenset(unreadable | self._planned.owners), self._planned.children)
+        self._child_problems = await self._children.sync(self._rendered, kept)
 
     async def _compare(self) -> None:
         """Replay the gateways' requests through what serves and what would serve with the previewed objects applied."""
@@ -297,14 +350,17 @@ class Reconciler:
         if before is None or before.generation != published.generation:
             self._metrics.publications_total += 1
         self._metrics.generation = published.generation
-        state = liveness(self._acks.acks, published.generation, published)
+        state = self._fleet().liveness(published.generation)
         self._metrics.gateways, self._metrics.gateways_current = state.total, state.live
+
+    def _fleet(self) -> Fleet:
+        return Fleet(self._acks.acks, replicas_of(self._inventory, self._planned), self._publisher.last)
 
     def _wanted_registrations(self) -> Mapping[str, Registration]:
         """What the catalog should hold: endpoints of every route, and of those that gateways may still have."""
         assert self._translation is not None
         published = self._publisher.last
-        live = published is not None and liveness(self._acks.acks, published.generation, published)
+        live = published is not None and self._fleet().liveness(published.generation)
         current = published is not None and published.snapshot == self._translation.snapshot
         settled = current and live and (live.everywhere or live.total == 0) and self._acks.known.is_set()
         now = time.monotonic()
@@ -320,7 +376,6 @@ class Reconciler:
 
     async def _write_statuses(self) -> None:
         assert self._translation is not None
-        addresses = gateway_addresses(self._inventory, self._settings)
         view = View(
             inventory=self._inventory,
             resources=self._held.world,
@@ -328,20 +383,22 @@ class Reconciler:
             published=self._publisher.last,
             wanted=self._wanted,
             since=self._ledger.since,
-            acks=self._acks.acks,
+            fleet=self._fleet(),
             now_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             docs_base=self._settings.docs_base,
             child_problems=self._child_problems,
             consul_fault=self._consul_fault or self._acks.fault,
             counts=counts(self._registrations.values()),
-            addresses=addresses,
-            base_url=base_url(self._inventory, self._settings, addresses),
+            mirrored=frozenset(mirror.consul_service for mirror in self._translation.mirrors),
+            fronts=fronts_of(self._inventory, self._planned, slices_by_service(self._inventory)),
+            listeners={listener.id: listener for listener in self._translation.snapshot.listeners},
+            gateway_url=self._settings.gateway_url,
             indexes=self._indexes.current,
             troubles=self._indexes.troubles,
             preview=self._preview,
             candidate_problems=self._candidate.problems if self._candidate is not None else (),
         )
-        await self._statuses.write(build_statuses(view))
+        await self._statuses.write(build_statuses(view, self._routes))
 
 
 def _sources(resources: tuple[Resource, ...]) -> Mapping[str, str]:

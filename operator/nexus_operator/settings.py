@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 from urllib.parse import urlsplit
 
+from nexus_core.certificates.sealing import SealError, parse_key
+
+PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+DEFAULT_IMAGE = "ghcr.io/nexus/nexus:latest"
 WorkloadSecurity = Literal["compatible", "restricted", "none"]
 
 
@@ -31,9 +35,19 @@ class Settings:
     class_name: str = "nexus"
     """GatewayClass whose Gateways are served."""
     gateway_url: str = ""
-    """Base of the URLs shown in status, such as `https://shop.example`. Empty: taken from the gateway Service's address."""
-    gateway_service: str = ""
-    """`namespace/name` of the Service in front of the gateways; its load-balancer address goes into Gateway status. Empty: none."""
+    """Base of the URLs shown in status, such as `https://shop.example`. Empty: taken from the Gateway's address."""
+    gateway_image: str = DEFAULT_IMAGE
+    """Image of the gateways that run for each Gateway. The chart gives the operator's own."""
+    gateway_pull_policy: PullPolicy = "IfNotPresent"
+    """When that image is pulled."""
+    gateway_pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets for its registry, comma-separated; each namespace with a Gateway needs them."""
+    gateway_parameters: str = ""
+    """`namespace/name` of the NexusGatewayParameters for the gateways that run while there is no Gateway. Empty: none."""
+    seal_key: bytes = field(default=b"", repr=False)
+    """Key that private keys are sealed with, base64 of 32 random bytes. Empty: the one in `seal_secret`."""
+    seal_secret: str = "nexus-seal-key"
+    """Secret in `namespace` that holds the key under `key`; it is made when it is not there."""
     docs_url: str = "docs/errors/"
     """What error page names are appended to in condition messages; ends with a slash."""
     listen: tuple[str, int] = ("0.0.0.0", 8082)
@@ -71,9 +85,9 @@ class Settings:
         return self.docs_url.rstrip("/") + "/"
 
     @property
-    def gateway_service_key(self) -> tuple[str, str] | None:
-        """(namespace, name) of the gateway Service, or None."""
-        namespace, slash, name = self.gateway_service.partition("/")
+    def gateway_parameters_key(self) -> tuple[str, str] | None:
+        """(namespace, name) of `gateway_parameters`, or None."""
+        namespace, slash, name = self.gateway_parameters.partition("/")
         return (namespace, name) if slash else None
 
 
@@ -116,22 +130,28 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
         return raw.rstrip("/")
 
     def choice(name: str, default: str, values: tuple[str, ...]) -> str:
-        raw = text(name, default).lower()
-        if raw not in values:
-            faults.append(f"{name}={raw!r} is not one of {', '.join(values)}.")
+        raw = text(name, default)
+        found = {value.lower(): value for value in values}.get(raw.lower())
+        if found is None:
+            faults.append(f"{name}={raw.lower()!r} is not one of {', '.join(values)}.")
             return default
-        return raw
+        return found
 
     listen_text = text("NEXUS_OPERATOR_LISTEN", "0.0.0.0:8082")
     host, _, port_text = listen_text.rpartition(":")
     port = int(port_text) if port_text.isdecimal() else -1
     if not host or not 0 <= port <= 65535:
         faults.append(f"NEXUS_OPERATOR_LISTEN={listen_text!r} is not host:port. Write it as 0.0.0.0:8082.")
-    gateway_service = text("NEXUS_GATEWAY_SERVICE")
-    if gateway_service and gateway_service.count("/") != 1:
+    gateway_parameters = text("NEXUS_GATEWAY_PARAMETERS")
+    if gateway_parameters and gateway_parameters.count("/") != 1:
         faults.append(
-            f"NEXUS_GATEWAY_SERVICE={gateway_service!r} is not namespace/name. Write it as nexus-system/nexus-gateway."
+            f"NEXUS_GATEWAY_PARAMETERS={gateway_parameters!r} is not namespace/name. Write it as nexus-system/nexus."
         )
+    seal_key = b""
+    try:
+        seal_key = parse_key(text("NEXUS_SEAL_KEY")) if text("NEXUS_SEAL_KEY") else b""
+    except SealError as err:
+        faults.append(f"NEXUS_SEAL_KEY cannot be used. {err}")
     settings = Settings(
         consul_url=url("NEXUS_CONSUL_URL", required=True),
         consul_token=text("NEXUS_CONSUL_TOKEN"),
@@ -140,7 +160,16 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
         namespace=text("NEXUS_NAMESPACE", "default"),
         class_name=text("NEXUS_GATEWAY_CLASS", "nexus"),
         gateway_url=url("NEXUS_GATEWAY_URL"),
-        gateway_service=gateway_service,
+        gateway_image=text("NEXUS_GATEWAY_IMAGE", DEFAULT_IMAGE),
+        gateway_pull_policy=cast(
+            "PullPolicy", choice("NEXUS_GATEWAY_PULL_POLICY", "IfNotPresent", get_args(PullPolicy))
+        ),
+        gateway_pull_secrets=tuple(
+            name.strip() for name in text("NEXUS_GATEWAY_PULL_SECRETS").split(",") if name.strip()
+        ),
+        gateway_parameters=gateway_parameters,
+        seal_key=seal_key,
+        seal_secret=text("NEXUS_SEAL_SECRET", "nexus-seal-key"),
         docs_url=text("NEXUS_DOCS_URL", "docs/errors/"),
         listen=(host.strip("[]"), port),
         leader_election=choice("NEXUS_LEADER_ELECTION", "true", ("true", "false")) == "true",

@@ -16,8 +16,9 @@ from nexus_testbed.cluster import Cluster, ClusterError, CommandError
 T = TypeVar("T")
 REPOSITORY = Path(__file__).parent.parent.parent
 NODE = "10.100.0.1"
-GATEWAY_PORT = 8080
-"""Where a gateway pod listens, behind the load balancer's port 80."""
+GATEWAY_PORT = 80
+"""Where a gateway pod listens: at its listener's own port."""
+GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
 NO_ANSWER = (7, 28, 52, 56)
 """What curl ends with: refused, too late, an empty reply, broken off."""
 
@@ -51,9 +52,19 @@ class Shop:
             "--wait", "--timeout", "120s",
         )  # fmt: skip
         self.cluster.kubectl("apply", "-f", str(REPOSITORY / "examples" / "shop"))
-        self.gateway = f"http://{self.cluster.loadbalancer_ip('nexus-gateway', self.namespace_of_nexus)}"
+        self.gateway = f"http://{self.address_of('nexus')}"
         for service in self.services():
             self.wait_ready(service)
+
+    def address_of(self, gateway: str) -> str:
+        """Return the first address of a Gateway of the release once it is programmed."""
+
+        def find() -> str:
+            status = self.cluster.get("gateway", gateway, self.namespace_of_nexus).get("status", {})
+            programmed = {c["type"]: c["status"] for c in status.get("conditions", ())}.get("Programmed")
+            return str(status["addresses"][0]["value"]) if programmed == "True" else ""
+
+        return self.eventually(find, f"Gateway {gateway} is programmed", 90)
 
     def services(self) -> list[str]:
         return [item["metadata"]["name"] for item in self.cluster.find("nexusservices", self.namespace)]
@@ -115,7 +126,8 @@ class Shop:
         return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def gateway_pods(self) -> list[dict[str, Any]]:
-        return self.cluster.pods("app.kubernetes.io/component=gateway", self.namespace_of_nexus)
+        """The pods of the default Gateway's data plane."""
+        return self.cluster.pods(f"{GATEWAY_NAME}=nexus", self.namespace_of_nexus)
 
     def operator_pods(self) -> list[dict[str, Any]]:
         return self.cluster.pods("app.kubernetes.io/component=operator", self.namespace_of_nexus)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shop import Shop
+from shop import GATEWAY_PORT, Shop
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -165,7 +165,7 @@ def test_consul_away_for_30_s(shop: Shop) -> None:
             "the killed gateway is ready without Consul",
             20,
         )
-        direct = f"http://{found['status']['podIP']}:8080/catalog/items"
+        direct = f"http://{found['status']['podIP']}:{GATEWAY_PORT}/catalog/items"
         assert shop.cluster.http_get(direct).status == 200, "it is ready and does not serve"
         time.sleep(max(0.0, away_until - time.monotonic()))
         assert not shop.cluster.is_running("consul"), "all of this has to happen without Consul"

@@ -6,10 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nexus_core.problems import ObjectRef
+
 from nexus_operator.world.inventory import Object, key_of
 
 ChildKey = tuple[str, str, str]
 """(kind, namespace, name)."""
+OWNERS = {"NexusService": "nexus.dev/", "Gateway": "gateway.networking.k8s.io/", "NexusGatewayParameters": "nexus.dev/"}
+"""The kinds that have children, and the group of each."""
+RENDERED = "nexus.dev/rendered"
+"""Annotation of children with a digest of what was rendered: a field that is wanted no more shows in it, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +39,26 @@ def build_plan(wanted: Iterable[Object], live: Iterable[Object], settled: Mappin
 
     wanted: rendered children. live: objects of the same kinds that carry our label. settled: what was last applied, and
     what the API server made of it; it writes quantities its own way, so a comparison of fields alone would never rest.
-    A live object is deleted only when a NexusService that is still there controls it and wants it no more: children of
-    deleted NexusServices are the garbage collector's.
+    A live object is deleted only when an owner that is still there controls it and wants it no more: children of
+    deleted owners are the garbage collector's.
     """
     by_key = {child_key(obj): obj for obj in live}
     want = {child_key(obj): obj for obj in wanted}
-    apply = [
-        obj
-        for key, obj in want.items()
-        if key not in by_key or (settled.get(key) != Settled(obj, edition(by_key[key])) and not holds(by_key[key], obj))
-    ]
-    delete = [obj for key, obj in sorted(by_key.items()) if key not in want and owner_uid(obj)]
+    apply = [obj for key, obj in want.items() if not _rests(by_key.get(key), obj, settled.get(key))]
+    delete = [obj for key, obj in sorted(by_key.items()) if key not in want and (owner_uid(obj) or is_unowned(obj))]
     return Plan(tuple(apply), tuple(delete))
+
+
+def _rests(live: Object | None, wanted: Object, settled: Settled | None) -> bool:
+    """Whether the live object is as it is wanted.
+
+    A field that is wanted no more is not in `wanted`: only what was applied last tells that it has to go.
+    """
+    if live is None:
+        return False
+    if settled is not None and settled.wanted != wanted:
+        return False
+    return (settled is not None and settled.edition == edition(live)) or holds(live, wanted)
 
 
 def child_key(obj: Object) -> ChildKey:
@@ -59,15 +73,28 @@ def edition(obj: Object) -> str:
 
 
 def owner_uid(obj: Object) -> str:
-    """Return the uid of the NexusService that controls the object; empty for none."""
+    """Return the uid of the owner of ours that controls the object; empty for none."""
+    return str(_owner(obj).get("uid") or "")
+
+
+def owner_of(obj: Object) -> ObjectRef | None:
+    """Return the owner of ours that controls the object."""
+    owner = _owner(obj)
+    return ObjectRef(str(owner["kind"]), key_of(obj)[0], str(owner["name"])) if owner else None
+
+
+def is_unowned(obj: Object) -> bool:
+    """Return whether the operator made it for nobody in particular: for the Gateway that stands in while there is none."""
+    meta = obj["metadata"]
+    return not meta.get("ownerReferences") and RENDERED in (meta.get("annotations") or {})
+
+
+def _owner(obj: Object) -> Mapping[str, Any]:
     for ref in obj["metadata"].get("ownerReferences") or ():
-        if (
-            ref.get("controller")
-            and ref.get("kind") == "NexusService"
-            and str(ref.get("apiVersion", "")).startswith("nexus.dev/")
-        ):
-            return str(ref.get("uid") or "")
-    return ""
+        group = OWNERS.get(str(ref.get("kind")))
+        if ref.get("controller") and group is not None and str(ref.get("apiVersion", "")).startswith(group):
+            return dict(ref)
+    return {}
 
 
 def holds(live: Any, wanted: Any) -> bool:

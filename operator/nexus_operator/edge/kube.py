@@ -21,6 +21,7 @@ from kubernetes.aio import config
 
 from nexus_operator.world.inventory import Object, parse_version
 from nexus_operator.world.kinds import Kind
+from nexus_operator.world.trims import trim
 
 FIELD_MANAGER = "nexus-operator"
 REQUEST_TIMEOUT_S = 15.0
@@ -131,7 +132,9 @@ class KubeApi:
                     continue
                 raise
             stamp = {"apiVersion": kind.api_version, "kind": kind.kind}  # items of a list do not carry them
-            objects += [{**stamp, **item} for item in page.get("items") or ()]
+            # What is not kept of a kind is not held for the length of the list either.
+            kept = (trim(kind.kind, {**stamp, **item}) for item in page.get("items") or ())
+            objects += [obj for obj in kept if obj is not None]
             meta = page.get("metadata") or {}
             version, proceed = str(meta.get("resourceVersion") or ""), str(meta.get("continue") or "")
             if not proceed:

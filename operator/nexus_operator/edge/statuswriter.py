@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from nexus_operator.edge.kube import Conflict, KubeApi, KubeAway, KubeError, NotFound
 from nexus_operator.metrics import Metrics
 from nexus_operator.status.writes import StatusWrite, needed
-from nexus_operator.world.inventory import Inventory
+from nexus_operator.world.inventory import Inventory, Key, Object, key_of
 from nexus_operator.world.kinds import BY_NAME
 
 log = logging.getLogger(__name__)
@@ -23,10 +24,14 @@ class StatusWriter:
         self._kube = kube
         self._inventory = inventory
         self._metrics = metrics
+        # An older CRD drops fields it does not know: what was written then is never what the object shows.
+        self._done: dict[
+            tuple[str, Key], tuple[str, Mapping[str, Any]]
+        ] = {}  # by object: its edition, and what was written
 
     async def write(self, writes: Iterable[StatusWrite]) -> None:
         """Write all. Raises KubeAway when some could not be written now; all others are."""
-        pending = list(needed(writes))[::-1]
+        pending = [write for write in needed(writes) if not self._is_done(write)][::-1]
         late: list[KubeError] = []
 
         async def worker() -> None:
@@ -54,6 +59,24 @@ class StatusWriter:
             raise
         except KubeError as err:
             log.error("the status of %s %s was refused: %s", write.kind, write.obj["metadata"].get("name"), err)
+            self._done[write.kind, key_of(write.obj)] = (edition(write.obj), write.status)
             return
         self._metrics.status_writes_total += 1
         self._inventory.observe(write.kind, written)
+        if needed([StatusWrite(write.kind, written, write.status)]):
+            self._done[write.kind, key_of(write.obj)] = (edition(written), write.status)
+
+    def _is_done(self, write: StatusWrite) -> bool:
+        """Whether this very status was written to this very edition of the object before, or was refused by it."""
+        known = self._done.get((write.kind, key_of(write.obj)))
+        if known is None:
+            return False
+        if known == (edition(write.obj), write.status):
+            return True
+        del self._done[write.kind, key_of(write.obj)]
+        return False
+
+
+def edition(obj: Object) -> str:
+    """Return what changes with every change of an object."""
+    return f"{obj['metadata'].get('uid')}/{obj['metadata'].get('resourceVersion')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
 from nexus_core.snapshot import (
     Ack,
     Certificate,
@@ -19,6 +20,8 @@ from nexus_core.snapshot import (
     Upstream,
     wire,
 )
+
+_Item = GatewayPart | Certificate | Listener | Route | StreamRoute | Upstream | PluginInstance
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +39,6 @@ class Liveness:
 
     def __str__(self) -> str:
         return f"live on {self.live}/{self.total} gateways, generation {self.generation}"
-
-
-def liveness(acks: Iterable[Ack], generation: int, current: Published) -> Liveness:
-    """Return how many of the live gateways serve `generation` or something newer.
-
-    current: what is published. A replica that serves its very content counts whatever generation it names: after Consul
-    lost its data the same content is published under a new number.
-    """
-    serving: dict[str, bool] = {}
-    for ack in acks:
-        there = ack.digest == current.digest or generation <= ack.generation <= current.generation
-        gateway = gateway_of(ack.replica)
-        serving[gateway] = serving.get(gateway, True) and there
-    return Liveness(sum(serving.values()), len(serving), generation)
 
 
 def gateway_of(replica: str) -> str:
@@ -82,13 +71,14 @@ class Ledger:
     def __init__(self) -> None:
         self._since: dict[str, tuple[int, int]] = {}  # source → (fingerprint, generation)
         self._digest = ""
+        self._prints = Fingerprints()
 
     def record(self, published: Published) -> None:
         """Take in a publication; call it for each, in order."""
         if published.digest == self._digest:
             return
         kept: dict[str, tuple[int, int]] = {}
-        for source, print_ in fingerprints(published.snapshot).items():
+        for source, print_ in self._prints.of(published.snapshot).items():
             known = self._since.get(source)
             kept[source] = known if known is not None and known[0] == print_ else (print_, published.generation)
         self._since, self._digest = kept, published.digest
@@ -99,16 +89,35 @@ class Ledger:
         return entry[1] if entry is not None and entry[0] == fingerprint else None
 
 
+class Fingerprints:
+    """Hashes of parts of Snapshots, by the object that each part comes from. Parts that are the very same as before are not read again."""
+
+    def __init__(self) -> None:
+        self._known: dict[
+            int, tuple[_Item, int]
+        ] = {}  # by identity; the part itself keeps its identity from another's use
+
+    def of(self, snapshot: Snapshot) -> dict[str, int]:
+        """Return a hash of everything in the Snapshot that comes from each object, by its `source`."""
+        items: tuple[_Item, ...] = (
+            *snapshot.gateways, *snapshot.certificates, *snapshot.listeners, *snapshot.routes, *snapshot.streams,
+            *snapshot.upstreams, *snapshot.plugins,
+        )  # fmt: skip
+        fresh: dict[int, tuple[_Item, int]] = {}
+        parts: dict[str, list[int]] = {}
+        for item in items:
+            known = self._known.get(id(item))
+            if known is None:
+                known = (item, hash(msgspec.msgpack.encode(item)))
+            fresh[id(item)] = known
+            parts.setdefault(item.source, []).append(known[1])
+        self._known = fresh
+        return {source: hash(tuple(hashes)) for source, hashes in parts.items()}
+
+
 def fingerprints(snapshot: Snapshot) -> dict[str, int]:
     """Return a hash of everything in the Snapshot that comes from each object, by its `source`."""
-    parts: dict[str, list[bytes]] = {}
-    items: tuple[GatewayPart | Certificate | Listener | Route | StreamRoute | Upstream | PluginInstance, ...] = (
-        *snapshot.gateways, *snapshot.certificates, *snapshot.listeners, *snapshot.routes, *snapshot.streams, *snapshot.upstreams,
-        *snapshot.plugins,
-    )  # fmt: skip
-    for item in items:
-        parts.setdefault(item.source, []).append(repr(item).encode())
-    return {source: hash(tuple(items)) for source, items in parts.items()}
+    return Fingerprints().of(snapshot)
 
 
 def decode_acks(values: Iterable[tuple[str, bytes]]) -> tuple[tuple[Ack, ...], tuple[str, ...]]:

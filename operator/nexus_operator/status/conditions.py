@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -47,12 +47,18 @@ def bounded(text: str) -> str:
 
 
 def merge(
-    held: Iterable[Mapping[str, Any]], wanted: Sequence[Condition], *, generation: int, now_utc: str
+    held: Iterable[Mapping[str, Any]],
+    wanted: Sequence[Condition],
+    *,
+    generation: int,
+    now_utc: str,
+    foreign: Callable[[str], bool] = lambda _: False,
 ) -> list[dict[str, Any]]:
     """Return the conditions to write, in the order of `wanted`.
 
     held: the conditions the object shows now. A condition whose status stays keeps its lastTransitionTime. Conditions of
-    other types are dropped: the list is the operator's. generation: of the object the conditions are about. now_utc: RFC 3339.
+    other types are dropped, unless they are `foreign`: those stay as they are, behind ours. generation: of the object the conditions are
+    about. now_utc: RFC 3339.
     """
     before = {str(c.get("type")): c for c in held}
     merged: list[dict[str, Any]] = []
@@ -69,6 +75,8 @@ def merge(
                 "lastTransitionTime": known["lastTransitionTime"] if same else now_utc,
             }
         )
+    mine = {condition.type for condition in wanted}
+    merged += [dict(c) for kind, c in before.items() if kind not in mine and foreign(kind)]
     return merged
 
 

@@ -1,156 +1,206 @@
-"""Statuses of GatewayClasses, Gateways and HTTPRoutes, as the Gateway API defines them."""
+"""Statuses of GatewayClasses, Gateways and ListenerSets, as the Gateway API defines them."""
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nexus_core.model import gateway_api as model
 from nexus_core.model.kinds import CONTROLLER_NAME
 from nexus_core.problems import ObjectRef, Problem
-from nexus_core.translate.translation import GatewayStatus, ListenerStatus, RouteStatus, Verdict
+from nexus_core.translate.translation import ClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, Verdict
 
-from nexus_operator.status.conditions import Condition, from_problems, merge
-from nexus_operator.status.view import PAGES, View
+from nexus_operator.status.conditions import Condition
+from nexus_operator.status.standard import condition, merged, remarked
+from nexus_operator.status.view import Front, View
 from nexus_operator.status.writes import StatusWrite
 from nexus_operator.world.inventory import Object
 
-MAX_PARENTS = 32
-"""The CRD's limit of `status.parents`."""
-SHADOWED = "nexus.dev/Shadowed"
-"""Condition of an HTTPRoute, there only when it is true: requests for some of its matches go to a NexusService."""
 LAST_GOOD = "Its last good version keeps serving."
+NOWHERE = Front(exists=False)
 
 
 def build(view: View, problems: dict[ObjectRef, list[Problem]]) -> Iterator[StatusWrite]:
-    """Yield the statuses of our GatewayClasses, of their Gateways, and of all HTTPRoutes we serve or once served."""
-    for cls in view.inventory.all("GatewayClass"):
-        if (cls.get("spec") or {}).get("controllerName") == CONTROLLER_NAME:
-            accepted = Condition("Accepted", "True", "Accepted", "Nexus serves Gateways of this class.")
-            yield StatusWrite(
-                "GatewayClass", cls, {"conditions": _merged(view, cls, cls.get("status") or {}, [accepted])}
+    """Yield the statuses of our GatewayClasses, of their Gateways, and of the ListenerSets at those."""
+    classes = {cls.ref.name: cls for cls in view.translation.classes}
+    for obj in view.inventory.all("GatewayClass"):
+        if (obj.get("spec") or {}).get("controllerName") == CONTROLLER_NAME:
+            name = str(obj["metadata"]["name"])
+            told = classes.get(name) or ClassStatus(
+                ObjectRef("GatewayClass", "", name), 0, Verdict(True, "Accepted"), ()
             )
+            yield _class(view, told, obj)
+    programmed: dict[str, Condition] = {}
     for gateway in view.translation.gateways:
         obj = view.inventory.get("Gateway", gateway.ref.namespace, gateway.ref.name)
         if obj is not None:
-            yield _gateway(view, gateway, obj)
-    statuses = {status.ref: status for status in view.translation.routes}
-    for route in view.inventory.all("HTTPRoute"):
-        ref = ObjectRef("HTTPRoute", route["metadata"]["namespace"], route["metadata"]["name"])
-        yield _route(view, statuses.get(ref), route, problems.get(ref, []))
+            told = _gateway_programmed(view, gateway, problems.get(gateway.ref, []))
+            programmed[_id(gateway.ref)] = told
+            yield _gateway(view, gateway, obj, told)
+    for listeners in view.translation.listener_sets:
+        obj = view.inventory.get("ListenerSet", listeners.ref.namespace, listeners.ref.name)
+        if obj is not None:
+            yield _listener_set(view, listeners, obj, programmed.get(_id(listeners.gateway)))
 
 
-def _gateway(view: View, status: GatewayStatus, obj: Object) -> StatusWrite:
-    held = obj.get("status") or {}
-    programmed = _gateway_programmed(view, status)
-    conditions = [_condition(view, "Accepted", status.accepted), programmed]
-    listeners = [_listener(view, obj, listener, programmed) for listener in status.listeners]
+def _id(ref: ObjectRef) -> str:
+    return f"{ref.namespace}/{ref.name}"
+
+
+def _class(view: View, status: ClassStatus, obj: Object) -> StatusWrite:
+    accepted = condition(view, "Accepted", status.accepted)
+    if status.accepted.ok and not status.accepted.message:
+        accepted = Condition("Accepted", "True", "Accepted", "Nexus serves Gateways of this class.")
     return StatusWrite(
-        "Gateway",
+        "GatewayClass",
         obj,
         {
-            "addresses": [{"type": _address_type(a), "value": a} for a in view.addresses] or None,
-            "conditions": _merged(view, obj, held, conditions),
-            "listeners": listeners,
+            "conditions": merged(view, obj, obj.get("status") or {}, [accepted]),
+            **({"supportedFeatures": [{"name": name} for name in sorted(status.features)]} if status.features else {}),
         },
     )
 
 
-def _gateway_programmed(view: View, status: GatewayStatus) -> Condition:
-    if not any(listener.accepted.ok for listener in status.listeners):
+def _gateway(view: View, status: GatewayStatus, obj: Object, programmed: Condition) -> StatusWrite:
+    held = obj.get("status") or {}
+    accepted = condition(view, "Accepted", status.accepted)
+    if status.quarantined and accepted.status == "False":
+        accepted = Condition("Accepted", "False", accepted.reason, f"{accepted.message}\n{LAST_GOOD}")
+    conditions = [accepted, programmed, condition(view, "ResolvedRefs", status.resolved)]
+    conditions += remarked(view, status.remarks)
+    addresses = view.fronts.get(_id(status.ref), NOWHERE).addresses
+    return StatusWrite(
+        "Gateway",
+        obj,
+        {
+            "addresses": [{"type": a.type, "value": a.value} for a in addresses] or None,
+            "conditions": merged(view, obj, held, conditions),
+            "listeners": _listeners(view, obj, status.listeners, _id(status.ref), programmed),
+            "attachedListenerSets": status.attached_listener_sets,
+        },
+    )
+
+
+def _listener_set(view: View, status: ListenerSetStatus, obj: Object, gateway: Condition | None) -> StatusWrite:
+    held = obj.get("status") or {}
+    name = _id(status.gateway)
+    if not status.accepted.ok or gateway is None:
+        reason = status.accepted.reason if not status.accepted.ok else "Pending"
+        programmed = Condition("Programmed", "False", reason, status.accepted.message or "Its Gateway is not served.")
+    else:
+        serves = any(listener.id in view.listeners for listener in status.listeners)
+        programmed = _of_listeners(
+            view.programmed(str(status.ref), frozenset({name})) if serves else _nothing(), gateway
+        )
+    conditions = [condition(view, "Accepted", status.accepted), programmed]
+    if status.quarantined and conditions[0].status == "False":
+        first = conditions[0]
+        conditions[0] = Condition("Accepted", "False", first.reason, f"{first.message}\n{LAST_GOOD}")
+    return StatusWrite(
+        "ListenerSet",
+        obj,
+        {
+            "conditions": merged(view, obj, held, conditions),
+            "listeners": _listeners(view, obj, status.listeners, name, programmed),
+        },
+    )
+
+
+def _of_listeners(own: Condition, gateway: Condition) -> Condition:
+    """Return what holds for listeners: their own part has to be live, and their Gateway to be reached."""
+    return _standard(own) if gateway.status == "True" or own.reason == "ListenersNotValid" else gateway
+
+
+def _nothing() -> Condition:
+    return Condition("Programmed", "False", "ListenersNotValid", "No listener of it can be served.")
+
+
+def _gateway_programmed(view: View, status: GatewayStatus, problems: list[Problem]) -> Condition:
+    name = _id(status.ref)
+    front = view.fronts.get(name, NOWHERE)
+    if not status.accepted.ok and not status.infrastructure.usable:
+        return Condition("Programmed", "False", "Invalid", status.accepted.message or "It is not accepted.")
+    refused = [p for p in problems if p.reason in ("ChildConflict", "ChildRefused")]
+    if refused:
+        what = view.linked(refused[0].reason, f"{refused[0].what} {refused[0].fix}")
+        return Condition("Programmed", "False", "NoResources", what)
+    asked = {value for _, value in status.infrastructure.addresses if value}
+    missing = sorted(asked - {address.value for address in front.addresses})
+    if missing and status.infrastructure.ports:
+        what = (
+            f"The load balancer has not given {', '.join(missing)}. Ask for an address that it can give, or for none."
+        )
+        return Condition("Programmed", "False", "AddressNotUsable", view.linked("AddressNotUsable", what))
+    sets = [s for s in view.translation.listener_sets if s.gateway == status.ref]
+    every = [*status.listeners, *(listener for s in sets for listener in s.listeners)]
+    serving = [listener for listener in every if listener.id in view.listeners]
+    if not serving:
         return Condition("Programmed", "False", "Invalid", "No listener of it can be served.")
-    if not view.addresses:
-        what = "The gateway's Service has no address yet. In a cluster without load balancers, set gateway.service.type or gateway.url."
+    if not front.addresses:
+        what = "Its Service has no address yet. In a cluster without load balancers, set service.type in its NexusGatewayParameters."
         return Condition("Programmed", "False", "AddressNotAssigned", view.linked("AddressNotAssigned", what))
-    return _standard(view.programmed(str(status.ref)))
+    own = view.programmed(_source(view, status, serving), frozenset({name}))
+    if own.status == "True" and not front.ready:
+        return Condition("Programmed", "False", "Pending", "No replica of it takes traffic yet.")
+    unopened = view.fleet.unopened(name)
+    if own.status == "True" and all(listener.id in unopened for listener in serving):
+        return Condition("Programmed", "False", "Invalid", unopened[serving[0].id])
+    return _standard(own)
 
 
-def _listener(view: View, obj: Object, status: ListenerStatus, gateway: Condition) -> dict[str, Any]:
-    before: Mapping[str, Any] = next(
-        (entry for entry in (obj.get("status") or {}).get("listeners") or () if entry.get("name") == status.name), {}
-    )
-    programmed = (
-        gateway if status.accepted.ok else Condition("Programmed", "False", "Invalid", "The listener is not accepted.")
-    )
+def _source(view: View, status: GatewayStatus, serving: list[ListenerStatus]) -> str:
+    """Return the object whose part of the Snapshot has to be live: the Gateway, else the first set that gives it listeners."""
+    if any(listener.id in view.listeners for listener in status.listeners):
+        return str(status.ref)
+    namespace, name = serving[0].id.split("/")[2:4]
+    return str(ObjectRef("ListenerSet", namespace, name))
+
+
+def _listeners(
+    view: View, obj: Object, listeners: tuple[ListenerStatus, ...], gateway: str, programmed: Condition
+) -> list[dict[str, Any]]:
+    held = {entry.get("name"): entry for entry in (obj.get("status") or {}).get("listeners") or ()}
+    unopened = view.fleet.unopened(gateway)
+    return [_listener(view, obj, each, held.get(each.name) or {}, programmed, unopened) for each in listeners]
+
+
+def _listener(
+    view: View,
+    obj: Object,
+    status: ListenerStatus,
+    before: Mapping[str, Any],
+    gateway: Condition,
+    unopened: Mapping[str, str],
+) -> dict[str, Any]:
+    if not status.accepted.ok:
+        programmed = Condition("Programmed", "False", "Invalid", "The listener is not accepted.")
+    elif status.id not in view.listeners:
+        what = status.resolved.message if not status.resolved.ok else "The listener is not served."
+        programmed = Condition("Programmed", "False", "Invalid", what)
+    elif status.id in unopened:
+        programmed = Condition("Programmed", "False", "Invalid", unopened[status.id])
+    elif gateway.status == "True":
+        programmed = gateway
+    else:
+        programmed = Condition("Programmed", gateway.status, "Pending", gateway.message)
     conflicted = status.conflicted
     conditions = [
-        _condition(view, "Accepted", status.accepted),
+        condition(view, "Accepted", status.accepted),
         programmed,
-        _condition(view, "ResolvedRefs", status.resolved),
+        condition(view, "ResolvedRefs", status.resolved),
         # The one condition that is bad when True.
         Condition("Conflicted", "False" if conflicted.ok else "True", conflicted.reason, conflicted.message),
+        *remarked(view, status.remarks),
     ]
     return {
         "name": status.name,
         "supportedKinds": [{"group": model.GROUP, "kind": kind} for kind in status.supported_kinds],
         "attachedRoutes": status.attached_routes,
-        "conditions": _merged(view, obj, before, conditions),
+        "conditions": merged(view, obj, before, conditions),
     }
 
 
-def _route(view: View, status: RouteStatus | None, obj: Object, problems: list[Problem]) -> StatusWrite:
-    held = list((obj.get("status") or {}).get("parents") or ())
-    others = [entry for entry in held if entry.get("controllerName") != CONTROLLER_NAME]
-    mine: list[dict[str, Any]] = []
-    for parent in status.parents if status is not None else ():
-        ref = {key: value for key, value in parent.parent.items() if value is not None}
-        before: Mapping[str, Any] = next(
-            (e for e in held if e.get("controllerName") == CONTROLLER_NAME and e.get("parentRef") == ref), {}
-        )
-        conditions = [
-            _judged(view, "Accepted", parent.accepted, problems),
-            _judged(view, "ResolvedRefs", parent.resolved, problems),
-        ]
-        if status is not None and status.quarantined and conditions[0].status == "False":
-            first = conditions[0]
-            conditions[0] = Condition(first.type, first.status, first.reason, f"{first.message}\n{LAST_GOOD}")
-        if parent.accepted.ok and status is not None:
-            conditions.append(view.programmed(str(status.ref)))
-            conditions += _shadowed(view, problems)
-        merged = _merged(view, obj, before, conditions)
-        mine.append({"parentRef": ref, "controllerName": CONTROLLER_NAME, "conditions": merged})
-    if not mine and len(others) == len(held):
-        return StatusWrite("HTTPRoute", obj, {})  # nothing of ours in it, nothing to add
-    return StatusWrite("HTTPRoute", obj, {"parents": [*others, *mine][:MAX_PARENTS]})
-
-
-def _shadowed(view: View, problems: list[Problem]) -> list[Condition]:
-    """A route whose requests go to a NexusService is Accepted all the same: the Gateway API leaves that to precedence."""
-    matching = [problem for problem in problems if problem.reason == "PathConflict"]
-    if not matching:
-        return []
-    told = from_problems(SHADOWED, matching, docs_base=view.docs_base, pages=PAGES)
-    return [Condition(SHADOWED, "True", told.reason, told.message)]
-
-
-def _judged(view: View, kind: str, verdict: Verdict, problems: list[Problem]) -> Condition:
-    """A verdict on a route, with every problem that gave it rather than the first alone."""
-    matching = [problem for problem in problems if problem.reason == verdict.reason]
-    if verdict.ok or not matching:
-        return _condition(view, kind, verdict)
-    return from_problems(kind, matching, docs_base=view.docs_base, pages=PAGES)
-
-
-def _condition(view: View, kind: str, verdict: Verdict) -> Condition:
-    message = verdict.message if verdict.ok else view.linked(verdict.reason, verdict.message)
-    return Condition(kind, "True" if verdict.ok else "False", verdict.reason, message)
-
-
-def _standard(condition: Condition) -> Condition:
+def _standard(told: Condition) -> Condition:
     """Replace reasons of ours by the Gateway API's, which its conformance suite knows."""
-    reason = {"NotProgrammed": "Invalid", "NoGateways": "NoResources"}.get(condition.reason, condition.reason)
-    return Condition(condition.type, condition.status, reason, condition.message)
-
-
-def _merged(view: View, obj: Object, held: Mapping[str, Any], conditions: list[Condition]) -> list[dict[str, Any]]:
-    generation = int(obj["metadata"].get("generation") or 0)
-    return merge(held.get("conditions") or (), conditions, generation=generation, now_utc=view.now_utc)
-
-
-def _address_type(address: str) -> str:
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
-        return "Hostname"
-    return "IPAddress"
+    reason = {"NotProgrammed": "Invalid", "NoGateways": "NoResources"}.get(told.reason, told.reason)
+    return Condition(told.type, told.status, reason, told.message)

@@ -42,7 +42,7 @@ def _programmed(view: View, status: PluginStatus) -> Condition:
     if programmed.status != "True":
         return programmed
     plugin = f"{status.ref.namespace}/{status.ref.name}"
-    reports = reports_of(view.acks, plugin)
+    reports = reports_of(view.fleet.acks, plugin)
     bad = [report for _, report in reports if report is not None and report.state != "loaded"]
     if bad:
         first = bad[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 from nexus_core.model.services import NexusServiceSpec
 from nexus_core.problems import ObjectRef, Problem
+from nexus_core.snapshot import gateway_of
 from nexus_core.translate.translation import ServiceStatus
 
 from nexus_operator.children.plan import owner_uid
@@ -59,11 +60,12 @@ def _service(
         fix = "Set .spec.workload, or .spec.backend if it runs elsewhere."
         message = view.linked("NotOnKubernetes", f"{what} {fix}")
         conditions.append(Condition("WorkloadReady", "False", "NotOnKubernetes", message))
-    programmed = view.programmed(str(status.ref))
+    gateways = frozenset(gateway_of(listener) for listener in status.listeners)
+    programmed = view.programmed(str(status.ref), gateways or None)
     conditions.append(programmed)
     ready = summary(conditions, programmed.message)
     fields: dict[str, Any] = {
-        "url": status.url(view.base_url) or None,
+        "url": status.url(view.base_url(status.listeners)) or None,
         "endpoints": _endpoints(view, status, spec),
     }
     return _write(view, obj, [*conditions, ready], fields)

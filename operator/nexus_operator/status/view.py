@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nexus_core.marketplace import Index
@@ -10,12 +10,13 @@ from nexus_core.model.kinds import CONTROLLER_NAME
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.problems.catalogue import REASONS
-from nexus_core.snapshot import Ack, Published
+from nexus_core.snapshot import Listener, Published, gateway_of
 from nexus_core.translate import Translation
 
-from nexus_operator.publication.acks import Liveness, liveness
+from nexus_operator.publication.fleets import Fleet
 from nexus_operator.publication.previews import Preview
 from nexus_operator.status.conditions import Condition, from_problems
+from nexus_operator.world.addresses import Address, url_of
 from nexus_operator.world.inventory import Inventory
 
 PAGES = {reason: info.page for reason, info in REASONS.items()}
@@ -31,14 +32,25 @@ class Trouble:
     stale: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Front:
+    """The Service of a data plane. exists: it is there. addresses: where clients reach it. ready: replicas behind it that take traffic."""
+
+    exists: bool
+    addresses: tuple[Address, ...] = ()
+    ready: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What is wanted (resources, translation), what is (inventory, published, acks, counts), and what is in the way.
+    """What is wanted (resources, translation), what is (inventory, published, fleet, counts), and what is in the way.
 
     wanted: fingerprint of each object's part of `translation.snapshot`, by source. since: see `Ledger.since`.
-    counts: (ready, all) mirrored endpoints by registry name. addresses: of the gateway Service, best first.
-    base_url: what paths of exposed services are appended to. consul_fault: why Consul cannot be used now, or empty.
-    preview: of the objects that are held back, None without any. candidate_problems: what is wrong if they were applied.
+    fleet: the gateways' acks. counts: (ready, all) mirrored endpoints by registry name. mirrored: all names there that the
+    operator writes. consul_fault: why Consul cannot be used now, or empty. fronts: what stands before the replicas of each
+    Gateway that has a data plane, by `<namespace>/<name>`. listeners: those that are wanted, by id. gateway_url: configured base
+    of the URLs shown, or empty. preview: of the objects that are held back, None without any. candidate_problems: what is wrong
+    if they were applied.
     """
 
     inventory: Inventory
@@ -47,14 +59,16 @@ class View:
     published: Published | None
     wanted: Mapping[str, int]
     since: Callable[[str, int], int | None]
-    acks: tuple[Ack, ...]
+    fleet: Fleet
     now_utc: str
     docs_base: str
     child_problems: tuple[Problem, ...] = ()
     consul_fault: str = ""
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    addresses: tuple[str, ...] = ()
-    base_url: str = ""
+    mirrored: frozenset[str] = frozenset()
+    fronts: Mapping[str, Front] = field(default_factory=dict)
+    listeners: Mapping[str, Listener] = field(default_factory=dict)
+    gateway_url: str = ""
     indexes: Mapping[str, Index] = field(default_factory=dict)
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
     preview: Preview | None = None
@@ -85,8 +99,11 @@ class View:
         page = PAGES.get(reason)
         return f"{message} → {self.docs_base}{page}" if page else message
 
-    def programmed(self, source: str) -> Condition:
-        """Return `Programmed`: whether every live gateway serves the object's present part of the Snapshot."""
+    def programmed(self, source: str, gateways: frozenset[str] | None = None) -> Condition:
+        """Return `Programmed`: whether every live gateway serves the object's present part of the Snapshot.
+
+        gateways: `<namespace>/<name>` of the Gateways whose processes count; None for all.
+        """
         fingerprint = self.wanted.get(source)
         if fingerprint is None:
             return Condition("Programmed", "False", "NotProgrammed", "Nothing of it is in the gateways' configuration.")
@@ -96,7 +113,7 @@ class View:
                 what = f"It is not published yet: {self.consul_fault} Gateways keep serving what they have; it is tried again."
                 return Condition("Programmed", "False", "ConsulUnreachable", self.linked("ConsulUnreachable", what))
             return Condition("Programmed", "Unknown", "Pending", "It is being published.")
-        state = self.liveness(generation, self.published)
+        state = self.fleet.liveness(generation, gateways)
         if state.everywhere:
             return Condition("Programmed", "True", "Programmed", str(state))
         if not state.total:
@@ -104,9 +121,16 @@ class View:
             return Condition("Programmed", "False", "NoGateways", self.linked("NoGateways", what))
         return Condition("Programmed", "False", "Pending", str(state))
 
-    def liveness(self, generation: int, published: Published) -> Liveness:
-        """Return how far a generation has come."""
-        return liveness(self.acks, generation, published)
+    def base_url(self, listeners: Sequence[str]) -> str:
+        """Return what paths are appended to at one of these listeners: the configured URL, else the first address, else nothing."""
+        if self.gateway_url:
+            return self.gateway_url
+        for name in listeners:
+            listener, front = self.listeners.get(name), self.fronts.get(gateway_of(name))
+            if listener is not None and front is not None and front.addresses:
+                scheme = "https" if listener.protocol == "HTTPS" else "http"
+                return url_of(front.addresses[0].value, listener.port, scheme)
+        return ""
 
 
 OWN_CONDITIONS = frozenset({"Accepted", "ResolvedRefs", "WorkloadReady", "Programmed", "Ready"})

@@ -1,39 +1,55 @@
-"""Where clients reach the gateways: the address of the Service in front of them."""
+"""Where clients reach a Gateway: what its Service says."""
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from nexus_operator.settings import Settings
-from nexus_operator.world.inventory import Inventory
+from nexus_operator.world.inventory import Object
+
+LIMIT = 16
+"""The CRD's limit of `status.addresses` of a Gateway."""
 
 
-def gateway_addresses(inventory: Inventory, settings: Settings) -> tuple[str, ...]:
-    """Return IP addresses and host names, best first; empty when there is none yet.
+@dataclass(frozen=True, slots=True)
+class Address:
+    """type, value: as in the status of a Gateway."""
 
-    The load balancer's come first. A Service without one is reached inside the cluster by its cluster IP. Without any
-    gateway Service, the host of the configured URL is what is known.
+    type: Literal["IPAddress", "Hostname"]
+    value: str
+
+
+def addresses_of(service: Object | None) -> tuple[Address, ...]:
+    """Return the addresses of a Service, best first; none while its load balancer has not given any.
+
+    What a load balancer gave and what was set by hand come first. A Service of another type is reached by its cluster IPs, inside
+    the cluster at least: which of the nodes' addresses clients may use is nothing that the API server knows.
     """
+    if service is None:
+        return ()
+    spec: Mapping[str, Any] = service.get("spec") or {}
+    status: Mapping[str, Any] = service.get("status") or {}
     found: list[str] = []
-    if settings.gateway_service_key is not None:
-        service = inventory.get("Service", *settings.gateway_service_key)
-        spec, status = (service or {}).get("spec") or {}, (service or {}).get("status") or {}
-        for ingress in (status.get("loadBalancer") or {}).get("ingress") or ():
-            found += [str(value) for value in (ingress.get("ip"), ingress.get("hostname")) if value]
-        if spec.get("type") != "LoadBalancer" and spec.get("clusterIP") not in (None, "", "None"):
-            found.append(str(spec["clusterIP"]))
-    if not found and settings.gateway_url:
-        found += [str(urlsplit(settings.gateway_url).hostname or "")]
-    return tuple(dict.fromkeys(address for address in found if address))
+    for ingress in (status.get("loadBalancer") or {}).get("ingress") or ():
+        found += [str(value) for value in (ingress.get("ip"), ingress.get("hostname")) if value]
+    found += [str(value) for value in spec.get("externalIPs") or ()]
+    if spec.get("type") != "LoadBalancer":
+        found += [str(ip) for ip in spec.get("clusterIPs") or [spec.get("clusterIP")] if ip not in (None, "", "None")]
+    return tuple(Address("IPAddress" if is_ip(value) else "Hostname", value) for value in dict.fromkeys(found))[:LIMIT]
 
 
-def base_url(inventory: Inventory, settings: Settings, addresses: tuple[str, ...]) -> str:
-    """Return what paths are appended to: the configured URL, else `http://address[:port]`, else an empty string."""
-    if settings.gateway_url:
-        return settings.gateway_url
-    if not addresses:
-        return ""
-    service = inventory.get("Service", *(settings.gateway_service_key or ("", ""))) or {}
-    port = next((int(p["port"]) for p in (service.get("spec") or {}).get("ports") or ()), 80)
-    host = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
-    return f"http://{host}" if port == 80 else f"http://{host}:{port}"
+def is_ip(value: str) -> bool:
+    """Return whether the text is an IPv4 or IPv6 address."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def url_of(address: str, port: int, scheme: str = "http") -> str:
+    """Return the base of URLs at an address; the scheme's own port is left out."""
+    host = f"[{address}]" if ":" in address else address
+    return f"{scheme}://{host}" if port == {"http": 80, "https": 443}[scheme] else f"{scheme}://{host}:{port}"

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nexus_operator.world.trims import LAST_APPLIED, trim
+
 Object = Mapping[str, Any]
 Key = tuple[str, str]
 """(namespace, name); namespace is empty for cluster-scoped kinds."""
 
 _QUIET_META = frozenset({"resourceVersion", "managedFields", "generation"})
-_LOUD_STATUS = frozenset({"Service", "Deployment"})
+_LOUD_STATUS = frozenset({"Service", "Deployment", "Pod"})
 """Kinds whose status the operator reads. Of others it is the operator itself who writes the status: no reason to wake."""
 
 
@@ -49,8 +51,11 @@ class Inventory:
             return shelf.objects.pop(key, None) is not None
         if version < shelf.graves.get(key, -1):
             return False
-        shelf.objects[key] = _slim(obj)
-        return known is None or _matters(kind, known, obj)
+        kept = trim(kind, obj)
+        if kept is None:
+            return shelf.objects.pop(key, None) is not None
+        shelf.objects[key] = kept = _slim(kept)
+        return known is None or _matters(kind, known, kept)
 
     def replace(self, kind: str, objects: Iterable[Object], version: int) -> bool:
         """Take in a full list made at `version`; return whether anything the operator cares for has changed.
@@ -64,14 +69,17 @@ class Inventory:
             shelf.graves.clear()
         first = shelf.listed_at < 0
         shelf.listed_at = version
-        listed = {key_of(obj): obj for obj in objects}
+        listed = {key_of(obj): obj for obj in objects if trim(kind, obj) is not None}
         changed = first
         for key in [k for k, known in shelf.objects.items() if k not in listed and version_of(known) <= version]:
             del shelf.objects[key]
             changed = True
         shelf.graves = {key: at for key, at in shelf.graves.items() if at > version}
-        for obj in listed.values():
-            changed |= self.observe(kind, obj)
+        for key, obj in listed.items():
+            held = shelf.objects.get(key)
+            if held is None or version_of(held) != version_of(obj):
+                # One that is as it was keeps its identity, by which later steps know that nothing has changed.
+                changed |= self.observe(kind, obj)
         return changed
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
@@ -83,6 +91,11 @@ class Inventory:
         objects = self._shelves[kind].objects
         for key in sorted(objects):
             yield objects[key]
+
+    def is_installed(self, kind: str) -> bool:
+        """Return whether the cluster knows the kind, as of its last list."""
+        shelf = self._shelves[kind]
+        return shelf.listed_at > 0 or bool(shelf.objects)
 
     def count(self, kind: str) -> int:
         """Return how many objects of the kind are known."""
@@ -109,8 +122,11 @@ def parse_version(text: str) -> int:
 
 
 def _slim(obj: Object) -> Object:
-    """Drop managedFields: often the largest part of an object, and never read here."""
+    """Drop what is often the largest part of an object and never read here: managedFields, and the copy that kubectl keeps."""
     meta = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}
+    annotations = meta.get("annotations") or {}
+    if LAST_APPLIED in annotations:
+        meta["annotations"] = {k: v for k, v in annotations.items() if k != LAST_APPLIED}
     return {**obj, "metadata": meta}
 
 

@@ -38,35 +38,62 @@ NEXUS_GROUP = "nexus.dev"
 GATEWAY_GROUP = "gateway.networking.k8s.io"
 MANAGED_BY = ("app.kubernetes.io/managed-by", "nexus")
 """The label on every child; the watch of Deployments is limited to it, so that a large cluster's other ones cost nothing."""
+GATEWAY_NAME = f"{GATEWAY_GROUP}/gateway-name"
+GATEWAY_CLASS_NAME = f"{GATEWAY_GROUP}/gateway-class-name"
+"""The Gateway API's labels on what a controller makes for a Gateway."""
 
 NEXUS_SERVICE = Kind(NEXUS_GROUP, "v1alpha1", "nexusservices", "NexusService")
 NEXUS_POLICY = Kind(NEXUS_GROUP, "v1alpha1", "nexuspolicies", "NexusPolicy")
 NEXUS_PLUGIN = Kind(NEXUS_GROUP, "v1alpha1", "nexusplugins", "NexusPlugin")
+NEXUS_GATEWAY_PARAMETERS = Kind(NEXUS_GROUP, "v1alpha1", "nexusgatewayparameters", "NexusGatewayParameters")
 NEXUS_MARKETPLACE = Kind(NEXUS_GROUP, "v1alpha1", "nexusmarketplaces", "NexusMarketplace", namespaced=False)
 GATEWAY_CLASS = Kind(GATEWAY_GROUP, "v1", "gatewayclasses", "GatewayClass", namespaced=False)
 GATEWAY = Kind(GATEWAY_GROUP, "v1", "gateways", "Gateway")
+LISTENER_SET = Kind(GATEWAY_GROUP, "v1", "listenersets", "ListenerSet")
 HTTP_ROUTE = Kind(GATEWAY_GROUP, "v1", "httproutes", "HTTPRoute")
+GRPC_ROUTE = Kind(GATEWAY_GROUP, "v1", "grpcroutes", "GRPCRoute")
+TLS_ROUTE = Kind(GATEWAY_GROUP, "v1", "tlsroutes", "TLSRoute")
+TCP_ROUTE = Kind(GATEWAY_GROUP, "v1", "tcproutes", "TCPRoute")
+UDP_ROUTE = Kind(GATEWAY_GROUP, "v1", "udproutes", "UDPRoute")
+BACKEND_TLS_POLICY = Kind(GATEWAY_GROUP, "v1", "backendtlspolicies", "BackendTLSPolicy")
 REFERENCE_GRANT = Kind(GATEWAY_GROUP, "v1beta1", "referencegrants", "ReferenceGrant")
 SERVICE = Kind("", "v1", "services", "Service")
 NAMESPACE = Kind("", "v1", "namespaces", "Namespace", namespaced=False)
+SECRET = Kind("", "v1", "secrets", "Secret")
+CONFIG_MAP = Kind("", "v1", "configmaps", "ConfigMap")
 ENDPOINT_SLICE = Kind("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 DEPLOYMENT = Kind("apps", "v1", "deployments", "Deployment", selector="=".join(MANAGED_BY))
+SERVICE_ACCOUNT = Kind("", "v1", "serviceaccounts", "ServiceAccount", selector="=".join(MANAGED_BY))
+DISRUPTION_BUDGET = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", selector="=".join(MANAGED_BY))
+POD = Kind("", "v1", "pods", "Pod", selector=f"{'='.join(MANAGED_BY)},{GATEWAY_NAME}")
 
+ROUTES: tuple[Kind, ...] = (HTTP_ROUTE, GRPC_ROUTE, TLS_ROUTE, TCP_ROUTE, UDP_ROUTE)
+"""The kinds of routes of the Gateway API."""
+CHILDREN: tuple[Kind, ...] = (SERVICE_ACCOUNT, SECRET, DEPLOYMENT, SERVICE, DISRUPTION_BUDGET)
+"""What the operator makes, in the order in which it does: a Deployment finds its Secret and its account."""
 WATCHED: tuple[Kind, ...] = (
     NEXUS_SERVICE,
     NEXUS_POLICY,
     NEXUS_PLUGIN,
     NEXUS_MARKETPLACE,
+    NEXUS_GATEWAY_PARAMETERS,
     GATEWAY_CLASS,
     GATEWAY,
-    HTTP_ROUTE,
+    LISTENER_SET,
+    *ROUTES,
+    BACKEND_TLS_POLICY,
     REFERENCE_GRANT,
     SERVICE,
     NAMESPACE,
+    SECRET,
+    CONFIG_MAP,
     ENDPOINT_SLICE,
     DEPLOYMENT,
+    SERVICE_ACCOUNT,
+    DISRUPTION_BUDGET,
+    POD,
 )
 BY_NAME = {kind.kind: kind for kind in WATCHED}
 
-RUNTIME = frozenset({"EndpointSlice", "Deployment"})
+RUNTIME = frozenset({"EndpointSlice", "Deployment", "ServiceAccount", "PodDisruptionBudget", "Pod"})
 """Kinds whose objects say how things run, not how they should: they never enter the translation."""

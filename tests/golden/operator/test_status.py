@@ -1,7 +1,8 @@
 """`<case>.in.yaml` → `<case>.out.yaml`: the statuses of a small world.
 
 Input: `objects` as the API server holds them; `published`: objects of the Snapshot that is out (default: the same ones), or
-null; `acks`: gateways as `{name, generation?, plugins?}`; `consulFault`, `addresses`, `counts`.
+null; `acks`: gateways as `{name, generation?, plugins?, gateway?, listeners?}`; `consulFault`, `counts`; `fronts`: by
+`<namespace>/<name>` of a Gateway, the `addresses` of its data plane and how many replicas are `ready` (1).
 """
 
 from __future__ import annotations
@@ -17,14 +18,23 @@ from nexus_core.model.load import parse
 from nexus_core.snapshot import Ack, PluginReport, Published, Release, wire
 from nexus_core.translate import translate
 from nexus_operator.publication.acks import Ledger, fingerprints
+from nexus_operator.publication.fleets import Fleet
 from nexus_operator.status.build import build_statuses
-from nexus_operator.status.view import View
+from nexus_operator.status.view import Front, View
 from nexus_operator.status.writes import needed
+from nexus_operator.world.addresses import Address, is_ip
 from nexus_operator.world.inventory import Inventory
 from nexus_operator.world.kinds import WATCHED
 
 CASES = Path(__file__).parent / "status"
 GENERATION = 42
+
+
+RUNTIME_KINDS = ("Deployment", "EndpointSlice", "Pod", "ServiceAccount", "PodDisruptionBudget")
+
+
+def front(addresses: list[str], ready: int = 1) -> Front:
+    return Front(True, tuple(Address("IPAddress" if is_ip(a) else "Hostname", a) for a in addresses), ready)
 
 
 def view_of(case: dict[str, Any]) -> View:
@@ -35,20 +45,18 @@ def view_of(case: dict[str, Any]) -> View:
     ledger, published, previous = Ledger(), None, None
     if case.get("published", []) is not None:
         before = case.get("published") or case["objects"]
-        previous = translate([parse(o) for o in before if o["kind"] not in ("Deployment", "EndpointSlice")]).snapshot
+        previous = translate([parse(o) for o in before if o["kind"] not in RUNTIME_KINDS]).snapshot
         published = Published(GENERATION, wire.encode(previous).digest, previous)
         ledger.record(published)
     resources = tuple(
-        parse(obj)
-        for kind in WATCHED
-        if kind.kind not in ("Deployment", "EndpointSlice")
-        for obj in inventory.all(kind.kind)
+        parse(obj) for kind in WATCHED if kind.kind not in RUNTIME_KINDS for obj in inventory.all(kind.kind)
     )
     translation = translate(resources, previous=previous)
     acks = tuple(
         Ack(
             a["name"], a.get("generation", GENERATION), published.digest if published and "generation" not in a else "other",
-            plugins={k: PluginReport(**v) for k, v in a.get("plugins", {}).items()},
+            plugins={k: PluginReport(**v) for k, v in a.get("plugins", {}).items()}, gateway=a.get("gateway", ""),
+            listeners=a.get("listeners", {}),
         )
         for a in case.get("acks", ())
     )  # fmt: skip
@@ -59,13 +67,14 @@ def view_of(case: dict[str, Any]) -> View:
         published=published,
         wanted=fingerprints(translation.snapshot),
         since=ledger.since,
-        acks=acks,
+        fleet=Fleet(acks, {}, published),
         now_utc="2026-02-02T00:00:00Z",
         docs_base="docs/errors/",
         consul_fault=case.get("consulFault", ""),
         counts={name: tuple(pair) for name, pair in case.get("counts", {}).items()},
-        addresses=tuple(case.get("addresses", ())),
-        base_url=f"http://{case['addresses'][0]}" if case.get("addresses") else "",
+        mirrored=frozenset(mirror.consul_service for mirror in translation.mirrors),
+        fronts={name: front(**told) for name, told in case.get("fronts", {}).items()},
+        listeners={listener.id: listener for listener in translation.snapshot.listeners},
     )
 
 
@@ -124,7 +133,7 @@ def plugin_view(*states: dict[str, Any]) -> View:
     )
     return replace(
         view, translation=translation, published=published, wanted=fingerprints(translation.snapshot), since=ledger.since,
-        acks=acks, indexes={"official": index},
+        fleet=Fleet(acks, {}, published), indexes={"official": index},
     )  # fmt: skip
 
 

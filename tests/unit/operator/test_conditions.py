@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import EMPTY, Ack, Listener, Published, Route, Snapshot
-from nexus_operator.publication.acks import Ledger, decode_acks, fingerprints, liveness
+from nexus_operator.publication.acks import Ledger, decode_acks, fingerprints
+from nexus_operator.publication.fleets import Fleet
 from nexus_operator.status.conditions import MESSAGE_LIMIT, Condition, from_problems, merge, summary
 from nexus_operator.status.writes import StatusWrite, needed
 
@@ -101,7 +102,7 @@ def ack(replica: str, generation: int, digest: str) -> Ack:
 def test_an_object_is_live_where_its_generation_or_a_newer_one_is(
     acks: list[tuple[str, int, str]], text: str, everywhere: bool
 ) -> None:
-    state = liveness([ack(*a) for a in acks], 5, Published(7, "d7", EMPTY))
+    state = Fleet([ack(*a) for a in acks], {}, Published(7, "d7", EMPTY)).liveness(5)
     assert str(state) == text
     assert state.everywhere is everywhere
 

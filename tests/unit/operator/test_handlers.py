@@ -12,6 +12,7 @@ import pytest
 from nexus_operator import handlers
 from nexus_operator.world.inventory import Inventory
 from nexus_operator.world.kinds import WATCHED, Kind
+from nexus_operator.world.trims import trim
 
 
 async def login() -> kopf.ConnectionInfo:
@@ -43,10 +44,11 @@ class Seen:
 async def test_an_event_of_each_kind_reaches_the_inventory(kind: Kind) -> None:
     seen = Seen()
     namespace = "shop" if kind.namespaced else ""
-    obj = {"metadata": {"name": "a", "namespace": namespace, "resourceVersion": "1"}}
+    obj: dict[str, Any] = {"metadata": {"name": "a", "namespace": namespace, "resourceVersion": "1"}}
+    obj |= {"data": {"ca.crt": "pem"}} if kind.kind == "ConfigMap" else {}
     await seen.event(kind, None, obj)
     assert (seen.changed, seen.relisted) == ([kind.kind], [kind])
-    assert seen.inventory.get(kind.kind, namespace, "a") == obj
+    assert seen.inventory.get(kind.kind, namespace, "a") == trim(kind.kind, obj)
     await seen.event(kind, "DELETED", {"metadata": {**obj["metadata"], "resourceVersion": "2"}})
     assert seen.inventory.count(kind.kind) == 0
     assert seen.changed == [kind.kind] * 2

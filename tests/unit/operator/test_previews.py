@@ -12,6 +12,7 @@ from nexus_core.snapshot import Published, Snapshot, wire
 from nexus_core.snapshot.samples import Sample, encode_samples
 from nexus_core.translate import Translation, translate
 from nexus_operator.publication.acks import Ledger, fingerprints
+from nexus_operator.publication.fleets import Fleet
 from nexus_operator.publication.previews import (
     ANNOTATION,
     Held,
@@ -160,7 +161,7 @@ def view(*objects: dict[str, Any], applied: Held | None = None, samples: tuple[S
     ledger.record(published)
     return View(
         inventory=inventory, resources=back.world, translation=translation, published=published,
-        wanted=fingerprints(translation.snapshot), since=ledger.since, acks=(), now_utc="2026-02-02T00:00:00Z",
+        wanted=fingerprints(translation.snapshot), since=ledger.since, fleet=Fleet((), {}, published), now_utc="2026-02-02T00:00:00Z",
         docs_base="docs/errors/",
         preview=build_preview(back.previewed, samples, translation.snapshot, candidate.snapshot) if back.previewed else None,
         candidate_problems=candidate.problems,

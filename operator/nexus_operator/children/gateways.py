@@ -1,0 +1,124 @@
+"""Which Gateways get a data plane, and what stays of those that cannot be used now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from nexus_core.model.gateway_parameters import NexusGatewayParametersSpec
+from nexus_core.model.resources import Resource
+from nexus_core.snapshot import Snapshot, gateway_of
+from nexus_core.translate import Translation
+from nexus_core.translate.gateways import DEFAULT_GATEWAY
+from nexus_core.translate.translation import Infrastructure
+
+from nexus_operator.children.dataplanes import DataPlane, name_of
+from nexus_operator.children.plan import ChildKey
+from nexus_operator.world.inventory import Inventory, Key, Object
+from nexus_operator.world.kinds import GATEWAY, NEXUS_GATEWAY_PARAMETERS, SERVICE, Kind
+
+DEFAULT_ID = f"{DEFAULT_GATEWAY.namespace}/{DEFAULT_GATEWAY.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """planes: what is to run, by `<namespace>/<name>` of the Gateway. owners, children: what stays as it is, see `Kept`."""
+
+    planes: Mapping[str, DataPlane]
+    owners: frozenset[str] = frozenset()
+    children: frozenset[ChildKey] = frozenset()
+
+
+def plan_data_planes(
+    translation: Translation,
+    inventory: Inventory,
+    parameters: Mapping[Key, Resource],
+    *,
+    namespace: str,
+    default_parameters: Key | None,
+) -> Planned:
+    """Return the data planes of all Gateways of ours.
+
+    parameters: the NexusGatewayParameters. namespace: where the one runs that stands in while there is no Gateway.
+    default_parameters: names its parameters.
+    """
+    planes: dict[str, DataPlane] = {}
+    owners: set[str] = set()
+    children: set[ChildKey] = set()
+    for status in translation.gateways:
+        obj = inventory.get(GATEWAY.kind, status.ref.namespace, status.ref.name)
+        if obj is None or obj["metadata"].get("deletionTimestamp"):
+            continue
+        if status.quarantined or not status.infrastructure.usable:
+            owners.add(str(obj["metadata"].get("uid")))
+            continue
+        ports = open_ports(translation.snapshot, f"{status.ref.namespace}/{status.ref.name}")
+        plane = DataPlane(
+            gateway=status.ref,
+            namespace=status.ref.namespace,
+            infrastructure=replace(status.infrastructure, ports=ports),
+            owner=owner_reference(GATEWAY, obj),
+            class_name=str((obj.get("spec") or {}).get("gatewayClassName") or ""),
+        )
+        planes[f"{status.ref.namespace}/{status.ref.name}"] = plane
+        if not ports:
+            # A Service without ports does not exist, and one that was deleted loses its address: it waits for the next port.
+            children.add((SERVICE.kind, plane.namespace, name_of(plane.gateway.name)))
+    default = _default(translation, inventory, parameters.get(default_parameters) if default_parameters else None)
+    if default is not None:
+        planes[DEFAULT_ID] = replace(default, namespace=namespace)
+    return Planned(planes, frozenset(owners), frozenset(children))
+
+
+def _default(translation: Translation, inventory: Inventory, parameters: Resource | None) -> DataPlane | None:
+    """The data plane that stands in while there is no Gateway.
+
+    Where Gateways could be, it runs only once a NexusService is exposed: a load balancer costs money.
+    """
+    ports = open_ports(translation.snapshot, DEFAULT_ID)
+    if translation.gateways or not ports:
+        return None
+    exposed = any(gateway_of(x) == DEFAULT_ID for route in translation.snapshot.routes for x in route.listeners)
+    if inventory.is_installed(GATEWAY.kind) and not exposed:
+        return None
+    spec = parameters.spec if parameters is not None else None
+    return DataPlane(
+        gateway=DEFAULT_GATEWAY,
+        namespace="",
+        infrastructure=Infrastructure(
+            parameters=spec if isinstance(spec, NexusGatewayParametersSpec) else None,
+            ports=ports,
+        ),
+        # So that it goes with the release that made the parameters.
+        owner=owner_reference(NEXUS_GATEWAY_PARAMETERS, parameters.raw) if parameters is not None else None,
+    )
+
+
+def open_ports(snapshot: Snapshot, gateway: str) -> tuple[tuple[int, Literal["TCP", "UDP"]], ...]:
+    """Return what the Service of a Gateway has to open, sorted. gateway: `<namespace>/<name>`."""
+    found: set[tuple[int, Literal["TCP", "UDP"]]] = set()
+    for listener in snapshot.listeners:
+        if listener.gateway == gateway:
+            found.add((listener.port, "UDP" if listener.protocol == "UDP" else "TCP"))
+    return tuple(sorted(found))
+
+
+def owner_reference(kind: Kind, obj: Object) -> dict[str, Any]:
+    """Return the reference by which an object owns what is made for it."""
+    return {
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "name": obj["metadata"]["name"],
+        "uid": obj["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def services_of(planned: Iterable[DataPlane]) -> dict[str, Key]:
+    """Return (namespace, name) of each data plane's Service, by `<namespace>/<name>` of the Gateway."""
+    return {
+        f"{plane.gateway.namespace}/{plane.gateway.name}": (plane.namespace, name_of(plane.gateway.name))
+        for plane in planned
+    }

@@ -1,0 +1,47 @@
+"""What the cluster says of the data planes: their Services, and the pods behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from nexus_operator.children.gateways import Planned, services_of
+from nexus_operator.publication.fleets import Replica
+from nexus_operator.status.view import Front
+from nexus_operator.world.addresses import addresses_of
+from nexus_operator.world.inventory import Inventory, Key, Object
+from nexus_operator.world.kinds import GATEWAY_NAME, POD, SERVICE
+
+
+def fronts_of(inventory: Inventory, planned: Planned, slices: Mapping[Key, Iterable[Object]]) -> dict[str, Front]:
+    """Return what stands before each data plane, by `<namespace>/<name>` of its Gateway. slices: by Service."""
+    fronts: dict[str, Front] = {}
+    for gateway, key in services_of(planned.planes.values()).items():
+        service = inventory.get(SERVICE.kind, *key)
+        fronts[gateway] = Front(service is not None, addresses_of(service), _ready(slices.get(key, ())))
+    return fronts
+
+
+def _ready(slices: Iterable[Object]) -> int:
+    ready: set[str] = set()
+    for piece in slices:
+        for endpoint in piece.get("endpoints") or ():
+            # An absent `ready` means ready (discovery/v1).
+            if (endpoint.get("conditions") or {}).get("ready") is not False:
+                target = endpoint.get("targetRef") or {}
+                ready.add(str(target.get("name") or (endpoint.get("addresses") or [""])[0]))
+    return len(ready)
+
+
+def replicas_of(inventory: Inventory, planned: Planned) -> dict[str, Replica]:
+    """Return the pods of all data planes, by name."""
+    gateways = {(plane.namespace, label): name for name, plane in planned.planes.items() for label in (plane.label,)}
+    found: dict[str, Replica] = {}
+    for pod in inventory.all(POD.kind):
+        meta = pod["metadata"]
+        gateway = gateways.get((str(meta.get("namespace") or ""), (meta.get("labels") or {}).get(GATEWAY_NAME, "")))
+        if gateway is None or meta.get("deletionTimestamp"):
+            continue
+        conditions = (pod.get("status") or {}).get("conditions") or ()
+        ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+        found[str(meta["name"])] = Replica(gateway, ready)
+    return found

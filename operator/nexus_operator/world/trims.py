@@ -1,0 +1,70 @@
+"""What is kept in memory of kinds that hold more than the operator needs.
+
+Of a Secret: its certificate, key and authority; of one that has none, that it is there. Of a ConfigMap: an authority, else
+nothing at all. Of a Pod: its name, labels, and whether it is ready. The rest is dropped before anything else sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nexus_operator.world.kinds import MANAGED_BY
+
+Object = Mapping[str, Any]
+SECRET_KEYS = ("tls.crt", "tls.key", "ca.crt")
+CONFIG_MAP_KEYS = ("ca.crt",)
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+"""Repeats the whole object, a Secret's values and all."""
+_IDENTITY = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
+
+
+def trim(kind: str, obj: Object) -> Object | None:
+    """Return what to keep of the object, None for nothing. The object itself stays as it is."""
+    trimmer = _TRIMMERS.get(kind)
+    return obj if trimmer is None else trimmer(obj)
+
+
+def _secret(obj: Object) -> Object:
+    meta = obj.get("metadata") or {}
+    ours = (meta.get("labels") or {}).get(MANAGED_BY[0]) == MANAGED_BY[1]
+    data = obj.get("data") or {}
+    # What the operator made itself it can make again; of the others, a certificate's parts and no more.
+    kept = {} if ours else {key: data[key] for key in SECRET_KEYS if key in data}
+    shown = {**_identity(meta), **_described(meta)} if ours else _identity(meta)
+    return {**_kind(obj), "metadata": shown, "type": obj.get("type", ""), **({"data": kept} if kept else {})}
+
+
+def _config_map(obj: Object) -> Object | None:
+    data = obj.get("data") or {}
+    kept = {key: data[key] for key in CONFIG_MAP_KEYS if key in data}
+    return {**_kind(obj), "metadata": _identity(obj.get("metadata") or {}), "data": kept} if kept else None
+
+
+def _pod(obj: Object) -> Object:
+    meta, status = obj.get("metadata") or {}, obj.get("status") or {}
+    ready = [c for c in status.get("conditions") or () if c.get("type") == "Ready"]
+    conditions = [{"type": "Ready", "status": ready[0].get("status")}] if ready else []
+    shown = {**_identity(meta), "labels": meta.get("labels") or {}}
+    return {**_kind(obj), "metadata": shown, "status": {"phase": status.get("phase"), "conditions": conditions}}
+
+
+def _kind(obj: Object) -> dict[str, Any]:
+    return {key: obj[key] for key in ("apiVersion", "kind") if key in obj}
+
+
+def _identity(meta: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: meta[key] for key in _IDENTITY if key in meta}
+
+
+def _described(meta: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: meta[key] for key in ("labels", "ownerReferences") if key in meta}
+    annotations = {k: v for k, v in (meta.get("annotations") or {}).items() if k != LAST_APPLIED}
+    return {**found, **({"annotations": annotations} if annotations else {})}
+
+
+_TRIMMERS: Mapping[str, Callable[[Object], Object | None]] = {
+    "Secret": _secret,
+    "ConfigMap": _config_map,
+    "Pod": _pod,
+}
