@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from secrets import token_bytes
 from typing import TYPE_CHECKING, Any
 
 from nexus_wire.clock import ticks_of
@@ -76,7 +77,7 @@ class Http2:
 
     def __init__(self, parser: RequestParser, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-        self.requests = RequestReader(parser)
+        self.requests = RequestReader(parser, lambda: token_bytes(16))
         self.heads = ResponseHeads()
         self.greeting = self.limits.greeting(parser.max_head_bytes)
         self.period = ticks_of(self.limits.period_s)
@@ -361,7 +362,9 @@ class H2Connection(asyncio.Protocol):
         line, headers = head
         stream = H2Stream(self, number, line, headers)
         streams[number] = stream
-        if not end:
+        if headers.upgrade:
+            self._tunnel(stream, end=end)
+        elif not end:
             stream.expect_body()
         elif headers.length:
             raise StreamBroken(number, Code.PROTOCOL_ERROR, "The body is not as long as its head says.")
@@ -370,6 +373,12 @@ class H2Connection(asyncio.Protocol):
             self.options.on_request(stream)
             return
         self._opened.append(stream)
+
+    def _tunnel(self, stream: H2Stream, *, end: bool) -> None:
+        """Take a request for a WebSocket: DATA that follows is the tunnel's."""
+        if end:
+            raise StreamBroken(stream.number, Code.PROTOCOL_ERROR, "A tunnel ends with its head.")
+        stream.tunnel = True
 
     def _decode(self, number: int, block: bytes, *, end: bool) -> tuple[RequestLine, RequestBlock] | None:
         """Read a header block that is not known. None when its request is answered already."""
@@ -384,7 +393,7 @@ class H2Connection(asyncio.Protocol):
         except Refused as refused:
             self._refuse(number, refused, end=end)
             return None
-        if decoder.neutral and len(block) <= _MAX_KNOWN_BYTES:
+        if decoder.neutral and len(block) <= _MAX_KNOWN_BYTES and not head[1].upgrade:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             if sum([len(text) for _, text in fields]) <= _MAX_KNOWN_HEAD:
@@ -460,7 +469,7 @@ class H2Connection(asyncio.Protocol):
         if self._credit < 0:
             raise ConnectionBroken(Code.FLOW_CONTROL_ERROR, "The connection's window is not kept.")
         stream = self.streams.get(number)
-        if stream is None or stream.complete:
+        if stream is None or (stream.complete and not stream.tunnel):
             if not number or number > self._last:
                 raise ConnectionBroken(Code.PROTOCOL_ERROR, "A DATA frame belongs to no stream.")
             self.credit(size)

@@ -31,7 +31,8 @@ class H2Stream:
     line, block: of the request. body: what of its body came before it was served. complete: whether all of it has come.
     trailers: of the request, lines with CRLF; there once complete is told. content: 0, there are no chunks. number: on the wire.
     window: what the client takes of the response now. deadline: in ticks. closed: nothing can be written any more.
-    blocked: write no more; the requestor is told when it changes.
+    blocked: write no more; the requestor is told when it changes. tunnel: it asks for a WebSocket (RFC 8441): complete for who serves it,
+    and yet its client goes on sending.
 
     Not slots: nearly all streams leave nearly all attributes as they are, and what is not set costs nothing.
     """
@@ -45,12 +46,14 @@ class H2Stream:
     closed = False
     complete = True
     served = False
+    tunnel = False
     deadline = NEVER
     requestor: Requestor | None = None
     _dechunker: Dechunker | None = None
     _queue: deque[Piece] | None = None
     _finished = False
     _last_words = b""
+    _switched = False
     # Of the request's body: bytes still to come by content-length (-1 unknown); come, but taken by nobody; taken, but not yet told as
     # window.
     _left = -1
@@ -116,6 +119,9 @@ class H2Stream:
         """Have the request served, with what of its body has come."""
         self.served = True
         block = self.block
+        if self.tunnel:
+            self.connection.options.on_request(self)
+            return
         if block.sized:
             self.trailers = b""  # there is no place for them
         elif not self.complete or self.trailers:
@@ -137,6 +143,9 @@ class H2Stream:
                 raise StreamBroken(self.number, Code.PROTOCOL_ERROR, "The body is not as long as its head says.")
         self._received += size
         self._held += size
+        if self.tunnel:
+            self._take_tunnel(payload, end=end)
+            return
         if end:
             self.complete = True
         if not self.served:
@@ -146,6 +155,25 @@ class H2Stream:
             self.requestor.on_body(payload, end)
         if not self._paused or self.requestor is None:
             self._taken()
+
+    def _take_tunnel(self, payload: bytes, *, end: bool) -> None:
+        if not self._switched:
+            self.body = self.body + payload if self.body else payload
+        else:
+            if self.requestor is not None and payload:
+                self.requestor.on_tunnel(payload)
+            if not self._paused or self.requestor is None:
+                self._taken()
+        if end:
+            # A half-closed client cannot be told from one that is gone, as on HTTP/1.1.
+            self.tunnel = False
+            requestor, self.requestor = self.requestor, None
+            if requestor is not None:
+                requestor.on_gone()
+            if self._switched:
+                self.finish()
+            elif not self.closed:
+                self.abort()
 
     def take_trailers(self, lines: bytes) -> None:
         """The request ends with trailers. Raises `StreamBroken`."""
@@ -372,7 +400,7 @@ class H2Stream:
         self.requestor = None
         self.closed = True
         connection = self.connection
-        if not self.complete:
+        if not self.complete or self.tunnel:
             connection.cut(self, Code.NO_ERROR)
         else:
             connection.forget(self)
@@ -406,6 +434,31 @@ class H2Stream:
         self._paused = False
         if self._held and self.served:
             self._taken()
+
+    def switch(self, head: bytes) -> bytes:
+        """Answer a client that asked for a WebSocket, and become its tunnel. Return what the client has sent ahead.
+
+        head: HTTP/1.1's 101, whole, with what of the tunnel came behind it. Here the answer is 200, without the proof that the server
+        knows of WebSockets: the client was told so by SETTINGS (RFC 8441 section 5).
+        """
+        head, _, data = head.partition(b"\r\n\r\n")
+        lines = b"".join(
+            line + b"\r\n" for line in head.split(b"\r\n")[1:] if not line.lower().startswith(b"sec-websocket-accept:")
+        )
+        self._switched = True
+        ahead, self.body = self.body, b""
+        if self._held and not self._paused:
+            self._taken()
+        if not self.closed:
+            self._send_head(self.connection.shared.heads.block(b"HTTP/1.1 200 OK", lines), end=False)
+            if data:
+                self.write(data)
+        return ahead
+
+    def close_tunnel(self) -> None:
+        """Close once everything is written."""
+        self.requestor = None
+        self.finish()
 
     # ---- time
 

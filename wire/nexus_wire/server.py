@@ -115,6 +115,12 @@ class ServerOptions:
     head_ticks: int = field(init=False, default=0)
     keepalive_ticks: int = field(init=False, default=0)
 
+    def connection(self, protocol: str | None = None) -> AnyConnection:
+        """Return the protocol of a new connection. protocol: what ALPN chose."""
+        if protocol == "h2" and self.http2 is not None:
+            return self.http2.connection(self)
+        return ServerConnection(self)
+
     def __post_init__(self) -> None:
         self.head_ticks = self.clock.at(self.head_timeout_s) - self.clock.tick if self.head_timeout_s else NEVER >> 1
         self.keepalive_ticks = self.clock.at(self.keepalive_s) - self.clock.tick if self.keepalive_s else NEVER >> 1

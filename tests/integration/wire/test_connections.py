@@ -448,7 +448,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("data", HOSTILE, ids=range(len(HOSTILE)))
 async def test_hostile_bytes_get_one_refusal_and_are_served_nothing(start: Start, data: bytes) -> None:
-    app = await start(head_timeout_s=0.3, linger_s=0.5)
+    app = await start(head_timeout_s=0.3, linger_s=0.5, http2=None)
     answer = await app.raw(data)
     assert answer.count(b"HTTP/1.1 ") == 1
     assert answer.split(b" ")[1] in (b"400", b"405", b"408", b"431", b"505")

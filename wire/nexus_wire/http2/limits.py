@@ -37,6 +37,7 @@ class Limits:
         values = {
             frames.MAX_CONCURRENT_STREAMS: self.max_streams,
             frames.MAX_HEADER_LIST_SIZE: max_head_bytes,
+            frames.ENABLE_CONNECT_PROTOCOL: 1,
         }
         return frames.settings(values) + frames.window_update(0, self.window - frames.DEFAULT_WINDOW)
 

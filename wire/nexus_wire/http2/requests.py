@@ -7,6 +7,9 @@ protocols, with llhttp's second opinion on heads that are new.
 
 from __future__ import annotations
 
+from base64 import b64encode
+from collections.abc import Callable
+
 from nexus_wire.http1 import Refused, RequestBlock, RequestLine, RequestParser, trailer_lines
 from nexus_wire.http1.fields import TEXT
 from nexus_wire.http1.refusals import bad_request
@@ -57,17 +60,19 @@ STATICS = Statics(digest)
 class RequestReader:
     """Makes heads of fields. One for all connections of a listener, as its parser is."""
 
-    __slots__ = ("parser",)
+    __slots__ = ("_nonce", "parser")
 
-    def __init__(self, parser: RequestParser) -> None:
+    def __init__(self, parser: RequestParser, nonce: Callable[[], bytes]) -> None:
+        """nonce: makes 16 random bytes, for servers of WebSockets that speak HTTP/1.1 and want a key."""
         self.parser = parser
+        self._nonce = nonce
 
     def read(self, fields: list[Digested]) -> tuple[RequestLine, RequestBlock]:
         """Return a request's line and headers. Raises `Malformed` and `Refused`.
 
         The block says nothing of a body but what a content-length says; `framed` it where the frames know better.
         """
-        method = path = authority = scheme = host = None
+        method = path = authority = scheme = host = protocol = None
         lines: list[bytes] = []
         cookies: list[bytes] = []
         for kind, text in fields:
@@ -91,9 +96,13 @@ class RequestReader:
                 authority = text
             elif kind == SCHEME and scheme is None:
                 scheme = text
+            elif kind == PROTOCOL and protocol is None:
+                protocol = text
             else:
-                raise Malformed("A pseudo-header comes twice, or belongs to an extension that is not offered.")
-        if method == b"CONNECT":
+                raise Malformed("A pseudo-header comes twice.")
+        if protocol is not None:
+            method = self._websocket(method, protocol, lines)
+        elif method == b"CONNECT":
             if path is not None or scheme is not None or authority is None:
                 raise Malformed("CONNECT has an authority, and neither scheme nor path.")
             raise Refused(405, "MethodRefused", "CONNECT is not passed on.")
@@ -106,6 +115,18 @@ class RequestReader:
         elif host is not None and host != authority:
             raise Malformed("The authority and the Host header contradict each other.")
         return self._head(method, path, authority, lines, cookies)
+
+    def _websocket(self, method: bytes | None, protocol: bytes, lines: list[bytes]) -> bytes:
+        """Put what asks for a WebSocket (RFC 8441) as HTTP/1.1 asks for one. Return the method."""
+        if method != b"CONNECT":
+            raise Malformed("Only CONNECT names a protocol.")
+        if protocol.lower() != b"websocket":
+            raise Refused(405, "MethodRefused", "CONNECT is passed on for WebSockets alone.")
+        if any(line.startswith((b"content-length:", b"sec-websocket-key:")) for line in lines):
+            raise bad_request("A request for a WebSocket over HTTP/2 has neither a body nor a key.")
+        key = b64encode(self._nonce())
+        lines += [b"connection: upgrade", b"upgrade: websocket", b"sec-websocket-key: " + key]
+        return b"GET"
 
     def _head(
         self, method: bytes, path: bytes, authority: bytes | None, lines: list[bytes], cookies: list[bytes]
