@@ -12,13 +12,15 @@ run.py --list                       the tests, with the features they need
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nexus_testbed import cleanup, components, netns, places, preflight
@@ -64,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         "--logs", type=Path, help="where the logs go (default: a directory of the system's temporary one)"
     )
     parser.add_argument(
-        "--write", action="store_true", help="write the report to docs/conformance when everything passes"
+        "--write",
+        action="store_true",
+        help="write the report of a whole run to docs/conformance when everything passes",
     )
     for name, default in (
         ("organization", "nexus"), ("project", "nexus"), ("url", "https://nexus.dev"), ("contact", "https://nexus.dev"),
@@ -74,13 +78,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _logs(args: argparse.Namespace) -> Path:
+def _logs(args: argparse.Namespace, cluster_id: str) -> Path:
     """Return an empty directory for the logs of this run."""
-    path: Path = args.logs or Path(tempfile.gettempdir(), "nexus-conformance", args.channel)
+    path: Path = args.logs or Path(tempfile.gettempdir(), "nexus-conformance", cluster_id)
     if path.exists():
         shutil.rmtree(path)
     path.mkdir(parents=True)
     return path
+
+
+@contextlib.contextmanager
+def _alone(cluster_id: str) -> Iterator[None]:
+    """Hold the cluster for this run. Raises ClusterError if another run has it: two would take each other's objects away."""
+    path = Path(tempfile.gettempdir(), "nexus-conformance", f".{cluster_id}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise ClusterError(
+                f"another run uses the cluster {cluster_id!r} right now; wait for it, or take one of your own: --id NAME"
+            ) from err
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _list(catalogue: catalogues.Catalogue) -> int:
@@ -91,12 +113,14 @@ def _list(catalogue: catalogues.Catalogue) -> int:
     return 0
 
 
-def _bring_up(args: argparse.Namespace, base: str, logs: Path) -> tuple[Cluster, installation.Installation]:
+def _bring_up(
+    args: argparse.Namespace, cluster_id: str, base: str, logs: Path
+) -> tuple[Cluster, installation.Installation]:
     """Return a cluster with Nexus in it; the kept one if there is one and --keep is given."""
-    if args.keep and KEPT in cleanup.known_ids():
-        cluster = Cluster.attach(KEPT)
+    if args.keep and cluster_id in cleanup.known_ids():
+        cluster = Cluster.attach(cluster_id)
     else:
-        cluster = Cluster(components=("consul",), cluster_id=KEPT if args.keep else None, detached=args.keep).up()
+        cluster = Cluster(components=("consul",), cluster_id=cluster_id, detached=args.keep).up()
     installed = installation.Installation(cluster, args.channel)
     try:
         changed = installed.refresh(base)
@@ -111,7 +135,8 @@ def _bring_up(args: argparse.Namespace, base: str, logs: Path) -> tuple[Cluster,
                 cluster.down()
     if args.keep:
         print(
-            f"cluster {KEPT} is kept: " + ("brought up to date" if changed else "nothing has changed since"), flush=True
+            f"cluster {cluster_id} is kept: " + ("brought up to date" if changed else "nothing has changed since"),
+            flush=True,
         )
     return cluster, installed
 
@@ -176,9 +201,15 @@ def _conform(args: argparse.Namespace) -> int:
     catalogue = catalogues.load(programs["conformance"])
     if args.list:
         return _list(catalogue)
-    logs = _logs(args)
+    cluster_id = (args.id or KEPT) if args.keep else places.new_id()
+    with _alone(cluster_id):
+        return _run(args, programs["conformance"], catalogue, cluster_id)
+
+
+def _run(args: argparse.Namespace, program: Path, catalogue: catalogues.Catalogue, cluster_id: str) -> int:
+    logs = _logs(args, cluster_id)
     began = time.monotonic()
-    cluster, installed = _bring_up(args, catalogue.base, logs)
+    cluster, installed = _bring_up(args, cluster_id, catalogue.base, logs)
     try:
         claimed = installed.claimed()
         plan = _plan(args, catalogue, claimed)
@@ -189,7 +220,7 @@ def _conform(args: argparse.Namespace) -> int:
         )
         report_path = logs / "report.yaml"
         who = runs.Identity(args.organization, args.project, args.url, args.version, args.contact)
-        argv = runs.build_argv(programs["conformance"], plan, who, report_path)
+        argv = runs.build_argv(program, plan, who, report_path)
         code, transcript = runs.run(cluster, argv, logs / "suite.log", _show([0], total))
         faults = _judge(args, plan, catalogue, claimed, code, transcript, report_path)
         if faults:
@@ -200,14 +231,17 @@ def _conform(args: argparse.Namespace) -> int:
     print(f"\n{time.monotonic() - began:.0f} s in all")
     if faults:
         _tell_failures(transcript, logs)
-        print(f"NOT CONFORMANT, {len(faults)} reasons:\n" + "\n".join(f"  - {fault}" for fault in faults))
+        print(
+            f"{'NOT CONFORMANT' if plan.is_whole else 'FAILED'}, {len(faults)} reasons:\n"
+            + "\n".join(f"  - {fault}" for fault in faults)
+        )
         print(f"logs: {logs} (suite.log, failed/, cluster/ with objects and the logs of operator and gateways)")
         return 1
     if not plan.is_whole:
         print("passed, and no proof: only a run of everything, with the suite's own waits, is one")
         return 0
     print(f"CONFORMANT: {', '.join(plan.profiles)} on the {args.channel} channel of {catalogue.version}")
-    if args.write:
+    if args.write and set(plan.profiles) == set(catalogues.PROFILES):
         target = REPORTS / catalogue.version / f"{args.channel}-{args.version}-default-report.yaml"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(report_path, target)
@@ -222,8 +256,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         if args.down:
-            cleanup.remove(KEPT)
-            print(f"removed cluster {KEPT}")
+            cleanup.remove(args.id or KEPT)
+            print(f"removed cluster {args.id or KEPT}")
             return 0
         return _conform(args)
     except (
