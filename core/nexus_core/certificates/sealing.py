@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import hmac
 
@@ -54,6 +55,14 @@ class Sealer:
                 f"The secret of {about} cannot be opened: operator and gateway have different seal keys, or it was changed. "
                 "Give both the same NEXUS_SEAL_KEY."
             ) from error
+
+
+@functools.cache
+def process_sealer() -> Sealer:
+    """Return a sealer whose key this process made for itself and nobody else has: for worlds that are translated and served, or only
+    looked at, by one process. The key never changes, so that equal worlds give equal text.
+    """
+    return Sealer(AESGCM.generate_key(bit_length=8 * KEY_BYTES))
 
 
 def parse_key(text: str) -> bytes:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from nexus_core.snapshot.listeners import Protocol
+
 SUPPORTED_FEATURES = (
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
@@ -54,7 +58,10 @@ SUPPORTED_FEATURES = (
 )
 """Sorted, as the API asks for. What is not here is either not done or belongs to meshes."""
 
-KINDS_OF_PROTOCOL = {
+PROTOCOLS: Mapping[str, Protocol] = {"HTTP": "HTTP", "HTTPS": "HTTPS", "TLS": "TLS", "TCP": "TCP", "UDP": "UDP"}
+"""Protocols that listeners may have, by their names."""
+
+KINDS_OF_PROTOCOL: Mapping[str, tuple[str, ...]] = {
     "HTTP": ("GRPCRoute", "HTTPRoute"),
     "HTTPS": ("GRPCRoute", "HTTPRoute"),
     "TLS": ("TLSRoute",),

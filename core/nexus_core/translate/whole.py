@@ -82,6 +82,8 @@ def translate(
     kept = routed.kept | {f"NexusService/{r.namespace}/{r.name}" for r, s in served.statuses.items() if s.quarantined}
     routes = _apply_policies(merging, routes, streams, ups, routed.wishes, kept)
     attached = _attached(routed.statuses)
+    for service, listener in ups.uses(routes):
+        routed.uses.setdefault(service, set()).add(plugins.gateway_of(listener))
     route_statuses = _route_statuses(routed, [*routes, *streams])
     snapshot = Snapshot(
         gateways=tuple(sorted(opened.parts, key=lambda x: x.id)),
@@ -149,7 +151,7 @@ def _apply_policies(
         for backend in stream.backends:
             gateways_of.setdefault(backend.upstream, set()).update(through)
     for name, upstream in ups.by_id.items():
-        ups.by_id[name] = ups.kept_sticky(merging.upstream(upstream, gateways_of.get(name, ()), kept=name in ups.kept))
+        ups.by_id[name] = ups.settled(merging.upstream(upstream, gateways_of.get(name, ()), kept=name in ups.kept))
     return [
         merging.route(route, ups.by_id, {plugins.gateway_of(i) for i in route.listeners}, own, kept=route.id in kept)
         for route in routes

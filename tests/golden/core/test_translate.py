@@ -1,21 +1,36 @@
 """Golden pairs of translation: `translate/<kind>-<situation>.in.yaml` → `.out.yaml`. `pytest --accept` rewrites them.
 
 An input may begin with documents of `kind: Setting`: `previous` (manifests whose Snapshot was published before) and
-`indexes` (releases by marketplace).
+`indexes` (releases by marketplace). `<<shop.crt>>` and the like are made up by `pem.py`.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import yaml
+from nexus_core.certificates.sealing import Sealer
 from nexus_core.marketplace import Index
+from nexus_core.model.base import Model
 from nexus_core.model.load import parse_text
 from nexus_core.snapshot import Release, Snapshot
-from nexus_core.translate import Infrastructure, Translation, Verdict, translate
+from nexus_core.translate import (
+    ClassStatus,
+    GatewayStatus,
+    Infrastructure,
+    ListenerStatus,
+    Translation,
+    Verdict,
+    translate,
+)
+
+sys.path.insert(0, str(Path(__file__).parent))
+import pem
 
 HERE = Path(__file__).parent / "translate"
 CASES = sorted(path.name.removesuffix(".in.yaml") for path in HERE.glob("*.in.yaml"))
@@ -38,8 +53,11 @@ def test_there_is_an_input_for_every_output() -> None:
     assert {path.name.removesuffix(".out.yaml") for path in HERE.glob("*.out.yaml")} == set(CASES)
 
 
+SEALER = Sealer(bytes(range(32)))
+
+
 def run(text: str) -> tuple[Translation, list[str]]:
-    settings, manifests = split(text)
+    settings, manifests = split(re.sub(r"<<([a-z0-9.-]+)>>", lambda found: pem.content(found[1]), text))
     resources, problems = parse_text(manifests, "in.yaml")
     indexes = {
         name: Index(tuple(msgspec.convert({**DEFAULT_RELEASE, **release}, Release) for release in releases))
@@ -49,10 +67,10 @@ def run(text: str) -> tuple[Translation, list[str]]:
     if "previous" in settings:
         before, broken = parse_text(yaml.safe_dump_all(settings["previous"]), "previous")
         assert not broken
-        previous = translate(before, indexes=indexes).snapshot
+        previous = translate(before, indexes=indexes, sealer=SEALER).snapshot
     if settings.get("indexesLost"):
         indexes = {}
-    return translate(resources, previous=previous, indexes=indexes), [str(p) for p in problems]
+    return translate(resources, previous=previous, indexes=indexes, sealer=SEALER), [str(p) for p in problems]
 
 
 DEFAULT_RELEASE = {
@@ -82,30 +100,53 @@ def render(translation: Translation, texts: list[str]) -> str:
         name: [msgspec.to_builtins(item) for item in getattr(snapshot, name)]
         for name in ("listeners", "routes", "streams", "upstreams", "plugins")
     }
+    shown = {"gateways": [msgspec.to_builtins(part) for part in snapshot.gateways], **shown}
+    shown["certificates"] = [
+        {"id": each.id, "source": each.source, "chain": each.chain.count("BEGIN"), "key": pem.told(SEALER, each)}
+        for each in snapshot.certificates
+    ]
+    for listener in shown["listeners"]:
+        if (tls := listener.get("tls")) and "client_authorities" in tls:
+            tls["client_authorities"] = f"{tls['client_authorities'].count('BEGIN')} certificates"
     shown["mirrors"] = [
         {key: value for key, value in msgspec.to_builtins(m).items() if (key, value) != ("protocol", "TCP")}
         for m in translation.mirrors
     ]
-    for name in ("gateways", "routes", "services", "plugins", "policies", "policies_tls"):
+    for name in ("classes", "gateways", "listener_sets", "routes", "services", "plugins", "policies", "policies_tls"):
         statuses = [_plain(status) for status in getattr(translation, name)]
         shown[f"status of {name}"] = statuses
     shown["problems"] = [*texts, *(str(p) for p in translation.problems)]
     return yaml.safe_dump({k: v for k, v in shown.items() if v}, sort_keys=False, width=140, allow_unicode=True)
 
 
-UNREMARKABLE = (
-    ("GatewayStatus", "resolved", Verdict(True, "ResolvedRefs")),
-    ("GatewayStatus", "infrastructure", Infrastructure()),
-)
+DEFAULT_KINDS = ("GRPCRoute", "HTTPRoute")
 
 
 def _plain(status: Any) -> Any:
+    """What a status says beyond what goes without saying."""
     found: dict[str, Any] = {}
     for name in status.__dataclass_fields__:
         value = getattr(status, name)
-        if value in ("", (), None, 0, False) or (type(status).__name__, name, value) in UNREMARKABLE:
+        if value in ("", (), None, 0, False, {}):
             continue
         found[name] = _value(value)
+    match status:
+        case GatewayStatus(infrastructure=Infrastructure() as infrastructure):
+            if not {"labels", "annotations", "parameters", "addresses"} & found["infrastructure"].keys():
+                del found["infrastructure"]
+            if not infrastructure.usable:
+                found["infrastructure"] = {**found.get("infrastructure", {}), "usable": False}
+            if status.resolved == Verdict(True, "ResolvedRefs"):
+                del found["resolved"]
+        case ListenerStatus():
+            if not found.pop("serves", False):
+                found["serves"] = False
+            if status.supported_kinds in (DEFAULT_KINDS, ()):
+                found.pop("supported_kinds", None)
+        case ClassStatus():
+            found["features"] = len(status.features)
+        case _:
+            pass
     return found
 
 
@@ -123,4 +164,6 @@ def _value(value: Any) -> Any:
         )
     if isinstance(value, tuple):
         return [_value(item) for item in value]
+    if isinstance(value, Model):
+        return value.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
     return _plain(value) if hasattr(value, "__dataclass_fields__") else value

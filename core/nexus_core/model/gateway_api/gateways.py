@@ -133,7 +133,7 @@ class GatewayInfrastructure(ForeignModel):
 class AllowedListeners(ForeignModel):
     """Which ListenerSets may add to a Gateway."""
 
-    namespaces: AllowedNamespaces = AllowedNamespaces(from_="None")
+    namespaces: AllowedNamespaces = AllowedNamespaces.model_validate({"from": "None"})
 
 
 class GatewaySpec(ForeignModel):
