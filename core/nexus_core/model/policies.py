@@ -70,7 +70,7 @@ class TargetRef(Model):
     group: Literal["nexus.dev", "gateway.networking.k8s.io"] | None = Field(
         default=None, description="Group of the target's kind. May be left out: the kind says it."
     )
-    kind: Literal["NexusService", "HTTPRoute", "Gateway"] = Field(description="Kind of the target.")
+    kind: Literal["NexusService", "HTTPRoute", "GRPCRoute", "Gateway"] = Field(description="Kind of the target.")
     name: str = Field(min_length=1, max_length=253, pattern=NAME_PATTERN, description="Name of the target.")
 
 
@@ -84,7 +84,7 @@ class NexusPolicySpec(PolicyFields):
         min_length=1,
         max_length=16,
         description="Objects of the same namespace this applies to. A policy on a NexusService wins over the service's "
-        "own spec.policy, that over one on a Gateway; one on an HTTPRoute wins over all of them. On an HTTPRoute retry, "
+        "own spec.policy, that over one on a Gateway; one on an HTTPRoute or GRPCRoute wins over all of them. On a route retry, "
         "hedge, timeouts and what happens on the way (rateLimit to reply) apply.",
     )
 

@@ -1,7 +1,8 @@
 """Which object a path belongs to.
 
-Between NexusServices the one that has precedence gets the path. Between HTTPRoutes the Gateway API's precedence decides, in
-the gateway, and in silence, as that API wants it. Between the two the gateway decides likewise; here the loser is told.
+Between NexusServices the one that has precedence gets the path. Between HTTPRoutes, and between GRPCRoutes, the Gateway API's
+precedence decides, in the gateway, and in silence, as that API wants it. Between those and NexusServices the gateway decides
+likewise; here the loser is told. HTTPRoutes and GRPCRoutes never meet (`route_conflicts`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Claims:
 
 
 def find_shadowed(routes: Iterable[Route]) -> Iterator[Problem]:
-    """Yield a problem for each NexusService or HTTPRoute whose requests go to one of the other kind instead.
+    """Yield a problem for each NexusService, HTTPRoute or GRPCRoute whose requests go to one of the other kind instead.
 
     One problem for each pair, at the loser's first such match. A match with headers or query parameters is no rival: it is the closer one.
     """
@@ -57,8 +58,12 @@ def _plain_matches(route: Route) -> Iterator[tuple[str, Match]]:
     for number, rule in enumerate(route.rules):
         for index, match in enumerate(rule.matches):
             if not match.headers and not match.query:
-                service = _kind(route) == "NexusService"
-                yield ".spec.expose.path" if service else f".spec.rules[{number}].matches[{index}].path", match
+                kind = _kind(route)
+                part = "method" if kind == "GRPCRoute" else "path"
+                yield (
+                    ".spec.expose.path" if kind == "NexusService" else f".spec.rules[{number}].matches[{index}].{part}",
+                    match,
+                )
 
 
 def _shadowed(loser: Route, winner: Route, match: Match, path: str) -> Problem:

@@ -162,10 +162,7 @@ class Policies:
                 self.problems.append(Problem(ref, f".spec.{name}", "UnsupportedValue", what, fix))
 
     def upstream(self, upstream: Upstream, gateways: Iterable[ObjectRef], *, kept: bool) -> Upstream:
-        """Return the upstream with what policies say. gateways: those whose routes lead to it. kept: it is a last good version.
-
-        What makes it the upstream it is stays: the TLS of a Service's port, which its BackendTLSPolicy or `appProtocol` says.
-        """
+        """Return the upstream with what policies say. gateways: those whose routes lead to it. kept: it is a last good version."""
         source = ObjectRef.parse(upstream.source)
         wide = self._wide(gateways)
         frozen = set(wide.frozen)
@@ -195,8 +192,6 @@ class Policies:
             sections["breaker"] = _apply(SECTIONS["breaker"](), "breaker", wishes)
         if before is not None:
             sections |= {name: getattr(before, name) for name in sorted(frozen & SECTIONS.keys())}
-        if source.kind == "Service" and upstream.tls is not None:
-            sections["tls"] = upstream.tls
         return msgspec.structs.replace(upstream, **sections)
 
     def _tell_weakened(self, owner: ObjectRef, root: str, target: ObjectRef) -> None:

@@ -97,7 +97,7 @@ class RouteBuilder(ABC, Generic[Item, RulesT]):
     def build(self) -> None:
         """Put the route, its status and its problems where they belong."""
         spec = self.resource.spec
-        ignored, refused = unread.tolerate(self.resource)
+        left_out, refused = unread.tolerate(self.resource)
         if not isinstance(spec, self.spec):
             self._keep(refused, list(readable_parents(self.resource)))
             return
@@ -107,7 +107,8 @@ class RouteBuilder(ABC, Generic[Item, RulesT]):
             self.around.found.problems.extend(self.around.parents.strays(self.ref, parent_refs))
             return
         names = tuple(dict.fromkeys(h.lower() for h in getattr(spec, "hostnames", ())))
-        self.problems += [*ignored, *refused]
+        self.problems.extend(left_out)
+        self.problems.extend(refused)
         rules = self.rules(spec)
         if any(_refuses(p) for p in self.problems):
             self._keep(self.problems, parent_refs)

@@ -10,14 +10,25 @@ from nexus_core.model import kubernetes
 from nexus_core.model.resources import Resource
 from nexus_core.model.services import Expose, NexusServiceSpec
 from nexus_core.problems import ObjectRef, Problem
-from nexus_core.snapshot import Discovered, Match, Route, Rule, StaticAddresses, Upstream, UrlRewrite, WeightedBackend
+from nexus_core.snapshot import (
+    Discovered,
+    Match,
+    Route,
+    Rule,
+    StaticAddresses,
+    Upstream,
+    UpstreamTls,
+    UrlRewrite,
+    WeightedBackend,
+)
 from nexus_core.translate import hostnames
+from nexus_core.translate.backend_tls import Refused
 from nexus_core.translate.conflicts import Claims
 from nexus_core.translate.gateways import Gateways, OpenListener
 from nexus_core.translate.paths import without_trailing_slash
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.translation import Mirror, ServiceStatus
-from nexus_core.translate.upstreams import Upstreams, mirror_of
+from nexus_core.translate.upstreams import Upstreams, find_port, mirror_of, mirror_of_port
 from nexus_core.translate.worlds import World, precedence
 
 
@@ -53,6 +64,7 @@ def _build_upstream(
     name = service_name(ref.name, ref.namespace)
     endpoints: Discovered | StaticAddresses = Discovered(name)
     meta = _meta(ref.namespace, spec.type, (spec.contract and spec.contract.openapi) or "")
+    tls: UpstreamTls | None = None
     backend = spec.backend
     if backend is not None and backend.addresses is not None:
         endpoints = StaticAddresses(tuple(_address(a) for a in backend.addresses))
@@ -60,17 +72,27 @@ def _build_upstream(
         endpoints = Discovered(backend.consul.service, backend.consul.tag)
     elif backend is not None and backend.kubernetes_service is not None:
         wanted = backend.kubernetes_service
-        mirror = mirror_of(world, ref.namespace, wanted.name, wanted.port, meta)
-        if isinstance(mirror, str):
+        port = find_port(world, ref.namespace, wanted.name, wanted.port)
+        if isinstance(port, str):
             fix = "Create it, or name another under backend.kubernetesService."
-            found.problems.append(Problem(ref, ".spec.backend.kubernetesService", "BackendNotFound", mirror, fix))
+            found.problems.append(Problem(ref, ".spec.backend.kubernetesService", "BackendNotFound", port, fix))
             return False
+        said = upstreams.secured.find(ref.namespace, wanted.name, port.name)
+        if isinstance(said, Refused):
+            # Not the last good version either: that may have been without TLS.
+            path = ".spec.backend.kubernetesService"
+            found.problems.append(Problem(ref, path, said.reason, said.what, said.fix))
+            found.statuses[ref] = ServiceStatus(ref, resource.generation, "")
+            return True
+        tls = said
+        mirror = mirror_of_port(ref.namespace, wanted.name, port, meta)
+        upstreams.services[f"{ref.namespace}/{ref.name}"] = (ref.namespace, wanted.name, wanted.port)
         upstreams.mirrors.setdefault(mirror.consul_service, mirror)
         endpoints = Discovered(mirror.consul_service)
     elif spec.workload is not None:
         upstreams.mirrors[name] = Mirror(name, ref.namespace, ref.name, spec.workload.port, (), meta)
     upstream_id = f"{ref.namespace}/{ref.name}"
-    upstreams.by_id[upstream_id] = Upstream(upstream_id, str(ref), endpoints)
+    upstreams.by_id[upstream_id] = Upstream(upstream_id, str(ref), endpoints, tls=tls)
     registry = endpoints.service if isinstance(endpoints, Discovered) else ""
     found.statuses[ref] = ServiceStatus(ref, resource.generation, upstream_id, registry)
     return True

@@ -7,7 +7,7 @@ routes keep clients at their endpoint.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,7 +15,7 @@ import msgspec
 
 from nexus_core.model import kubernetes
 from nexus_core.problems import ObjectRef
-from nexus_core.snapshot import CircuitBreaker, Discovered, Persistence, Upstream, UpstreamTls
+from nexus_core.snapshot import CircuitBreaker, Discovered, Persistence, Route, Upstream, UpstreamTls
 from nexus_core.translate.backend_tls import BackendTls, Refused
 from nexus_core.translate.translation import Mirror
 from nexus_core.translate.worlds import World
@@ -53,7 +53,8 @@ _WEB_SOCKETS = frozenset({"ws", "wss", "kubernetes.io/ws", "kubernetes.io/wss"})
 class Upstreams:
     """by_id: upstreams found so far. mirrors: by name in the registry. kept: ids of last good versions.
 
-    secured: BackendTLSPolicies. persistence: what makes an upstream another one than its Service's, by id.
+    secured: BackendTLSPolicies. persistence: what makes an upstream another one than its Service's, by id. services: the Kubernetes
+    Service and port that is behind a NexusService's upstream, by id.
     """
 
     world: World
@@ -63,6 +64,7 @@ class Upstreams:
     mirrors: dict[str, Mirror] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     persistence: dict[str, Persistence] = field(default_factory=dict)
+    services: dict[str, tuple[str, str, int]] = field(default_factory=dict)
 
     def kubernetes_service(self, namespace: str, name: str, port: int, caller: Caller = "http") -> Upstream | Refused:
         """Return the upstream of a Kubernetes Service's port, made when first asked for; or why there is none."""
@@ -109,8 +111,7 @@ class Upstreams:
         found = f"{upstream.id}/{wanted}"
         if found not in self.by_id:
             self.by_id[found] = msgspec.structs.replace(upstream, id=found, protocol=wanted)
-            if upstream.id in self.kept:
-                self.kept.add(found)
+            self._alike(upstream.id, found)
         return found
 
     def sticky(self, upstream_id: str, persistence: Persistence) -> str:
@@ -123,17 +124,34 @@ class Upstreams:
         if found not in self.by_id:
             self.by_id[found] = msgspec.structs.replace(self.by_id[upstream_id], id=found)
             self.persistence[found] = persistence
-            if upstream_id in self.kept:
-                self.kept.add(found)
+            self._alike(upstream_id, found)
         return found
 
-    def kept_sticky(self, upstream: Upstream) -> Upstream:
-        """Return an upstream of `sticky` with what makes it one, whatever policies say of its Service."""
+    def _alike(self, upstream_id: str, variant: str) -> None:
+        if upstream_id in self.kept:
+            self.kept.add(variant)
+        if upstream_id in self.services:
+            self.services[variant] = self.services[upstream_id]
+
+    def settled(self, upstream: Upstream) -> Upstream:
+        """Return an upstream that policies were merged into, with what makes it the upstream it is, whatever they say: how its
+        clients are kept, and the TLS of its Service's BackendTLSPolicy or `appProtocol`.
+        """
         wished = self.persistence.get(upstream.id)
-        if wished is None:
-            return upstream
-        balancing = msgspec.structs.replace(upstream.balancing, persistence=wished)
-        return msgspec.structs.replace(upstream, balancing=balancing)
+        if wished is not None:
+            balancing = msgspec.structs.replace(upstream.balancing, persistence=wished)
+            upstream = msgspec.structs.replace(upstream, balancing=balancing)
+        tls = self.by_id[upstream.id].tls
+        return upstream if tls is None or upstream.id in self.kept else msgspec.structs.replace(upstream, tls=tls)
+
+    def uses(self, routes: Iterable[Route]) -> Iterator[tuple[tuple[str, str, int], str]]:
+        """Yield the Kubernetes Services behind NexusServices that routes lead to, each with a listener of such a route."""
+        if not self.services:
+            return
+        for route in routes:
+            for name in {b.upstream for rule in route.rules for b in rule.backends} & self.services.keys():
+                for listener in route.listeners:
+                    yield self.services[name], listener
 
     def keep(self, upstream_id: str) -> bool:
         """Whether the upstream of a kept route is there; a Kubernetes Service's is made again, if the Service still is."""

@@ -112,10 +112,11 @@ class CorsFilter:
             methods = method if _METHOD.fullmatch(method) else ""
         if methods:
             found.append((_PREFIX + "allow-methods", methods))
-        names = self._headers
+        # Who asks for no headers is told of none (Gateway API, HTTPCORSFilter.allowHeaders).
+        asked = head.header(_PREFIX + "request-headers")
+        names = self._headers if asked is not None else ""
         if names is None:
-            asked = head.header(_PREFIX + "request-headers") or ""
-            names = asked if len(asked) <= _MAX_NAMES and _NAMES.fullmatch(asked) else ""
+            names = asked if asked and len(asked) <= _MAX_NAMES and _NAMES.fullmatch(asked) else ""
         if names:
             found.append((_PREFIX + "allow-headers", names))
         if self._expose and not (self._expose_all and self._policy.credentials):
