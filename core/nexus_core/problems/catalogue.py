@@ -32,35 +32,48 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
     "Accepted": {
         "Conflicted": "Another BackendTLSPolicy on the same Service, or port of it, has precedence.",
         "DuplicateObject": "The same object is defined more than once.",
-        "HostnameConflict": "Two listeners of a Gateway share name, or port and host name.",
+        "HostnameConflict": "Two listeners share port and host name.",
         "IncompatibleFilters": "Filters of one rule exclude each other.",
+        "InvalidParameters": "The parameters of a Gateway or GatewayClass do not exist or cannot be used.",
         "InvalidRegex": "A regular expression cannot be read, or could take very long to match.",
         "InvalidSpec": "A field of the object is missing, unknown or has a value that is not allowed.",
         "NoMatchingListener": "No Gateway of class nexus has a listener that works.",
         "NoMatchingListenerHostname": "No listener serves any of the object's host names.",
         "NoMatchingParent": "A route names a Gateway or listener that does not exist.",
         "NoValidCACertificate": "None of the authorities that a policy or Gateway names can be used.",
+        "NotAllowed": "A Gateway takes no ListenerSets from the namespace of this one.",
         "NotAllowedByListeners": "No listener allows routes from the object's namespace.",
         "PathConflict": "Another NexusService, or an HTTPRoute, that has precedence has the same path.",
         "PolicyConflict": "Two policies set one field of one target to different values.",
+        "ProtocolConflict": "Listeners of different protocols ask for one port.",
         "UnknownKind": "The group nexus.dev has no such kind.",
+        "UnsupportedAddress": "A Gateway asks for an address of a type that Nexus cannot give.",
         "UnsupportedProtocol": "A listener asks for a protocol that Nexus does not serve.",
         "UnsupportedValue": "A field or value is valid, but Nexus does not implement it.",
     },
     "ResolvedRefs": {
         "BackendNotFound": "A backend that a route or service names does not exist.",
         "InvalidBackendTLS": "The BackendTLSPolicy of a backend cannot be carried out.",
+        "InvalidCACertificateKind": "Authorities are named by a kind of object that holds none.",
         "InvalidCACertificateRef": "An authority that a policy or Gateway names does not exist or is no certificate.",
+        "InvalidCertificateRef": "The certificate that a listener names does not exist or cannot be used.",
+        "InvalidClientCertificateRef": "The certificate that a Gateway shows to backends does not exist or cannot be used.",
         "InvalidKind": "A backend is of a kind that cannot be one.",
-        "InvalidRouteKinds": "A listener allows kinds of routes that Nexus does not serve.",
+        "InvalidRouteKinds": "A listener allows kinds of routes that none of its protocol takes.",
         "MarketplaceNotFound": "A plugin names a NexusMarketplace that does not exist or is broken.",
         "MarketplaceUnreachable": "The index of a marketplace could not be read.",
         "PluginIncompatible": "No version of a plugin in the range works with this plugin API.",
         "PluginNotFound": "The marketplace does not list the plugin.",
         "PluginVersionNotFound": "No version of a plugin is in the range.",
         "PublisherNotTrusted": "A plugin's publisher is not among those the marketplace trusts.",
-        "RefNotPermitted": "A route names a backend of another namespace that has not permitted it.",
+        "RefNotPermitted": "An object of another namespace is named, which has not permitted it.",
         "TargetNotFound": "A policy or plugin targets an object that does not exist.",
+    },
+    "OverlappingTLSConfig": {
+        "OverlappingHostnames": "Host names of two TLS listeners of one port have clients in common.",
+    },
+    "InsecureFrontendValidationMode": {
+        "ConfigurationChanged": "Clients without a valid certificate are let in.",
     },
     "nexus.dev/UnsupportedFields": {
         "FieldsNotImplemented": "A field of an object of the Gateway API has no effect, because Nexus does not implement it.",
@@ -77,6 +90,7 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
     },
     "Programmed": {
         "AddressNotAssigned": "The Service in front of the gateways has no address.",
+        "AddressNotUsable": "A Gateway asks for an address that its load balancer did not give.",
         "ConsulUnreachable": "The operator cannot publish, because Consul does not answer.",
         "NoGateways": "No gateway replica is running, or none reaches Consul.",
         "NotProgrammed": "Nothing of the object is in the gateways' configuration.",
@@ -110,6 +124,7 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "HeadTooLarge": "The request line or headers are too large.",
         "InternalError": "The gateway failed.",
         "MethodRefused": "The gateway does not pass this method on.",
+        "MisdirectedRequest": "The request is for another host than the one its connection was made to.",
         "NoBackends": "The route has no backend that takes requests.",
         "NoEndpoints": "The service has no live endpoint.",
         "NotConfigured": "The gateway has no configuration yet.",
@@ -139,5 +154,5 @@ HEALTHY = frozenset(
 )
 """Reasons of conditions that say all is well; they have no page."""
 
-GATEWAY_API = frozenset({"Invalid", "ListenersNotValid", "NoResources"})
+GATEWAY_API = frozenset({"Invalid", "ListenersNotResolved", "ListenersNotValid", "NoResources", "ParentNotAccepted"})
 """Reasons the Gateway API prescribes for conditions of Gateways whose cause stands in a listener's own condition."""

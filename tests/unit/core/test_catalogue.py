@@ -29,7 +29,8 @@ REASON_AT = {
     "Trouble": 0,
 }
 """Position of the reason in calls that take one."""
-NOT_OURS = {"Unknown"}
+NOT_OURS = {"True", "Unknown"}
+"""Statuses of conditions, where a reason depends on them."""
 
 DEMO = Release(
     name="demo",
