@@ -11,8 +11,7 @@ import random
 import secrets
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -20,34 +19,45 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from nexus_core.discovery import Discovery
 from nexus_core.problems import Problem
-from nexus_core.snapshot import Ack, Fault, Published, Upstream
+from nexus_core.snapshot import Fault, Upstream
 from nexus_sdk import logs
-from nexus_sdk.discovery.file import FileDiscovery
-from nexus_sdk.discovery.memory import MemoryDiscovery
-from nexus_wire.server import ServerConnection
 
 from nexus_gateway import workers
 from nexus_gateway.balance.keys import build_key
+from nexus_gateway.building import (
+    NOTHING,
+    NothingToServe,
+    addresses_of,
+    build_discovery,
+    build_sealer,
+    build_source,
+    place_of,
+)
 from nexus_gateway.edge import allocator, gauges
 from nexus_gateway.edge.accesslogs import AccessLog
 from nexus_gateway.edge.admin import Admin, State
 from nexus_gateway.edge.health.checker import Checked, Checker
-from nexus_gateway.edge.kept import KeptDiscovery
+from nexus_gateway.edge.listeners.plans import PLAIN, SECURE
+from nexus_gateway.edge.listeners.ports import Ports
+from nexus_gateway.edge.listeners.reception import Reception
 from nexus_gateway.edge.measurements import Measurements, Renderer
 from nexus_gateway.edge.plugins.judges import Judge, RemoteVerifier, Verifier
 from nexus_gateway.edge.plugins.loading import Loader
-from nexus_gateway.edge.plugins.slots import STOP_S, Slot
-from nexus_gateway.edge.pools import Pool, Pools
+from nexus_gateway.edge.plugins.slots import STOP_S
+from nexus_gateway.edge.pools import Pools
 from nexus_gateway.edge.proxy import Proxy
 from nexus_gateway.edge.recording import Recorder
-from nexus_gateway.edge.runtimes import Parts, Runtime, dismantle, empty
+from nexus_gateway.edge.runtimes import Parts, Runtime
 from nexus_gateway.edge.samples import Samples
 from nexus_gateway.edge.sessions import Sessions
-from nexus_gateway.edge.slices import START_SLICE_S, run_in_slices
-from nexus_gateway.edge.sources.files import FileSource
 from nexus_gateway.edge.sources.port import SnapshotSource, TakesSamples
-from nexus_gateway.edge.sources.remote import RemoteWorkshop
+from nexus_gateway.edge.streams.service import Means as StreamMeans
+from nexus_gateway.edge.streams.service import Streams
+from nexus_gateway.edge.swaps import Means, Swaps
 from nexus_gateway.edge.tasks import Tasks
+from nexus_gateway.edge.tls.clients import ClientCertificates
+from nexus_gateway.edge.tls.keyring import Keyring
+from nexus_gateway.edge.tls.serving import Contexts as TlsContexts
 from nexus_gateway.edge.workers.places import Place
 from nexus_gateway.filters.faults import FaultDraw
 from nexus_gateway.filters.mirrors import MirrorDraw
@@ -60,6 +70,8 @@ from nexus_gateway.telemetry import names
 from nexus_gateway.telemetry.contexts import Contexts
 from nexus_gateway.telemetry.decisions import Decisions
 from nexus_gateway.telemetry.trees import TraceBook
+
+__all__ = ["Gateway", "NothingToServe", "build_discovery", "build_source", "calm_collector", "loop_factory", "run"]
 
 if TYPE_CHECKING:
     from nexus_gateway.edge.tls.store import Certificates
@@ -81,8 +93,8 @@ _SECOND_SIGNAL_S = 0.5
 class Gateway:
     """One gateway in the running event loop.
 
-    port, tls_port, admin_port: what is bound, after `start`; 0 for none. calm: whether the garbage collector was told
-    (`calm_collector`) to leave what lives long alone. leads: whether it does what one worker does for all; see `lead`.
+    admin_port: what is bound, after `start`; 0 for none. ports: where listeners are, after `start`. leads: whether it does what one
+    worker does for all; see `lead`.
     """
 
     def __init__(
@@ -95,8 +107,6 @@ class Gateway:
     ) -> None:
         """place: what a supervisor prepared; None for a gateway of one process. judge: verifies plugins; None for this process."""
         self.settings = settings
-        self.port = 0
-        self.tls_port = 0
         self.admin_port = 0
         self.source = source
         self.place = place or place_of(settings)
@@ -127,23 +137,37 @@ class Gateway:
         )
         self._judge = judge or Verifier()
         self._loader = Loader(settings.plugin_cache, self.measurements, self._judge)
-        self._swapping = asyncio.Lock()
-        self._swapped = asyncio.Condition()
         self._tasks = Tasks(lambda name: self.measurements.tally(names.TASK_FAILURES, name).inc())
         self._draining = False
-        self.calm = False
         self.samples = Samples(settings.sample_requests, self._rng, monotonic())
         self.traces = TraceBook(settings.traces_memory) if settings.traces_memory else None
         self._stack = contextlib.AsyncExitStack()
-        self._runtime = empty()
-        self._listeners: list[asyncio.Server] = []
         self.listening = asyncio.Event()
         self.certificates: Certificates | None = None
 
     @property
     def runtime(self) -> Runtime:
         """What serves new requests."""
-        return self._runtime
+        return self.proxy.runtime
+
+    @property
+    def port(self) -> int:
+        """Where `listen` is bound, 0 where nothing is."""
+        return self.ports.bound(PLAIN)
+
+    @property
+    def tls_port(self) -> int:
+        """Where `tls_listen` is bound, 0 where nothing is."""
+        return self.ports.bound(SECURE)
+
+    @property
+    def calm(self) -> bool:
+        """Whether the garbage collector was told (`calm_collector`) to leave what lives long alone."""
+        return self._swaps.calm
+
+    @calm.setter
+    def calm(self, calm: bool) -> None:
+        self._swaps.calm = calm
 
     def _live(self) -> Iterable[tuple[str, tuple[EndpointState, ...]]]:
         return ((upstream, pool.endpoints) for upstream, pool in sorted(self.pools.all().items()))
@@ -169,6 +193,8 @@ class Gateway:
                 self.samples,
             )
             self._stack.push_async_callback(self.proxy.close)
+            self.streams = self._build_streams()
+            self._stack.push_async_callback(self.streams.cut_off)
             gauges.watch(self.measurements, self.proxy)
             self.proxy.clock.every_tick.append(self._mirror_cells)
             self._checker = Checker(
@@ -179,18 +205,40 @@ class Gateway:
                 rng=self._rng,
             )
             self._stack.push_async_callback(self._checker.close)
+            self._build_ports()
+            self._swaps = Swaps(
+                Means(
+                    replica=settings.replica,
+                    gateway=settings.gateway,
+                    proxy=self.proxy,
+                    ports=self.ports,
+                    clients=self._clients,
+                    pools=self.pools,
+                    loader=self._loader,
+                    parts=self._parts,
+                    measurements=self.measurements,
+                    tasks=self._tasks,
+                    ack=self.source.ack,
+                    follow=self._checker.follow,
+                )
+            )
             await self._start_admin()
-            self._stack.callback(self._close_listeners)
+            self._stack.callback(self.ports.stop_accepting)
+            if self.certificates is not None:
+                await asyncio.to_thread(self.certificates.reload)
+                self._tasks.keep(self.certificates.watch, "certificates")
             if not self.place.inherits:
-                await self._bind()
+                await self._open()
             if once_live or self.place.inherits:
                 self._tasks.own(self._accept_once_live(), "listen")
             else:
                 await self._accept()
             self._stack.push_async_callback(self._judge.close)
             self._stack.push_async_callback(self._close_source)
+            self._stack.push_async_callback(self._swaps.close)
             self._tasks.own(self._follow(), "snapshots")
             self._tasks.keep(self._housekeep, "housekeeping")
+            self._tasks.keep(self._swaps.reopen, "ports")
             source = self.source
             if settings.sample_requests and isinstance(source, TakesSamples):
                 self._tasks.keep(lambda: source.publish_samples(lambda: self.samples.samples), "samples")
@@ -226,45 +274,58 @@ class Gateway:
             return
         try:
             if self.place.inherits:
-                await self._bind()
+                await self._open()
             await self._accept()
         except OSError:
             log.exception("this gateway cannot accept and stays not ready")
 
-    async def _bind(self) -> None:
-        place, proxy = self.place, self.proxy
-        options = proxy.options
-        if place.secure is not None:
-            # Here: reading certificates takes 7 MB.
-            from nexus_gateway.edge.tls.listening import build_listener
-            from nexus_gateway.edge.tls.store import Certificates
-
-            assert self.settings.tls_certificates is not None
-            certificates = Certificates(self.settings.tls_certificates)
-            await asyncio.to_thread(certificates.reload)
-            self._tasks.keep(certificates.watch, "certificates")
-            self.certificates = certificates
-            listener = build_listener(certificates, options, self.measurements, self.settings.max_connections)
-            secure = await place.listen_tls(listener)
-            assert secure is not None
-            self._listeners.append(secure)
-            self.tls_port = secure.sockets[0].getsockname()[1]
-        plain = await place.listen(lambda: ServerConnection(options))
-        self._listeners.append(plain)
-        self.port = plain.sockets[0].getsockname()[1]
+    async def _open(self) -> None:
+        """Open what is open without any Snapshot. Raises OSError."""
+        await self.ports.start()
         tls = f", TLS on port {self.tls_port}" if self.tls_port else ""
-        host, _ = split_address(self.settings.listen)
-        log.info("listening on %s:%d%s, admin API on port %d", host, self.port, tls, self.admin_port)
+        if self.port:
+            host, _ = split_address(self.settings.listen)
+            log.info("listening on %s:%d%s, admin API on port %d", host, self.port, tls, self.admin_port)
 
     async def _accept(self) -> None:
-        for listener in self._listeners:
-            await listener.start_serving()
+        await self.ports.accept()
         self.listening.set()
+
+    def _build_streams(self) -> Streams:
+        proxy = self.proxy
+        return Streams(
+            StreamMeans(
+                self.settings,
+                proxy.clock,
+                self._rng,
+                self.measurements,
+                self._contexts,
+                self._decisions,
+                self._access_log,
+                self._recorder,
+                proxy.tls.context,
+                lambda: len(proxy.connections),
+            )
+        )
+
+    def _build_ports(self) -> None:
+        settings, proxy = self.settings, self.proxy
+        addresses = addresses_of(settings)
+        if addresses.always_secure and settings.tls_certificates is not None:
+            # Here: reading certificates takes 7 MB.
+            from nexus_gateway.edge.tls.store import Certificates
+
+            self.certificates = Certificates(settings.tls_certificates)
+        keyring = Keyring(build_sealer(settings))
+        self.ports = Ports(
+            addresses, self.place, Reception(proxy, self.streams, self.certificates), TlsContexts(keyring)
+        )
+        self._clients = ClientCertificates(keyring, proxy.tls)
 
     async def _start_admin(self) -> None:
         state = State(
             replica=self.settings.replica,
-            runtime=lambda: self._runtime,
+            runtime=lambda: self.runtime,
             pools=self.pools,
             measurements=self.measurements,
             problems=self._problems,
@@ -279,7 +340,8 @@ class Gateway:
         self.admin_port = await self.place.serve_admin(runner)
 
     def _problems(self) -> tuple[Problem, ...]:
-        return (*self.source.problems, *(self.certificates.problems if self.certificates is not None else ()))
+        certificates = self.certificates.problems if self.certificates is not None else ()
+        return (*self.source.problems, *certificates, *self.ports.problems, *self._clients.problems)
 
     def _mirror_cells(self) -> None:
         """Take over what other workers learned, and what they gave back."""
@@ -317,7 +379,7 @@ class Gateway:
         """Return why the gateway takes no traffic; None when it does."""
         if self._draining:
             return "draining"
-        if not self._runtime.published.generation:
+        if not self.runtime.published.generation:
             return "no Snapshot yet"
         return None if self.listening.is_set() else "not listening yet"
 
@@ -338,106 +400,15 @@ class Gateway:
         while True:
             try:
                 async for published in self.source.watch():
-                    await self._take(published)
+                    await self._swaps.take(published)
                 return
             except Exception:
                 log.exception("the Snapshot source failed; the live Snapshot stays, watching again")
                 await asyncio.sleep(_FOLLOW_AGAIN_S)
 
-    async def _take(self, published: Published) -> None:
-        try:
-            async with self._swapping:
-                await self._swap(published)
-        except Exception:
-            # A Snapshot that we cannot run must not cost the one that runs.
-            self.measurements.swap_failures.inc()
-            log.exception(
-                "generation %d cannot be run; generation %d stays",
-                published.generation,
-                self._runtime.published.generation,
-            )
-
-    async def _swap(self, published: Published) -> None:
-        """Build the new runtime in full, move the reference, let the former one finish."""
-        clock = asyncio.get_running_loop().time
-        former = self._runtime
-        slots = await self._loader.slots(published.snapshot.plugins, former.slots)
-        staged = self.pools.stage(published.snapshot.upstreams, clock())
-        try:
-            runtime = await self._build(published, staged.pools, slots)
-        except BaseException:
-            self.pools.discard(staged)
-            for slot in slots.values():
-                if slot.running is not None:
-                    # Stops what was started for this Snapshot alone; what the live one uses has another user.
-                    slot.running.acquire()
-                    await slot.running.release()
-            raise
-        runtime.hold_plugins()
-        self.pools.commit(staged, clock())
-        self._runtime = self.proxy.runtime = runtime
-        self._checker.follow(published.snapshot.upstreams)
-        self._tasks.own(self._retire(former), "retire")
-        self.measurements.swaps.inc()
-        self.measurements.generation.set(published.generation)
-        snapshot = published.snapshot
-        self.measurements.forget(
-            {route.id for route in snapshot.routes}, {upstream.id for upstream in snapshot.upstreams}, set(slots)
-        )
-        log.info("generation %d is live: %d routes, %d upstreams, %d plugins", published.generation, len(snapshot.routes),
-                 len(snapshot.upstreams), len(slots))  # fmt: skip
-        async with self._swapped:
-            self._swapped.notify_all()
-        await self.source.ack(
-            Ack(
-                self.settings.replica,
-                published.generation,
-                published.digest,
-                datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-                {plugin: slot.report for plugin, slot in sorted(slots.items())},
-            )
-        )
-        retry_in_s = self._loader.retry_in_s(clock())
-        if retry_in_s is not None:
-            self._tasks.own(self._retry_plugins(published, retry_in_s), "retry plugins")
-
-    async def _build(self, published: Published, pools: Mapping[str, Pool], slots: Mapping[str, Slot]) -> Runtime:
-        """Compile the Snapshot, what changed of it, in slices between requests; the first one in one go, nearly."""
-        live = self._runtime
-        building = Runtime.in_slices(published, pools, slots, self._parts, live)
-        first = not live.published.generation
-        undisturbed = self.calm and not first
-        if undisturbed:
-            # What is built must not keep the garbage of before alive with it; none is looked for meanwhile.
-            gc.collect(1)
-            gc.disable()
-        try:
-            runtime = await (run_in_slices(building, START_SLICE_S, 0.0) if first else run_in_slices(building))
-            if self.calm:
-                # It lives as long as it serves: no collection has to walk it. It holds no cycles, so that it is freed with its
-                # last request all the same.
-                gc.freeze()
-        finally:
-            if undisturbed:
-                gc.enable()
-        return runtime
-
-    async def _retire(self, former: Runtime) -> None:
-        await former.retire()
-        await run_in_slices(dismantle(former))
-        if self.calm:
-            # What the swap, or the start, took in passing. In a thread: the interpreter is free meanwhile.
-            await asyncio.to_thread(allocator.trim)
-
-    async def _retry_plugins(self, published: Published, after_s: float) -> None:
-        await asyncio.sleep(after_s)
-        if self._runtime.published is published:
-            await self._take(published)
-
     async def live(self, generation: int = 1) -> None:
         """Return once this generation, or a later one, serves."""
-        async with self._swapped:
-            await self._swapped.wait_for(lambda: self._runtime.published.generation >= generation)
+        await self._swaps.live(generation)
 
     async def stop(
         self,
@@ -455,15 +426,16 @@ class Gateway:
         """
         bound_s = self.settings.drain_s if drain_s is None else drain_s
         self._draining = True
-        self.proxy.options.draining = True
+        self.proxy.drain()
         try:
             if bound_s and self.settings.drain_delay_s and not handed_over:
                 await asyncio.sleep(self.settings.drain_delay_s)
-            self._close_listeners()
+            self.ports.stop_accepting()
             try:
                 async with asyncio.timeout(bound_s):
                     await self.proxy.quiet(min(_IDLE_GRACE_S, bound_s))
                     await self.proxy.drained()
+                    await self.streams.drained()
                     await self.proxy.written()
             except TimeoutError:
                 log.warning(
@@ -478,20 +450,17 @@ class Gateway:
             await self._release()
 
     async def _release(self) -> None:
-        self._close_listeners()
+        self.ports.stop_accepting()
+        await self.streams.cut_off()
         await self.proxy.cut_off()  # or the plugins would wait for requests that nobody waits for
         await self._tasks.close()
         try:
             async with asyncio.timeout(STOP_S):
-                await self._runtime.retire()
+                await self.runtime.retire()
         except TimeoutError:
             log.warning("plugins were not stopped: a request still holds them")
         await self._stack.aclose()
         self._bulkheads.leave()
-
-    def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            listener.close()
 
     async def _close_source(self) -> None:
         await self.source.close()
@@ -502,47 +471,8 @@ class Gateway:
         await asyncio.to_thread(self._recorder.close)
 
 
-def place_of(settings: GatewaySettings) -> Place:
-    """Return where a gateway of one process listens."""
-    secure = split_address(settings.tls_listen) if settings.tls_listen else None
-    return Place.alone(split_address(settings.listen), secure, split_address(settings.admin))
-
-
 def _cells_full(key: str) -> None:
     log.error("the memory that workers share is full at %s: what finds no room is counted by each worker alone", key)
-
-
-def build_source(settings: GatewaySettings, manifests: Path | None) -> SnapshotSource:
-    """Return the file source for a directory of manifests, else the Consul source. Raises `NothingToServe`."""
-    if manifests is not None:
-        return FileSource(manifests, RemoteWorkshop(settings.plugin_cache.parent / "indexes"))
-    if settings.consul_url:
-        # Where it is needed, as below: its client takes 7 MB.
-        from nexus_gateway.edge.sources.consul import ConsulSource
-
-        return ConsulSource(
-            settings.consul_url, settings.consul_token, settings.consul_prefix, settings.replica, settings.state_dir
-        )
-    raise NothingToServe(_NOTHING)
-
-
-_NOTHING = "The gateway has no configuration: neither a directory of manifests (`nexus gateway -f DIR`) nor NEXUS_CONSUL_URL is given."
-
-
-class NothingToServe(ValueError):
-    """No Snapshot source is configured. The text says what to give."""
-
-
-def build_discovery(settings: GatewaySettings) -> Discovery:
-    """Return the file's discovery when one is named, else Consul's, else one that knows no service; as in `nexus_sdk`."""
-    if settings.discovery_file is not None:
-        return FileDiscovery(settings.discovery_file)
-    if settings.consul_url:
-        from nexus_sdk.discovery.consul import ConsulDiscovery
-
-        found = ConsulDiscovery(settings.consul_url, token=settings.consul_token or None)
-        return KeptDiscovery(found, settings.state_dir / "endpoints") if settings.state_dir is not None else found
-    return MemoryDiscovery()
 
 
 def run(settings: GatewaySettings, manifests: Path | None = None) -> None:
@@ -552,7 +482,7 @@ def run(settings: GatewaySettings, manifests: Path | None = None) -> None:
     """
     if settings.workers > 1:
         if manifests is None and not settings.consul_url:
-            raise NothingToServe(_NOTHING)  # once, not in every worker
+            raise NothingToServe(NOTHING)  # once, not in every worker
         workers.run(settings, manifests, Renderer(settings.metrics_series).render_encoded)
         return
     allocator.settle()

@@ -20,6 +20,9 @@ MAX_WORKERS = 256
 """More processes than that share no machine sensibly."""
 
 
+LISTEN = "127.0.0.1:8080"
+
+
 class SettingInvalid(ValueError):
     """An environment variable cannot be used. The text says which, what it holds, and what to write."""
 
@@ -44,13 +47,24 @@ def _env(name: str, default: Any = None, *, factory: Callable[[], Any] | None = 
 class GatewaySettings:
     """All settings of one gateway process. `from_env` reads the variable named beside each field."""
 
-    listen: str = _env("NEXUS_GATEWAY_LISTEN", "127.0.0.1:8080")
-    """`host:port` that takes traffic; port 0 takes any free one. Default: this machine only, so nothing is exposed unasked."""
+    listen: str = _env("NEXUS_GATEWAY_LISTEN", LISTEN)
+    """`host:port` where the listeners of HTTP port 80 are (without one: of the lowest HTTP port); port 0 takes any free one. Other ports
+    are opened on the same host, those below 1024 at 8000 more. Default: this machine only, so nothing is exposed unasked.
+    With NEXUS_PORTS=declared only the host counts, and the default is every address."""
     tls_listen: str = _env("NEXUS_GATEWAY_TLS_LISTEN", "")
-    """`host:port` that takes traffic over TLS, beside the other; empty takes none. Needs NEXUS_TLS_CERTIFICATES."""
+    """`host:port` where the listeners of HTTPS and TLS port 443 are (without one: of the lowest such port). Default: port 8443 of the
+    other's host, once there is such a listener."""
+    ports: str = _env("NEXUS_PORTS", "local")
+    """`local` opens ports as above; `declared` exactly those that listeners declare, which below 1024 needs the permission to. Default:
+    what a user of one machine can do."""
+    gateway: str = _env("NEXUS_GATEWAY", "")
+    """`<namespace>/<name>` of the one Gateway that this process serves; empty serves all."""
+    seal_key: str = field(default="", metadata={"env": "NEXUS_SEAL_KEY"}, repr=False)
+    """Opens the private keys in the Snapshot: base64 of 32 bytes, the same for the operator and its gateways. Empty: listeners that end
+    TLS are not served, unless manifests come from files, which need none."""
     tls_certificates: Path | None = _env("NEXUS_TLS_CERTIFICATES")  # noqa: RUF009 - `_env` makes a dataclass field
-    """Directory of certificates: pairs NAME.crt and NAME.key, or subdirectories with tls.crt and tls.key. Chosen by the name
-    a client asks for; read again when they change."""
+    """Directory of certificates for NEXUS_GATEWAY_TLS_LISTEN: pairs NAME.crt and NAME.key, or subdirectories with tls.crt and tls.key.
+    Chosen by the name a client asks for; read again when they change. For clients whom no HTTPS or TLS listener serves."""
     workers: int = _env("NEXUS_WORKERS", 1)
     """Processes that take traffic; `auto` is one for each CPU the gateway may use. Default: 1, as Kubernetes scales by replicas;
     with more a supervisor stands in front of the admin API, and nothing stands in front of the traffic."""
@@ -79,6 +93,11 @@ class GatewaySettings:
     its queues growing into timeouts."""
     max_connections: int = _env("NEXUS_MAX_CONNECTIONS", 20000)
     """Client connections open at once; more are answered 503 and closed. 0: any number. Default: 35 MB of idle ones, 400 MB over TLS."""
+    max_udp_sessions: int = _env("NEXUS_MAX_UDP_SESSIONS", 4096)
+    """Clients of UDP routes that are known at once, each with a socket of its own; the one that is silent longest makes room for
+    another. 0: any number."""
+    udp_idle_s: float = _env("NEXUS_UDP_IDLE_SECONDS", 60.0)
+    """A UDP client that is silent for so long, in both directions, may get another endpoint. 0: never."""
     session_secret: str = field(
         default_factory=lambda: secrets.token_hex(32), metadata={"env": "NEXUS_SESSION_SECRET"}, repr=False
     )
@@ -140,13 +159,7 @@ class GatewaySettings:
             if text:
                 values[each.name] = _parse(name, each.name, text)
         values.update({name: value for name, value in overrides.items() if value is not None})
-        settings = cls(**values)
-        if settings.tls_listen and settings.tls_certificates is None:
-            raise SettingInvalid(
-                f"NEXUS_GATEWAY_TLS_LISTEN is {settings.tls_listen}, but there is no certificate to show. "
-                "Set NEXUS_TLS_CERTIFICATES to a directory of pairs NAME.crt and NAME.key."
-            )
-        return settings
+        return cls(**values)
 
     def to_env(self) -> dict[str, str]:
         """Return the environment that makes `from_env` return these settings; names that are not in it must be unset."""
@@ -255,6 +268,18 @@ def _address(text: str) -> str:
     return text
 
 
+def _ports(text: str) -> str:
+    if text.lower() not in ("local", "declared"):
+        raise ValueError(text)
+    return text.lower()
+
+
+def _gateway(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9.-]{1,253}/[a-z0-9.-]{1,253}", text):
+        raise ValueError(text)
+    return text
+
+
 def _level(text: str) -> str:
     if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise ValueError(text)
@@ -285,6 +310,8 @@ def split_address(text: str) -> tuple[str, int]:
 _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "listen": (_address, "host:port, for example 127.0.0.1:8080"),
     "tls_listen": (_address, "host:port, for example 127.0.0.1:8443"),
+    "ports": (_ports, "local or declared"),
+    "gateway": (_gateway, "namespace/name of a Gateway"),
     "tls_certificates": (Path, "a directory"),
     "workers": (_workers, "`auto` or a whole number from 1 to 256"),
     "admin": (_address, "host:port, for example 127.0.0.1:8081"),
@@ -295,6 +322,8 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "max_in_flight": (_count, "a whole number, 0 or more"),
     "session_secret": (_secret, "16 characters or more"),
     "max_connections": (_count, "a whole number, 0 or more"),
+    "max_udp_sessions": (_count, "a whole number, 0 or more"),
+    "udp_idle_s": (_seconds, "seconds, 0 or more"),
     "priority_paths": (_paths, "paths separated by commas, for example /healthz,/readyz"),
     "min_body_bytes_per_s": (_count, "a number of bytes, 0 or more"),
     "max_body_replay_bytes": (_count, "a number of bytes, 0 or more"),

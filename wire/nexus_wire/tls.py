@@ -10,7 +10,11 @@ every request passes, and what every idle connection holds:
 - What OpenSSL has encrypted is written at once, so the plain transport's buffer is the only one, and its limits are
   the application's.
 
-Absent: certificates and their choice (the context's `sni_callback`), 0-RTT, renegotiation (the context refuses it).
+A listener that has a `choose` is shown the ClientHello before OpenSSL is: it says with which context TLS ends here, or that the
+connection is passed on as it came, or refused.
+
+Absent: certificates and which of them is shown (`choose`, or the context's `sni_callback`), 0-RTT, renegotiation (the context
+refuses it).
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from nexus_wire import client_hello
+from nexus_wire.client_hello import NEED_MORE, Hello, NotTls
 from nexus_wire.clock import NEVER, Clock, ticks_of
 from nexus_wire.pieces import Piece, write_all
 
@@ -34,6 +40,9 @@ _HEADER = 5
 _MAX_RECORD = 2**14 + 2048
 """RFC 5246 section 6.2.3; TLS 1.3 allows 256 more than the plaintext."""
 _PIECE = 2**14
+_FATAL = b"\x15\x03\x03\x00\x02\x02%c"
+"""A fatal alert in a record of its own."""
+_DECODE_ERROR = 50
 _MAX_ANSWERS = 2**16
 """Bytes that OpenSSL itself has to say (alerts, key updates) and that the client does not read; then it is cut off."""
 
@@ -57,30 +66,65 @@ class Failure(enum.StrEnum):
     HANDSHAKE = "handshake"  # no common version or cipher, no certificate, or it is not TLS at all
     TIMEOUT = "timeout"  # no handshake in time
     CROWD = "crowd"  # more handshakes at once than the listener takes
+    NAME = "name"  # it asks for a name that nobody serves here
     RECORD = "record"  # what came after the handshake is not TLS, or was changed on its way
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """TLS ends here. context: of the server: an `ssl.SSLContext`, or what has its `wrap_bio`; with a method `begin` it brings its own
+    buffers. factory: makes the application's protocol once hands are shaken; it is given the protocol that ALPN chose, None
+    without."""
+
+    context: Any
+    factory: Callable[[str | None], asyncio.Protocol]
+
+
+@dataclass(frozen=True, slots=True)
+class PassesOn:
+    """The connection goes on as it came. factory: makes the protocol that gets the plain transport, and the bytes so far as
+    its first ones."""
+
+    factory: Callable[[], asyncio.Protocol]
+
+
+@dataclass(frozen=True, slots=True)
+class Refuses:
+    """The connection ends: with this alert (RFC 8446 section 6), or with none and a reset for who waits for the end alone."""
+
+    alert: int | None = None
+
+
+Choice = Ends | PassesOn | Refuses
+UNRECOGNIZED_NAME = 112
+"""The alert for a name that nobody serves (RFC 6066 section 3)."""
+INTERNAL_ERROR = 80
 
 
 @dataclass(slots=True)
 class TlsListener:
     """What all connections of a TLS listener share.
 
-    context: of the server. factory: makes the application's protocol once hands are shaken; it is given the protocol that
-    ALPN chose, None without. on_failed: told of connections that break over TLS itself, with the peer's address and a few
-    words; called at most once for each. handshake_s: seconds. max_handshakes: at once, 0 for any number.
-    handshakes: under way now.
+    context, factory: see `Ends`; for listeners without `choose`. choose: says for each ClientHello what becomes of it. on_failed: told
+    of connections that break over TLS itself, with the peer's address and a few words; called at most once for each. handshake_s:
+    seconds. max_handshakes: at once, 0 for any number. handshakes: under way now.
     """
 
-    context: ssl.SSLContext
+    context: ssl.SSLContext | None
     clock: Clock
-    factory: Callable[[str | None], asyncio.Protocol]
+    factory: Callable[[str | None], asyncio.Protocol] | None
     on_failed: Callable[[Failure, str, str], None]
     handshake_s: float = HANDSHAKE_S
     max_handshakes: int = 0
+    choose: Callable[[Hello], Choice] | None = None
     handshakes: int = field(init=False, default=0)
     handshake_ticks: int = field(init=False)
     close_ticks: int = field(init=False)
+    ends: Ends | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        if self.context is not None and self.factory is not None:
+            self.ends = Ends(self.context, self.factory)
         self.handshake_ticks = ticks_of(self.handshake_s)
         self.close_ticks = ticks_of(CLOSE_S)
 
@@ -100,6 +144,7 @@ class TlsTransport(asyncio.Protocol):
         "_app",
         "_decrypt",
         "_encrypt",
+        "_ends",
         "_held",
         "_incoming",
         "_listener",
@@ -114,6 +159,7 @@ class TlsTransport(asyncio.Protocol):
     _raw: Any
     _app: Any
     _ssl: Any
+    _ends: Any
     _decrypt: Callable[[int], bytes]
     _encrypt: Callable[[bytes | memoryview], int]
     _incoming: ssl.MemoryBIO
@@ -121,6 +167,7 @@ class TlsTransport(asyncio.Protocol):
 
     def __init__(self, listener: TlsListener) -> None:
         self._listener = listener
+        self._ends = listener.ends
         self._state = _HANDSHAKE
         self._held = b""
         self._app = None
@@ -204,6 +251,8 @@ class TlsTransport(asyncio.Protocol):
 
     def _feed(self, data: bytes) -> None:
         """Give OpenSSL the whole records of what came, a few at a time, and the application what they hold."""
+        if self._ssl is None and self._listener.choose is not None and not self._chosen(data):
+            return
         size = len(data)
         at = 0
         pieces: list[bytes] = []
@@ -278,9 +327,52 @@ class TlsTransport(asyncio.Protocol):
 
     # ---- beginning and end
 
+    def _chosen(self, data: bytes) -> bool:
+        """Have the listener choose by the ClientHello. Return whether TLS goes on here with it. data: all that has come."""
+        choose = self._listener.choose
+        assert choose is not None
+        hello = client_hello.parse(data)
+        if hello is NEED_MORE:
+            self._held = data
+            return False
+        if isinstance(hello, NotTls):
+            self._refuse(Failure.HANDSHAKE, hello.why, _DECODE_ERROR if hello.speaks_tls else None)
+            return False
+        choice = choose(hello)
+        if isinstance(choice, Ends):
+            self._ends = choice
+            return True
+        if isinstance(choice, PassesOn):
+            self._shaken()
+            self._state = _CLOSED
+            self.closed = True
+            raw, app = self._raw, choice.factory()
+            raw.set_protocol(app)
+            app.connection_made(raw)
+            app.data_received(data)
+            return False
+        self._refuse(Failure.NAME, hello.server_name, choice.alert)
+        return False
+
+    def _refuse(self, failure: Failure, words: str, alert: int | None) -> None:
+        """End a connection that OpenSSL never saw."""
+        self._shaken()
+        self._tell(failure, words)
+        if alert is None:
+            self._state = _CLOSING
+            self._raw.abort()
+        else:
+            self._raw.write(_FATAL % alert)
+            self._part()
+
     def _begin(self) -> None:
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        made = self._listener.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        context = self._ends.context
+        begin = getattr(context, "begin", None)
+        if begin is not None:
+            self._incoming, self._outgoing, made = begin()
+        else:
+            self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            made = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._ssl = made
         # SSLObject's methods are Python around those of the object it holds, which take and return the same: 1,000
         # instructions a request. Where there is no such object any more, they do as well.
@@ -297,7 +389,7 @@ class TlsTransport(asyncio.Protocol):
         self._shaken()
         self._state = _OPEN
         self.closed = True
-        app: Any = self._listener.factory(self._ssl.selected_alpn_protocol())
+        app: Any = self._ends.factory(self._ssl.selected_alpn_protocol())
         self._app = app
         # The tickets go before the application's first word: a client may take both in one read.
         self._answer()
@@ -430,7 +522,7 @@ class TlsTransport(asyncio.Protocol):
         if name == "ssl_object":
             return self._ssl
         if name == "sslcontext":
-            return self._listener.context
+            return self._ends.context if self._ends is not None else None
         return self._raw.get_extra_info(name, default)
 
 

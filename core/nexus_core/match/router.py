@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 from nexus_core.match import hosts, patterns
 from nexus_core.match.building import Built, build
 from nexus_core.match.tables import Asked, Entry, HeaderMap, Table, first, parse_query, value_test
-from nexus_core.snapshot import Match, Route, Rule, Snapshot
+from nexus_core.snapshot import Listener, Match, Route, Rule, Snapshot
 
 __all__ = ["Entry", "HeaderMap", "Router", "parse_query", "path_covers", "value_test"]
 
@@ -32,6 +32,8 @@ T = TypeVar("T")
 MAX_KEPT = 8192
 """Answers, and hosts, that are kept."""
 
+_AT_ONCE = 64
+"""Routes looked at between two pauses."""
 MAX_KEPT_PATH_CHARS = 512
 MAX_KEPT_HOST_CHARS = 255
 
@@ -43,9 +45,13 @@ def _always(_: object) -> bool:
 
 
 class Router(Generic[T]):
-    """Finds the rule of a request in one Snapshot. A new Snapshot gets a new Router; only what it keeps changes."""
+    """Finds the rule of a request in one Snapshot, as if all its listeners were on one port; `through` makes those of single ports.
+
+    A new Snapshot gets a new Router; only what it keeps changes."""
 
     _built: Built[T]
+    _tables: dict[str, Table[T]]
+    _attached: frozenset[tuple[str, ...]]
 
     def __init__(self, snapshot: Snapshot, payload: Callable[[Route, Rule], T]) -> None:
         """payload: called once for each rule; what it returns comes back as `Entry.payload`."""
@@ -79,16 +85,48 @@ class Router(Generic[T]):
     ) -> Generator[None]:
         self._built = built = yield from build(snapshot.routes, payload, former._built if former else None, keeps)
         self._tables = built.tables
-        self._listeners = {listener.id: listener for listener in snapshot.listeners}
-        # Only listeners with host names need choosing; without any, every route is open to every host.
-        self._choose = any(listener.hostname for listener in snapshot.listeners)
-        self._listener_names = frozenset(listener.hostname for listener in snapshot.listeners)
+        attached: set[tuple[str, ...]] = set()
+        for done, route in enumerate(snapshot.routes):
+            attached.add(route.listeners)
+            if done % _AT_ONCE == 0:
+                yield
+        self._attached = frozenset(attached)
+        self._see(snapshot.listeners, None)
+
+    def _see(self, listeners: Sequence[Listener], hostname: str | None) -> None:
+        """Set out to find the routes of these listeners alone. hostname: see `through`."""
+        self._hostname = hostname
+        self._names = frozenset(listener.hostname for listener in listeners)
+        # Only listeners with host names need choosing; without any, every route of the port is open to every host.
+        self._choose = hostname is not None or any(self._names)
+        self._ids: frozenset[str] | None = None
+        self._by_gateway: dict[str, dict[str, list[str]]] = {}
+        for listener in listeners if self._choose else ():
+            # To a client of HTTPS a port is one server, whoever's its listeners are: SNI chose among all of them.
+            gateway = listener.gateway if hostname is None else ""
+            self._by_gateway.setdefault(gateway, {}).setdefault(listener.hostname, []).append(listener.id)
         self._allowed: dict[str, frozenset[str]] = {}
-        if self._choose:
-            for pattern in self._listener_names | {hosts.ANY}:
-                self._allowed[pattern] = self._open_to(pattern)
         self._places: dict[str, tuple[frozenset[str] | None, tuple[Table[T], ...]]] = {}
         self._kept: dict[tuple[str, str, str], Entry[T] | None] = {}
+
+    def through(self, listeners: Sequence[Listener], hostname: str | None = None) -> Router[T]:
+        """Return a router with the same entries that finds only what those listeners take: the ones of one port.
+
+        hostname: of the listener that TLS chose for a connection; hosts that another listener of the port takes find nothing
+        there (`is_misdirected`). None where there was no such choice. Costs some objects, not another table.
+        """
+        view = Router.__new__(Router)
+        view._built, view._tables, view._attached = self._built, self._tables, self._attached
+        # Where no listener has a name there is nothing to be misdirected to.
+        view._see(listeners, hostname if hostname or any(each.hostname for each in listeners) else None)
+        ids = frozenset(listener.id for listener in listeners)
+        if any(map(ids.isdisjoint, self._attached)):
+            view._ids = ids  # else every route is on this port, and none needs a look
+        return view
+
+    def is_misdirected(self, host: str) -> bool:
+        """Return whether another listener of the port takes the host than the one that the connection was made to."""
+        return self._hostname is not None and next(hosts.chain(self._names, host), self._hostname) != self._hostname
 
     @property
     def entries(self) -> tuple[Entry[T], ...]:
@@ -191,36 +229,42 @@ class Router(Generic[T]):
     def allowed_listeners(self, host: str) -> frozenset[str] | None:
         """Return the ids of the listeners that take the host, None for all: of each Gateway its most specific ones."""
         if not self._choose:
-            return None
-        for pattern in hosts.chain(self._listener_names, host):
-            return self._allowed[pattern]
-        return frozenset()
+            return self._ids
+        pattern = next(hosts.chain(self._names, host), None)
+        if pattern is None or (self._hostname is not None and pattern != self._hostname):
+            return frozenset()
+        found = self._allowed.get(pattern)
+        if found is None:
+            found = self._allowed[pattern] = self._open_to(pattern)
+        return found
 
     def _open_to(self, pattern: str) -> frozenset[str]:
         """Return the listeners for hosts whose most specific listener hostname is `pattern`."""
         sample = pattern.replace("*", "\x00", 1) if pattern.startswith("*.") else pattern
-        order = list(hosts.chain(self._listener_names, sample)) if sample else [hosts.ANY]
-        chosen: dict[str, str] = {}
-        for listener in self._listeners.values():
-            gateway = listener.id.rpartition("/")[0]
-            best = chosen.get(gateway)
-            if listener.hostname in order and (best is None or order.index(listener.hostname) < order.index(best)):
-                chosen[gateway] = listener.hostname
-        return frozenset(
-            listener.id
-            for listener in self._listeners.values()
-            if chosen.get(listener.id.rpartition("/")[0]) == listener.hostname
-        )
+        order = tuple(hosts.chain(self._names, sample)) if sample else (hosts.ANY,)
+        found: set[str] = set()
+        for named in self._by_gateway.values():
+            best = next((hostname for hostname in order if hostname in named), None)
+            if best is not None:
+                found.update(named[best])
+        return frozenset(found)
 
 
-def freed(router: Router[Any]) -> Generator[None]:
-    """Free what a router holds, in small steps, if nobody else holds it. The caller must hold the router no longer than until
-    the first step, and as long as somebody does it goes on answering."""
-    kept, places = router._kept.copy(), router._places.copy()
-    held: list[object] = [*router._built.entries.values(), *router._tables.values()]
-    del router
+def freed(routers: list[Router[Any]]) -> Generator[None]:
+    """Free what routers hold, in small steps, if nobody else holds it. routers: emptied; the caller must hold none of them longer
+    than until the first step, and as long as somebody does it goes on answering."""
+    kept: list[dict[Any, Any]] = []
+    held: list[object] = []
+    for each in routers:
+        kept += (each._kept.copy(), each._places.copy())
+    for each in routers[:1]:
+        # Those of one Snapshot share them.
+        held += (*each._built.entries.values(), *each._tables.values())
+    if routers:
+        del each
+    routers.clear()
     yield
-    for cache in (kept, places):
+    for cache in kept:
         while cache:
             cache.popitem()
             yield

@@ -15,7 +15,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from nexus_wire.server import ServerConnection
+from nexus_wire.server import Stream
 
 from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.attempts import Attempt
@@ -36,7 +36,7 @@ class Exchange(Receiving):
 
     __slots__ = ()
 
-    def __init__(self, proxy: Proxy, stream: ServerConnection, runtime: Runtime, now: float) -> None:
+    def __init__(self, proxy: Proxy, stream: Stream, runtime: Runtime, now: float) -> None:
         self.proxy = proxy
         self.stream = stream
         self.runtime = runtime
@@ -71,9 +71,10 @@ class Exchange(Receiving):
             self.extras().debug = True
         runtime = self.runtime
         host = block.host if not line.authority else requests.authority_of(line, block)[1]
-        entry = runtime.router.find(line.method, host, line.path, block, line.query)
+        router = runtime.routers[self.stream.context.site]
+        entry = router.find(line.method, host, line.path, block, line.query)
         if entry is None:
-            self.refuse("RouteNotFound" if runtime.published.generation else "NotConfigured")
+            self.refuse(runtime.refusal(router, host))
             return
         self.entry = entry
         self.plan = plan = entry.payload

@@ -135,8 +135,9 @@ class Hooked:
         exchange = self._exchange
         entry = exchange.entry
         assert entry is not None
-        scheme = exchange.proxy.forwarding.scheme(exchange.stream.context, exchange.block.aside)
-        place = Place(entry.match.path, scheme, self._port)
+        forwarding, peer, aside = exchange.proxy.forwarding, exchange.stream.context, exchange.block.aside
+        scheme = forwarding.scheme(peer, aside)
+        place = Place(entry.match.path, scheme, forwarding.port(peer, scheme, self._port))
         head = self.head
         ran = self._filters
         if ran is None:

@@ -125,7 +125,7 @@ class Pool:
         if before == upstream:
             return
         self._equip(before, now)
-        if before.tls != upstream.tls:
+        if before.tls != upstream.tls or before.protocol != upstream.protocol:
             for state in self.endpoints:
                 self._on_gone(state)
         if before.breaker != upstream.breaker:
@@ -249,6 +249,13 @@ class Pools:
                         self._gone(state)
         self._watches.update({upstream: task for upstream, task in staged.fresh.items() if task is not None})
         self._pools = dict(staged.pools)
+
+    def reconnect(self) -> None:
+        """Keep no connection over TLS: what this gateway shows to upstreams is another certificate now."""
+        for pool in self._pools.values():
+            if pool.upstream.tls is not None:
+                for state in pool.endpoints:
+                    self._gone(state)
 
     def forget(self, now: float) -> None:
         """Let go of the state of endpoints that are long gone; called now and then."""

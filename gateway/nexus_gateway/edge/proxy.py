@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from time import monotonic, time
@@ -13,8 +13,9 @@ from time import monotonic, time
 from nexus_core.hooks import Reply
 from nexus_wire import presence
 from nexus_wire.clock import Clock
+from nexus_wire.h2server import Http2
 from nexus_wire.http1 import Refused, RequestParser, ResponseParser
-from nexus_wire.server import ServerConnection, ServerOptions
+from nexus_wire.server import AnyConnection, ServerConnection, ServerOptions, Stream
 
 from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.accesslogs import AccessLog
@@ -38,6 +39,8 @@ from nexus_gateway.telemetry.red import Red
 
 log = logging.getLogger("nexus.gateway")
 
+SITE_GRACE_S = 1.0
+"""A connection to a listener that is gone is closed after this, if it has no request; requests until then are answered."""
 _WRITTEN_S = 0.05
 """How often a stop looks whether clients have taken what they were answered."""
 
@@ -74,7 +77,7 @@ class Proxy:
         self.access_log = access_log
         self._decide = decisions.end
         self.runtime: Runtime = empty()
-        self.forwarding = Forwarding(settings.trusted_proxies)
+        self.forwarding = Forwarding(settings.trusted_proxies, declared=settings.ports == "declared")
         self.tls = Originations()
         self.parser = RequestParser(
             aside=requests.ASIDE,
@@ -82,6 +85,7 @@ class Proxy:
             drop=requests.DROP,
             max_head_bytes=settings.max_head_bytes,
         )
+        self.http2 = Http2(self.parser)
         responses = ResponseParser()
         self.connector = Connector(loop, self.clock, responses, self.tls.context)
         self.hedges = Hedges(loop)
@@ -90,30 +94,77 @@ class Proxy:
         self._max_in_flight = settings.max_in_flight
         self._slow_s = settings.trace_slow_s or float("inf")
         self.in_flight = 0
-        self.connections: set[ServerConnection] = set()
+        self.connections: set[AnyConnection] = set()
         self._idle = asyncio.Event()
         self._no_connections = asyncio.Event()
         self._no_connections.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.date_line = self.own_lines = b""
         self._new_date()
-        self.clock.every_second += [self._new_date, self._look_after, responses.age, self.parser.age]
-        self.options = self.build_options()
+        self.clock.every_second += [self._new_date, self._look_after, responses.age, self.parser.age, self.http2.age]
+        self._draining = False
+        self._paused: set[ServerConnection] = set()
+        self._sites: dict[str, ServerOptions] = {}
+        self._ports: Mapping[str, int] = {}
+        self._admissions: Mapping[str, object] = {}
 
-    def build_options(self) -> ServerOptions:
-        """Return the options of a listener's connections."""
+    # ---- sites
+
+    def options(self, site: str) -> ServerOptions:
+        """Return the options of a site's connections; the same ones as long as the site is there."""
+        found = self._sites.get(site)
+        if found is None:
+            found = self._sites[site] = self._build_options(site)
+        return found
+
+    def _build_options(self, site: str) -> ServerOptions:
         settings = self.settings
-        return ServerOptions(
+        options = ServerOptions(
             parser=self.parser,
             clock=self.clock,
             on_request=self.serve,
             on_refused=self._refused,
-            on_open=self._opened,
+            on_open=lambda connection: self._opened(connection, site),
             on_close=self._closed,
             head_timeout_s=settings.head_timeout_s,
             keepalive_s=settings.keepalive_s,
             min_body_bytes_per_s=settings.min_body_bytes_per_s,
+            http2=self.http2,
+            draining=self._draining,
         )
+        options.paused = self._paused
+        return options
+
+    def sites(self, ports: Mapping[str, int], admissions: Mapping[str, object]) -> None:
+        """Take note of the sites there are now; see `listeners.doors.Host`."""
+        self._ports = ports
+        before, self._admissions = self._admissions, admissions
+        left = [
+            self._sites.pop(site)
+            for site in tuple(self._sites)
+            if site not in ports or before.get(site) != admissions.get(site)
+        ]
+        for options in left:
+            options.draining = True
+        if left:
+            for connection in tuple(self.connections):
+                if any(connection.options is options for options in left):
+                    connection.drain()
+            # A request may be on its way on a connection that has none; it is answered still.
+            self.loop.call_later(SITE_GRACE_S, self._close_idle, left)
+
+    def _close_idle(self, left: Sequence[ServerOptions]) -> None:
+        for connection in tuple(self.connections):
+            if any(connection.options is options for options in left):
+                connection.close_idle()
+
+    def drain(self) -> None:
+        """Have every answer from here on say that its connection closes, and connections of HTTP/2 at once."""
+        self._draining = True
+        for options in self._sites.values():
+            options.draining = True
+        for connection in tuple(self.connections):
+            connection.drain()
 
     @staticmethod
     def now_unix() -> float:
@@ -122,7 +173,7 @@ class Proxy:
 
     # ---- one request
 
-    def serve(self, stream: ServerConnection) -> None:
+    def serve(self, stream: Stream) -> None:
         """Serve the request that a stream brings."""
         now = monotonic()
         runtime = self.runtime
@@ -139,7 +190,7 @@ class Proxy:
             log.exception("the gateway failed on a request")
             exchange.fail()
 
-    def _has_priority(self, stream: ServerConnection) -> bool:
+    def _has_priority(self, stream: Stream) -> bool:
         """Whether a request is served even when others are shed: a load balancer that takes a busy gateway for a dead one
         makes the others busier. Bounded, so that it is no way around the limit."""
         settings = self.settings
@@ -200,23 +251,25 @@ class Proxy:
 
     # ---- connections
 
-    def _opened(self, connection: ServerConnection) -> bool:
+    def _opened(self, connection: AnyConnection, site: str) -> bool:
         limit = self.settings.max_connections
         if limit and len(self.connections) >= limit:
             self.measurements.refused("TooManyConnections")
-            connection.transport.write(self._render(replies.problem("Overloaded", "")))
+            connection.turn_away(self._render(replies.problem("Overloaded", "")))
             return False
-        connection.context = self.forwarding.peer(connection.peer, secure=connection.secure)
+        connection.context = self.forwarding.peer(
+            connection.peer, secure=connection.secure, site=site, port=self._ports.get(site, 0)
+        )
         self.connections.add(connection)
         self._no_connections.clear()
         return True
 
-    def _closed(self, connection: ServerConnection) -> None:
+    def _closed(self, connection: AnyConnection) -> None:
         self.connections.discard(connection)
         if not self.connections:
             self._no_connections.set()
 
-    def _refused(self, connection: ServerConnection, refused: Refused) -> bytes:
+    def _refused(self, connection: AnyConnection, refused: Refused) -> bytes:
         """Return the whole answer to a head that is not served."""
         self.measurements.refused(refused.reason)
         now = monotonic()
@@ -236,12 +289,13 @@ class Proxy:
 
     def _look_after(self) -> None:
         """Once a second: age out idle connections, cut slow clients off, notice those that left while nobody read from them."""
-        self.runtime.router.age()
+        for router in self.runtime.routers.values():
+            router.age()
         self.connector.sweep()
-        for connection in presence.find_left(self.options.paused) if self.options.paused else ():
+        for connection in presence.find_left(self._paused) if self._paused else ():
             connection.transport.abort()
-        for connection in [each for each in self.connections if not each.complete and each.is_dripping()]:
-            requestor = connection.requestor
+        for stream in [each for connection in self.connections if not connection.complete for each in connection.dripping()]:
+            requestor = stream.requestor
             if isinstance(requestor, Exchange):
                 requestor.too_slow()
 
@@ -252,7 +306,7 @@ class Proxy:
 
         Answers while draining carry `Connection: close`, so that busy connections go by themselves.
         """
-        self.options.draining = True
+        self.drain()
         try:
             async with asyncio.timeout(grace_s):
                 await self._no_connections.wait()
@@ -269,7 +323,7 @@ class Proxy:
     async def written(self) -> None:
         """Return when clients have taken, as far as this machine knows, all that they were answered."""
         # A transport says only that its buffer is low, not that it is empty.
-        while any(each.transport.get_write_buffer_size() for each in self.connections):  # noqa: ASYNC110
+        while any(each.unwritten() for each in self.connections):  # noqa: ASYNC110
             await asyncio.sleep(_WRITTEN_S)
 
     async def cut_off(self) -> None:

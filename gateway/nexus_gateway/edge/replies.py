@@ -20,6 +20,7 @@ TITLES = {
     "RateLimited": (429, "Too many requests"),
     "HeadTooLarge": (431, "The request line or headers are too large"),
     "RouteNotFound": (404, "No route matches the request"),
+    "MisdirectedRequest": (421, "The connection was made to another host of this gateway"),
     "BackendNotFound": (500, "The route's backend does not exist"),
     "NoBackends": (500, "The route has no backend that takes requests"),
     "NoEndpoints": (503, "The upstream has no live endpoint"),

@@ -14,6 +14,7 @@ from nexus_core.hooks import Headers, RequestHead
 from nexus_core.match import hosts
 from nexus_wire.http1 import RequestBlock, RequestLine
 
+from nexus_gateway.edge.listeners.plans import PLAIN
 from nexus_gateway.edge.plugins.checking import render as render_pairs
 from nexus_gateway.settings import Network
 
@@ -55,14 +56,17 @@ KEPT_OUT = FRAMING | _REMADE
 class Peer:
     """What the gateway knows of one client connection, and what it says of it upstream.
 
-    address: text. own_lines: Host and forwarding lines of the last `authority`, since a connection's requests mostly
+    address: text. site, port: where it came in, as `listeners.plans` has it, and the port that the listeners there declare, 0 for
+    none. own_lines: Host and forwarding lines of the last `authority`, since a connection's requests mostly
     share one.
     """
 
-    __slots__ = ("address", "authority", "encoded", "own_lines", "scheme", "trusted")
+    __slots__ = ("address", "authority", "encoded", "own_lines", "port", "scheme", "site", "trusted")
 
-    def __init__(self, address: str, *, secure: bool, trusted: bool) -> None:
+    def __init__(self, address: str, *, secure: bool, trusted: bool, site: str = PLAIN, port: int = 0) -> None:
         self.address = address
+        self.site = site
+        self.port = port
         self.encoded = address.encode()
         self.scheme = "https" if secure else "http"
         self.trusted = trusted
@@ -73,12 +77,14 @@ class Peer:
 class Forwarding:
     """Makes the lines that tell upstreams where a request comes from."""
 
-    def __init__(self, trusted: Sequence[Network]) -> None:
+    def __init__(self, trusted: Sequence[Network], *, declared: bool = False) -> None:
+        """declared: whether ports are bound as listeners declare them; else clients use others, and Host says which."""
         self._trusted = trusted
+        self._declared = declared
 
-    def peer(self, address: str, *, secure: bool) -> Peer:
+    def peer(self, address: str, *, secure: bool, site: str = PLAIN, port: int = 0) -> Peer:
         """Return what is known of a new connection."""
-        return Peer(address, secure=secure, trusted=self.is_trusted(address))
+        return Peer(address, secure=secure, trusted=self.is_trusted(address), site=site, port=port)
 
     def is_trusted(self, address: str) -> bool:
         """Return whether the address's forwarding headers are believed."""
@@ -141,6 +147,17 @@ class Forwarding:
             if said in (b"http", b"https"):
                 return said.decode()
         return peer.scheme
+
+
+    def port(self, peer: Peer, scheme: str, said: int) -> int:
+        """Return the port that the client used, 0 for the scheme's own. scheme: as the client used it; said: by its Host header, 0
+        for none.
+
+        It is the listener's, unless something in front of it ends TLS, or it is bound elsewhere: these know better.
+        """
+        if scheme != peer.scheme:
+            return said
+        return peer.port if self._declared or not said else said
 
 
 def request_id(aside: Mapping[bytes, bytes] | None) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from nexus_core.match.router import Router, freed
@@ -26,9 +26,11 @@ from nexus_core.snapshot import (
 from nexus_wire.clock import ticks_of
 
 from nexus_gateway.balance.split import Split
+from nexus_gateway.edge.listeners.plans import Site
 from nexus_gateway.edge.plugins.slots import Slot
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.sessions import Sessions
+from nexus_gateway.edge.streams.plans import StreamPlans, build_stream_plans
 from nexus_gateway.filters.compiled import CompiledRule, compile_rule
 from nexus_gateway.filters.cors import CorsFilter
 from nexus_gateway.filters.faults import FaultDraw
@@ -147,19 +149,38 @@ class _Shared:
         self._splits.clear()
 
 
+class Routers(dict[str, Router[Plan]]):
+    """Routers by the site that a connection came to. One that is no more finds nothing."""
+
+    def __init__(self, nothing: Router[Plan]) -> None:
+        super().__init__()
+        self._nothing = nothing
+
+    def __missing__(self, site: str) -> Router[Plan]:
+        return self._nothing
+
+
 class Runtime:
     """Everything requests of one generation need. Immutable but for the count of its users.
 
-    pools: by upstream id. users: exchanges that run on it. retired: whether another one is live.
+    router: of all listeners, as if they were on one port: for who explains; routers: for requests, by site (`listeners.plans`).
+    streams: routes below HTTP. pools: by upstream id. users: exchanges that run on it. retired: whether another one is live.
     """
 
     router: Router[Plan]
+    routers: Routers
+    streams: StreamPlans
 
     def __init__(
-        self, published: Published, pools: Mapping[str, Pool], slots: Mapping[str, Slot], parts: Parts | None = None
+        self,
+        published: Published,
+        pools: Mapping[str, Pool],
+        slots: Mapping[str, Slot],
+        parts: Parts | None = None,
+        sites: Iterable[Site] = (),
     ) -> None:
         """parts: None only for a Snapshot without rules."""
-        for _ in self._prepare(published, pools, slots, parts, None):
+        for _ in self._prepare(published, pools, slots, parts, None, sites):
             pass
 
     @classmethod
@@ -170,14 +191,15 @@ class Runtime:
         slots: Mapping[str, Slot],
         parts: Parts,
         former: Runtime,
+        sites: Iterable[Site] = (),
     ) -> Generator[None, None, Runtime]:
         """Build a runtime with pauses: a generator that yields at every few tens of microseconds and returns it.
 
-        former: the live one. The plans of rules that are the same in both, with what they lead to, are taken from it; they go on
-        where they are in their turns.
+        sites: where its requests may come. former: the live one. The plans of rules that are the same in both, with what they lead
+        to, are taken from it; they go on where they are in their turns.
         """
         runtime = cls.__new__(cls)
-        yield from runtime._prepare(published, pools, slots, parts, former)
+        yield from runtime._prepare(published, pools, slots, parts, former, sites)
         return runtime
 
     def _prepare(
@@ -187,6 +209,7 @@ class Runtime:
         slots: Mapping[str, Slot],
         parts: Parts | None,
         former: Runtime | None,
+        sites: Iterable[Site],
     ) -> Generator[None]:
         self.published = published
         self.slots = slots
@@ -199,7 +222,8 @@ class Runtime:
         self._shared = _Shared(slots)
         if former is None:
             self.router = Router(published.snapshot, self._plan)
-            self._shared.clear()
+            yield from self._place(sites)
+            self.streams = build_stream_plans(published.snapshot.streams, pools)
             return
         changed = self._changed(former)
         self.router = yield from Router.in_slices(
@@ -208,7 +232,15 @@ class Runtime:
             former.router,
             lambda entries: not changed or all(changed.isdisjoint(_needs(entry.rule)) for entry in entries),
         )
+        yield from self._place(sites)
+        self.streams = build_stream_plans(published.snapshot.streams, pools, former.streams)
+
+    def _place(self, sites: Iterable[Site]) -> Generator[None]:
         self._shared.clear()
+        self.routers = Routers(self.router.through(()))
+        for site in sites:
+            self.routers[site.key] = self.router.through(site.listeners, site.hostname)
+            yield
 
     def _changed(self, former: Runtime) -> set[tuple[str, str]]:
         """Return what plans of the former runtime may have been made of and is another now: `upstream` or `plugin`, and its id."""
@@ -301,6 +333,12 @@ class Runtime:
             idle_ticks=ticks_of(timeouts.idle_s),
         )
 
+    def refusal(self, router: Router[Plan], host: str) -> str:
+        """Return why a host's request finds nothing. router: of the site where it came."""
+        if not self.published.generation:
+            return "NotConfigured"
+        return "MisdirectedRequest" if router.is_misdirected(host) else "RouteNotFound"
+
     def hold_plugins(self) -> None:
         """Count this runtime as a user of its plugins; call before it goes live."""
         for slot in self.slots.values():
@@ -331,9 +369,10 @@ def _needs(rule: Rule) -> Iterator[tuple[str, str]]:
 def dismantle(retired: Runtime) -> Generator[None]:
     """Free what a retired runtime does not share with a later one, in small steps; else its last reference frees all at once,
     which takes 10 ms and more with 5,000 rules. It has no routes afterwards, whoever still holds it."""
-    freeing = freed(retired.router)
+    routers = [retired.router, *retired.routers.values()]
     retired.router = Router(EMPTY, retired._plan)
-    return freeing
+    retired.routers = Routers(retired.router)
+    return freed(routers)
 
 
 def empty() -> Runtime:

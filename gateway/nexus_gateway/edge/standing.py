@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nexus_core.match.router import Entry
 from nexus_wire.http1 import RequestBlock, RequestLine
-from nexus_wire.server import ServerConnection
+from nexus_wire.server import Stream
 
 from nexus_gateway.edge import requests
 from nexus_gateway.edge.attempts import Attempt
@@ -37,7 +37,7 @@ class Standing:
     )  # fmt: skip
 
     proxy: Proxy
-    stream: ServerConnection
+    stream: Stream
     runtime: Runtime
     line: RequestLine
     block: RequestBlock

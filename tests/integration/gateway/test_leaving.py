@@ -28,7 +28,7 @@ async def test_a_client_that_leaves_while_its_body_is_not_read_is_noticed(
 
     gateway = await harness.start(simple(await peers(take_nothing, limit=1024), timeouts=NO_DEADLINE))
     _, writer = await clients(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n")
-    paused = gateway.proxy.options.paused
+    paused = gateway.proxy.options("listen").paused
 
     async def fill() -> bool:
         if not paused:
@@ -57,7 +57,7 @@ async def test_a_client_that_leaves_with_pipelined_requests_unread_is_noticed(
 
     gateway = await harness.start(simple(await peers(say_nothing), timeouts=NO_DEADLINE))
     _, writer = await clients(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 5000)
-    await until(lambda: gateway.proxy.options.paused)
+    await until(lambda: gateway.proxy.options("listen").paused)
     writer.close()
     async with asyncio.timeout(5.0):
         await called_off.wait()

@@ -35,9 +35,17 @@ def test_a_number_of_workers_that_cannot_be_is_refused(text: str) -> None:
         GatewaySettings.from_env({"NEXUS_WORKERS": text})
 
 
-def test_tls_without_certificates_is_refused_with_the_remedy() -> None:
-    with pytest.raises(SettingInvalid, match="Set NEXUS_TLS_CERTIFICATES to a directory"):
-        GatewaySettings.from_env({"NEXUS_GATEWAY_TLS_LISTEN": "127.0.0.1:8443"})
+@pytest.mark.parametrize(
+    ("name", "text", "remedy"),
+    [
+        ("NEXUS_PORTS", "any", "local or declared"),
+        ("NEXUS_GATEWAY", "shop", "namespace/name of a Gateway"),
+        ("NEXUS_GATEWAY", "shop/", "namespace/name of a Gateway"),
+    ],
+)
+def test_what_names_no_gateway_and_no_way_to_open_ports_is_refused(name: str, text: str, remedy: str) -> None:
+    with pytest.raises(SettingInvalid, match=remedy):
+        GatewaySettings.from_env({name: text})
 
 
 @pytest.mark.parametrize("name", ["pod~x", "pod~1234", "~1", "pod~1~2"])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from nexus_gateway.edge.tls.policy import harden
+from nexus_gateway.edge.tls.policy import SERVER_ALPN, harden
 
 MAX_FILE_BYTES = 2**20
 """A chain of certificates has some kilobytes; what is larger is not one."""
@@ -101,7 +101,7 @@ def load(pair: Pair) -> Certificate:
             "Write the certificate first, then its intermediates, each between BEGIN CERTIFICATE and END CERTIFICATE.",
         ) from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    harden(context)
+    harden(context, SERVER_ALPN)
     try:
         context.load_cert_chain(pair.certificate, pair.key, password=_no_password)
     except _Encrypted as error:
@@ -115,7 +115,7 @@ def load(pair: Pair) -> Certificate:
         ) from error
     if read_digest(pair) != digest:
         raise PairInvalid(f"{pair.certificate} changed while it was read.", "It is read again in a second.")
-    return Certificate(pair.name, _names(leaf), leaf.not_valid_after_utc, digest, context)
+    return Certificate(pair.name, names_of(leaf), leaf.not_valid_after_utc, digest, context)
 
 
 class _Encrypted(Exception):
@@ -143,7 +143,7 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _names(leaf: x509.Certificate) -> tuple[str, ...]:
+def names_of(leaf: x509.Certificate) -> tuple[str, ...]:
     """Return what the certificate is for. The common name counts for nothing, as with every client (RFC 9525, 2)."""
     try:
         found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

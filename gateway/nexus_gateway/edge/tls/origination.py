@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ssl
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 from nexus_core.snapshot import UpstreamTls
 
+from nexus_gateway.edge.tls.keyring import Opened, load_into
 from nexus_gateway.edge.tls.policy import harden
 
 MAX_CONTEXTS = 256
@@ -25,10 +27,47 @@ class TlsInvalid(Exception):
     """A policy's authorities cannot be used. The text says what and how to fix."""
 
 
+class ProvingObject(ssl.SSLObject):
+    """A client's TLS object that is done only when the certificate has one of the names that its context wants."""
+
+    def do_handshake(self) -> None:
+        """Shake hands. Raises `ssl.SSLCertVerificationError` for a certificate without any of the names."""
+        super().do_handshake()
+        context: Any = self.context
+        wanted: tuple[tuple[str, str], ...] = context.wanted
+        found: Any = (self.getpeercert() or {}).get("subjectAltName", ())
+        if not is_one_of(wanted, found):
+            names = ", ".join(f"{kind}:{name}" for kind, name in wanted)
+            raise ssl.SSLCertVerificationError(f"the certificate has none of the names {names}")
+
+
+def is_one_of(wanted: Iterable[tuple[str, str]], found: Iterable[tuple[str, str]]) -> bool:
+    """Return whether a certificate has one of the names that a policy wants.
+
+    wanted: (`dns` or `uri`, value). found: as `getpeercert` gives `subjectAltName`. A `*.` at the beginning, of either's DNS name,
+    stands for one label (RFC 9525 section 6.3); URIs are equal or not.
+    """
+    dns = {name.lower().rstrip(".") for kind, name in found if kind == "DNS"}
+    uris = {name for kind, name in found if kind == "URI"}
+    for kind, name in wanted:
+        if kind == "uri":
+            if name in uris:
+                return True
+            continue
+        name = name.lower().rstrip(".")
+        label, _, parent = name.partition(".")
+        if name in dns or (label != "*" and parent and f"*.{parent}" in dns):
+            return True
+        if label == "*" and any(each.partition(".")[2] == parent for each in dns):
+            return True
+    return False
+
+
 class ResumingContext(ssl.SSLContext):
     """A client's context that resumes the last session of each server name."""
 
     _sessions: OrderedDict[str, ssl.SSLSession]
+    wanted: tuple[tuple[str, str], ...]
 
     def wrap_bio(
         self,
@@ -61,16 +100,38 @@ class Originations:
     """The contexts of all policies in use, by value: a Snapshot with equal policies makes no new one."""
 
     def __init__(self) -> None:
-        self._contexts: OrderedDict[UpstreamTls, ResumingContext] = OrderedDict()
+        self._contexts: OrderedDict[tuple[UpstreamTls, str], ResumingContext] = OrderedDict()
+        self._client: Opened | None = None
 
-    def context(self, policy: UpstreamTls) -> ResumingContext:
-        """Return the context for a policy. Blocks for some milliseconds when the policy is new. Raises `TlsInvalid`."""
-        context = self._contexts.get(policy)
+    def show(self, opened: Opened | None) -> bool:
+        """Show this certificate to servers that ask for one, None for none; return whether it is another one than before."""
+        if opened == self._client:
+            return False
+        self._client = opened
+        self._contexts.clear()  # also their sessions, which were made with the former
+        return True
+
+    def try_out(self, opened: Opened) -> None:
+        """Find out whether a certificate can be shown. Raises `KeyUnusable`."""
+        load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), opened)
+
+    def context(self, policy: UpstreamTls, protocol: str = "http") -> ResumingContext:
+        """Return the context for a policy. Blocks for some milliseconds when the policy is new. Raises `TlsInvalid`.
+
+        protocol: of the upstream; `h2` is offered alone, to be chosen or not.
+        """
+        key = policy, protocol
+        context = self._contexts.get(key)
         if context is None:
-            context = self._contexts[policy] = _build(policy)
+            context = _build(policy)
+            if protocol == "h2":
+                context.set_alpn_protocols(["h2"])
+            if self._client is not None:
+                load_into(context, self._client)
+            self._contexts[key] = context
             if len(self._contexts) > MAX_CONTEXTS:
                 self._contexts.popitem(last=False)
-        self._contexts.move_to_end(policy)
+        self._contexts.move_to_end(key)
         return context
 
 
@@ -82,11 +143,16 @@ def server_name(policy: UpstreamTls, host: str, address: str) -> str:
 def _build(policy: UpstreamTls) -> ResumingContext:
     context = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
     context._sessions = OrderedDict()
+    context.wanted = ()
     harden(context)
     if not policy.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
+    if policy.subject_alt_names:
+        context.check_hostname = False
+        context.wanted = policy.subject_alt_names
+        context.sslobject_class = ProvingObject
     if not policy.ca:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         return context

@@ -22,7 +22,7 @@ from nexus_core.problems import ObjectRef, Problem
 
 from nexus_gateway.edge.tls import files
 from nexus_gateway.edge.tls.files import Certificate, Pair, PairInvalid, Stamp
-from nexus_gateway.edge.tls.policy import harden
+from nexus_gateway.edge.tls.policy import SERVER_ALPN, harden
 
 log = logging.getLogger("nexus.gateway.tls")
 
@@ -82,7 +82,7 @@ class Certificates:
         self._doubtful: set[str] = set()
         self.table = Table((), datetime.now(UTC))
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        harden(self.context)
+        harden(self.context, SERVER_ALPN)
         self.context.sni_callback = self._choose
 
     @property

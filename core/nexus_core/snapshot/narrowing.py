@@ -1,0 +1,49 @@
+"""The part of a Snapshot that one Gateway's data plane runs: its listeners, what is on them, and what that leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from nexus_core.snapshot.filters import Fallback, Filter, Mirror
+from nexus_core.snapshot.snapshots import Snapshot
+
+
+def of_gateway(snapshot: Snapshot, gateway: str) -> Snapshot:
+    """Return what concerns one Gateway. gateway: `<namespace>/<name>`. Objects are taken over as they are; plugins stay all, since every
+    replica says of each whether it runs.
+
+    Cost: some milliseconds for 5,000 routes.
+    """
+    listeners = tuple(each for each in snapshot.listeners if each.gateway == gateway)
+    ids = {each.id for each in listeners}
+    routes = tuple(route for route in snapshot.routes if not ids.isdisjoint(route.listeners))
+    streams = tuple(route for route in snapshot.streams if not ids.isdisjoint(route.listeners))
+    wanted: set[str] = {backend.upstream for route in streams for backend in route.backends}
+    for route in routes:
+        for rule in route.rules:
+            wanted.update(_led_to(rule.filters))
+            for backend in rule.backends:
+                wanted.add(backend.upstream)
+                wanted.update(_led_to(backend.filters))
+    gateways = tuple(each for each in snapshot.gateways if each.id == gateway)
+    certificates = {each.client_certificate for each in gateways}
+    for listener in listeners:
+        if listener.tls is not None:
+            certificates.update(listener.tls.certificates)
+    return msgspec.structs.replace(
+        snapshot,
+        gateways=gateways,
+        certificates=tuple(each for each in snapshot.certificates if each.id in certificates),
+        listeners=listeners,
+        routes=routes,
+        streams=streams,
+        upstreams=tuple(each for each in snapshot.upstreams if each.id in wanted),
+    )
+
+
+def _led_to(filters: tuple[Filter, ...]) -> Iterator[str]:
+    for each in filters:
+        if isinstance(each, Mirror | Fallback):
+            yield each.upstream

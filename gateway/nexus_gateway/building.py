@@ -1,0 +1,83 @@
+"""What a gateway is made of, by its settings: where Snapshots come from, where services are found, where it listens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nexus_core.certificates.sealing import Sealer, SealError, parse_key, process_sealer
+from nexus_core.discovery import Discovery
+from nexus_sdk.discovery.file import FileDiscovery
+from nexus_sdk.discovery.memory import MemoryDiscovery
+
+from nexus_gateway.edge.kept import KeptDiscovery
+from nexus_gateway.edge.listeners.plans import Addresses
+from nexus_gateway.edge.sources.files import FileSource
+from nexus_gateway.edge.sources.port import SnapshotSource
+from nexus_gateway.edge.sources.remote import RemoteWorkshop
+from nexus_gateway.edge.workers.places import Place
+from nexus_gateway.edge.workers.sockets import every_address
+from nexus_gateway.settings import LISTEN, GatewaySettings, SettingInvalid, split_address
+
+
+class NothingToServe(ValueError):
+    """No Snapshot source is configured. The text says what to give."""
+
+
+NOTHING = "The gateway has no configuration: neither a directory of manifests (`nexus gateway -f DIR`) nor NEXUS_CONSUL_URL is given."
+
+
+def place_of(settings: GatewaySettings) -> Place:
+    """Return where a gateway of one process is."""
+    return Place.alone(split_address(settings.admin))
+
+
+def addresses_of(settings: GatewaySettings) -> Addresses:
+    """Return how listeners' ports are bound."""
+    plain = split_address(settings.listen)
+    declared = settings.ports == "declared"
+    return Addresses(
+        declared,
+        every_address() if declared and settings.listen == LISTEN else (plain[0],),
+        plain,
+        split_address(settings.tls_listen) if settings.tls_listen else None,
+        always_secure=settings.tls_certificates is not None and bool(settings.tls_listen) and not declared,
+    )
+
+
+def build_sealer(settings: GatewaySettings) -> Sealer:
+    """Return what opens private keys: with the key of the settings, else with that of this process, for Snapshots made in it.
+
+    Raises `SettingInvalid`.
+    """
+    if not settings.seal_key:
+        return process_sealer()
+    try:
+        return Sealer(parse_key(settings.seal_key))
+    except SealError as error:
+        raise SettingInvalid(f"NEXUS_SEAL_KEY cannot be used. {error}") from error
+
+
+def build_source(settings: GatewaySettings, manifests: Path | None) -> SnapshotSource:
+    """Return the file source for a directory of manifests, else the Consul source. Raises `NothingToServe`."""
+    if manifests is not None:
+        return FileSource(manifests, RemoteWorkshop(settings.plugin_cache.parent / "indexes"))
+    if settings.consul_url:
+        # Where it is needed, as below: its client takes 7 MB.
+        from nexus_gateway.edge.sources.consul import ConsulSource
+
+        return ConsulSource(
+            settings.consul_url, settings.consul_token, settings.consul_prefix, settings.replica, settings.state_dir
+        )
+    raise NothingToServe(NOTHING)
+
+
+def build_discovery(settings: GatewaySettings) -> Discovery:
+    """Return the file's discovery when one is named, else Consul's, else one that knows no service; as in `nexus_sdk`."""
+    if settings.discovery_file is not None:
+        return FileDiscovery(settings.discovery_file)
+    if settings.consul_url:
+        from nexus_sdk.discovery.consul import ConsulDiscovery
+
+        found = ConsulDiscovery(settings.consul_url, token=settings.consul_token or None)
+        return KeptDiscovery(found, settings.state_dir / "endpoints") if settings.state_dir is not None else found
+    return MemoryDiscovery()
