@@ -17,7 +17,7 @@ from typing import Any
 from nexus_core.snapshot import Certificate, ListenerTls
 
 from nexus_gateway.edge.tls.keyring import Keyring, KeyUnusable, Opened, load_into
-from nexus_gateway.edge.tls.policy import SERVER_SERVER_ALPN, harden
+from nexus_gateway.edge.tls.policy import SERVER_ALPN, harden
 
 _Made = tuple[tuple[Opened, ...], str, bool, str, bool]
 
