@@ -9,10 +9,16 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from nexus_wire.http1 import ChunkScanner, Refused, ResponseBlock, ResponseParser, StatusLine
 from nexus_wire.pieces import Piece, cut
+
+if TYPE_CHECKING:
+    from nexus_wire.h2exchanges import H2Exchange
+
+Upward: TypeAlias = "ClientConnection | H2Exchange"
+"""What an exchange with a server goes over, whichever protocol it speaks."""
 
 _BODILESS = frozenset({204, 304})
 _MAX_INTERIM = 16
@@ -51,7 +57,7 @@ class Receiver(Protocol):
 
     def on_response(
         self,
-        connection: ClientConnection,
+        connection: Upward,
         status: StatusLine,
         block: ResponseBlock,
         length: int,
@@ -69,7 +75,7 @@ class Receiver(Protocol):
         """A further piece of the body."""
         ...
 
-    def on_end(self, connection: ClientConnection) -> None:
+    def on_end(self, connection: Upward) -> None:
         """The body is complete; the connection is free again. `connection.trailers` follow a raw one."""
         ...
 
@@ -77,7 +83,7 @@ class Receiver(Protocol):
         """An interim response other than 100 and 101: its whole head, as it may be passed on."""
         ...
 
-    def on_broken(self, connection: ClientConnection, why: Broken, detail: str) -> None:
+    def on_broken(self, connection: Upward, why: Broken, detail: str) -> None:
         """There will be no (further) response."""
         ...
 
@@ -95,7 +101,8 @@ class ClientConnection(asyncio.Protocol):
 
     reusable: whether another exchange may follow the one that just ended. begun: exchanges so far. answered: whether any
     byte of the current exchange's response has come. idle_since: clock tick, set by the owner when it keeps the connection.
-    server_name: that its peer was asked for, and verified by, over TLS; set by the owner. trailers: none, ever; chunks bring their own.
+    server_name: that its peer was asked for, and verified by, over TLS; set by the owner. trailers,
+    grpc: none, ever; chunks bring their own.
     on_lost: called once when the connection is over; the owner forgets it.
     """
 
@@ -106,7 +113,7 @@ class ClientConnection(asyncio.Protocol):
     )  # fmt: skip
 
     transport: Any
-    trailers = b""
+    trailers = grpc = b""
 
     def __init__(self, parser: ResponseParser, on_lost: Callable[[ClientConnection], None], owner: Any = None) -> None:
         self._parser = parser
@@ -182,6 +189,10 @@ class ClientConnection(asyncio.Protocol):
         self.state = _CLOSED
         if not self.closed:
             self.transport.abort()
+
+    def make_room(self) -> None:
+        """Break off, so that a connection to another name may be opened."""
+        self.abort()
 
     def close(self) -> None:
         """Close once everything is written, or after `CLOSE_S`: whoever does not read by then keeps no connection."""
@@ -389,7 +400,7 @@ class ClientConnection(asyncio.Protocol):
             receiver.on_broken(self, Broken.PROTOCOL, detail)
 
 
-def grow_writes(connection: ClientConnection, length: int) -> None:
+def grow_writes(connection: Upward, length: int) -> None:
     """Let a large request body be written in fewer, larger pieces."""
     if length > _BIG_BODY:
         connection.transport.set_write_buffer_limits(_BIG_HIGH_WATER)

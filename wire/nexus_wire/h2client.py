@@ -86,8 +86,9 @@ class Carrier(asyncio.Protocol):
 
     ready: done when the server has said its settings; fails with `NotSpoken` where it speaks another protocol, or with
     `ConnectionError`. retired: no new exchanges; it closes after its last one. answers, reads: responses, and reads, so far.
-    window, stream_window, max_frame: what the peer takes. fresh: exchanges whose head is not handed over yet. waiting: those with
-    something to send. on_lost: called once when the connection is over. on_room: called when an exchange was given up.
+    server_name: as of a `ClientConnection`. window, stream_window, max_frame: what the peer takes. fresh: exchanges whose head is not
+    handed over yet. waiting: those with something to send. on_lost: called once when the connection is over. on_room: called when an
+    exchange was given up.
     """
 
     __slots__ = (
@@ -107,13 +108,14 @@ class Carrier(asyncio.Protocol):
         on_lost: Callable[[Carrier], None],
         on_room: Callable[[Carrier], None] = lambda carrier: None,
         owner: Any = None,
+        server_name: str = "",
     ) -> None:
         self._heads = heads
         self.clock = clock
         self._on_lost = on_lost
         self._on_room = on_room
         self.owner = owner
-        self.server_name = ""
+        self.server_name = server_name
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed = self.retired = self.blocked = False
         self.exchanges: set[H2Exchange] = set()

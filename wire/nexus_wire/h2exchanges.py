@@ -334,7 +334,7 @@ class H2Exchange:
         self.grpc = calls.grpc_status(block.forward)
         receiver = self._over()
         if receiver is not None:
-            receiver.on_response(self, status, block, length, b"", True)  # type: ignore[arg-type]  # the same interface
+            receiver.on_response(self, status, block, length, b"", True)
 
     def on_payload(self, data: bytes, size: int, ended: bool) -> None:
         """Take a piece of the body. size: of its frame. Raises `StreamBroken`."""
@@ -361,7 +361,7 @@ class H2Exchange:
             receiver.on_data(data)
         if ended:
             if self._over() is not None and receiver is not None:
-                receiver.on_end(self)  # type: ignore[arg-type]
+                receiver.on_end(self)
         elif unacked >= STREAM_WINDOW // 2 and not self.paused:
             self._acknowledge()
 
@@ -376,7 +376,7 @@ class H2Exchange:
         receiver = self._over()
         if receiver is not None:
             self.trailers = trailers
-            receiver.on_end(self)  # type: ignore[arg-type]
+            receiver.on_end(self)
 
     def deliver(self) -> None:
         """Hand the head over that was kept back, with what came of its body; more follows."""
@@ -386,7 +386,7 @@ class H2Exchange:
             return
         status, block, length = response
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self.receiver.on_response(self, status, block, length, data, False)  # type: ignore[arg-type]
+        self.receiver.on_response(self, status, block, length, data, False)
         if self._unacked >= STREAM_WINDOW // 2 and not self.paused and self.state == BODY:
             self._acknowledge()
 
@@ -399,7 +399,7 @@ class H2Exchange:
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         receiver = self._over()
         if receiver is not None:
-            receiver.on_response(self, status, block, length, data, True)  # type: ignore[arg-type]
+            receiver.on_response(self, status, block, length, data, True)
 
     def _over(self) -> Receiver | None:
         """The response is complete: leave the stream. Return who is to be told."""
@@ -425,4 +425,4 @@ class H2Exchange:
         self._leave(code)
         self.discard()
         if receiver is not None:
-            receiver.on_broken(self, why, detail)  # type: ignore[arg-type]
+            receiver.on_broken(self, why, detail)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from nexus_wire.client import Broken, ClientConnection
+from nexus_wire.client import Broken, ClientConnection, Upward
 from nexus_wire.clock import Clock
 from nexus_wire.h2server import Http2
 from nexus_wire.http1 import Refused, RequestParser, ResponseBlock, ResponseParser, StatusLine
@@ -137,7 +137,7 @@ class Answer:
 
     def on_response(
         self,
-        connection: ClientConnection,
+        connection: Upward,
         status: StatusLine,
         block: ResponseBlock,
         length: int,
@@ -156,14 +156,14 @@ class Answer:
         assert not self.done.is_set()
         self.body += data
 
-    def on_end(self, connection: ClientConnection) -> None:
+    def on_end(self, connection: Upward) -> None:
         assert not self.done.is_set()
         self.done.set()
 
     def on_interim(self, head: bytes, code: int) -> None:
         self.interim.append(code)
 
-    def on_broken(self, connection: ClientConnection, why: Broken, detail: str) -> None:
+    def on_broken(self, connection: Upward, why: Broken, detail: str) -> None:
         assert not self.done.is_set(), "one end"
         self.broken, self.detail = why, detail
         self.done.set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from nexus_wire.client import Broken, ClientConnection
+from nexus_wire.client import Broken, Upward
 from nexus_wire.http1 import ResponseBlock, StatusLine
 from nexus_wire.pieces import Piece
 
@@ -56,7 +56,7 @@ class Attempt:
         self.probe = probe
         self.started_at = now
         self.ended_at = 0.0
-        self.connection: ClientConnection | None = None
+        self.connection: Upward | None = None
         self.fresh = False
         self.status = 0
         self.outcome = ""
@@ -69,7 +69,7 @@ class Attempt:
         endpoint.active += 1
         endpoint.attempts += 1
 
-    def send(self, connection: ClientConnection) -> None:
+    def send(self, connection: Upward) -> None:
         """Send the request on this connection."""
         exchange = self.exchange
         self.connection = connection
@@ -81,7 +81,7 @@ class Attempt:
 
     # ---- from the connector
 
-    def on_connection(self, connection: ClientConnection) -> None:
+    def on_connection(self, connection: Upward) -> None:
         """A new connection is open, or a kept one got free."""
         if self.released:
             # The exchange ended meanwhile; the connection is as good as new for another one.
@@ -106,7 +106,7 @@ class Attempt:
 
     def on_response(
         self,
-        connection: ClientConnection,
+        connection: Upward,
         status: StatusLine,
         block: ResponseBlock,
         length: int,
@@ -183,7 +183,7 @@ class Attempt:
         if service is not None:
             service.failure(now, probe=self.exchange.took_service_probe())
 
-    def _discard(self, connection: ClientConnection, complete: bool) -> None:
+    def _discard(self, connection: Upward, complete: bool) -> None:
         """Let a response go that is not passed on."""
         exchange = self.exchange
         if complete and connection.reusable and exchange.complete:
@@ -198,7 +198,7 @@ class Attempt:
         else:
             self.exchange.data(data)
 
-    def on_end(self, connection: ClientConnection) -> None:
+    def on_end(self, connection: Upward) -> None:
         """The response is complete."""
         if self._held is not None:
             self._held.append(b"")
@@ -209,7 +209,7 @@ class Attempt:
         """Pass 102, 103 and the like on."""
         self.exchange.stream.inform(head)
 
-    def on_broken(self, connection: ClientConnection, why: Broken, detail: str) -> None:
+    def on_broken(self, connection: Upward, why: Broken, detail: str) -> None:
         """The connection broke before the response was complete."""
         if self.released:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from nexus_wire.client import Broken, ClientConnection
+from nexus_wire.client import Broken, Upward
 from nexus_wire.http1 import ResponseBlock, StatusLine
 from nexus_wire.pieces import Piece
 
@@ -48,7 +48,7 @@ class Copy:
         self._head_only = head_only
         self._host = host
         self._trailers = trailers
-        self._connection: ClientConnection | None = None
+        self._connection: Upward | None = None
         self.closed = False
         clock = mirrors.proxy.clock
         self.deadline = clock.at(pool.upstream.timeouts.request_s or 15.0)
@@ -69,9 +69,10 @@ class Copy:
             self._host,
             upstream.timeouts.connect_s,
             upstream.concurrency.max_connections,
+            upstream.protocol,
         )
 
-    def on_connection(self, connection: ClientConnection) -> None:
+    def on_connection(self, connection: Upward) -> None:
         """Send the copy."""
         if self.closed:
             self._mirrors.proxy.connector.keep(connection)
@@ -91,7 +92,7 @@ class Copy:
 
     def on_response(
         self,
-        connection: ClientConnection,
+        connection: Upward,
         status: StatusLine,
         block: ResponseBlock,
         length: int,
@@ -105,14 +106,14 @@ class Copy:
     def on_data(self, data: bytes) -> None:
         """Throw it away."""
 
-    def on_end(self, connection: ClientConnection) -> None:
+    def on_end(self, connection: Upward) -> None:
         """The answer is over."""
         self._end()
 
     def on_interim(self, head: bytes, code: int) -> None:
         """Throw it away."""
 
-    def on_broken(self, connection: ClientConnection, why: Broken, detail: str) -> None:
+    def on_broken(self, connection: Upward, why: Broken, detail: str) -> None:
         """Drop the copy."""
         self._end()
 

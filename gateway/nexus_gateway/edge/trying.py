@@ -106,7 +106,9 @@ class Trying(Answering):
                 extra.pending = []
         upstream = pool.upstream
         limit = upstream.concurrency.max_connections
-        self.proxy.connector.open(attempt, attempt.endpoint, upstream.tls, self.host, backend.timeouts.connect_s, limit)
+        self.proxy.connector.open(
+            attempt, attempt.endpoint, upstream.tls, self.host, backend.timeouts.connect_s, limit, upstream.protocol
+        )
 
     def request_bytes(self, attempt: Attempt) -> bytes:
         """Return what an attempt sends first: the head, with what is its own, and what of the body is here."""

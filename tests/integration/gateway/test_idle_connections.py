@@ -39,11 +39,11 @@ class Bed:
     """A connector on a clock that stands still, with one endpoint that says nothing."""
 
     def __init__(self, port: int) -> None:
-        self.clock = cast("Any", SimpleNamespace(tick=1000))
+        self.clock = cast("Any", SimpleNamespace(tick=1000, every_second=[]))
         registry = EndpointRegistry()
         (self.endpoint,) = registry.update("shop/orders", (Endpoint("127.0.0.1", port),), CircuitBreaker(), 0.0)
         self.connector = Connector(
-            asyncio.get_running_loop(), self.clock, ResponseParser(), lambda policy: pytest.fail("no TLS here")
+            asyncio.get_running_loop(), self.clock, ResponseParser(), lambda *_: pytest.fail("no TLS here")
         )
 
     def ask(self, limit: int = 0) -> Taker:
