@@ -73,14 +73,18 @@ class Transcript:
         part = next(
             (found[1] for line in lines if (found := re.match(rf"\s*--- FAIL: {_ROOT}/[^/ ]+/(\S+)", line))), ""
         )
-        said = _testify(lines) or next(
-            (line.split(word, 1)[1] for line in reversed(lines) for word in _WAITING if word in line),
-            next((line for line in reversed(lines) if line.startswith("panic:")), "no error in its output"),
-        )
-        return f"{part.replace('_', ' ')}: {said.strip()}"[:400] if part else said.strip()[:400]
+        said = [_testify(lines), next((text for line in reversed(lines) if (text := _waited(line))), "")]
+        said = [text for text in said if text] or [next((line for line in reversed(lines) if "panic:" in line), "")]
+        return ": ".join(filter(None, [part.replace("_", " "), *said]))[:500] or "no error in its output"
 
 
-_WAITING = ("not ready yet: ", "timeout while waiting ", "Fatal: ")
+def _waited(line: str) -> str:
+    """Return what a line says that a wait of the suite writes for each try that was not enough, "" for another line."""
+    if found := re.search(r"not ready yet: (.*)|(timeout while waiting .*)", line):
+        return (found[1] or found[2]).strip()
+    if found := re.search(r"Z: (.*); retrying$|: (failed to perform .*|Fatal: .*)|Z: (.* doesn't have .*)", line):
+        return next(text for text in found.groups() if text).strip()
+    return ""
 
 
 def _testify(lines: list[str]) -> str:
@@ -93,8 +97,9 @@ def _testify(lines: list[str]) -> str:
             if named := re.match(r"\s*(Test|Messages|Error Trace):\s+(.*)", later):
                 if named[1] == "Messages":
                     messages = named[2].strip()
-                    break
-            elif not messages and len(error) < 4 and later.strip():
-                error.append(later.strip())
+            elif len(error) < 4 and (continued := re.match(r"\s*\t {8,}\t(.*)", later)):
+                error.append(continued[1].strip())
+            else:
+                break
         return ": ".join(filter(None, [messages, " ".join(error)]))
     return ""
