@@ -31,4 +31,5 @@ def build_routes(world: World, last: LastGood, gateways: Gateways, upstreams: Up
         for resource in world.all(kind):
             builder(around, resource).build()
     route_conflicts.settle(around.found)
+    around.found.statuses.sort(key=lambda status: status.ref)
     return around.found
