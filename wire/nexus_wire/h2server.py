@@ -96,13 +96,14 @@ class H2Connection(asyncio.Protocol):
 
     streams: being served, or with a response that is not written yet, by number. window: what the client takes on the connection now;
     first_window: what it takes of a new stream. waiting: streams whose responses wait for a window, in the order of their turns.
-    prefix: has to stand before the next header block. peer, secure, server_name, context: as of `ServerConnection`.
+    prefix: has to stand before the next header block. going: no request is served any more that was not before.
+    peer, secure, server_name, context: as of `ServerConnection`.
     """
 
     __slots__ = (
-        "_block", "_block_at", "_block_flags", "_block_pieces", "_block_stream", "_blocked_at", "_buffer", "_continuations", "_credit",
-        "_cut", "_decoder", "_ended", "_going", "_greeted", "_idle_at", "_known", "_last", "_looked", "_opened", "_out", "_reading",
-        "_skipped", "_uncredited", "_unread", "blocked", "closed", "context", "deadline", "first_window", "options", "peer", "prefix",
+        "_block", "_block_at", "_block_flags", "_block_pieces", "_block_stream", "_blocked_at", "_buffer", "_continuations",
+        "_credit", "_cut", "_decoder", "_ended", "_greeted", "_idle_at", "_known", "_last", "_looked", "_opened", "_out", "_reading",
+        "_skipped", "_uncredited", "blocked", "closed", "context", "deadline", "first_window", "going", "options", "peer", "prefix",
         "secure", "server_name", "shared", "streams", "transport", "waiting", "watch", "window",
     )  # fmt: skip
 
@@ -140,7 +141,7 @@ class H2Connection(asyncio.Protocol):
         self._opened: list[H2Stream] = []
         self._out: list[Piece] = []
         self._reading = False
-        self._going = False
+        self.going = False
         self._ended = False
         self._looked = 0
         self._idle_at = 0
@@ -356,7 +357,7 @@ class H2Connection(asyncio.Protocol):
         streams = self.streams
         if len(streams) >= self.shared.limits.max_streams:
             raise StreamBroken(number, Code.REFUSED_STREAM, "There are too many streams.")
-        if self._going:
+        if self.going:
             self._forget_cut(number)
             return
         line, headers = head
@@ -626,7 +627,7 @@ class H2Connection(asyncio.Protocol):
         self.streams.pop(stream.number, None)
         if self.waiting:
             self.waiting.pop(stream.number, None)
-        if self._going:
+        if self.going:
             self._may_go()
 
     def _break(self, code: Code, detail: str) -> None:
@@ -651,7 +652,7 @@ class H2Connection(asyncio.Protocol):
 
     def _may_go(self) -> None:
         """Close when all that was served is written, if the client was told so."""
-        if self._going and not self.streams and not self._ended:
+        if self.going and not self.streams and not self._ended:
             self._ended = True
             self._flush()
             self.transport.close()
@@ -667,9 +668,9 @@ class H2Connection(asyncio.Protocol):
 
     def close_idle(self) -> None:
         """Serve no more requests than have come; close now if there is none, else after the last one."""
-        if self._ended or self._going:
+        if self._ended or self.going:
             return
-        self._going = True
+        self.going = True
         self.send(frames.goaway(self._last, Code.NO_ERROR))
         self._may_go()
 

@@ -254,7 +254,13 @@ class H2Stream:
             else:
                 head = _pack(len(head) << 8 | HEADERS, 5, number) + head
             connection.send(head)
-            self._over()
+            if self.complete and not self.tunnel and not connection.going:
+                # `_over` in place.
+                self.requestor = None
+                self.closed = True
+                del connection.streams[number]
+            else:
+                self._over()
             return
         end = complete and not trailers
         self._send_head(head, end=end and not size)

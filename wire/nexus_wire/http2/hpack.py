@@ -96,12 +96,12 @@ class Decoder(Generic[T]):
 
     def decode(self, block: bytes) -> list[T]:
         """Return a whole block's fields, digested, in order. Raises `ConnectionBroken`: the table is not the peer's any more."""
-        table = self._table
+        table, names, digest = self._table, self._names, self._digest
         fields: list[T] = []
         append = fields.append
         at = 0
         size = len(block)
-        self.neutral = True
+        neutral = True
         try:
             while at < size:
                 byte = block[at]
@@ -112,15 +112,39 @@ class Decoder(Generic[T]):
                         continue
                     index, at = _integer(block, at, 0x7F)
                     append(table[index])
-                elif byte >= 0x40:
-                    if byte == 0x80:
-                        raise _broken("A field has index 0.")
-                    at = self._literal(block, at, byte & 0x3F, 0x3F, append, keep=True)
-                    self.neutral = False
-                elif byte < 0x20:
-                    if byte >= 0x10:
-                        self.neutral = False
-                    at = self._literal(block, at, byte & 0x0F, 0x0F, append, keep=False)
+                elif byte >= 0x40 or byte < 0x20:
+                    if byte >= 0x40:
+                        if byte == 0x80:
+                            raise _broken("A field has index 0.")
+                        index, most = byte & 0x3F, 0x3F
+                        neutral = False
+                    else:
+                        index, most = byte & 0x0F, 0x0F
+                        neutral = neutral and byte < 0x10
+                    if index:
+                        if index == most:
+                            index, at = _integer(block, at, most)
+                        name = names[index][0]
+                    else:
+                        name, at = _string(block, at)
+                    # `_string` in place: a value is in every literal.
+                    length = block[at]
+                    at += 1
+                    coded = length >= 0x80
+                    length &= 0x7F
+                    if length == 0x7F:
+                        length, at = _integer(block, at, length)
+                    end = at + length
+                    if end > size:
+                        raise IndexError
+                    value = block[at:end]
+                    at = end
+                    if coded:
+                        value = huffman.decode(value)
+                    digested = digest(name, value)
+                    append(digested)
+                    if byte >= 0x40:
+                        self._enter(name, value, digested)
                 else:
                     if fields:
                         raise _broken("The table's size changes behind a field.")
@@ -129,32 +153,25 @@ class Decoder(Generic[T]):
                         raise _broken("The table's size is larger than allowed.")
                     self._limit = limit
                     self._evict(limit)
-                    self.neutral = False
+                    neutral = False
         except IndexError:
             raise _broken("A header block ends within a field, or names one that the table does not have.") from None
+        except huffman.BadHuffman:
+            raise _broken("A string is not Huffman-coded as it says.") from None
+        self.neutral = neutral
         if len(fields) > _MAX_FIELDS:
             raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, "A header block holds too many fields.")
         return fields
 
-    def _literal(self, block: bytes, at: int, index: int, most: int, append: Callable[[T], None], *, keep: bool) -> int:
-        """Read the field behind its first byte. index, most: of that byte's prefix. Return where it ends."""
-        if index:
-            if index == most:
-                index, at = _integer(block, at, most)
-            name = self._names[index][0]
-        else:
-            name, at = _string(block, at)
-        value, at = _string(block, at)
-        digested = self._digest(name, value)
-        append(digested)
-        if keep:
-            entry = _OVERHEAD + len(name) + len(value)
+    def _enter(self, name: bytes, value: bytes, digested: T) -> None:
+        """Put a field in the table, if it fits; what it pushes out is lost."""
+        entry = _OVERHEAD + len(name) + len(value)
+        if self._size + entry > self._limit:
             self._evict(self._limit - entry)
-            if entry <= self._limit:
-                self._table.insert(62, digested)
-                self._names.insert(62, (name, entry))
-                self._size += entry
-        return at
+        if entry <= self._limit:
+            self._table.insert(62, digested)
+            self._names.insert(62, (name, entry))
+            self._size += entry
 
     def _evict(self, most: int) -> None:
         """Let the oldest entries go until the others take no more than `most` bytes."""
@@ -180,7 +197,7 @@ def _integer(block: bytes, at: int, prefix: int) -> tuple[int, int]:
 
 
 def _string(block: bytes, at: int) -> tuple[bytes, int]:
-    """Return the string that begins at `at`, and where it ends. Raises IndexError."""
+    """Return the string that begins at `at`, and where it ends. Raises IndexError and `BadHuffman`."""
     byte = block[at]
     at += 1
     length = byte & 0x7F
@@ -189,12 +206,7 @@ def _string(block: bytes, at: int) -> tuple[bytes, int]:
     end = at + length
     if end > len(block):
         raise IndexError
-    if byte < 0x80:
-        return block[at:end], end
-    try:
-        return huffman.decode(block[at:end]), end
-    except huffman.BadHuffman:
-        raise _broken("A string is not Huffman-coded as it says.") from None
+    return (huffman.decode(block[at:end]) if byte >= 0x80 else block[at:end]), end
 
 
 PAIRS = Statics(pair)

@@ -7,6 +7,8 @@ thousand.
 
 from __future__ import annotations
 
+from typing import Any
+
 _LENGTHS = bytes.fromhex(
     "0d171c1c1c1c1c1c1c181e1c1c1e1c1c1c1c1c1c1c1c1e1c1c1c1c1c1c1c1c1c060a0a0c0d06080b0a0a080b080606060505"
     "050606060606060607080f060c0a0d06070707070707070707070707070707070707070707070807080d130d0e060f050605"
@@ -23,31 +25,32 @@ class BadHuffman(Exception):
     """The string holds the end's word, or is padded with anything but its first bits, fewer than eight of them."""
 
 
-class _State(dict[int, tuple[bytes, "_State"]]):
-    """Where the machine is after a byte: within which word. A step leads from one state by a byte to what is decoded and the next
-    state. final: whether a string may end here."""
+_Step = tuple[bytes, list[Any]]
+"""What a byte decodes to in a state, and the next state."""
+_FINAL, _PREFIX = 256, 257
+"""Behind a state's steps by byte: whether a string may end there, and which bits of a word have come."""
 
-    __slots__ = ("_prefix", "final")
 
-    def __init__(self, prefix: str) -> None:
-        super().__init__()
-        self._prefix = prefix
-        self.final = len(prefix) < 8 and "0" not in prefix
+def _state(prefix: str) -> list[Any]:
+    return [*[None] * 256, len(prefix) < 8 and "0" not in prefix, prefix]
 
-    def __missing__(self, byte: int) -> tuple[bytes, _State]:
-        prefix = self._prefix
-        decoded = bytearray()
-        for bit in format(byte, "08b"):
-            prefix += bit
-            found = _WORDS.get(prefix)
-            if found is not None:
-                if found == _END:
-                    raise BadHuffman
-                decoded.append(found)
-                prefix = ""
-        step = (bytes(decoded), _STATES.setdefault(prefix, _State(prefix)))
-        self[byte] = step
-        return step
+
+def _take(state: list[Any], byte: int) -> _Step:
+    """Make a step that was not taken yet."""
+    prefix = state[_PREFIX]
+    decoded = bytearray()
+    for bit in format(byte, "08b"):
+        prefix += bit
+        found = _WORDS.get(prefix)
+        if found is not None:
+            if found == _END:
+                raise BadHuffman
+            decoded.append(found)
+            prefix = ""
+    if prefix not in _STATES:
+        _STATES[prefix] = _state(prefix)
+    step = state[byte] = (bytes(decoded), _STATES[prefix])
+    return step
 
 
 def _build_words() -> dict[str, int]:
@@ -62,8 +65,8 @@ def _build_words() -> dict[str, int]:
 
 
 _WORDS = _build_words()
-_STATES: dict[str, _State] = {"": _State("")}
-_BEGIN = _STATES[""]
+_BEGIN = _state("")
+_STATES: dict[str, list[Any]] = {"": _BEGIN}
 
 
 def decode(encoded: bytes) -> bytes:
@@ -71,8 +74,8 @@ def decode(encoded: bytes) -> bytes:
     state = _BEGIN
     pieces = []
     for byte in encoded:
-        piece, state = state[byte]
+        piece, state = state[byte] or _take(state, byte)
         pieces.append(piece)
-    if not state.final:
+    if not state[_FINAL]:
         raise BadHuffman
     return b"".join(pieces)
