@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
 
+from nexus_core.certificates.sealing import Sealer
 from nexus_core.model.load import parse
 from nexus_core.model.plugins import NexusMarketplaceSpec
 from nexus_core.model.resources import Resource
@@ -45,7 +46,7 @@ from nexus_operator.status.fronts import fronts_of, replicas_of
 from nexus_operator.status.routes import Routes
 from nexus_operator.status.view import View
 from nexus_operator.world.inventory import Inventory, Key, Object, key_of
-from nexus_operator.world.kinds import GATEWAY, NEXUS_GATEWAY_PARAMETERS, RUNTIME, WATCHED
+from nexus_operator.world.kinds import NEXUS_GATEWAY_PARAMETERS, RUNTIME, WATCHED
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S = 0.5
@@ -87,6 +88,7 @@ class Reconciler:
         self._planned = Planned({})
         self._rendered: tuple[Object, ...] = ()
         self._fabric: Fabric | None = None
+        self._sealer: Sealer | None = None
         self._prints = Fingerprints()
         self._wanted: Mapping[str, int] = {}
         self._registrations: Mapping[str, Registration] = {}
@@ -171,6 +173,8 @@ class Reconciler:
         if self._config_changed or self._translation is None:
             self._config_changed = False
             await self._step("seal key", self._take_seal_key())
+            if self._sealer is None:
+                return  # what is sealed with any other key, no gateway could open
             await self._step("load", self._load())
             await self._translate()
         self._registrations = self._wanted_registrations()
@@ -201,7 +205,7 @@ class Reconciler:
     # --- steps ---------------------------------------------------------------------------------------------------------
 
     async def _take_seal_key(self) -> None:
-        """Learn the key that private keys are sealed with, once; without it no data plane is made."""
+        """Learn the key that private keys are sealed with, once."""
         if self._fabric is not None:
             return
         given = self._settings
@@ -210,6 +214,7 @@ class Reconciler:
         except KubeError:
             self._config_changed = True  # translate again with it
             raise
+        self._sealer = Sealer(key)
         self._fabric = Fabric(
             image=given.gateway_image,
             seal_key=key,
@@ -250,6 +255,7 @@ class Reconciler:
             previous=last.snapshot if last is not None else None,
             indexes=self._indexes.current,
             class_name=self._settings.class_name,
+            sealer=self._sealer,
         )
         self._candidate = None
         if held.previewed:
@@ -258,13 +264,14 @@ class Reconciler:
                 previous=last.snapshot if last is not None else None,
                 indexes=self._indexes.current,
                 class_name=self._settings.class_name,
+                sealer=self._sealer,
             )
         self._metrics.problems = len(self._translation.problems)
         self._planned = self._plan(resources)
         self._rendered = tuple(child for r in resources if not _deleted(r) for child in render(r, self._surroundings))
-        if self._fabric is not None:
-            planes = self._planned.planes.values()
-            self._rendered += tuple(child for plane in planes for child in render_data_plane(plane, self._fabric))
+        assert self._fabric is not None
+        for plane in self._planned.planes.values():
+            self._rendered += render_data_plane(plane, self._fabric)
         self._wanted = self._prints.of(self._translation.snapshot)
         for mirror in before.mirrors if before is not None else ():
             self._retired[mirror.consul_service] = (mirror, time.monotonic() + RETIRE_S)
@@ -302,8 +309,6 @@ class Reconciler:
             for r in self._held.world
             if r.ref.kind == "NexusService" and r.spec is None
         }
-        if self._fabric is None:
-            unreadable |= {str(o["metadata"].get("uid")) for o in self._inventory.all(GATEWAY.kind)}
         kept = Kept(frozenset(unreadable | self._planned.owners), self._planned.children)
         self._child_problems = await self._children.sync(self._rendered, kept)
 

@@ -30,6 +30,7 @@ WEBPOD = str(HERE / "webpod.py")
 CONSUL = "http://10.100.0.1:8500"
 NS = "op"
 LEASE_S = 4
+PARAMETERS = {"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusGatewayParameters"}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,13 @@ def bed() -> Iterator[Cluster]:
         # The garbage collector looks for new kinds every half minute; after its start it knows them all.
         running.restart("kube-controller-manager")
         running.kubectl("create", "namespace", NS)
+        running.apply(
+            [
+                # Without a Gateway and without any gateway of its own: the tests' one acknowledges.
+                {**PARAMETERS, "metadata": {"name": "none", "namespace": NS}, "spec": {"replicas": 0}},
+                {**PARAMETERS, "metadata": {"name": "one", "namespace": NS}, "spec": {"replicas": 1}},
+            ]
+        )
         yield running
 
 
@@ -64,6 +72,7 @@ class Operators:
             "NEXUS_LEASE_SECONDS": str(lease_s),
             "NEXUS_RESYNC_SECONDS": "2",
             "NEXUS_OPERATOR_LISTEN": listen,
+            "NEXUS_GATEWAY_PARAMETERS": f"{NS}/none",
         }
         with (self._logs / f"operator-{self._started}.log").open("wb") as log:
             process = self._cluster.spawn_in_net([sys.executable, "-m", "nexus_operator"], stdout=log, env=env)
@@ -263,7 +272,9 @@ def test_kinds_installed_later_are_found(bed: Cluster, operator: subprocess.Pope
             {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "nexus"},
              "spec": {"controllerName": "nexus.dev/gateway-controller"}},
             {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "main", "namespace": NS},
-             "spec": {"gatewayClassName": "nexus", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}},
+             "spec": {"gatewayClassName": "nexus", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}],
+                      "infrastructure": {"parametersRef": {
+                          "group": "nexus.dev", "kind": "NexusGatewayParameters", "name": "one"}}}},
             {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r", "namespace": NS},
              "spec": {"parentRefs": [{"name": "main"}],
                       "rules": [{"backendRefs": [{"group": "nexus.dev", "kind": "NexusService", "name": "web"}]}]}},
@@ -273,7 +284,7 @@ def test_kinds_installed_later_are_found(bed: Cluster, operator: subprocess.Pope
     def accepted() -> bool:
         found = bed.get("httproute", "r", NS).get("status", {}).get("parents", [])
         states = {c["type"]: c["status"] for parent in found for c in parent["conditions"]}
-        return states.get("Accepted") == states.get("ResolvedRefs") == states.get("Programmed") == "True"
+        return states.get("Accepted") == states.get("ResolvedRefs") == states.get("Ready") == "True"
 
     eventually(bed, accepted, "the HTTPRoute is live")
 
@@ -285,8 +296,9 @@ def test_kinds_installed_later_are_found(bed: Cluster, operator: subprocess.Pope
 
     eventually(bed, gateway_programmed, "the Gateway is programmed")
     found = bed.get("gateway", "main", NS)["status"]
-    assert found["addresses"] == [{"type": "Hostname", "value": "gateway.example"}]
+    assert found["addresses"] == [{"type": "IPAddress", "value": bed.loadbalancer_ip("main-nexus", NS)}]
     assert found["listeners"][0]["attachedRoutes"] == 1
+    bed.kubectl("delete", "gateway", "main", "-n", NS)
 
 
 def test_a_workload_becomes_ready_and_shows_its_endpoints(

@@ -65,13 +65,17 @@ def plan_data_planes(
         if not ports:
             # A Service without ports does not exist, and one that was deleted loses its address: it waits for the next port.
             children.add((SERVICE.kind, plane.namespace, name_of(plane.gateway.name)))
-    default = _default(translation, inventory, parameters.get(default_parameters) if default_parameters else None)
+    default = _default(
+        translation, inventory, parameters.get(default_parameters) if default_parameters else None, namespace
+    )
     if default is not None:
-        planes[DEFAULT_ID] = replace(default, namespace=namespace)
+        planes[DEFAULT_ID] = default
     return Planned(planes, frozenset(owners), frozenset(children))
 
 
-def _default(translation: Translation, inventory: Inventory, parameters: Resource | None) -> DataPlane | None:
+def _default(
+    translation: Translation, inventory: Inventory, parameters: Resource | None, namespace: str
+) -> DataPlane | None:
     """The data plane that stands in while there is no Gateway.
 
     Where Gateways could be, it runs only once a NexusService is exposed: a load balancer costs money.
@@ -83,15 +87,18 @@ def _default(translation: Translation, inventory: Inventory, parameters: Resourc
     if inventory.is_installed(GATEWAY.kind) and not exposed:
         return None
     spec = parameters.spec if parameters is not None else None
+    owner = None
+    if parameters is not None and parameters.ref.namespace == namespace:  # owners live where their children do
+        # So that it goes with the release that made the parameters.
+        owner = owner_reference(NEXUS_GATEWAY_PARAMETERS, parameters.raw)
     return DataPlane(
         gateway=DEFAULT_GATEWAY,
-        namespace="",
+        namespace=namespace,
         infrastructure=Infrastructure(
             parameters=spec if isinstance(spec, NexusGatewayParametersSpec) else None,
             ports=ports,
         ),
-        # So that it goes with the release that made the parameters.
-        owner=owner_reference(NEXUS_GATEWAY_PARAMETERS, parameters.raw) if parameters is not None else None,
+        owner=owner,
     )
 
 

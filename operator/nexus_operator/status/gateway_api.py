@@ -22,25 +22,27 @@ NOWHERE = Front(exists=False)
 
 def build(view: View, problems: dict[ObjectRef, list[Problem]]) -> Iterator[StatusWrite]:
     """Yield the statuses of our GatewayClasses, of their Gateways, and of the ListenerSets at those."""
-    classes = {cls.ref.name: cls for cls in view.translation.classes}
-    for obj in view.inventory.all("GatewayClass"):
-        if (obj.get("spec") or {}).get("controllerName") == CONTROLLER_NAME:
-            name = str(obj["metadata"]["name"])
-            told = classes.get(name) or ClassStatus(
-                ObjectRef("GatewayClass", "", name), 0, Verdict(True, "Accepted"), ()
-            )
-            yield _class(view, told, obj)
+    yield from _classes(view)
     programmed: dict[str, Condition] = {}
     for gateway in view.translation.gateways:
         obj = view.inventory.get("Gateway", gateway.ref.namespace, gateway.ref.name)
         if obj is not None:
-            told = _gateway_programmed(view, gateway, problems.get(gateway.ref, []))
-            programmed[_id(gateway.ref)] = told
-            yield _gateway(view, gateway, obj, told)
+            state = _gateway_programmed(view, gateway, problems.get(gateway.ref, []))
+            programmed[_id(gateway.ref)] = state
+            yield _gateway(view, gateway, obj, state)
     for listeners in view.translation.listener_sets:
         obj = view.inventory.get("ListenerSet", listeners.ref.namespace, listeners.ref.name)
         if obj is not None:
             yield _listener_set(view, listeners, obj, programmed.get(_id(listeners.gateway)))
+
+
+def _classes(view: View) -> Iterator[StatusWrite]:
+    known = {cls.ref.name: cls for cls in view.translation.classes}
+    for obj in view.inventory.all("GatewayClass"):
+        if (obj.get("spec") or {}).get("controllerName") == CONTROLLER_NAME:
+            name = str(obj["metadata"]["name"])
+            missing = ClassStatus(ObjectRef("GatewayClass", "", name), 0, Verdict(True, "Accepted"), ())
+            yield _class(view, known.get(name, missing), obj)
 
 
 def _id(ref: ObjectRef) -> str:
