@@ -15,6 +15,7 @@ from nexus_gateway.edge.attempts import Attempt
 from nexus_gateway.edge.extras import Extras
 from nexus_gateway.edge.hooked import Hooked
 from nexus_gateway.edge.standing import Standing
+from nexus_gateway.filters import grpc
 from nexus_gateway.filters.cors import CorsFilter
 
 log = logging.getLogger("nexus.gateway")
@@ -63,6 +64,11 @@ class Ending(Standing):
         if self.over:
             return
         self.status = reply.status
+        if reply.status >= 400 and grpc.is_call(self.block.first("content-type")):
+            # `status` stays what it would have been: logs and metrics tell failures by it.
+            code = grpc.status_of(reply.status, self.reason)
+            self.extras().grpc = str(code)
+            reply = grpc.build_reply(reply, code)
         body = b"" if reply.status in (204, 304) else bytes(reply.body)
         lines = requests.render(reply.headers)
         if reply.status not in (204, 304):

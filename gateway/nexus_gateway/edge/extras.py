@@ -21,10 +21,11 @@ class Extras:
     that nobody takes yet. delay: until the next step. waiting: for a first endpoint. queued: the bulkhead
     in which it waits for a place. service_probe: it tests the whole service's half-open circuit. fell_back: it is at the
     rule's fallback. until_body: nothing is sent until the body is complete. tunnel: it was upgraded. debug: its client may be told.
+    grpc: the status that the gateway itself answered a gRPC call with, digits.
     """
 
     __slots__ = (
-        "debug", "delay", "failed", "fell_back", "hash_key", "hedge", "holding", "pending", "pending_bytes",
+        "debug", "delay", "failed", "fell_back", "grpc", "hash_key", "hedge", "holding", "pending", "pending_bytes",
         "picked", "queued", "response_lines", "service_probe", "sticky", "tried", "tunnel", "until_body", "waiting",
     )  # fmt: skip
 
@@ -47,3 +48,4 @@ class Extras:
         self.until_body = False
         self.tunnel = False
         self.debug = False
+        self.grpc = ""

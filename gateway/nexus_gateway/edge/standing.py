@@ -138,7 +138,17 @@ class Standing:
             self.bytes_out,
             forwarding.scheme(peer, aside),
             tuple(self.hooked.times or ()) if self.hooked is not None else (),
+            self._grpc_status(),
         )
+
+    def _grpc_status(self) -> str | bytes:
+        """Return the status of a gRPC call that was answered, digits; empty for none."""
+        if self.extra is not None and self.extra.grpc:
+            return self.extra.grpc
+        attempt = self.attempt
+        connection = attempt.connection if attempt is not None and attempt.status else None
+        # It stays there until the connection's next response, which cannot have come since this one's end.
+        return connection.grpc if connection is not None else b""
 
     # ---- what hash keys see
 

@@ -98,6 +98,8 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
     lines: of `Contexts.start`, empty when it was refused before. status: sent to the client; 499 for a client that left before.
     reason: why the gateway answered itself or broke the response off; empty otherwise. tried: in order, the last one answered.
+    grpc: the status of a gRPC call, digits; empty when none is known. `status` is then 200, or of an error that the gateway itself
+    told a gRPC client, what any other one would have been sent.
     """
 
     line: Line
@@ -117,6 +119,7 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
     bytes_out: int = 0
     scheme: str = "http"
     hooks: tuple[Hook, ...] = ()
+    grpc: str | bytes = ""
 
 
 def shortened(done: Finished) -> Finished:

@@ -40,6 +40,7 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     endpoint: str = ""
     reason: str = ""
     user_agent: str = ""
+    grpc_status: str = ""
 
 
 def log_line(done: Finished, offset_s: float) -> bytes:
@@ -77,6 +78,7 @@ def log_fields(done: Finished, offset_s: float) -> Line:
         tried[-1].endpoint if tried else "",
         done.reason,
         done.block.joined.get("user-agent", "")[:MAX_AGENT],
+        text(done.grpc),
     )
 
 

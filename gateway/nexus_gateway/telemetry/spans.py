@@ -17,6 +17,9 @@ CLIENT = 3
 """Values of OTLP's `SpanKind`."""
 KINDS = {SERVER: "server", CLIENT: "client"}
 MAX_TEXT = 2048
+_GRPC_FAILURES = frozenset((2, 4, 12, 13, 14, 15))
+"""Statuses of gRPC that are a server's errors (semantic conventions of gRPC): unknown, deadline exceeded, unimplemented, internal,
+unavailable, data loss."""
 _NS = 1e9
 
 
@@ -83,6 +86,12 @@ def spans_of(done: Finished, offset_ns: int, entropy: Callable[[int], bytes]) ->
     agent = done.block.joined.get("user-agent")
     if agent:
         varied["user_agent.original"] = agent[:200]
+    failed = False
+    if done.grpc:
+        code = int(done.grpc)
+        varied["rpc.system"] = "grpc"
+        varied["rpc.grpc.status_code"] = code
+        failed = code in _GRPC_FAILURES
     hedges = sum(each.hedge for each in tried) if len(tried) > 1 else 0
     request = Span(
         trace_id_of(done.lines),
@@ -96,7 +105,7 @@ def spans_of(done: Finished, offset_ns: int, entropy: Callable[[int], bytes]) ->
         offset_ns + int(done.started_at * _NS),
         offset_ns + int(done.ended_at * _NS),
         # Semantic conventions: a server span is an error for 5xx alone; a response broken off is one too.
-        status >= 500 or not status or (bool(reason) and 200 <= status < 400),
+        failed or status >= 500 or not status or (bool(reason) and 200 <= status < 400),
         _of_request(
             line.method, done.scheme, done.block.host, done.route, done.rule, done.upstream, status, reason,
             len(tried) - hedges - 1, hedges, sampled,

@@ -13,7 +13,6 @@ import grpc
 import grpc.aio
 
 SERVICE = "shop.Echo"
-KEYS = ("x-say", "x-bin-bin", "x-request-id", "x-forwarded-for", "te", "grpc-timeout")
 
 
 class Echo(grpc.GenericRpcHandler):
@@ -37,7 +36,7 @@ class Echo(grpc.GenericRpcHandler):
         }.get(method)
 
     async def _begin(self, context: Any) -> dict[str, Any]:
-        metadata = {key: value for key, value in context.invocation_metadata()}
+        metadata = dict(context.invocation_metadata())
         self.seen.append(metadata)
         self.remaining_s.append(context.time_remaining())
         return metadata
@@ -54,7 +53,9 @@ class Echo(grpc.GenericRpcHandler):
             finally:
                 self.running -= 1
         if "x-fail" in metadata:
-            await context.abort(grpc.StatusCode[metadata["x-fail"]], "as asked for: 100 % ü", (("x-why-bin", b"\x00\xff"),))
+            await context.abort(
+                grpc.StatusCode[metadata["x-fail"]], "as asked for: 100 % ü", (("x-why-bin", b"\x00\xff"),)
+            )
         await context.send_initial_metadata((("x-first", "1"), ("x-first-bin", b"\x01\x02")))
         context.set_trailing_metadata((("x-last", "2"), ("x-last-bin", b"\xfe\x00")))
         return message[::-1]
@@ -112,7 +113,11 @@ class Client:
     """Calls of the service over one channel."""
 
     def __init__(self, port: int, authority: str = "x") -> None:
-        options = [("grpc.default_authority", authority), ("grpc.max_receive_message_length", -1), ("grpc.enable_retries", 0)]
+        options = [
+            ("grpc.default_authority", authority),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.enable_retries", 0),
+        ]
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options)
         self.unary = self.channel.unary_unary(f"/{SERVICE}/Unary")
         self.collect = self.channel.stream_unary(f"/{SERVICE}/Collect")

@@ -299,3 +299,16 @@ def test_a_record_of_a_short_head_refers_to_it() -> None:
     done = finished(aside=PARENT)
     assert shortened(done) is done
     assert shortened(Finished(NOTHING, NOTHING, "10.0.0.1", "", b"", 1.0, 1.0, 400)).block is NOTHING
+
+
+@pytest.mark.parametrize(("status", "failed"), [(b"0", False), (b"5", False), (b"14", True), ("4", True)])
+def test_a_grpc_call_shows_its_status(status: str | bytes, failed: bool) -> None:
+    done = finished(grpc=status)
+    request, *_ = spans_of(done, OFFSET_NS, ENTROPY)
+    assert request.attributes["rpc.system"] == "grpc"
+    assert request.attributes["rpc.grpc.status_code"] == int(status)
+    assert request.error is failed
+    assert json.loads(log_line(done, OFFSET_S))["grpc_status"] == (
+        status if isinstance(status, str) else status.decode()
+    )
+    assert "grpc_status" not in json.loads(log_line(finished(), OFFSET_S))
