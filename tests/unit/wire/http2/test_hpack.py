@@ -147,7 +147,9 @@ def test_every_byte_can_be_huffman_coded() -> None:
 
 def test_lines_become_fields_that_any_decoder_reads_without_a_table() -> None:
     encoder = hpack.Encoder()
-    lines = b"Content-Type: text/plain\r\nx-a:1\r\naccept-encoding: gzip, deflate\r\nx-empty:\r\nX-Long: %b\r\n" % (b"v" * 300)
+    lines = b"Content-Type: text/plain\r\nx-a:1\r\naccept-encoding: gzip, deflate\r\nx-empty:\r\nX-Long: %b\r\n" % (
+        b"v" * 300
+    )
     for _ in range(2):
         block = encoder.lines(lines)
         decoder = hpack.decoder()
