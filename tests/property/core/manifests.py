@@ -97,7 +97,7 @@ def services(draw: st.DrawFn) -> dict[str, Any]:
 
 
 hostnames = st.lists(st.sampled_from(("a.example", "b.example", "*.example")), unique=True, max_size=2)
-targets = st.fixed_dictionaries({"kind": st.sampled_from(("NexusService", "HTTPRoute", "Gateway")), "name": names})
+targets = st.fixed_dictionaries({"kind": one_of("NexusService", "HTTPRoute", "GRPCRoute", "Gateway"), "name": names})
 
 
 matches = some(
@@ -120,29 +120,79 @@ filters = st.one_of(
 )
 
 
+backends = st.one_of(
+    st.builds(lambda n: {"group": "nexus.dev", "kind": "NexusService", "name": n}, names),
+    st.builds(
+        lambda n, p, ns: {"name": n, "port": p, **ns}, names, one_of(80, 81, 53), one_of({}, {}, {"namespace": "shop"})
+    ),
+)
+sessions = some(sessionName=one_of("s", "t"), type=one_of("Cookie", "Header"), absoluteTimeout=one_of("1h", "0s"))
+calls = some(
+    method=one_of(
+        {"service": "a.B", "method": "C"},
+        {"service": "a.B"},
+        {"method": "C"},
+        {"type": "RegularExpression", "service": "a\\.[BC]", "method": "C.*"},
+    ),
+    headers=one_of([{"name": "a", "value": "b"}], [{"name": "A", "value": "b|c", "type": "RegularExpression"}]),
+)
+
+
+@st.composite
+def parents(draw: st.DrawFn) -> list[dict[str, Any]]:
+    section = draw(one_of({}, {}, {"port": 80}, {"sectionName": "http"}))
+    return [{"name": draw(names), "namespace": draw(namespaces), **section}]
+
+
 @st.composite
 def routes(draw: st.DrawFn) -> dict[str, Any]:
-    backends = st.one_of(
-        st.builds(lambda n: {"group": "nexus.dev", "kind": "NexusService", "name": n}, names),
-        st.builds(lambda n, p: {"name": n, "port": p}, names, st.sampled_from((80, 81))),
-    )
-    rules = st.fixed_dictionaries(
-        {"backendRefs": st.lists(backends, max_size=2)},
-        optional={
-            "matches": st.lists(matches, max_size=2),
-            "filters": st.lists(filters, unique_by=lambda f: f["type"], max_size=3),
+    """HTTPRoutes and GRPCRoutes."""
+    kind = draw(one_of("HTTPRoute", "HTTPRoute", "GRPCRoute"))
+    optional = {
+        "matches": st.lists(matches if kind == "HTTPRoute" else calls, max_size=2),
+        "filters": st.lists(filters, unique_by=lambda f: f["type"], max_size=3),
+        "sessionPersistence": sessions,
+    }
+    if kind == "HTTPRoute":
+        optional |= {
             "timeouts": st.just({"request": "5s"}),
             "retry": some(attempts=st.integers(1, 3), codes=st.lists(one_of(502, 503), unique=True)),
-            "name": st.just("r"),
-        },
-    )
+        }
+    rules = st.fixed_dictionaries({"backendRefs": st.lists(backends, max_size=2)}, optional=optional)
     spec = {
-        "parentRefs": [{"name": draw(names), "namespace": draw(namespaces)}],
+        "parentRefs": draw(parents()),
         "hostnames": draw(hostnames),
         "rules": draw(st.lists(rules, min_size=1, max_size=2)),
     }
     group = "gateway.networking.k8s.io/v1"
-    return _object(group, "HTTPRoute", draw(names), draw(namespaces), spec, draw(dates))
+    return _object(group, kind, draw(names), draw(namespaces), spec, draw(dates))
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> dict[str, Any]:
+    """TLSRoutes, TCPRoutes and UDPRoutes."""
+    kind = draw(one_of("TLSRoute", "TCPRoute", "UDPRoute"))
+    spec = {"parentRefs": draw(parents()), "rules": [{"backendRefs": draw(st.lists(backends, min_size=1, max_size=2))}]}
+    if kind == "TLSRoute":
+        spec["hostnames"] = draw(hostnames)
+    return _object("gateway.networking.k8s.io/v1", kind, draw(names), draw(namespaces), spec, draw(dates))
+
+
+@st.composite
+def backend_tls(draw: st.DrawFn) -> dict[str, Any]:
+    section = draw(one_of({}, {"sectionName": "one"}, {"sectionName": "none"}))
+    trusted = draw(
+        one_of(
+            {"wellKnownCACertificates": "System"},
+            {"wellKnownCACertificates": "Mine"},
+            {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "missing"}]},
+        )
+    )
+    spec = {
+        "targetRefs": [{"group": "", "kind": "Service", "name": draw(names), **section}],
+        "validation": {"hostname": draw(one_of("a.example", "b.example")), **trusted},
+    }
+    return _object("gateway.networking.k8s.io/v1", "BackendTLSPolicy", draw(names), draw(namespaces), spec, draw(dates))
 
 
 @st.composite
@@ -151,10 +201,13 @@ def gateways(draw: st.DrawFn) -> dict[str, Any]:
         {
             "name": st.sampled_from(("http", "alt")),
             "port": st.sampled_from((80, 8080)),
-            "protocol": st.sampled_from(("HTTP", "HTTP", "HTTPS")),
+            "protocol": st.sampled_from(("HTTP", "HTTP", "HTTP", "HTTPS", "TLS", "TCP", "UDP")),
             "allowedRoutes": st.just({"namespaces": {"from": "All"}}),
         },
-        optional={"hostname": st.sampled_from(("*.example", "a.example"))},
+        optional={
+            "hostname": st.sampled_from(("*.example", "a.example")),
+            "tls": st.just({"mode": "Passthrough"}),
+        },
     )
     listeners = draw(st.lists(listener, min_size=1, max_size=2))
     spec = {"gatewayClassName": draw(st.sampled_from(("nexus", "nexus", "other"))), "listeners": listeners}
@@ -178,8 +231,18 @@ def nexus_plugins(draw: st.DrawFn) -> dict[str, Any]:
     return _object("nexus.dev/v1alpha1", "NexusPlugin", draw(names), draw(namespaces), spec)
 
 
+ports = st.lists(
+    one_of(
+        {"name": "one", "port": 80},
+        {"name": "two", "port": 81, "appProtocol": "kubernetes.io/h2c"},
+        {"name": "names", "port": 53, "protocol": "UDP"},
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda port: port["port"],
+)
 kubernetes_services = st.builds(
-    lambda n, ns: _object("v1", "Service", n, ns, {"ports": [{"port": 80}]}), names, namespaces
+    lambda n, ns, found: _object("v1", "Service", n, ns, {"ports": found}), names, namespaces, ports
 )
 marketplace = _object(
     "nexus.dev/v1alpha1",
@@ -189,7 +252,16 @@ marketplace = _object(
     {"source": {"bundled": True}, "publishers": [{"name": "nexus", "publicKey": "A" * 43 + "="}]},
 )
 
-sound = st.one_of(services(), routes(), gateways(), nexus_policies(), nexus_plugins(), kubernetes_services)
+sound = st.one_of(
+    services(),
+    routes(),
+    streams(),
+    gateways(),
+    nexus_policies(),
+    nexus_plugins(),
+    backend_tls(),
+    kubernetes_services,
+)
 
 
 def _key(manifest: dict[str, Any]) -> tuple[str, str, str]:

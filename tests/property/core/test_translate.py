@@ -36,6 +36,7 @@ INDEXES = {
 }
 
 
+ROUTES = ("HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute")
 ORDER = {Cors: 0, RateLimit: 0.25, Fault: 0.5, SizeLimit: 0.75, Fallback: 2}
 """Places of what policies put around the author's filters, which are at 1."""
 
@@ -64,7 +65,11 @@ def check_whole(snapshot: Snapshot) -> None:
                 assert sum(isinstance(f, kind) for f in rule.filters) <= 1
             places = [ORDER.get(type(f), 1) for f in rule.filters]
             assert places == sorted(places)
-    for items in (snapshot.listeners, snapshot.routes, snapshot.upstreams, snapshot.plugins):
+    for stream in snapshot.streams:
+        assert stream.listeners
+        assert set(stream.listeners) <= listeners
+        assert {b.upstream for b in stream.backends} - {""} <= upstreams
+    for items in (snapshot.listeners, snapshot.routes, snapshot.streams, snapshot.upstreams, snapshot.plugins):
         ids = [item.id for item in items]
         assert ids == sorted(set(ids))
 
@@ -106,26 +111,25 @@ def test_publishing_twice_changes_nothing(world: list[Any]) -> None:
 @settings(max_examples=150)
 def test_a_broken_object_keeps_its_items_and_leaves_its_neighbours_alone(world: list[Any], data: st.DataObject) -> None:
     before = run(world)
-    ours = [m for m in world if m["kind"] in ("NexusService", "HTTPRoute", "NexusPlugin")]
+    ours = [m for m in world if m["kind"] in ("NexusService", "NexusPlugin", *ROUTES)]
     if not ours:
         return
     victim = data.draw(st.sampled_from(ours))
-    broken = {
-        **victim,
-        "spec": {**victim["spec"], "noSuchField": {"a": 1}, "parentRefs": victim["spec"].get("parentRefs")},
-    }
-    if victim["kind"] != "HTTPRoute":
-        del broken["spec"]["parentRefs"]
+    field = "parentRefs" if victim["kind"] in ROUTES else "noSuchField"
+    # A parentRef that cannot be read beside those that can; a field that is not there.
+    damage = [*victim["spec"].get("parentRefs", ()), 3] if victim["kind"] in ROUTES else {"a": 1}
+    broken = {**victim, "spec": {**victim["spec"], field: damage}}
     edited = [broken if m is victim else m for m in world]
     ref = ObjectRef(victim["kind"], victim["metadata"]["namespace"], victim["metadata"]["name"])
     after = run(edited, before.snapshot)
-    assert any(p.where == ref and "noSuchField" in p.path for p in after.problems) or ref.kind == "HTTPRoute"
+    assert any(p.where == ref and field in p.path for p in after.problems) or ref.kind in ROUTES
     assert after.snapshot.listeners == before.snapshot.listeners
     assert after.snapshot.upstreams == before.snapshot.upstreams
     assert after.snapshot.plugins == before.snapshot.plugins
     had_conflict = any(p.reason == "PathConflict" for p in before.problems)
     if not had_conflict:
         assert after.snapshot.routes == before.snapshot.routes
+        assert after.snapshot.streams == before.snapshot.streams
     again = run(edited, after.snapshot)
     assert again.snapshot == after.snapshot
 
