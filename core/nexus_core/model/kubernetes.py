@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from nexus_core.model.base import ThinModel
+from nexus_core.model.rules import ERROR_TYPE
+
+NOT_BASE64 = "is no base64."
+"""How the sentence ends that says so; it never quotes what was written."""
 
 
 class ServicePort(ThinModel):
@@ -27,15 +33,28 @@ class ServiceSpec(ThinModel):
     ports: tuple[ServicePort, ...] = ()
 
 
+def _check_base64(text: str) -> str:
+    try:
+        base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        fix = "Encode it, or write it as it is under stringData."
+        context = {"what": f"What is written there {NOT_BASE64}", "fix": fix, "reason": "InvalidSpec", "field": ""}
+        raise PydanticCustomError(ERROR_TYPE, "{what} {fix}", context) from error
+    return text
+
+
+Base64 = Annotated[str, AfterValidator(_check_base64)]
+
+
 class SecretContent(ThinModel):
     """What a Secret holds. data: base64. string_data: as it is, which wins over data; only files have it. Never printed."""
 
     type: str = "Opaque"
-    data: dict[str, str] = Field(default={}, repr=False)
+    data: dict[str, Base64] = Field(default={}, repr=False)
     string_data: dict[str, str] = Field(default={}, repr=False)
 
     def find(self, key: str) -> bytes | None:
-        """Return what is under a key, or None. What is no base64 is none either, as the API server would have it."""
+        """Return what is under a key, or None."""
         if key in self.string_data:
             return self.string_data[key].encode("utf-8", "surrogatepass")
         return _decoded(self.data.get(key))
@@ -45,7 +64,7 @@ class ConfigMapContent(ThinModel):
     """What a ConfigMap holds. data: texts. binary_data: base64."""
 
     data: dict[str, str] = Field(default={}, repr=False)
-    binary_data: dict[str, str] = Field(default={}, repr=False)
+    binary_data: dict[str, Base64] = Field(default={}, repr=False)
 
     def find(self, key: str) -> bytes | None:
         """Return what is under a key, or None."""
@@ -55,12 +74,7 @@ class ConfigMapContent(ThinModel):
 
 
 def _decoded(text: str | None) -> bytes | None:
-    if text is None:
-        return None
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
+    return None if text is None else base64.b64decode(text)
 
 
 class NamespaceSpec(ThinModel):

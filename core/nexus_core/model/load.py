@@ -6,13 +6,14 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pydantic
 import yaml
 from yaml.composer import Composer
 
-from nexus_core.model import errors, kinds
+from nexus_core.model import errors, kinds, kubernetes
 from nexus_core.model.base import Model
 from nexus_core.model.kinds import KINDS, Kind
 from nexus_core.model.resources import Resource
@@ -237,7 +238,7 @@ def _spec_of(ref: ObjectRef, kind: Kind, doc: Mapping[str, Any]) -> tuple[Model 
         if extra:
             return None, [errors.unknown_field(ref, (), key, ("spec", "metadata", "status"), "") for key in extra]
     value = (
-        {key: doc[key] for key in doc if key not in ("apiVersion", "kind", "metadata")}
+        {key: doc[key] for key in doc if key not in ("apiVersion", "kind", "metadata") and doc[key] is not None}
         if kind.whole
         else doc.get("spec")
     )
@@ -258,10 +259,19 @@ def _spec_of(ref: ObjectRef, kind: Kind, doc: Mapping[str, Any]) -> tuple[Model 
     try:
         spec = kind.spec.model_validate_json(text)
     except pydantic.ValidationError as error:
-        return None, errors.problems_of(ref, kind.spec, error)
+        found = errors.problems_of(ref, kind.spec, error)
+        return None, [_hidden(problem) for problem in found] if kind.whole else found
     unknown = errors.unread_fields(ref, spec)
     # What cannot be left out without changing what the object means, translation tells (`translate.unread`).
     return spec, unknown
+
+
+def _hidden(problem: Problem) -> Problem:
+    """The problem of a kind without a spec, with its true path and without what was written there: it may be a secret."""
+    path = problem.path.removeprefix(".spec") or "."
+    if problem.what.endswith(kubernetes.NOT_BASE64):
+        return replace(problem, path=path)
+    return replace(problem, path=path, what="This cannot be read.", fix="Write a map of strings there.")
 
 
 def _strings(value: Any) -> dict[str, str]:

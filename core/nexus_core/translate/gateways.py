@@ -58,11 +58,22 @@ class Gateways:
     parts: list[GatewayPart] = field(default_factory=list)
     certificates: list[Certificate] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    _gateway_of_set: dict[ObjectRef, ObjectRef] = field(default_factory=dict)
 
     def listeners_of(self, parent: ObjectRef) -> tuple[OpenListener, ...] | None:
         """Return the listeners of a Gateway or ListenerSet that routes may attach to; None when it is not one of ours."""
         found = self.by_gateway.get(parent)
         return self.by_set.get(parent) if found is None else found
+
+    def gateway_of(self, parent: ObjectRef) -> ObjectRef:
+        """Return the Gateway that a parent of ours is, or belongs to."""
+        return self._gateway_of_set.get(parent, parent)
+
+    def add_set(self, status: ListenerSetStatus, listeners: tuple[OpenListener, ...]) -> None:
+        """Note a ListenerSet and its listeners."""
+        self.sets.append(status)
+        self.by_set[status.ref] = listeners
+        self._gateway_of_set[status.ref] = status.gateway
 
     def listeners(self) -> Iterable[OpenListener]:
         """Yield all listeners that serve, sorted by Gateway, then by ListenerSet."""
@@ -89,7 +100,9 @@ def build_gateways(world: World, last: LastGood, sealer: Sealer | None = None) -
         )
         found.by_gateway[DEFAULT_GATEWAY] = (only,)
     found.sets.sort(key=lambda status: status.ref)
-    found.certificates = [certificates.by_id[name] for name in sorted(certificates.by_id)]
+    shown = {c for o in found.listeners() if o.listener.tls is not None for c in o.listener.tls.certificates}
+    shown |= {part.client_certificate for part in found.parts}
+    found.certificates = [certificates.by_id[name] for name in sorted(shown & certificates.by_id.keys())]
     return found
 
 
@@ -137,8 +150,7 @@ class _Builder:
         self.found.by_gateway[self.ref] = _opened(own)
         infra = self._infrastructure(infrastructures)
         for member in members:
-            self.found.by_set[member.ref] = _opened(member.drafts)
-            self.found.sets.append(member.status(parent_ok=infra.problem is None))
+            self.found.add_set(member.status(parent_ok=infra.problem is None), _opened(member.drafts))
             self.found.problems.extend(member.problems)
         attached = sum(1 for status in self.found.sets if status.gateway == self.ref and status.accepted.ok)
         self._finish(own, infra, _ports(every), attached)

@@ -112,12 +112,12 @@ class Member:
         )
 
     def _accepted(self, parent_ok: bool) -> Verdict:
+        if self._refusal is not None:
+            return self._refusal
         if self._is_broken:
             first = self._resource.problems[0] if self._resource.problems else None
             message = f"{first.path}: {first.what} {first.fix}" if first else "The ListenerSet is broken."
             return Verdict(False, "Invalid", message)
-        if self._refusal is not None:
-            return self._refusal
         if not parent_ok:
             return Verdict(False, "ParentNotAccepted", f"{self._gateway} is not accepted; its own conditions say why.")
         bad = [d for d in self.drafts if not d.serves or d.unresolved]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import msgspec
@@ -303,12 +303,15 @@ class Judge:
         if found.refused is not None:
             draft.refusal = draft.refusal or found.refused
             return "", False
-        draft.unresolved.extend(found.unresolved)
         if found.authorities:
+            draft.unresolved.extend(found.unresolved)
             return found.authorities, found.optional
         before = self.last.listeners.get(draft.id)
         if found.malformed and before is not None and before.tls is not None and before.tls.client_authorities:
+            kept = (replace(p, fix=f"{p.fix} The authorities it held before keep serving.") for p in found.unresolved)
+            draft.unresolved.extend(kept)
             return before.tls.client_authorities, found.optional
+        draft.unresolved.extend(found.unresolved)
         # Without an authority nobody can be told from anybody: refused, rather than open to all.
         reasons = " ".join(p.what for p in found.unresolved)
         what = f"No authority is left that certificates of clients at port {item.port} could come from. {reasons}"

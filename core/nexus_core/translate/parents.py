@@ -116,10 +116,8 @@ class Parents:
                 yield Problem(route, f".spec.parentRefs[{index}].name", "NoMatchingParent", what, fix)
 
     def gateway(self, named: Named) -> ObjectRef:
-        """Return the Gateway that a parent is, or belongs to; a ListenerSet that none takes stands for itself."""
-        if named.ref.kind == "Gateway":
-            return named.ref
-        return next((o.gateway for o in self._gateways.listeners_of(named.ref) or ()), named.ref)
+        """Return the Gateway that a parent is, or belongs to."""
+        return self._gateways.gateway_of(named.ref)
 
 
 PROTOCOLS: Mapping[str, tuple[str, ...]] = {
