@@ -1,0 +1,290 @@
+"""A data plane for each Gateway, on a real API server, with the operator as the chart installs it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nexus_testbed import Cluster
+from nexus_testbed.cluster import ClusterError
+from shop import GATEWAY_NAME, Shop
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+NS = "planes"
+GATEWAY_API = "gateway.networking.k8s.io/v1"
+CHILDREN = ("serviceaccounts", "secrets", "services", "deployments", "poddisruptionbudgets")
+WEBPOD = str(Path(__file__).resolve().parent / "webpod.py")
+ROUTES_IN_A_ROW = 100
+
+
+def gateway(name: str, *ports: int, cls: str = "nexus", **spec: Any) -> dict[str, Any]:
+    listeners = [{"name": f"http-{port}", "port": port, "protocol": "HTTP"} for port in ports]
+    own = {"group": "nexus.dev", "kind": "NexusGatewayParameters", "name": "small"}
+    infrastructure = {"parametersRef": own, **spec.pop("infrastructure", {})}
+    return {
+        "apiVersion": GATEWAY_API, "kind": "Gateway", "metadata": {"name": name, "namespace": NS},
+        "spec": {"gatewayClassName": cls, "listeners": listeners, "infrastructure": infrastructure, **spec},
+    }  # fmt: skip
+
+
+def route(name: str, *parents: str, path: str = "/", backend: str = "web") -> dict[str, Any]:
+    rule = {
+        "matches": [{"path": {"type": "PathPrefix", "value": path}}],
+        "backendRefs": [{"name": backend, "port": 80}],
+    }
+    return {
+        "apiVersion": GATEWAY_API, "kind": "HTTPRoute", "metadata": {"name": name, "namespace": NS},
+        "spec": {"parentRefs": [{"name": parent} for parent in parents], "rules": [rule]},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bed(shop: Shop) -> Iterator[Cluster]:
+    """The cluster of the shop, with a namespace that has one web pod behind a Service."""
+    cluster = shop.cluster
+    cluster.kubectl("create", "namespace", NS)
+    labels = {"app": "web"}
+    cluster.apply(
+        [
+            {"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusGatewayParameters", "metadata": {"name": "small", "namespace": NS},
+             "spec": {"replicas": 1, "preStopSeconds": 1, "drainSeconds": 2, "podDisruptionBudget": {"enabled": True}}},
+            {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": NS},
+             "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": {
+                 "containers": [{"name": "web", "image": "python:3.11", "args": [WEBPOD],
+                                 "env": [{"name": "PORT", "value": "8000"}, {"name": "POD_NAME", "value": "web"}]}]}}}},
+            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": NS},
+             "spec": {"selector": labels, "ports": [{"port": 80, "targetPort": 8000}]}},
+        ]
+    )  # fmt: skip
+    cluster.kubectl("rollout", "status", "deployment/web", "-n", NS, "--timeout=60s")
+    yield cluster
+    cluster.kubectl("delete", "namespace", NS, "--wait=false")
+
+
+@pytest.fixture(autouse=True)
+def clean(bed: Cluster) -> Iterator[None]:
+    yield
+    bed.kubectl("delete", "gateways,httproutes", "--all", "-n", NS)
+    bed.wait(lambda: not children(bed), "no data plane is left", 60)
+
+
+def children(bed: Cluster, name: str = "") -> dict[str, list[str]]:
+    """Names of what was made for a Gateway, or for all of the namespace, by plural kind; kinds with none are left out."""
+    found: dict[str, list[str]] = {}
+    for kind in CHILDREN:
+        for obj in bed.find(kind, NS):
+            labels = obj["metadata"].get("labels", {})
+            if labels.get(GATEWAY_NAME) and name in ("", labels[GATEWAY_NAME]):
+                found.setdefault(kind, []).append(obj["metadata"]["name"])
+    return found
+
+
+def conditions(obj: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {c["type"]: c for c in obj.get("status", {}).get("conditions", ())}
+
+
+def wait_gateway(
+    bed: Cluster, name: str, kind: str = "Programmed", status: str = "True", reason: str = ""
+) -> dict[str, Any]:
+    """Return the Gateway once the condition is so for its newest generation, with all others at it, too."""
+    last: dict[str, Any] = {}
+
+    def look() -> bool:
+        last.update(bed.get("gateway", name, NS))
+        found = conditions(last)
+        fresh = all(c.get("observedGeneration") == last["metadata"]["generation"] for c in found.values())
+        return fresh and found[kind]["status"] == status and reason in ("", found[kind]["reason"])
+
+    try:
+        bed.wait(look, f"Gateway {name} is {kind}={status} {reason}", 60)
+    except ClusterError as err:
+        raise AssertionError(f"{err}\n{json.dumps(last.get('status'), indent=1)}") from err
+    return last
+
+
+def address_of(bed: Cluster, name: str) -> str:
+    return str(wait_gateway(bed, name)["status"]["addresses"][0]["value"])
+
+
+def wait_route(bed: Cluster, name: str, parent: int = 0, timeout_s: float = 30) -> None:
+    """Wait until the route is Ready at a parent; the error shows all it says."""
+    last: dict[str, Any] = {}
+
+    def ready() -> bool:
+        last.update(bed.get("httproute", name, NS))
+        parents = last.get("status", {}).get("parents", [])
+        found = {c["type"]: c for c in parents[parent]["conditions"]} if len(parents) > parent else {}
+        mine = found.get("Ready", {})
+        return mine.get("status") == "True" and mine.get("observedGeneration") == last["metadata"]["generation"]
+
+    try:
+        bed.wait(ready, f"HTTPRoute {name} is Ready", timeout_s)
+    except ClusterError as err:
+        raise AssertionError(f"{err}\n{json.dumps(last.get('status'), indent=1)}") from err
+
+
+def status_of(bed: Cluster, url: str) -> int:
+    """Return the status of one request, 0 for no answer."""
+    try:
+        return bed.http_get(url).status
+    except OSError:
+        return 0
+
+
+def test_a_gateway_gets_all_it_needs_and_serves(bed: Cluster) -> None:
+    asked = {"labels": {"team": "shop"}, "annotations": {"note": "ours"}}
+    bed.apply([gateway("web", 80, infrastructure=asked), route("web", "web")])
+    address = address_of(bed, "web")
+    assert children(bed, "web") == {kind: ["web-nexus"] for kind in CHILDREN}
+    for kind in CHILDREN:
+        meta = bed.get(kind, "web-nexus", NS)["metadata"]
+        assert meta["labels"]["team"] == "shop"
+        assert meta["labels"]["gateway.networking.k8s.io/gateway-class-name"] == "nexus"
+        assert meta["annotations"]["note"] == "ours"
+        [owner] = meta["ownerReferences"]
+        assert (owner["kind"], owner["name"]) == ("Gateway", "web")
+    [pod] = bed.pods(f"{GATEWAY_NAME}=web", NS)
+    assert pod["metadata"]["labels"]["team"] == "shop"
+    assert pod["metadata"]["annotations"]["note"] == "ours"
+    wait_route(bed, "web")
+    assert bed.http_get(f"http://{address}/").status == 200
+    found = bed.get("gateway", "web", NS)
+    assert "finalizers" not in found["metadata"]
+    assert not [name for name in found["metadata"].get("annotations", {}) if "kopf" in name]
+
+
+def test_a_deleted_gateway_leaves_nothing(bed: Cluster) -> None:
+    bed.apply([gateway("gone", 80)])
+    address_of(bed, "gone")
+    bed.kubectl("delete", "gateway", "gone", "-n", NS)
+    bed.wait(lambda: not children(bed, "gone"), "everything made for it is gone", 60)
+    bed.wait(lambda: not bed.pods(f"{GATEWAY_NAME}=gone", NS), "its pods are gone", 60)
+
+
+def test_a_gateway_that_changes_its_class_loses_its_data_plane(bed: Cluster) -> None:
+    bed.apply([gateway("moved", 80)])
+    address_of(bed, "moved")
+    bed.apply([gateway("moved", 80, cls="another")])
+    bed.wait(lambda: not children(bed, "moved"), "everything made for it is gone", 60)
+
+
+def test_ports_open_and_close_without_a_restart(bed: Cluster) -> None:
+    bed.apply([gateway("web", 80), route("web", "web")])
+    address = address_of(bed, "web")
+    wait_route(bed, "web")
+    [pod] = bed.pods(f"{GATEWAY_NAME}=web", NS)
+    bed.apply([gateway("web", 80, 8080)])
+    assert address_of(bed, "web") == address
+    ports = bed.get("service", "web-nexus", NS)["spec"]["ports"]
+    assert sorted(port["port"] for port in ports) == [80, 8080]
+    bed.wait(lambda: status_of(bed, f"http://{address}:8080/") == 200, "the new port answers", 20)
+    assert status_of(bed, f"http://{address}/") == 200
+    bed.apply([gateway("web", 8080)])
+    assert address_of(bed, "web") == address
+    bed.wait(lambda: status_of(bed, f"http://{address}/") == 0, "the old port is closed", 20)
+    assert status_of(bed, f"http://{address}:8080/") == 200
+    [after] = bed.pods(f"{GATEWAY_NAME}=web", NS)
+    assert after["metadata"]["uid"] == pod["metadata"]["uid"]
+    assert sum(c["restartCount"] for c in after["status"]["containerStatuses"]) == 0
+
+
+def test_two_gateways_have_their_own_addresses_and_routes(bed: Cluster) -> None:
+    bed.apply(
+        [
+            gateway("one", 80),
+            gateway("two", 80),
+            route("one", "one", path="/one"),
+            route("both", "one", "two", path="/both"),
+        ]
+    )
+    one, two = address_of(bed, "one"), address_of(bed, "two")
+    assert one != two
+    wait_route(bed, "one")
+    wait_route(bed, "both", 0)
+    wait_route(bed, "both", 1)
+    assert [status_of(bed, f"http://{address}/both") for address in (one, two)] == [200, 200]
+    assert [status_of(bed, f"http://{address}/one") for address in (one, two)] == [200, 404]
+
+
+def test_a_static_address_is_asked_for_and_an_unusable_one_is_told(bed: Cluster) -> None:
+    bad, good = "192.0.2.1", "10.200.0.77"
+    bed.apply([gateway("fixed", 80, addresses=[{"type": "IPAddress", "value": bad}])])
+    told = wait_gateway(bed, "fixed", "Programmed", "False", "AddressNotUsable")
+    assert bad in conditions(told)["Programmed"]["message"]
+    assert conditions(told)["Accepted"]["status"] == "True"
+    bed.apply([gateway("fixed", 80, addresses=[{"type": "IPAddress", "value": good}])])
+    found = wait_gateway(bed, "fixed")
+    assert found["status"]["addresses"] == [{"type": "IPAddress", "value": good}]
+    bed.apply([gateway("fixed", 80, addresses=[{"type": "IPAddress"}])])
+    assert wait_gateway(bed, "fixed")["status"]["addresses"]
+
+
+def test_parameters_that_do_not_exist_are_told_and_nothing_is_made(bed: Cluster) -> None:
+    missing = {"parametersRef": {"group": "nexus.dev", "kind": "NexusGatewayParameters", "name": "nowhere"}}
+    bed.apply([gateway("lost", 80, infrastructure=missing)])
+    wait_gateway(bed, "lost", "Accepted", "False", "InvalidParameters")
+    assert not children(bed, "lost")
+
+
+def test_another_controllers_words_stay_whatever_is_written_at_once(bed: Cluster) -> None:
+    """A second controller rewrites its own entry of a route as fast as it can, while ours changes with each edit."""
+    bed.apply([gateway("web", 80), route("shared", "web")])
+    wait_route(bed, "shared")
+    stop, written = threading.Event(), []
+
+    def other() -> None:
+        while not stop.is_set():
+            found = bed.get("httproute", "shared", NS)
+            number = len(written)
+            theirs = {
+                "parentRef": {"name": "elsewhere"}, "controllerName": "example.com/other",
+                "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": str(number),
+                                "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+            }  # fmt: skip
+            ours = [p for p in found["status"].get("parents", []) if p["controllerName"] != theirs["controllerName"]]
+            meta = {"resourceVersion": found["metadata"]["resourceVersion"]}
+            body = json.dumps({"metadata": meta, "status": {"parents": [*ours, theirs]}})
+            try:
+                bed.kubectl(
+                    "patch", "httproute", "shared", "-n", NS, "--subresource=status", "--type=merge", "-p", body
+                )
+            except ClusterError:
+                continue  # ours was faster: look again
+            written.append(number)
+
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    try:
+        for number in range(5):
+            bed.apply([route("shared", "web", path=f"/{number}")])
+            wait_route(bed, "shared")
+        bed.wait(lambda: len(written) >= 3, "the other controller got through", 30)
+    finally:
+        stop.set()
+        thread.join(30)
+    wait_route(bed, "shared")
+    entries = {p["controllerName"]: p for p in bed.get("httproute", "shared", NS)["status"]["parents"]}
+    assert set(entries) == {"example.com/other", "nexus.dev/gateway-controller"}
+    assert entries["example.com/other"]["conditions"][0]["message"] == str(written[-1])
+
+
+def test_a_route_that_is_ready_is_found_by_the_next_request(bed: Cluster) -> None:
+    """Many routes one after the other, each asked for once, the moment its status says Ready."""
+    bed.apply([gateway("row", 80), route("first", "row", path="/first")])
+    address = address_of(bed, "row")
+    wait_route(bed, "first")
+    missed: list[tuple[int, int]] = []
+    started = time.monotonic()
+    for number in range(ROUTES_IN_A_ROW):
+        bed.apply([route(f"row-{number}", "row", path=f"/row-{number}")])
+        wait_route(bed, f"row-{number}")
+        status = status_of(bed, f"http://{address}/row-{number}")
+        if status != 200:
+            missed.append((number, status))
+    assert not missed, f"after {time.monotonic() - started:.0f} s"
