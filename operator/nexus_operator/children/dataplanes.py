@@ -311,7 +311,6 @@ def _env(
     own: list[dict[str, Any]] = [
         {"name": "NEXUS_GATEWAY", "value": f"{plane.gateway.namespace}/{plane.gateway.name}"},
         {"name": "NEXUS_PORTS", "value": "declared"},
-        {"name": "NEXUS_GATEWAY_LISTEN", "value": "0.0.0.0:80"},
         {"name": "NEXUS_GATEWAY_ADMIN", "value": f"0.0.0.0:{ADMIN_PORT}"},
         _from_field("NEXUS_GATEWAY_REPLICA", "metadata.name"),
         {"name": "NEXUS_CONSUL_URL", "value": fabric.consul_url},
