@@ -32,7 +32,7 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
     "Accepted": {
         "Conflicted": "Another BackendTLSPolicy on the same Service, or port of it, has precedence.",
         "DuplicateObject": "The same object is defined more than once.",
-        "HostnameConflict": "Two listeners share port and host name.",
+        "HostnameConflict": "Two listeners share port and host name, or an HTTPRoute and a GRPCRoute a host name of one listener.",
         "IncompatibleFilters": "Filters of one rule exclude each other.",
         "InvalidParameters": "The parameters of a Gateway or GatewayClass do not exist or cannot be used.",
         "InvalidRegex": "A regular expression cannot be read, or could take very long to match.",
@@ -48,7 +48,7 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "ProtocolConflict": "Listeners of different protocols ask for one port.",
         "UnknownKind": "The group nexus.dev has no such kind.",
         "UnsupportedAddress": "A Gateway asks for an address of a type that Nexus cannot give.",
-        "UnsupportedProtocol": "A listener asks for a protocol that Nexus does not serve.",
+        "UnsupportedProtocol": "A listener, or the port of a Service, asks for a protocol that Nexus does not speak there.",
         "UnsupportedValue": "A field or value is valid, but Nexus does not implement it.",
     },
     "ResolvedRefs": {
@@ -58,7 +58,7 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "InvalidCACertificateRef": "An authority that a policy or Gateway names does not exist or is no certificate.",
         "InvalidCertificateRef": "The certificate that a listener names does not exist or cannot be used.",
         "InvalidClientCertificateRef": "The certificate that a Gateway shows to backends does not exist or cannot be used.",
-        "InvalidKind": "A backend is of a kind that cannot be one.",
+        "InvalidKind": "A backend or an authority is of a kind that cannot be one.",
         "InvalidRouteKinds": "A listener allows kinds of routes that none of its protocol takes.",
         "MarketplaceNotFound": "A plugin names a NexusMarketplace that does not exist or is broken.",
         "MarketplaceUnreachable": "The index of a marketplace could not be read.",
