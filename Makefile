@@ -46,8 +46,8 @@ test: dev system components lint ## every test: units, real components, the clus
 	@$(BIN)/python -m pytest
 test-all: test conformance ## every test, and the whole conformance suite of the Gateway API
 conformance: dev system components ## the Gateway API's conformance suite, every profile on both channels; writes docs/conformance
-	@$(BIN)/python tests/conformance/gateway_api/run.py --channel standard --write
 	@$(BIN)/python tests/conformance/gateway_api/run.py --channel experimental --write
+	@$(BIN)/python tests/conformance/gateway_api/run.py --channel standard --write
 test-fast: dev ## what needs neither root nor built components
 	@$(BIN)/python -m pytest -m "not cluster and not connected and not browser"
 lint: dev ## ruff, mypy --strict, import-linter

@@ -27,6 +27,8 @@ class Image:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     working_dir: str = "/"
+    needs: tuple[str, ...] = ()
+    """Directories of this machine that the program is made of: no volume hides them, and every user may read them."""
 
     @classmethod
     def of(cls, value: Image | Sequence[str]) -> Image:
@@ -55,14 +57,16 @@ def save(path: Path, table: Mapping[str, Image]) -> None:
     rows = []
     for pattern, image in table.items():
         re.compile(pattern)
-        rows.append({"pattern": pattern, "argv": image.argv, "env": dict(image.env), "workingDir": image.working_dir})
+        rows.append({"pattern": pattern, "argv": image.argv, "env": dict(image.env), "workingDir": image.working_dir,
+                     "needs": image.needs})  # fmt: skip
     scratch = path.with_suffix(".tmp")
     scratch.write_text(json.dumps(rows, indent=1))
     os.replace(scratch, path)
 
 
 def load(path: Path) -> dict[str, Image]:
-    return {r["pattern"]: Image(tuple(r["argv"]), r["env"], r["workingDir"]) for r in json.loads(path.read_text())}
+    rows = json.loads(path.read_text())
+    return {r["pattern"]: Image(tuple(r["argv"]), r["env"], r["workingDir"], tuple(r["needs"])) for r in rows}
 
 
 def find(table: Mapping[str, Image], reference: str) -> Image | None:

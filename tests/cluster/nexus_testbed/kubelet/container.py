@@ -14,6 +14,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nexus_testbed import images, places
@@ -198,6 +199,7 @@ class Container:
             group=security.get("runAsGroup"),
             extra_group=security.get("fsGroup"),
             read_only_root=bool(security.get("readOnlyRootFilesystem")),
+            needs=tuple(map(Path, image.needs)),
         )
 
     async def _run_once(self, plan: runtime.Plan) -> int:

@@ -42,24 +42,26 @@ class Plan:
     group: int | None = None
     extra_group: int | None = None
     read_only_root: bool = False
+    needs: Sequence[Path] = ()
+    """Directories that the image needs beside those of the project."""
 
 
-def _needed_directories() -> list[Path]:
+def _needed_directories(plan: Plan) -> list[Path]:
     """Return the directories programs of the project run from: they must be visible and reachable in every container."""
-    paths = {Path(sys.base_prefix), Path(sys.prefix), places.REPOSITORY, places.cache_dir()}
+    paths = {Path(sys.base_prefix), Path(sys.prefix), places.REPOSITORY, places.cache_dir(), *plan.needs}
     return sorted(path.resolve() for path in paths if path.exists())
 
 
-def _foreign_mounts() -> list[Path]:
+def _foreign_mounts(needed: Sequence[Path]) -> list[Path]:
     """Return needed directories that are not on the root file system: an overlay of / does not show them."""
     root = os.stat("/").st_dev
-    return [path for path in _needed_directories() if path.stat().st_dev != root]
+    return [path for path in needed if path.stat().st_dev != root]
 
 
-def _hidden(targets: Sequence[str]) -> list[Path]:
+def _hidden(targets: Sequence[str], needed: Sequence[Path]) -> list[Path]:
     """Return needed directories that a volume mounted above them would hide, as one on /tmp hides a checkout there."""
     mounted = [Path(os.path.realpath(target)) for target in targets]
-    hidden = [p for p in _needed_directories() if any(p.is_relative_to(m) for m in mounted)]
+    hidden = [p for p in needed if any(p.is_relative_to(m) for m in mounted)]
     return [p for p in hidden if not any(p != other and p.is_relative_to(other) for other in hidden)]
 
 
@@ -83,12 +85,13 @@ def build_script(plan: Plan, root_dir: Path, cgroup: Path | None) -> str:
         f"mount --rbind /proc {q(top)}/proc",
         f"mount --rbind /dev {q(top)}/dev",
     ]
-    for path in _foreign_mounts():
+    needed = _needed_directories(plan)
+    for path in _foreign_mounts(needed):
         lines.append(f"mkdir -p {q(top + str(path))} && mount --rbind {q(str(path))} {q(top + str(path))}")
     for name, text in (("hosts", plan.hosts), ("hostname", plan.hostname + "\n"), ("resolv.conf", plan.resolv_conf)):
         # rm first: it may be a symbolic link, and writing through it would miss the overlay.
         lines.append(f"rm -f {q(top)}/etc/{name}; printf %s {q(text)} > {q(top)}/etc/{name}")
-    hidden = _hidden([target for _, target, _ in plan.mounts])
+    hidden = _hidden([target for _, target, _ in plan.mounts], needed)
     closing = []
     for number, (source, target, read_only) in enumerate(plan.mounts):
         to = q(inside(target))
@@ -118,7 +121,7 @@ def build_script(plan: Plan, root_dir: Path, cgroup: Path | None) -> str:
     become = ""
     if plan.user is not None and plan.user != 0:
         # Homes are often closed to others, and the project's Python may live in one. Only this overlay is opened.
-        closed = {parent for path in _needed_directories() for parent in (path, *path.parents)}
+        closed = {parent for path in needed for parent in (path, *path.parents)}
         lines += [f"chmod o+x {q(top + str(path))}" for path in sorted(closed) if not path.stat().st_mode & 0o001]
         groups = f"--groups={plan.extra_group}" if plan.extra_group is not None else "--clear-groups"
         become = f"setpriv --reuid={plan.user} --regid={plan.group or 0} {groups} -- "

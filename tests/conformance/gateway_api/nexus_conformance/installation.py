@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import compileall
 import datetime
 import json
+import os
+import shutil
 import time
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
-from nexus_testbed import components, controlplane, places
+from nexus_testbed import components, controlplane, images, places
 from nexus_testbed.cluster import Cluster, ClusterError, CommandError
 
 CLASS = "nexus"
+NEXUS = next(pattern for pattern in images.defaults() if "nexus/nexus" in pattern)
+"""Pattern of the product's image in the cluster's table."""
 NAMESPACE = "nexus-system"
 USABLE_ADDRESS = "10.200.0.250"
 """An address of the load balancer's pool, for the test of static addresses; so high that nobody is given it by turn."""
 UNUSABLE_ADDRESS = "10.201.0.1"
 """An address outside of the pool: a Service that asks for it stays without one."""
+SETTLED_S = 1.0
 PROGRAMS = ("conformance", "echo-basic", "helm")
 _PRODUCT = ("core", "wire", "sdk", "operator", "gateway", "plugins", "cli", "crds", "charts")
 
@@ -27,6 +34,22 @@ def newest_change(repository: Path = places.REPOSITORY) -> float:
     """Return when the newest file of the product was changed (seconds since 1970)."""
     files = (path for name in _PRODUCT for path in (repository / name).rglob("*.*") if "__pycache__" not in path.parts)
     return max(path.stat().st_mtime for path in files if path.is_file())
+
+
+def freeze(target: Path, repository: Path = places.REPOSITORY) -> images.Image:
+    """Copy the product's packages to `target` and return an image that runs them.
+
+    A run is of one state of the checkout: somebody may edit it while pods are still to be started. Byte code comes along and
+    is completed, since a container's own is gone when it ends.
+    """
+    project = tomllib.loads((repository / "pyproject.toml").read_text())
+    packages = [Path(p) for p in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
+    for package in packages:
+        shutil.copytree(repository / package, target / package)
+    compileall.compile_dir(target, quiet=1, maxlevels=20)
+    path = os.pathsep.join(str(target / package.parent) for package in packages)
+    nexus = images.defaults(repository)[NEXUS]
+    return images.Image(nexus.argv, {**nexus.env, "PYTHONPATH": path}, nexus.working_dir, (str(target),))
 
 
 class Installation:
@@ -51,6 +74,7 @@ class Installation:
         self.wait_accepted()
         self._stamp.write_text(json.dumps({"channel": self.channel, "installed": began}))
         self.apply_base(base)
+        self.wait_settled()
 
     def refresh(self, base: str) -> bool:
         """Bring a kept cluster up to date with the checkout; return whether anything had changed.
@@ -67,6 +91,7 @@ class Installation:
                 f" channel for life; remove it first: tests/conformance/gateway_api/run.py --down"
             )
         if newest_change() <= seen["installed"]:
+            self.wait_settled()
             return False
         began = time.time()
         self._install_chart()
@@ -79,9 +104,12 @@ class Installation:
         self.cluster.wait(lambda: self._all_new(began), "the pods of Nexus to be started anew", 60)
         self.wait_accepted()
         self._stamp.write_text(json.dumps({**seen, "installed": began}))
+        self.wait_settled()
         return True
 
     def _install_chart(self) -> None:
+        frozen = self.cluster.where.root / f"product-{time.time_ns()}"
+        self.cluster.add_image(NEXUS, freeze(frozen))
         crds = places.REPOSITORY / "charts" / "nexus" / "crds"
         self.cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crds))  # Helm never updates CRDs
         self.cluster.helm(
@@ -112,14 +140,13 @@ class Installation:
         return frozenset(f["name"] for f in (found.get("status") or {}).get("supportedFeatures") or ())
 
     def apply_base(self, base: str) -> None:
-        """Apply the suite's base manifests ahead of it, and wait until every pod of them exists.
+        """Apply the suite's base manifests, the Gateways excepted, ahead of it, and wait until every pod of them exists.
 
         The suite does the same, and then waits for the pods that it sees: on a slow machine there may be none yet.
         """
-        manifest = base.replace("{GATEWAY_CLASS_NAME}", CLASS)
-        objects = [found for found in yaml.safe_load_all(manifest) if found]
+        objects = [found for found in yaml.safe_load_all(base) if found and found["kind"] != "Gateway"]
         # Client-side, as the suite's own later update: a server-side owner would only be in its way.
-        self.cluster.kubectl("apply", "-f", "-", input=manifest)
+        self.cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(objects))
         wanted: dict[str, int] = {}
         for found in objects:
             if found["kind"] == "Deployment":
@@ -130,6 +157,25 @@ class Installation:
             f"the base pods to be made: {wanted}",
             60,
         )
+
+    def wait_settled(self) -> None:
+        """Wait until nobody has changed what the suite is about to update for a second.
+
+        It reads each base object and writes it back, and ends at once if a controller wrote a status in between.
+        """
+        seen: tuple[float, dict[str, str]] = (0.0, {})
+
+        def is_settled() -> bool:
+            nonlocal seen
+            found = json.loads(self.cluster.kubectl("get", "deployments,services,gateways", "-A", "-o", "json"))[
+                "items"
+            ]
+            now = {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in found}
+            if now != seen[1]:
+                seen = (time.monotonic(), now)
+            return time.monotonic() - seen[0] >= SETTLED_S
+
+        self.cluster.wait(is_settled, "the base objects to settle", 120)
 
     def pods(self) -> list[dict[str, Any]]:
         """Return the pods of Nexus, of all namespaces: operators and data planes."""
