@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import sys
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "golden" / "core"))
+import pem
 
 NAMES = ("a", "b", "orders", "web")
 NAMESPACES = ("shop", "infra", "default")
@@ -195,23 +201,114 @@ def backend_tls(draw: st.DrawFn) -> dict[str, Any]:
     return _object("gateway.networking.k8s.io/v1", "BackendTLSPolicy", draw(names), draw(namespaces), spec, draw(dates))
 
 
+protocols = one_of("HTTP", "HTTP", "HTTP", "HTTPS", "HTTPS", "TLS", "TCP", "UDP", "QUIC")
+certificate_refs = st.lists(
+    st.builds(lambda ref, more: {**ref, **more}, st.fixed_dictionaries({"name": names}), some(namespace=namespaces)),
+    max_size=2,
+)
+listener_tls = st.one_of(
+    st.builds(lambda refs: {"mode": "Terminate", "certificateRefs": refs}, certificate_refs),
+    st.just({"mode": "Passthrough"}),
+    st.just({"certificateRefs": [{"name": "a"}], "options": {"nexus.dev/minimum-version": "1.3", "x.example/y": "z"}}),
+)
+
+
+@st.composite
+def listeners(draw: st.DrawFn) -> dict[str, Any]:
+    protocol = draw(protocols)
+    found = {
+        "name": draw(st.sampled_from(("http", "alt", "more"))),
+        "port": draw(st.sampled_from((80, 8080))),
+        "protocol": protocol,
+        "allowedRoutes": {"namespaces": {"from": draw(one_of("All", "All", "Same"))}},
+    }
+    if protocol in ("HTTPS", "TLS") or draw(st.integers(0, 9)) == 0:
+        found["tls"] = draw(listener_tls)
+    return found | draw(some(hostname=one_of("*.example", "a.example", "A.example")))
+
+
+references = st.builds(
+    lambda kind, ref: {"group": "", "kind": kind, **ref},
+    one_of("ConfigMap", "ConfigMap", "Secret", "Service"),
+    st.builds(lambda ref, more: {**ref, **more}, st.fixed_dictionaries({"name": names}), some(namespace=namespaces)),
+)
+validations = st.fixed_dictionaries(
+    {"caCertificateRefs": st.lists(references, max_size=2)}, optional={"mode": st.just("AllowInsecureFallback")}
+)
+gateway_tls = some(
+    frontend=st.fixed_dictionaries(
+        {"default": some(validation=validations)},
+        optional={"perPort": st.builds(lambda v: [{"port": 80, "tls": {"validation": v}}], validations)},
+    ),
+    backend=st.builds(lambda name: {"clientCertificateRef": {"name": name}}, names),
+)
+
+
 @st.composite
 def gateways(draw: st.DrawFn) -> dict[str, Any]:
-    listener = st.fixed_dictionaries(
-        {
-            "name": st.sampled_from(("http", "alt")),
-            "port": st.sampled_from((80, 8080)),
-            "protocol": st.sampled_from(("HTTP", "HTTP", "HTTP", "HTTPS", "TLS", "TCP", "UDP")),
-            "allowedRoutes": st.just({"namespaces": {"from": "All"}}),
-        },
-        optional={
-            "hostname": st.sampled_from(("*.example", "a.example")),
-            "tls": st.just({"mode": "Passthrough"}),
-        },
+    spec = {
+        "gatewayClassName": draw(st.sampled_from(("nexus", "nexus", "other"))),
+        "listeners": draw(st.lists(listeners(), min_size=1, max_size=3)),
+    }
+    spec |= draw(
+        some(
+            tls=gateway_tls,
+            allowedListeners=st.builds(lambda f: {"namespaces": {"from": f}}, one_of("All", "Same", "None")),
+            addresses=st.lists(one_of({"value": "192.0.2.1"}, {"type": "Hostname"}, {"type": "x/y"}), max_size=1),
+            infrastructure=some(
+                labels=st.just({"a": "b"}),
+                parametersRef=st.builds(
+                    lambda n: {"group": "nexus.dev", "kind": "NexusGatewayParameters", "name": n}, names
+                ),
+            ),
+        )
     )
-    listeners = draw(st.lists(listener, min_size=1, max_size=2))
-    spec = {"gatewayClassName": draw(st.sampled_from(("nexus", "nexus", "other"))), "listeners": listeners}
-    return _object("gateway.networking.k8s.io/v1", "Gateway", draw(names), draw(namespaces), spec)
+    return _object("gateway.networking.k8s.io/v1", "Gateway", draw(names), draw(namespaces), spec, draw(dates))
+
+
+@st.composite
+def listener_sets(draw: st.DrawFn) -> dict[str, Any]:
+    parent = {"name": draw(names)} | draw(some(namespace=namespaces))
+    spec = {"parentRef": parent, "listeners": draw(st.lists(listeners(), min_size=1, max_size=2))}
+    return _object("gateway.networking.k8s.io/v1", "ListenerSet", draw(names), draw(namespaces), spec, draw(dates))
+
+
+def _holding(kind: str, name: str, namespace: str, data: dict[str, str]) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": kind, "metadata": metadata, "data": data}
+
+
+SECRETS = (
+    *({"tls.crt": pem.content(f"{n}.crt"), "tls.key": pem.content(f"{n}.key")} for n in ("shop", "other")),
+    {"tls.crt": pem.content("shop.crt"), "tls.key": pem.content("other.key"), "ca.crt": pem.content("shop.crt")},
+    {"tls.crt": pem.content("words.crt")},
+)
+secrets = st.builds(_holding, st.just("Secret"), names, namespaces, one_of(*SECRETS))
+AUTHORITIES = ({"ca.crt": base64.b64decode(pem.content("shop.crt")).decode()}, {"ca.crt": "none"}, {})
+config_maps = st.builds(_holding, st.just("ConfigMap"), names, namespaces, one_of(*AUTHORITIES))
+grants = st.builds(
+    lambda name, namespace, kind, source, to: _object(
+        "gateway.networking.k8s.io/v1",
+        "ReferenceGrant",
+        name,
+        namespace,
+        {
+            "from": [{"group": "gateway.networking.k8s.io", "kind": kind, "namespace": source}],
+            "to": [{"group": "", "kind": to}],
+        },
+    ),
+    names,
+    namespaces,
+    one_of("Gateway", "ListenerSet", "HTTPRoute"),
+    namespaces,
+    one_of("Secret", "ConfigMap", "Service"),
+)
+gateway_parameters = st.builds(
+    lambda name, namespace, spec: _object("nexus.dev/v1alpha1", "NexusGatewayParameters", name, namespace, spec),
+    names,
+    namespaces,
+    one_of({}, {"replicas": 2}, {"service": {"type": "ClusterIP"}}),
+)
 
 
 @st.composite
@@ -257,6 +354,11 @@ sound = st.one_of(
     routes(),
     streams(),
     gateways(),
+    listener_sets(),
+    secrets,
+    config_maps,
+    grants,
+    gateway_parameters,
     nexus_policies(),
     nexus_plugins(),
     backend_tls(),

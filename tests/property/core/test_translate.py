@@ -69,9 +69,39 @@ def check_whole(snapshot: Snapshot) -> None:
         assert stream.listeners
         assert set(stream.listeners) <= listeners
         assert {b.upstream for b in stream.backends} - {""} <= upstreams
-    for items in (snapshot.listeners, snapshot.routes, snapshot.streams, snapshot.upstreams, snapshot.plugins):
+    check_listeners(snapshot)
+    for items in (
+        snapshot.gateways,
+        snapshot.certificates,
+        snapshot.listeners,
+        snapshot.routes,
+        snapshot.streams,
+        snapshot.upstreams,
+        snapshot.plugins,
+    ):
         ids = [item.id for item in items]
         assert ids == sorted(set(ids))
+
+
+def check_listeners(snapshot: Snapshot) -> None:
+    """Certificates are there, and no key in clear; of one Gateway, a connection or datagram belongs to one listener at most."""
+    shown = {part.client_certificate for part in snapshot.gateways}
+    places: dict[tuple[str, int, bool], set[str]] = {}
+    names = set()
+    for listener in snapshot.listeners:
+        if listener.protocol in ("HTTPS", "TLS"):
+            assert listener.tls is not None
+            assert (listener.tls.mode == "passthrough") == (not listener.tls.certificates)
+            shown |= set(listener.tls.certificates)
+        else:
+            assert listener.tls is None
+        place = listener.gateway, listener.port, listener.protocol == "UDP"
+        places.setdefault(place, set()).add("TLS" if listener.tls else listener.protocol)
+        assert (place, listener.hostname) not in names
+        names.add((place, listener.hostname))
+    assert all(len(families) == 1 for families in places.values())
+    assert shown == {certificate.id for certificate in snapshot.certificates}
+    assert not any(b"PRIVATE KEY" in chunk for chunk in wire.encode(snapshot).chunks.values())
 
 
 @given(manifests.worlds, st.randoms(use_true_random=False))
@@ -105,6 +135,29 @@ def test_no_text_makes_the_loader_raise(text: str) -> None:
 def test_publishing_twice_changes_nothing(world: list[Any]) -> None:
     first = run(world)
     assert run(world, first.snapshot).snapshot == first.snapshot
+    encoded = wire.encode(first.snapshot)
+    previous = wire.decode(wire.parse_manifest(wire.manifest_bytes(encoded, 1)), encoded.chunks)
+    assert wire.encode(run(world, previous).snapshot) == encoded
+
+
+@given(manifests.worlds, st.data())
+@settings(max_examples=100)
+def test_a_broken_gateway_or_secret_keeps_what_it_gave(world: list[Any], data: st.DataObject) -> None:
+    before = run(world)
+    ours = [m for m in world if m["kind"] in ("Gateway", "ListenerSet", "Secret")]
+    if not ours:
+        return
+    victim = data.draw(st.sampled_from(ours))
+    broken = {**victim, "data": {"tls.crt": "bm9uZQ=="}} if victim["kind"] == "Secret" else {**victim, "spec": 3}
+    if isinstance(broken.get("spec"), int):
+        broken["spec"] = {**victim["spec"], "listeners": 3}
+    after = run([broken if m is victim else m for m in world], before.snapshot)
+    assert set(before.snapshot.certificates) <= set(after.snapshot.certificates)
+    kept = {listener.id: listener for listener in after.snapshot.listeners}
+    if victim["kind"] == "Secret":  # which may have held authorities too
+        assert {x.id for x in before.snapshot.listeners} <= kept.keys()
+    else:
+        assert all(kept.get(x.id) == x for x in before.snapshot.listeners)
 
 
 @given(manifests.worlds, st.data())
