@@ -242,8 +242,10 @@ class BackendTls:
         resource = self._world.find("ConfigMap", ref.namespace, item.name)
         content = resource.spec if resource is not None else None
         if not isinstance(content, kubernetes.ConfigMapContent):
-            what = f'There is no ConfigMap "{item.name}" in namespace "{ref.namespace}".'
-            return Problem(ref, f"{path}.name", "InvalidCACertificateRef", what, "Create it, with a key ca.crt.")
+            # The operator keeps of ConfigMaps those with that key alone.
+            what = f'There is no ConfigMap "{item.name}" with a key ca.crt in namespace "{ref.namespace}".'
+            fix = "Create it, with the authority's certificate under that key, as PEM."
+            return Problem(ref, f"{path}.name", "InvalidCACertificateRef", what, fix)
         text = content.find("ca.crt")
         fault = "has no key ca.crt" if text is None else authorities.fault_of(text)
         if text is None or fault:

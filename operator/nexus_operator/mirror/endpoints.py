@@ -53,7 +53,9 @@ def build_registrations(
 
 def _of_mirror(mirror: Mirror, service: Object, slices: Iterable[Object]) -> Iterable[Registration]:
     spec = service.get("spec") or {}
-    port = next((p for p in spec.get("ports") or () if p.get("port") == mirror.port), None)
+    # A Service may have one number twice: for TCP and for UDP.
+    fitting = (p for p in spec.get("ports") or () if (p.get("protocol") or "TCP") == mirror.protocol)
+    port = next((p for p in fitting if p.get("port") == mirror.port), None)
     if port is None:
         return
     # Dual-stack Services have slices of both families with the same pods: the Service's first family is the one it prefers.

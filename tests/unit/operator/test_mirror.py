@@ -56,6 +56,14 @@ def test_readiness_becomes_the_check_and_what_terminates_is_marked(
     assert dict(entry.meta).get("nexus-draining") == ("true" if draining else None)
 
 
+def test_of_two_ports_with_one_number_the_mirrors_protocol_tells_which() -> None:
+    dns = Mirror("dns.shop.53.udp", "shop", "orders", 53, protocol="UDP")
+    both = service({"name": "tcp", "port": 53, "protocol": "TCP"}, {"name": "udp", "port": 53, "protocol": "UDP"})
+    pieces = [piece(endpoint("10.0.0.1"), port=5300, name="tcp"), piece(endpoint("10.0.0.1"), port=5353, name="udp")]
+    [entry] = build_registrations([dns], {("shop", "orders"): both}, {("shop", "orders"): pieces}).values()
+    assert entry.port == 5353
+
+
 def test_the_zone_of_an_endpoint_is_in_its_meta() -> None:
     [entry] = mirror(piece({**endpoint("10.0.0.1"), "zone": "eu-1"})).values()
     assert dict(entry.meta)["nexus-zone"] == "eu-1"
