@@ -422,6 +422,9 @@ class Connector:
                 del idle[:count]
                 for connection in cold:
                     connection.close()
+                    carrier = getattr(connection, "carrier", None)
+                    if carrier is not None and not carrier.exchanges:
+                        carrier.retire()
         for carriers in tuple(self._shared.values()):
             for carrier in tuple(carriers):
                 if not carrier.exchanges and carrier.idle_since < oldest:
