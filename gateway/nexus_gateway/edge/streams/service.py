@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import random
+import socket
 import ssl
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,12 +27,28 @@ from nexus_gateway.telemetry.streams import FinishedStream
 
 log = logging.getLogger("nexus.gateway.streams")
 
+_BUFFER = 65535
+"""No datagram is longer."""
+
 
 class Running(Protocol):
     """A connection, or the session of a UDP client."""
 
     def cut_off(self, reason: str) -> None:
         """Break off at once."""
+        ...
+
+
+class Session(Running, Protocol):
+    """The session of a UDP client. last: tick at which something went either way; idle_ticks: after how many silent ones it ends."""
+
+    last: int
+
+    @property
+    def idle_ticks(self) -> int: ...
+
+    def end(self, reason: str) -> None:
+        """Be over. reason: one word, empty for one that was silent long enough."""
         ...
 
 
@@ -56,7 +74,8 @@ class Means:
 class Streams:
     """Serves connections and datagrams of all listeners, each with the plan that it is given.
 
-    connections: of TCP clients that are not over; sessions: of UDP clients.
+    connections: of TCP clients that are not over; sessions: of UDP clients, the one that is silent longest first. buffer: for
+    datagrams that come back, one at a time.
     """
 
     def __init__(self, means: Means) -> None:
@@ -66,11 +85,13 @@ class Streams:
         self.measurements = means.measurements
         self.loop = asyncio.get_running_loop()
         self.connections: set[Running] = set()
-        self.sessions: set[Running] = set()
+        self.sessions: OrderedDict[Session, None] = OrderedDict()
+        self.buffer = memoryview(bytearray(_BUFFER))
         self._active: Counter[tuple[str, str]] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self.measurements.watch(names.STREAMS_ACTIVE, self._read_active)
+        self.clock.every_second.append(self._expire)
 
     # ---- beginning
 
@@ -95,6 +116,30 @@ class Streams:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("the gateway failed on a connection", exc_info=error)
 
+    # ---- sessions of UDP clients
+
+    def make_room(self) -> None:
+        """End the session that is silent longest if there are as many as there may be."""
+        limit = self.settings.max_udp_sessions
+        while limit and len(self.sessions) >= limit:
+            next(iter(self.sessions)).end("Evicted")
+
+    def open_socket(self, family: int) -> socket.socket:
+        """Return a UDP socket. When this process has too many files open, the session that is silent longest makes room. Raises OSError."""
+        try:
+            return socket.socket(family, socket.SOCK_DGRAM)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or len(self.sessions) < 2:
+                raise
+            next(iter(self.sessions)).end("Evicted")
+            return socket.socket(family, socket.SOCK_DGRAM)
+
+    def _expire(self) -> None:
+        """End sessions that are silent. Called once a second."""
+        tick = self.clock.tick
+        for session in [each for each in self.sessions if tick - each.last >= each.idle_ticks]:
+            session.end("")
+
     # ---- ends
 
     def moved(self, route: str, upstream: str, bytes_in: int, bytes_out: int) -> None:
@@ -107,11 +152,11 @@ class Streams:
     def ended(self, one: Running, done: FinishedStream, connect_s: float) -> None:
         """Count, log and record what is over; called once for each. connect_s: until an endpoint took it, or none did."""
         self.connections.discard(one)
-        self.sessions.discard(one)
+        self.sessions.pop(one, None)  # type: ignore[call-overload]  # a connection is never in there
         if not self.connections:
             self._idle.set()
         key = (done.route, done.upstream)
-        if done.upstream:
+        if self._active[key] > 0:
             self._active[key] -= 1
             if not self._active[key]:
                 del self._active[key]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 from nexus_core.snapshot import (
     Balancing,
@@ -26,6 +27,7 @@ from nexus_gateway.edge.measurements import Measurements
 from nexus_gateway.edge.pools import Pools
 from nexus_gateway.edge.recording import Recorder
 from nexus_gateway.edge.streams.connections import TcpConnection
+from nexus_gateway.edge.streams.datagrams import UdpListener, bind_udp
 from nexus_gateway.edge.streams.plans import NO_PLANS, build_stream_plans
 from nexus_gateway.edge.streams.service import Means, Streams
 from nexus_gateway.edge.tls.origination import Originations
@@ -40,14 +42,14 @@ UDP_LISTENER = "default/nexus/udp"
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def upstream(name: str, *ports: int, protocol: str = "tcp", **fields: Any) -> Upstream:
+def upstream(name: str, *ports: int, protocol: Literal["tcp", "udp"] = "tcp", **fields: Any) -> Upstream:
     """An upstream on ports of this machine, dealt to in turn. Unless a test says otherwise, nothing of it waits long."""
     fields.setdefault("balancing", Balancing(algorithm="round-robin"))
     fields.setdefault("timeouts", Timeouts(connect_s=1.0))
     addresses = StaticAddresses(tuple(("127.0.0.1", port) for port in ports))
     return Upstream(
         f"Service/default/{name}/1/{protocol}", f"Service default/{name}", addresses, protocol=protocol, **fields
-    )  # type: ignore[arg-type]
+    )
 
 
 def route(
@@ -94,6 +96,7 @@ class Lab:
         self.plans = NO_PLANS
         self.server: asyncio.Server | None = None
         self.port = 0
+        self.udp: UdpListener | None = None
 
     def swap(self, routes: Sequence[StreamRoute], upstreams: Sequence[Upstream]) -> None:
         """Take another Snapshot into service."""
@@ -109,6 +112,13 @@ class Lab:
         self.port = self.server.sockets[0].getsockname()[1]
         return self.port
 
+    def listen_udp(self) -> tuple[str, int]:
+        """Take datagrams; return the address."""
+        bound = bind_udp("127.0.0.1", 0)
+        address: tuple[str, int] = bound.getsockname()
+        self.udp = UdpListener(self.streams, bound, lambda: self.plans.datagrams((UDP_LISTENER,)), UDP_LISTENER)
+        return address
+
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a connection to the gateway."""
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -118,7 +128,8 @@ class Lab:
         reader, writer = await self.connect()
         try:
             writer.write(data)
-            writer.write_eof()
+            with contextlib.suppress(OSError):  # it was reset already, which reading tells
+                writer.write_eof()
             return await reader.read()
         finally:
             writer.transport.abort()
@@ -126,7 +137,7 @@ class Lab:
     async def settled(self) -> None:
         """Return once nothing runs; fail when an endpoint or a bulkhead was not given back."""
         async with asyncio.timeout(5):
-            while self.streams.connections or self.streams._tasks:  # noqa: ASYNC110 - their ends are no event
+            while self.streams.connections or self.streams.sessions or self.streams._tasks:  # noqa: ASYNC110 - their ends are no event
                 await asyncio.sleep(0.01)
         for state in self.registry.all():
             assert (state.active, state.connections) == (0, 0), state.authority
@@ -149,6 +160,8 @@ class Lab:
     async def close(self) -> None:
         if self.server is not None:
             self.server.close()
+        if self.udp is not None:
+            self.udp.close()
         await self.streams.cut_off()
         await self.settled()
         await self.pools.close()
@@ -160,7 +173,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
-    writer.write_eof()
+    writer.close()
 
 
 def named(name: bytes) -> Serve:

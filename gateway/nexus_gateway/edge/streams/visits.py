@@ -187,6 +187,11 @@ class Visit:
         self._admission.judged(now, ok=False)
         self._measurements.attempt(pool.upstream.id, self.outcome)
 
+    def unsettle(self) -> None:
+        """Forget the verdict: the endpoint served once, and what it does now is news."""
+        self.judged = False
+        self.probe = self.probe and not self.outcome
+
     def leave(self) -> None:
         """Give the endpoint back. Any number of times."""
         if self._left:

@@ -24,6 +24,7 @@ def refused_port() -> Iterator[Callable[[], int]]:
 
     def find() -> int:
         held.append(socket.socket())
+        held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held[-1].bind(("127.0.0.1", 0))
         return int(held[-1].getsockname()[1])
 
