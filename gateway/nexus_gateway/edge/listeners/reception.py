@@ -59,7 +59,7 @@ class Reception:
 
     def connection(self, listener: Listener, server_name: str = "", *, tls: bool = False) -> asyncio.Protocol:
         """See `Host`."""
-        plan = self._proxy.runtime.streams.connection(listener.id, server_name)
+        plan = self._proxy.runtime.streams.connection((listener.id,), server_name)
         return TcpConnection(
             self._streams, plan, listener.id, protocol="tls" if tls else "tcp", server_name=server_name
         )
@@ -70,4 +70,6 @@ class Reception:
         from nexus_gateway.edge.streams.datagrams import UdpListener
 
         proxy = self._proxy
-        return UdpListener(self._streams, bound, lambda: proxy.runtime.streams.datagrams(listener().id), listener().id)
+        return UdpListener(
+            self._streams, bound, lambda: proxy.runtime.streams.datagrams((listener().id,)), listener().id
+        )
