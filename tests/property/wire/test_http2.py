@@ -133,7 +133,7 @@ def test_the_same_request_is_the_same_whichever_version_brings_it(
         line, block = as_http_2(method, path, host, headers)
     except Refused as refused:
         ours = (refused.status, refused.reason)
-        assert theirs == ours  # noqa: PT017 - one of several outcomes that are right
+        assert theirs == ours
         return
     except Malformed:
         # HTTP/2 itself forbids more than HTTP/1.1 does: a path that is none, `te` with anything but trailers.
