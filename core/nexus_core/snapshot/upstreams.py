@@ -36,10 +36,11 @@ class Upstream(msgspec.Struct, frozen=True, omit_defaults=True):
     """One service as the gateway calls it.
 
     id: `<namespace>/<name>` of a NexusService, `Service/<namespace>/<name>/<port>` of a Kubernetes Service, with `/<protocol>` at its
-    end where that is not `http`.
+    end where that is not `http`, and `/sticky-<digest>` where rules of routes keep clients at their endpoints.
     source: the object whose change changes this, as `str(ObjectRef)`.
     protocol: `http` is HTTP/1.1; `h2` is HTTP/2 alone (prior knowledge in clear, ALPN over TLS), which gRPC needs.
     breaker: of each endpoint; service_breaker: of all together. None: that feature is off.
+    tls: of connections that the gateway opens; where TLS passes through, the client speaks it itself and nothing is added.
     """
 
     id: str

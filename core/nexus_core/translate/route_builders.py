@@ -3,7 +3,7 @@
 A route's translation depends on its manifest, the listeners of the parents it names, labels of its namespace, ReferenceGrants,
 the Services, NexusServices and BackendTLSPolicies that it names, and the Snapshot published before, as far as it holds the route.
 On no other route: what two routes have with each other is settled afterwards (`route_conflicts`). So its result may be kept
-for as long as these stay as they are.
+for as long as these stay as they are; the upstreams it names have to be asked for again (`Upstreams.keep`).
 """
 
 from __future__ import annotations

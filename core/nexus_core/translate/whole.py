@@ -75,6 +75,8 @@ def translate(
         (s for s in (_settle_stream(s, by_id, world, ups) for s in routed.streams.values()) if s.listeners),
         key=lambda x: x.id,
     )
+    for route in settled:
+        _ask_again(last.routes.get(route.id), ups)
     aims = targets.Targets(world, opened)
     installed = plugins.build_plugins(world, last, aims, indexes or {})
     routes = installed.attach(sorted((r for r in settled if r.listeners), key=lambda x: x.id))
@@ -152,10 +154,37 @@ def _apply_policies(
             gateways_of.setdefault(backend.upstream, set()).update(through)
     for name, upstream in ups.by_id.items():
         ups.by_id[name] = ups.settled(merging.upstream(upstream, gateways_of.get(name, ()), kept=name in ups.kept))
-    return [
+    merged = (
         merging.route(route, ups.by_id, {plugins.gateway_of(i) for i in route.listeners}, own, kept=route.id in kept)
         for route in routes
-    ]
+    )
+    return [_of_calls(route, ups) if route.id.startswith("GRPCRoute/") else route for route in merged]
+
+
+def _ask_again(before: Route | None, ups: upstreams.Upstreams) -> None:
+    """Ask for the upstreams of calls that policies named: a policy that is broken now keeps its last good filters."""
+    if before is not None and before.id.startswith("GRPCRoute/"):
+        for rule in before.rules:
+            for item in rule.filters:
+                if isinstance(item, Mirror | Fallback) and item.upstream:
+                    ups.keep(item.upstream)
+
+
+def _of_calls(route: Route, ups: upstreams.Upstreams) -> Route:
+    """Let what policies on a GRPCRoute send elsewhere go there as calls: they name services, not what is spoken to them."""
+    rules = tuple(
+        msgspec.structs.replace(
+            rule,
+            filters=tuple(
+                msgspec.structs.replace(f, upstream=ups.speaking(ups.by_id[f.upstream], "grpc"))
+                if isinstance(f, Mirror | Fallback) and f.upstream.count("/") == 1 and f.upstream in ups.by_id
+                else f
+                for f in rule.filters
+            ),
+        )
+        for rule in route.rules
+    )
+    return msgspec.structs.replace(route, rules=rules)
 
 
 def _route_statuses(routed: Routes, routes: Iterable[Route | StreamRoute]) -> tuple[RouteStatus, ...]:
