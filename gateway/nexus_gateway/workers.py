@@ -42,8 +42,8 @@ def build_plan(settings: GatewaySettings, manifests: Path | None, environ: Mappi
         command=COMMAND,
         environ=of_place,
         workers=settings.workers,
-        plain=split_address(settings.listen),
-        secure=split_address(settings.tls_listen) if settings.tls_listen else None,
+        plain=split_address(settings.listen) if settings.ports == "local" else None,
+        secure=split_address(settings.tls_listen) if settings.tls_listen and settings.ports == "local" else None,
         manifests=str(manifests.absolute()) if manifests is not None else "",
         drain_delay_s=settings.drain_delay_s,
         drain_s=settings.drain_s,
@@ -95,8 +95,8 @@ async def serve(settings: GatewaySettings, plan: Plan, render: Render) -> None:
             await asyncio.gather(starting, return_exceptions=True)
             return
         await starting
-        host, _ = plan.plain
-        log.info("listening on %s:%d, admin API on port %d", host, supervisor.port, runner.addresses[0][1])
+        where = f"listening on {plan.plain[0]}:{supervisor.port}, " if plan.plain is not None else ""
+        log.info("%sadmin API on port %d", where, runner.addresses[0][1])
         roller = asyncio.create_task(_roll(supervisor, rolling), name="roll")
         await stop
         log.info("stopping: draining %d workers for at most %g s", len(supervisor.workers), plan.drain_s)

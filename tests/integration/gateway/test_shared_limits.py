@@ -43,11 +43,11 @@ class Two:
         cells = bytearray(CELLS_BYTES)
         self.gateways = tuple(
             Gateway(
-                GatewaySettings(plugin_cache=folder, access_log=False, replica=f"test~{number}"),
+                GatewaySettings(listen="127.0.0.1:0", plugin_cache=folder, access_log=False, replica=f"test~{number}"),
                 source,
                 MemoryDiscovery(),
                 Place(
-                    ("127.0.0.1", 0),
+                    None,
                     None,
                     ("127.0.0.1", 0),
                     cells,

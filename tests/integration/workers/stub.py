@@ -71,8 +71,8 @@ async def main() -> None:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=5.0)
     await runner.setup()
     assert runner.server is not None
-    listener = await place.listen(runner.server)
-    await listener.start_serving()
+    assert place.plain is not None
+    listener = await asyncio.get_running_loop().create_server(runner.server, sock=place.plain, backlog=1024)
     own = web.Application()
 
     async def leads(request: web.Request) -> web.Response:

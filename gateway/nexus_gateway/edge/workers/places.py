@@ -70,7 +70,7 @@ class Place:
         """Return the place that a supervisor prepared. Takes over its descriptors."""
         memory = SharedMemory(handover.memory)
         return cls(
-            socket.socket(fileno=handover.plain),
+            socket.socket(fileno=handover.plain) if handover.plain is not None else None,
             socket.socket(fileno=handover.secure) if handover.secure is not None else None,
             handover.admin,
             memory.buffer,
@@ -80,6 +80,7 @@ class Place:
             handover.workers,
             handover.column,
             memory,
+            Broker(handover.broker),
         )
 
     async def listen(self, key: str, factory: ProtocolFactory, hosts: tuple[str, ...], port: int) -> Listening:

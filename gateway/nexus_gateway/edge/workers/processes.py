@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nexus_gateway.edge.workers import handover
+from nexus_gateway.edge.workers.brokers import Lender
 from nexus_gateway.edge.workers.channel import Channel, Order, State
 from nexus_gateway.edge.workers.handover import Handover
 
@@ -46,13 +47,22 @@ class Worker:
 
     @classmethod
     async def start(
-        cls, command: Sequence[str], environ: Mapping[str, str], given: Handover, changed: Callable[[], None]
+        cls,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        given: Handover,
+        changed: Callable[[], None],
+        lender: Lender,
     ) -> Worker:
-        """Start the process. given: `control` is filled in here. changed: called whenever its state changes. Raises OSError."""
+        """Start the process. given: `control` and `broker` are filled in here. changed: called whenever its state changes.
+
+        Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        lends, asks = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            given = replace(given, control=theirs.fileno())
-            kept = [each for each in (given.control, given.memory, given.plain, given.secure) if each is not None]
+            given = replace(given, control=theirs.fileno(), broker=asks.fileno())
+            passed = (given.control, given.broker, given.memory, given.plain, given.secure)
+            kept = [each for each in passed if each is not None]
             process = await asyncio.create_subprocess_exec(
                 *command,
                 env={**environ, handover.VARIABLE: given.to_env()},
@@ -61,10 +71,15 @@ class Worker:
             )
         except BaseException:
             ours.close()
+            lends.close()
             raise
         finally:
             theirs.close()
-        return cls(given, process, await Channel.open(ours), changed)
+            asks.close()
+        lender.attend(lends, given.index)
+        worker = cls(given, process, await Channel.open(ours), changed)
+        worker.ended.add_done_callback(lambda _: lender.leave(lends))
+        return worker
 
     async def _attend(self) -> int:
         """Take in what it says until it is gone."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nexus_gateway.edge.workers import sockets
+from nexus_gateway.edge.workers.brokers import Lender
 from nexus_gateway.edge.workers.handover import Handover
 from nexus_gateway.edge.workers.memory import SharedMemory
 from nexus_gateway.edge.workers.places import CELLS_BYTES
@@ -53,14 +54,15 @@ class CannotStart(Exception):
 class Plan:
     """What to run. command: the worker's program. environ: its whole environment, by place. manifests: see `Handover`.
 
-    plain, secure: `(host, port)` of the listeners; secure None for none. drain_s: the longest a worker takes to drain,
+    plain, secure: `(host, port)` of the listeners that settings name, None for none; workers ask for those of other ports.
+    drain_s: the longest a worker takes to drain,
     drain_delay_s beforehand when it is not handed over.
     """
 
     command: tuple[str, ...]
     environ: Callable[[int], Mapping[str, str]]
     workers: int
-    plain: tuple[str, int]
+    plain: tuple[str, int] | None
     secure: tuple[str, int] | None = None
     manifests: str = ""
     drain_delay_s: float = 0.0
@@ -74,7 +76,7 @@ class Slot:
     """One place among the workers. current: who serves there now; None while nobody does. restarts: after deaths."""
 
     index: int
-    plain: socket.socket
+    plain: socket.socket | None
     secure: socket.socket | None
     current: Worker | None = None
     failures: int = 0
@@ -131,17 +133,13 @@ class Supervisor:
         """
         plan = self._plan
         try:
-            plain = sockets.bind(*plan.plain, plan.workers)
-            for each in plain:
-                self._stack.callback(each.close)
-            secure = sockets.bind(*plan.secure, plan.workers) if plan.secure is not None else (None,) * plan.workers
-            for other in secure:
-                if other is not None:
-                    self._stack.callback(other.close)
+            self._lender = Lender(plan.workers)
+            self._stack.callback(self._lender.close)
+            plain, secure = self._bind(plan.plain), self._bind(plan.secure)
             self._memory = SharedMemory.create(CELLS_BYTES)
             self._stack.callback(self._memory.close)
             self._folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="nexus-gateway-"))
-            self.port = plain[0].getsockname()[1]
+            self.port = plain[0].getsockname()[1] if plain[0] is not None else 0
             self.tls_port = secure[0].getsockname()[1] if secure[0] is not None else 0
             self.slots = tuple(Slot(index, plain[index], secure[index]) for index in range(plan.workers))
             await self._start_first(self.slots[0])
@@ -151,6 +149,15 @@ class Supervisor:
         for slot in self.slots:
             self._own(self._keep(slot), f"place {slot.index}")
         self._own(self._watch(), "watch")
+
+    def _bind(self, address: tuple[str, int] | None) -> tuple[socket.socket | None, ...]:
+        """Return a socket for each worker."""
+        if address is None:
+            return (None,) * self._plan.workers
+        made = sockets.bind(*address, self._plan.workers)
+        for each in made:
+            self._stack.callback(each.close)
+        return made
 
     async def _start_first(self, slot: Slot) -> None:
         first = slot.current = await self._spawn(slot)
@@ -183,7 +190,7 @@ class Supervisor:
             workers=len(self.slots),
             control=-1,
             memory=self._memory.descriptor,
-            plain=slot.plain.fileno(),
+            plain=slot.plain.fileno() if slot.plain is not None else None,
             secure=slot.secure.fileno() if slot.secure is not None else None,
             admin=str(Path(self._folder) / f"{serial}.sock"),
             manifests=self._plan.manifests,
@@ -191,7 +198,9 @@ class Supervisor:
         # Until it is among those alive, which the next one to be spawned may not wait for.
         self._starting.add(column)
         try:
-            worker = await Worker.start(self._plan.command, self._plan.environ(slot.index), given, self._elect)
+            worker = await Worker.start(
+                self._plan.command, self._plan.environ(slot.index), given, self._elect, self._lender
+            )
             self._alive.add(worker)
         finally:
             self._starting.discard(column)
