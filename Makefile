@@ -41,13 +41,15 @@ tour: install ## walk the journey against what `make run` or a cluster runs (NEX
 
 # ---- testing it
 
-.PHONY: test test-all conformance lint test-fast format
+.PHONY: test test-all conformance h2spec lint test-fast format
 test: dev system components lint ## every test: units, real components, the cluster, the browser
 	@$(BIN)/python -m pytest
 test-all: test conformance ## every test, and the whole conformance suite of the Gateway API
 conformance: dev system components ## the Gateway API's conformance suite, every profile on both channels; writes docs/conformance
 	@$(BIN)/python tests/conformance/gateway_api/run.py --channel experimental --write
 	@$(BIN)/python tests/conformance/gateway_api/run.py --channel standard --write
+h2spec: dev ## the HTTP/2 listener against h2spec, in clear and over TLS
+	@$(BIN)/python scripts/h2spec.py
 test-fast: dev ## what needs neither root nor built components
 	@$(BIN)/python -m pytest -m "not cluster and not connected and not browser"
 lint: dev ## ruff, mypy --strict, import-linter
