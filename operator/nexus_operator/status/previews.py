@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nexus_core.problems import ObjectRef, Problem
+from nexus_core.translate.unread import REASON as FIELD_LEFT_OUT
 
 from nexus_operator.status.conditions import Condition, from_problems, merge
 from nexus_operator.status.view import PAGES, View
@@ -25,6 +26,8 @@ def add_previews(view: View, writes: Iterable[StatusWrite]) -> Iterator[StatusWr
         return
     problems: dict[ObjectRef, list[Problem]] = {}
     for problem in view.candidate_problems:
+        if problem.reason == FIELD_LEFT_OUT:
+            continue  # accepted all the same
         problems.setdefault(problem.where, []).append(problem)
     # Held back without an earlier version that this operator knows: translation takes them for broken, and they are not.
     unread = {resource.ref for resource in view.resources if resource.spec is None}
