@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+import uvloop
 from nexus_gateway.edge.streams.testing import Lab
 
 
@@ -31,3 +33,9 @@ def refused_port() -> Iterator[Callable[[], int]]:
     yield find
     for each in held:
         each.close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Each test runs on both loops: their transports differ in how they pause, end and reset."""
+    return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
