@@ -78,7 +78,7 @@ async def test_clients_are_shown_the_certificate_of_the_name_they_ask_for(
         ]:  # fmt: skip
             seen = await Client().visit(port, name)
             assert seen.certificate == expected, name
-            assert seen.alpn == "http/1.1"
+            assert seen.alpn == "h2"
 
 
 async def test_the_pair_named_default_is_shown_to_who_asks_for_nothing_known(
