@@ -175,7 +175,8 @@ def _listener(
     unopened: Mapping[str, str],
 ) -> dict[str, Any]:
     if not status.accepted.ok:
-        programmed = Condition("Programmed", "False", "Invalid", "The listener is not accepted.")
+        reason = "Invalid" if status.conflicted.ok else status.conflicted.reason
+        programmed = Condition("Programmed", "False", reason, "The listener is not accepted.")
     elif status.id not in view.listeners:
         what = status.resolved.message if not status.resolved.ok else "The listener is not served."
         programmed = Condition("Programmed", "False", "Invalid", what)

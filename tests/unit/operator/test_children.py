@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from nexus_operator.children.plan import Settled, build_plan, child_key, edition, holds
+from nexus_core.problems import ObjectRef
+from nexus_operator.children.plan import RENDERED, Settled, build_plan, child_key, edition, holds, owner_of, owner_uid
 
 
 def child(name: str = "orders", *, owner: str = "u1", **spec: Any) -> dict[str, Any]:
@@ -45,6 +46,40 @@ def test_a_quantity_the_server_writes_its_own_way_is_applied_once() -> None:
     assert build_plan([wanted], [stored], settled).apply == ()
     edited = live(child(cpu="500m"), generation=2, replicas=9)
     assert build_plan([wanted], [edited], settled).apply == (wanted,), "somebody edited it since"
+
+
+def test_a_field_that_is_wanted_no_more_is_applied_away() -> None:
+    """What is left is in the live object: only the memory of what was applied tells."""
+    before, after = child(replicas=2, paused=True), child(replicas=2)
+    stored = live(before)
+    settled = {child_key(before): Settled(before, edition(stored))}
+    assert build_plan([after], [stored], settled).apply == (after,)
+
+
+def test_what_was_made_for_nobody_in_particular_is_deleted_when_it_is_wanted_no_more() -> None:
+    """The data plane that stands in while there is no Gateway has no owner where the release has no parameters."""
+    stand_in = {
+        "kind": "Service",
+        "metadata": {"namespace": "x", "name": "default-nexus", "annotations": {RENDERED: "1"}},
+    }
+    assert build_plan([], [stand_in], {}).delete == (stand_in,)
+    assert build_plan([stand_in], [stand_in], {}).delete == ()
+
+
+@pytest.mark.parametrize(
+    ("api", "kind", "uid"),
+    [
+        ("gateway.networking.k8s.io/v1", "Gateway", "u1"),
+        ("nexus.dev/v1alpha1", "NexusGatewayParameters", "u1"),
+        ("networking.istio.io/v1", "Gateway", ""),
+        ("apps/v1", "Deployment", ""),
+    ],
+)
+def test_only_kinds_that_have_children_own_them(api: str, kind: str, uid: str) -> None:
+    ref = {"apiVersion": api, "kind": kind, "name": "web", "uid": "u1", "controller": True}
+    obj = {"kind": "Service", "metadata": {"namespace": "shop", "name": "web-nexus", "ownerReferences": [ref]}}
+    assert owner_uid(obj) == uid
+    assert owner_of(obj) == (ObjectRef(kind, "shop", "web") if uid else None)
 
 
 def test_an_unwanted_child_is_deleted_and_a_stranger_is_not() -> None:
