@@ -134,6 +134,7 @@ class Listeners(Harness):
         super().__init__(tmp_path)
         self.authority = Authority()
         self.writers: list[asyncio.StreamWriter] = []
+        self.servers: list[asyncio.Server] = []
 
     async def serve(self, name: str, **fields: Any) -> Upstream:
         """Start an upstream that answers with its name."""
@@ -186,6 +187,8 @@ class Listeners(Harness):
     async def close(self) -> None:
         for writer in self.writers:
             writer.transport.abort()
+        for server in self.servers:
+            server.close()
         await super().close()
 
 

@@ -1,14 +1,220 @@
-"""HTTPS listeners of a Snapshot: certificates by name and kind of key, who serves which host, 421."""
+"""HTTPS listeners of a Snapshot: certificates by name and kind of key, who serves which host, 421, clients' certificates."""
 
 from __future__ import annotations
 
-from tests.integration.listeners.conftest import Listeners, answers, listener, world
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from nexus_core.certificates.sealing import Sealer
+from nexus_core.snapshot import Certificate
+from nexus_gateway.testing import until
+
+from tests.integration.listeners.conftest import Authority, Listeners, answers, ask, listener, world
+
+
+def shown(context: ssl.SSLContext, writer: Any) -> x509.Certificate:
+    return x509.load_der_x509_certificate(writer.get_extra_info("ssl_object").getpeercert(True))
+
+
+def names(certificate: x509.Certificate) -> list[str]:
+    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return found.get_values_for_type(x509.DNSName)
 
 
 async def test_an_https_listener_ends_tls_with_the_certificate_of_the_snapshot(gateway: Listeners) -> None:
-    shown = gateway.authority.certificate("api", "api.example")
-    https = listener("https", 443, "HTTPS", certificates=(shown.id,))
-    await gateway.start(world(https, shown, answers("a", https), await gateway.serve("a")))
+    own = gateway.authority.certificate("api", "api.example")
+    https = listener("https", 443, "HTTPS", certificates=(own.id,))
+    await gateway.start(world(https, own, answers("a", https), await gateway.serve("a")))
     context = gateway.context()
     context.check_hostname = True
     assert await gateway.get(443, "api.example", context=context) == (200, "a")
+
+
+@pytest.mark.parametrize(
+    ("sni", "expected"),
+    [
+        ("api.example", ["api.example"]),
+        ("shop.example", ["*.example"]),
+        ("a.shop.example", ["api.example"]),  # a wildcard of a certificate stands for one label: the first is shown
+        ("", ["api.example"]),
+    ],
+)
+async def test_of_several_certificates_the_one_for_the_name_is_shown(
+    gateway: Listeners, sni: str, expected: list[str]
+) -> None:
+    one, two = gateway.authority.certificate("one", "api.example"), gateway.authority.certificate("two", "*.example")
+    https = listener("https", 443, "HTTPS", certificates=(one.id, two.id))
+    await gateway.start(world(https, one, two, answers("a", https), await gateway.serve("a")))
+    context = gateway.context()
+    _, writer = await gateway.connect(443, sni, context)
+    assert names(shown(context, writer)) == expected
+
+
+@pytest.mark.parametrize(
+    ("ciphers", "kind"), [("ECDHE-RSA-AES128-GCM-SHA256", "rsa"), ("ECDHE-ECDSA-AES128-GCM-SHA256", "ec")]
+)
+async def test_of_two_kinds_of_keys_the_one_that_the_client_understands_is_shown(
+    gateway: Listeners, ciphers: str, kind: str
+) -> None:
+    ec, rsa_ = (gateway.authority.certificate(each, "api.example", kind=each) for each in ("ec", "rsa"))
+    https = listener("https", 443, "HTTPS", certificates=(ec.id, rsa_.id))
+    await gateway.start(world(https, ec, rsa_, answers("a", https), await gateway.serve("a")))
+    context = gateway.context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(ciphers)
+    _, writer = await gateway.connect(443, "api.example", context)
+    assert isinstance(shown(context, writer).public_key(), rsa.RSAPublicKey) is (kind == "rsa")
+
+
+@pytest.mark.parametrize(
+    ("sni", "host", "expected"),
+    [
+        ("example.org", "example.org", (200, "any")),
+        ("example.org", "second-example.org", 421),
+        ("example.org", "unknown-example.org", 404),
+        ("second-example.org", "second-example.org", (200, "second")),
+        ("second-example.org", "example.org", 421),
+        ("second-example.org", "unknown-example.org", 421),
+        ("third.wildcard.org", "third.wildcard.org", (200, "wildcard")),
+        ("third.wildcard.org", "fifth.wildcard.org", (200, "wildcard")),
+        ("third.wildcard.org", "fourth.wildcard.org", 421),
+        ("third.wildcard.org", "second-example.org", 421),
+        ("third.wildcard.org", "unknown-example.org", 421),
+        ("fourth.wildcard.org", "fourth.wildcard.org", (200, "fourth")),
+        ("fourth.wildcard.org", "fifth.wildcard.org", 421),
+        ("unknown-example.org", "example.org", (200, "any")),
+        ("unknown-example.org", "unknown-example.org", 404),
+        ("", "example.org", (200, "any")),
+    ],
+)
+async def test_a_host_of_another_listener_than_the_one_asked_for_by_tls_is_misdirected(
+    gateway: Listeners, sni: str, host: str, expected: Any
+) -> None:
+    own = gateway.authority.certificate("own", "example.org")
+    every = listener("any", 443, "HTTPS", certificates=(own.id,))
+    second = listener("second", 443, "HTTPS", "second-example.org", certificates=(own.id,))
+    wildcard = listener("wildcard", 443, "HTTPS", "*.wildcard.org", certificates=(own.id,))
+    fourth = listener("fourth", 443, "HTTPS", "fourth.wildcard.org", certificates=(own.id,))
+    await gateway.start(
+        world(
+            every, second, wildcard, fourth, own,
+            answers("any", every, hostnames=("example.org",)),
+            *(answers(each.id.rpartition("/")[2], each) for each in (second, wildcard, fourth)),
+            *[await gateway.serve(name) for name in ("any", "second", "wildcard", "fourth")],
+        )
+    )  # fmt: skip
+    status, body = await gateway.get(443, host, sni)
+    if isinstance(expected, int):
+        assert status == expected
+        assert ("MisdirectedRequest" if expected == 421 else "RouteNotFound") in body
+    else:
+        assert (status, body) == expected
+
+
+@pytest.mark.parametrize("sni", ["other.example", ""])
+async def test_a_name_that_no_listener_serves_is_refused_in_the_handshake(gateway: Listeners, sni: str) -> None:
+    own = gateway.authority.certificate("own", "api.example")
+    https = listener("https", 443, "HTTPS", "api.example", certificates=(own.id,))
+    await gateway.start(world(https, own, answers("a", https), await gateway.serve("a")))
+    with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME|unrecognized name"):
+        await gateway.connect(443, sni)
+
+
+async def test_a_certificate_changes_without_a_connection_lost(gateway: Listeners) -> None:
+    old = gateway.authority.certificate("own", "api.example", "old.example")
+    https = listener("https", 443, "HTTPS", certificates=(old.id,))
+    rest = (https, answers("a", https), await gateway.serve("a"))
+    await gateway.start(world(old, *rest))
+    kept = await gateway.connect(443, "api.example")
+    assert await ask(*kept, "api.example") == (200, "a")
+    new = gateway.authority.certificate("own", "api.example", "new.example")
+    await gateway.publish(world(new, *rest))
+    assert await ask(*kept, "api.example") == (200, "a")
+    context = gateway.context()
+    _, writer = await gateway.connect(443, "api.example", context)
+    assert names(shown(context, writer)) == ["api.example", "new.example"]
+
+
+async def test_a_key_that_cannot_be_opened_costs_its_listener_alone(gateway: Listeners) -> None:
+    good = gateway.authority.certificate("good", "good.example")
+    chain, key = gateway.authority.issue("bad.example")
+    bad = Certificate("Secret/shop/bad", "Secret shop/bad", chain, Sealer(bytes(32)).seal(key, "Secret/shop/bad"))
+    one = listener("good", 443, "HTTPS", "good.example", certificates=(good.id,))
+    two = listener("bad", 443, "HTTPS", "bad.example", certificates=(bad.id,))
+    await gateway.start(world(one, two, good, bad, answers("a", one, two), await gateway.serve("a")))
+    assert await gateway.get(443, "good.example") == (200, "a")
+    with pytest.raises(ssl.SSLError):
+        await gateway.connect(443, "bad.example")
+    [ack] = gateway.source.acks
+    assert list(ack.listeners) == [two.id]
+    assert "NEXUS_SEAL_KEY" in ack.listeners[two.id]
+    problems = await gateway.ask("/problems")
+    assert "ListenerNotOpen" in str(problems)
+    assert key.decode().splitlines()[1] not in str(problems)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_clients_prove_who_they_are(gateway: Listeners, tmp_path: Path, version: ssl.TLSVersion) -> None:
+    own, clients, strangers = (
+        gateway.authority.certificate("own", "api.example"),
+        Authority("clients"),
+        Authority("strangers"),
+    )
+    https = listener("https", 443, "HTTPS", certificates=(own.id,), client_authorities=clients.pem)
+    await gateway.start(world(https, own, answers("a", https), await gateway.serve("a")))
+    for pair, welcome in (
+        (clients.write(tmp_path, "client", "client"), True),
+        (strangers.write(tmp_path, "stranger", "client"), False),
+        (None, False),
+    ):
+        context = gateway.context(pair=pair)
+        context.minimum_version = context.maximum_version = version
+        if welcome:
+            assert await gateway.get(443, "api.example", context=context) == (200, "a")
+        else:
+            with pytest.raises((ssl.SSLError, ConnectionError, EOFError)):
+                await gateway.get(443, "api.example", context=context)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_neither_a_session_nor_a_connection_carries_a_client_past_a_changed_authority(
+    gateway: Listeners, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    own, clients = gateway.authority.certificate("own", "api.example"), Authority("clients")
+
+    def with_authority(authority: Authority) -> Any:
+        return listener("https", 443, "HTTPS", certificates=(own.id,), client_authorities=authority.pem)
+
+    first = with_authority(clients)
+    rest = (own, answers("a", first), await gateway.serve("a"))
+    await gateway.start(world(first, *rest))
+    context = gateway.context(pair=clients.write(tmp_path, "client", "client"))
+    context.minimum_version = context.maximum_version = version
+    reader, writer = await gateway.connect(443, "api.example", context)
+    assert await ask(reader, writer, "api.example") == (200, "a")
+    session = writer.get_extra_info("ssl_object").session
+    await gateway.publish(world(with_authority(Authority("others")), *rest))
+    await until(reader.at_eof)
+
+    class Resuming(ssl.SSLContext):
+        def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+            return super().wrap_bio(*args, **{**kwargs, "session": session})
+
+    context.__class__ = Resuming
+    with pytest.raises((ssl.SSLError, ConnectionError, EOFError)):
+        await gateway.get(443, "api.example", context=context)
+
+
+async def test_a_minimum_version_holds(gateway: Listeners) -> None:
+    own = gateway.authority.certificate("own", "api.example")
+    https = listener("https", 443, "HTTPS", certificates=(own.id,), minimum="1.3")
+    await gateway.start(world(https, own, answers("a", https), await gateway.serve("a")))
+    context = gateway.context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError):
+        await gateway.connect(443, "api.example", context)
+    assert await gateway.get(443, "api.example") == (200, "a")
