@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from nexus_core.snapshot.listeners import Certificate
 from nexus_core.snapshot.snapshots import Snapshot
 
 SECTIONS = ("gateways", "certificates", "listeners", "routes", "streams", "upstreams", "plugins")
@@ -28,7 +29,7 @@ class Difference:
 
 
 def find_differences(old: Snapshot, new: Snapshot) -> tuple[Difference, ...]:
-    """Return what must be done to `old` to get `new`, by section and id."""
+    """Return what must be done to `old` to get `new`, by section and id. With which key secrets are sealed makes no difference."""
     return tuple(_walk(old, new))
 
 
@@ -42,8 +43,13 @@ def _walk(old: Snapshot, new: Snapshot) -> Iterator[Difference]:
                 yield Difference(section, name, "added")
             elif other is None:
                 yield Difference(section, name, "removed")
-            elif one != other:
+            elif one != other and not _is_sealed_anew(one, other):
                 yield Difference(section, name, "changed", tuple(sorted(_fields("", one, other, 0))))
+
+
+def _is_sealed_anew(one: Any, other: Any) -> bool:
+    """Whether two certificates differ in nothing but the seal on their key: a chain has but one key that belongs to it."""
+    return isinstance(one, Certificate) and msgspec.structs.replace(one, key=other.key) == other
 
 
 def _fields(path: str, one: Any, other: Any, depth: int) -> Iterator[str]:

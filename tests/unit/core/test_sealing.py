@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 
 import pytest
-from nexus_core.certificates.sealing import Sealer, SealError, parse_key
+from nexus_core.certificates.sealing import Sealer, SealError, parse_key, process_sealer
+from nexus_core.snapshot import Certificate, Snapshot
+from nexus_core.snapshot.differences import find_differences
 
 KEY = bytes(range(32))
 ABOUT = "Secret/shop/tls"
@@ -59,3 +61,20 @@ def test_keys_are_checked() -> None:
             parse_key(text)
     with pytest.raises(SealError, match="31 bytes"):
         Sealer(KEY[:31])
+
+
+def test_sealing_anew_is_no_difference_between_snapshots() -> None:
+    def snapshot(sealer: Sealer, chain: str) -> Snapshot:
+        sealed = sealer.seal(b"key", "Secret/a/b")
+        return Snapshot(certificates=(Certificate("Secret/a/b", "Secret a/b", chain, sealed),))
+
+    one, other = Sealer(bytes(32)), Sealer(bytes(range(32)))
+    assert snapshot(one, "x") != snapshot(other, "x")
+    assert not find_differences(snapshot(one, "x"), snapshot(other, "x"))
+    (found,) = find_differences(snapshot(one, "x"), snapshot(other, "y"))
+    assert found.change == "changed"
+
+
+def test_a_process_has_one_sealer_of_its_own() -> None:
+    assert process_sealer() is process_sealer()
+    assert process_sealer().unseal(process_sealer().seal(b"key", "x"), "x") == b"key"
