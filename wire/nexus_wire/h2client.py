@@ -24,7 +24,10 @@ from nexus_wire.http2.frames import (
     DATA,
     DEFAULT_FRAME,
     DEFAULT_WINDOW,
+    END_HEADERS,
+    END_STREAM,
     HEAD,
+    HEADERS,
     MAX_WINDOW,
     STREAM_MASK,
     Code,
@@ -45,6 +48,7 @@ _MAX_BLOCK = 65536
 _MAX_NUISANCES = 1000
 """Frames in a second that bring nothing forward: pings, settings, empty data, and those of streams that are over."""
 _LEAST_SHARE = 1024
+_ODD = frames.END_HEADERS | frames.PADDED | frames.PRIORITISED
 _MAX_KNOWN = 64
 _MAX_KNOWN_BYTES = 512
 _FRAME = 2**16
@@ -92,10 +96,10 @@ class Carrier(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_asked", "_block", "_block_flags", "_block_frames", "_block_stream", "_buffer", "_decoder", "_heads", "_known", "_most",
-        "_nuisances", "_nuisances_from", "_on_lost", "_on_room", "_parted", "_seen_reads", "_unacked", "answers", "blocked", "calls",
-        "clock", "closed", "deadline", "exchanges", "fresh", "idle_since", "max_frame", "next_stream", "owner", "prefix", "reads",
-        "ready", "retired", "server_name", "stream_window", "streams", "transport", "waiting", "window",
+        "_asked", "_block", "_block_flags", "_block_frames", "_block_stream", "_buffer", "_decoder", "_greeted", "_heads", "_known",
+        "_most", "_nuisances", "_nuisances_from", "_on_lost", "_on_room", "_parted", "_plain", "_seen_reads", "_unacked", "answers",
+        "blocked", "calls", "clock", "closed", "deadline", "exchanges", "fresh", "idle_since", "max_frame", "next_stream", "owner",
+        "prefix", "reads", "ready", "retired", "server_name", "stream_window", "streams", "transport", "waiting", "window",
     )  # fmt: skip
 
     transport: Any
@@ -140,7 +144,8 @@ class Carrier(asyncio.Protocol):
         self._nuisances = 0
         self._nuisances_from = 0
         self._seen_reads = -1
-        self._asked = self._parted = False
+        self._asked = self._parted = self._greeted = False
+        self._plain = False  # settings have come, and no header block goes on: what is ordinary may come
 
     # ---- what the owner calls
 
@@ -282,8 +287,10 @@ class Carrier(asyncio.Protocol):
                     break
                 payload = data[at + 9 : end]
                 at = end
-                if kind == DATA and self._block is None:
+                if self._plain and kind == DATA:
                     self._data(stream & STREAM_MASK, flags, payload)
+                elif self._plain and kind == HEADERS and flags & _ODD == END_HEADERS:
+                    self._head(stream & STREAM_MASK, flags & END_STREAM, payload)
                 else:
                     self._frame(kind, flags, stream & STREAM_MASK, payload)
                 if self.closed:
@@ -326,7 +333,7 @@ class Carrier(asyncio.Protocol):
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if self._block is not None and (kind != frames.CONTINUATION or stream != self._block_stream):
             raise ConnectionBroken(Code.PROTOCOL_ERROR, "A header block is interrupted.")
-        if not self.ready.done() and (kind != frames.SETTINGS or flags & frames.ACK):
+        if not self._greeted and (kind != frames.SETTINGS or flags & frames.ACK):
             raise ConnectionBroken(Code.PROTOCOL_ERROR, "The server does not begin with its settings.")
         if kind == frames.HEADERS:
             self._headers(stream, flags, payload)
@@ -366,6 +373,7 @@ class Carrier(asyncio.Protocol):
             self._head(stream, flags & frames.END_STREAM, payload)
         else:
             self._block = [payload]
+            self._plain = False
             self._block_stream, self._block_flags = stream, flags
             self._block_frames = 0
 
@@ -379,6 +387,7 @@ class Carrier(asyncio.Protocol):
             raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, "A header block is too large, or in too many pieces.")
         if flags & frames.END_HEADERS:
             self._block = None
+            self._plain = True
             self._head(self._block_stream, self._block_flags & frames.END_STREAM, b"".join(block))
 
     def _head(self, stream: int, ended: int, payload: bytes) -> None:
@@ -488,8 +497,10 @@ class Carrier(asyncio.Protocol):
             elif identifier == frames.ENABLE_PUSH and value:
                 raise ConnectionBroken(Code.PROTOCOL_ERROR, "A server asks for pushes.")
         self.write(frames.SETTINGS_ACK)
-        if not self.ready.done():
-            self.ready.set_result(None)
+        if not self._greeted:
+            self._greeted = self._plain = True
+            if not self.ready.done():
+                self.ready.set_result(None)
         for exchange in tuple(self.exchanges):
             if len(self.exchanges) <= self._most:
                 break
@@ -528,7 +539,7 @@ class Carrier(asyncio.Protocol):
 
     def _give_up(self, broken: ConnectionBroken) -> None:
         """The peer is not to be believed any more."""
-        spoken = self.ready.done()
+        spoken = self._greeted
         self._unready(NotSpoken(f"does not speak HTTP/2 ({broken.detail})"))
         self._part(frames.goaway(0, broken.code) if spoken else b"")
         self._break_all(Broken.PROTOCOL, broken.detail)

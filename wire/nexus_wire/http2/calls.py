@@ -16,6 +16,8 @@ _LOWER = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
 _NOT_SENT = CONNECTION_SPECIFIC | {b"te", b"http2-settings"}
 _UNIQUE = {name: field(name, b"")[:-1] for name in (b"x-request-id", b"traceparent")}
 """Names whose values never come again, as the beginning of a field."""
+_TELLS_APART = b"\r\nx-request-id: "
+_MAX_BEGINNING = 1024
 _TRAILERS = field(b"te", b"trailers")
 _MAX_SHORT = 127
 """Lengths below this are one byte."""
@@ -28,13 +30,15 @@ _STATUS = b":status: "
 class Calls:
     """Header blocks of requests to one scheme. They use no table of the peer's, so that all connections share them."""
 
-    __slots__ = ("_fields", "_hosts", "_lengths", "_scheme")
+    __slots__ = ("_beginnings", "_fields", "_hosts", "_lengths", "_scheme")
 
     def __init__(self, scheme: bytes) -> None:
         self._scheme = field(b":scheme", scheme)
         self._fields: dict[bytes, bytes] = {}
         self._hosts: dict[bytes, bytes] = {}
         self._lengths: dict[bytes, tuple[int, bytes]] = {}
+        # Heads up to the first line that is never the same.
+        self._beginnings: dict[bytes, tuple[bytes, int]] = {}
 
     def encode(self, head: bytes) -> tuple[bytes, int]:
         """Return the header block of a request, and the length of its body: -1 chunk-framed, 0 none, or not said.
@@ -42,14 +46,37 @@ class Calls:
         head: request line and header lines, checked, without the CRLFs at its end. What speaks of one HTTP/1.1 connection is left out;
         gRPC is told that trailers are taken.
         """
+        at = head.find(_TELLS_APART)
+        if at > 0:
+            found = self._beginnings.get(head[:at])
+            if found is not None:
+                fields = [found[0]]
+                for line in head[at + 2 :].split(b"\r\n"):
+                    name, _, value = line.partition(b": ")
+                    prefix = _UNIQUE.get(name)
+                    if prefix is None or len(value) >= _MAX_SHORT:
+                        break
+                    fields.append(b"%b%c%b" % (prefix, len(value), value))
+                else:
+                    return b"".join(fields), found[1]
         lines = head.split(b"\r\n")
+        block, length, _ = self._block(lines)
+        if 0 < at <= _MAX_BEGINNING and len(self._beginnings) < MAX_CACHED:
+            beginning, told, known = self._block(lines[: head.count(b"\r\n", 0, at) + 1])
+            if known:
+                self._beginnings[head[:at]] = beginning, told
+        return block, length
+
+    def _block(self, lines: list[bytes]) -> tuple[bytes, int, bool]:
+        """Return block and length of a head's lines, and whether each line of it was known, so that none holds a secret."""
         get = self._fields.get
         start = lines[0]
-        fields = [get(start) or self._start(start), b""]
+        first = get(start)
+        known = first is not None
+        fields = [first or self._start(start), b""]
         append = fields.append
         length = _NO_LENGTH
-        del lines[0]
-        for line in lines:
+        for line in lines[1:]:
             found = get(line)
             if found is not None:
                 append(found)
@@ -58,6 +85,7 @@ class Calls:
             prefix = _UNIQUE.get(name)
             if prefix is not None and len(value) < _MAX_SHORT:
                 append(b"%b%c%b" % (prefix, len(value), value))
+                known = False
                 continue
             host = self._hosts.get(line)
             if host is not None:
@@ -68,9 +96,10 @@ class Calls:
                 length, found = sized
                 append(found)
                 continue
+            known = False
             length, found = self._new(line, length, fields)
             append(found)
-        return b"".join(fields), length
+        return b"".join(fields), length, known
 
     def _start(self, line: bytes) -> bytes:
         method, _, rest = line.partition(b" ")
@@ -109,7 +138,7 @@ class Calls:
 
     def age(self) -> None:
         """Begin anew where a cache is full. Called once in a while, never within a request."""
-        for cache in (self._fields, self._hosts, self._lengths):
+        for cache in (self._fields, self._hosts, self._lengths, self._beginnings):
             if len(cache) >= MAX_CACHED:
                 cache.clear()
 
