@@ -194,6 +194,7 @@ class Gateway:
             )
             self._stack.push_async_callback(self.proxy.close)
             self.streams = self._build_streams()
+            self.proxy.elsewhere = lambda: len(self.streams.connections)
             self._stack.push_async_callback(self.streams.cut_off)
             gauges.watch(self.measurements, self.proxy)
             self.proxy.clock.every_tick.append(self._mirror_cells)

@@ -114,7 +114,7 @@ class Admin:
         return await asyncio.to_thread(show)
 
     async def routes(self, request: web.Request) -> web.Response:
-        """Every match with its rule, plugins and upstreams."""
+        """Every match with its rule, plugins and upstreams; and the routes below HTTP."""
         return await asyncio.to_thread(_show_routes, self._state.runtime())
 
     async def endpoints(self, request: web.Request) -> web.Response:
@@ -232,7 +232,16 @@ def _show_routes(runtime: Runtime) -> web.Response:
         )
         for entry in runtime.router.entries
     )
-    return _json({"routes": msgspec.Raw(b"[%s]" % b",".join(rows))})
+    streams = [
+        {
+            "route": plan.route.id,
+            "hostnames": plan.route.hostnames,
+            "listeners": plan.route.listeners,
+            "upstreams": [{"upstream": each.upstream, "weight": each.weight} for each in plan.route.backends],
+        }
+        for plan in runtime.streams.all()
+    ]
+    return _json({"routes": msgspec.Raw(b"[%s]" % b",".join(rows)), "streams": streams})
 
 
 # Not `json`: with an indent that one writes in Python, token by token, and holds 20 MB for the Snapshot of 5,000 routes meanwhile.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from time import monotonic, time
@@ -95,6 +95,8 @@ class Proxy:
         self._slow_s = settings.trace_slow_s or float("inf")
         self.in_flight = 0
         self.connections: set[AnyConnection] = set()
+        self.elsewhere: Callable[[], int] = lambda: 0
+        """Client connections that share the limit and are not served here."""
         self._idle = asyncio.Event()
         self._no_connections = asyncio.Event()
         self._no_connections.set()
@@ -253,7 +255,7 @@ class Proxy:
 
     def _opened(self, connection: AnyConnection, site: str) -> bool:
         limit = self.settings.max_connections
-        if limit and len(self.connections) >= limit:
+        if limit and len(self.connections) + self.elsewhere() >= limit:
             self.measurements.refused("TooManyConnections")
             connection.turn_away(self._render(replies.problem("Overloaded", "")))
             return False

@@ -38,7 +38,7 @@ SETTLED_S = 1.0
 it may have taken a connection that it does not."""
 LOOK_S = 10.0
 """Open connections are looked at this often: what went through is counted, and whether anything did."""
-LINGER_S = 10.0
+LINGER_S = 5.0
 """How long an endpoint may go on answering in silence a client that has ended its direction, where that cannot be passed on: TLS
 to the endpoint has no half-closed state here."""
 
@@ -302,7 +302,7 @@ class TcpConnection(asyncio.Protocol):
                 far.transport.write_eof()
         else:
             self._linger = True
-            self.deadline = self.streams.clock.at(min(LINGER_S, LOOK_S))
+            self.deadline = self.streams.clock.at(LINGER_S)
 
     def far_ended(self) -> None:
         """The endpoint's direction has ended."""
