@@ -14,7 +14,6 @@ from typing import Literal
 
 import pydantic
 
-from nexus_core.certificates import authorities
 from nexus_core.model import gateway_api, kubernetes
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem
@@ -247,6 +246,8 @@ class BackendTls:
             fix = "Create it, with the authority's certificate under that key, as PEM."
             return Problem(ref, f"{path}.name", "InvalidCACertificateRef", what, fix)
         text = content.find("ca.crt")
+        from nexus_core.certificates import authorities
+
         fault = "has no key ca.crt" if text is None else authorities.fault_of(text)
         if text is None or fault:
             what = f'ConfigMap "{item.name}" {fault}.'
