@@ -87,6 +87,8 @@ def _build_upstream(
         tls = said
         mirror = mirror_of_port(ref.namespace, wanted.name, port, meta)
         upstreams.services[f"{ref.namespace}/{ref.name}"] = (ref.namespace, wanted.name, wanted.port)
+        if tls is not None:
+            upstreams.pinned.add(f"{ref.namespace}/{ref.name}")
         upstreams.mirrors.setdefault(mirror.consul_service, mirror)
         endpoints = Discovered(mirror.consul_service)
     elif spec.workload is not None:

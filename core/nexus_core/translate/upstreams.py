@@ -54,7 +54,7 @@ class Upstreams:
     """by_id: upstreams found so far. mirrors: by name in the registry. kept: ids of last good versions.
 
     secured: BackendTLSPolicies. persistence: what makes an upstream another one than its Service's, by id. services: the Kubernetes
-    Service and port that is behind a NexusService's upstream, by id.
+    Service and port that is behind a NexusService's upstream, by id. pinned: ids of those whose TLS a BackendTLSPolicy says.
     """
 
     world: World
@@ -65,6 +65,7 @@ class Upstreams:
     kept: set[str] = field(default_factory=set)
     persistence: dict[str, Persistence] = field(default_factory=dict)
     services: dict[str, tuple[str, str, int]] = field(default_factory=dict)
+    pinned: set[str] = field(default_factory=set)
 
     def kubernetes_service(self, namespace: str, name: str, port: int, caller: Caller = "http") -> Upstream | Refused:
         """Return the upstream of a Kubernetes Service's port, made when first asked for; or why there is none."""
@@ -91,7 +92,9 @@ class Upstreams:
             tls = self.secured.find(namespace, name, port.name)
         if isinstance(tls, Refused):
             return tls
-        if tls is None and protocol in ("http", "h2") and APP_PROTOCOLS.get(port.app_protocol.lower(), ("", False))[1]:
+        if tls is not None:
+            self.pinned.add(upstream_id)
+        elif protocol in ("http", "h2") and APP_PROTOCOLS.get(port.app_protocol.lower(), ("", False))[1]:
             # Encrypted, it says, and by whom it is vouched for nobody says: so by the system's authorities, never in clear.
             tls = UpstreamTls()
         mirror = mirror_of_port(namespace, name, port)
@@ -130,19 +133,23 @@ class Upstreams:
     def _alike(self, upstream_id: str, variant: str) -> None:
         if upstream_id in self.kept:
             self.kept.add(variant)
+        if upstream_id in self.pinned:
+            self.pinned.add(variant)
         if upstream_id in self.services:
             self.services[variant] = self.services[upstream_id]
 
     def settled(self, upstream: Upstream) -> Upstream:
         """Return an upstream that policies were merged into, with what makes it the upstream it is, whatever they say: how its
-        clients are kept, and the TLS of its Service's BackendTLSPolicy or `appProtocol`.
+        clients are kept, the TLS of its Service's BackendTLSPolicy, and that its `appProtocol` asks for TLS.
         """
         wished = self.persistence.get(upstream.id)
         if wished is not None:
             balancing = msgspec.structs.replace(upstream.balancing, persistence=wished)
             upstream = msgspec.structs.replace(upstream, balancing=balancing)
         tls = self.by_id[upstream.id].tls
-        return upstream if tls is None or upstream.id in self.kept else msgspec.structs.replace(upstream, tls=tls)
+        if upstream.id in self.pinned or (upstream.tls is None and tls is not None and upstream.id not in self.kept):
+            upstream = msgspec.structs.replace(upstream, tls=tls)
+        return upstream
 
     def uses(self, routes: Iterable[Route]) -> Iterator[tuple[tuple[str, str, int], str]]:
         """Yield the Kubernetes Services behind NexusServices that routes lead to, each with a listener of such a route."""
