@@ -58,11 +58,11 @@ class Echo(grpc.GenericRpcHandler):
             )
         await context.send_initial_metadata((("x-first", "1"), ("x-first-bin", b"\x01\x02")))
         context.set_trailing_metadata((("x-last", "2"), ("x-last-bin", b"\xfe\x00")))
-        return message[::-1]
+        return message if "x-same" in metadata else message[::-1]
 
     async def collect(self, messages: AsyncIterator[bytes], context: Any) -> bytes:
-        await self._begin(context)
-        return b",".join([message async for message in messages])
+        metadata = await self._begin(context)
+        return metadata.get("x-join", ",").encode().join([message async for message in messages])
 
     async def spread(self, message: bytes, context: Any) -> AsyncIterator[bytes]:
         metadata = await self._begin(context)

@@ -13,7 +13,7 @@ import pytest
 from nexus_core.snapshot import Timeouts
 from nexus_gateway.testing import Harness, route, rule, simple, snapshot, until, upstream
 
-from .grpc_peers import Client, Echo, Service
+from tests.integration.gateway.grpc_peers import Client, Echo, Service
 
 Start = Callable[..., Awaitable[Client]]
 
