@@ -203,13 +203,8 @@ class Installation:
             (directory / f"{kind}.yaml").write_text(text)
         for daemon in self.cluster.daemons:
             (directory / f"daemon-{daemon}.log").write_text(self.cluster.log(daemon, 2000))
-        for pod in self.pods():
-            meta = pod["metadata"]
-            try:
-                text = self.cluster.kubectl("logs", meta["name"], "-n", meta["namespace"], "--all-containers")
-            except CommandError as err:
-                text = str(err)
-            (directory / f"{meta['namespace']}_{meta['name']}.log").write_text(text)
+        # Of pods that have ended too: a test takes its Gateway with it.
+        shutil.copytree(self.cluster.where.pod_logs, directory / "pod-logs", dirs_exist_ok=True)
 
 
 def _created(pod: dict[str, Any]) -> float:
