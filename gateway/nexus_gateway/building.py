@@ -49,18 +49,21 @@ def build_sealer(settings: GatewaySettings) -> Sealer:
 
     Raises `SettingInvalid`.
     """
-    if not settings.seal_key:
-        return process_sealer()
+    return Sealer(_seal_key(settings)) if settings.seal_key else process_sealer()
+
+
+def _seal_key(settings: GatewaySettings) -> bytes:
     try:
-        return Sealer(parse_key(settings.seal_key))
+        return parse_key(settings.seal_key)
     except SealError as error:
         raise SettingInvalid(f"NEXUS_SEAL_KEY cannot be used. {error}") from error
 
 
 def build_source(settings: GatewaySettings, manifests: Path | None) -> SnapshotSource:
-    """Return the file source for a directory of manifests, else the Consul source. Raises `NothingToServe`."""
+    """Return the file source for a directory of manifests, else the Consul source. Raises `NothingToServe`, `SettingInvalid`."""
     if manifests is not None:
-        return FileSource(manifests, RemoteWorkshop(settings.plugin_cache.parent / "indexes"))
+        key = _seal_key(settings) if settings.seal_key else b""
+        return FileSource(manifests, RemoteWorkshop(settings.plugin_cache.parent / "indexes", seal_key=key))
     if settings.consul_url:
         # Where it is needed, as below: its client takes 7 MB.
         from nexus_gateway.edge.sources.consul import ConsulSource

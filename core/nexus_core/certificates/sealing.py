@@ -58,11 +58,16 @@ class Sealer:
 
 
 @functools.cache
+def process_key() -> bytes:
+    """Return a key that this process made for itself: nobody else has it but whom it is told. It never changes, so that equal worlds
+    give equal text."""
+    return AESGCM.generate_key(bit_length=8 * KEY_BYTES)
+
+
+@functools.cache
 def process_sealer() -> Sealer:
-    """Return a sealer whose key this process made for itself and nobody else has: for worlds that are translated and served, or only
-    looked at, by one process. The key never changes, so that equal worlds give equal text.
-    """
-    return Sealer(AESGCM.generate_key(bit_length=8 * KEY_BYTES))
+    """Return a sealer with that key: for worlds that are translated and served, or only looked at, by one process."""
+    return Sealer(process_key())
 
 
 def parse_key(text: str) -> bytes:

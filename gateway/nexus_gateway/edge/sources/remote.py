@@ -12,6 +12,7 @@ import logging
 from pathlib import Path
 
 import msgspec
+from nexus_core.certificates.sealing import process_key
 from nexus_core.snapshot import Snapshot, wire
 
 from nexus_gateway.edge.asides import Aside, AsideGone
@@ -26,10 +27,13 @@ LINGER_S = 20.0
 class RemoteWorkshop:
     """The `Maker` beside this process."""
 
-    def __init__(self, cache: Path, *, class_name: str = DEFAULT_CLASS, linger_s: float = LINGER_S) -> None:
-        """cache: directory for fetched marketplace indexes."""
+    def __init__(
+        self, cache: Path, *, class_name: str = DEFAULT_CLASS, linger_s: float = LINGER_S, seal_key: bytes = b""
+    ) -> None:
+        """cache: directory for fetched marketplace indexes. seal_key: of private keys in the Snapshot; empty takes this process's."""
         self.aside = Aside("nexus_gateway.edge.sources.translating", class_name, str(cache))
         self._linger_s = linger_s
+        self._seal_key = seal_key or process_key()
         self._snapshot: Snapshot | None = None
         self._digest = ""
         self._texts: dict[str, bytes] = {}
@@ -60,6 +64,7 @@ class RemoteWorkshop:
         ask = Ask(found, self._digest)
         if fresh:
             ask.texts = self._texts
+            ask.seal_key = self._seal_key
             if self._snapshot is not None:
                 encoded = wire.encode(self._snapshot)
                 ask.previous = (wire.manifest_bytes(encoded, 1), dict(encoded.chunks))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+from nexus_core.certificates.sealing import Sealer
 from nexus_core.snapshot import Snapshot, wire
 
 from nexus_gateway.edge import asides
@@ -71,7 +72,11 @@ class Service:
         if self._workshop is None:
             self._texts = Packed(ask.texts)
             self._workshop = Workshop(
-                self._cache, class_name=self._class_name, previous=_previous(ask), texts=self._texts
+                self._cache,
+                class_name=self._class_name,
+                previous=_previous(ask),
+                texts=self._texts,
+                sealer=Sealer(ask.seal_key),
             )
         made = self._runner.run(self._workshop.make(ask.found))
         manifest, chunks = b"", dict[str, bytes]()

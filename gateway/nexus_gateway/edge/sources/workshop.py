@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from nexus_core.certificates.sealing import Sealer
 from nexus_core.model import load
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem, sort_problems
@@ -31,12 +32,15 @@ class Workshop:
         class_name: str = DEFAULT_CLASS,
         previous: Snapshot | None = None,
         texts: Texts | None = None,
+        sealer: Sealer | None = None,
     ) -> None:
         """cache: directory for fetched marketplace indexes. previous: the Snapshot that broken objects keep their last good
-        version from. texts: asked for files that are broken and that this workshop has not seen whole."""
+        version from. texts: asked for files that are broken and that this workshop has not seen whole.
+        sealer: of private keys; None takes this process's."""
         self._indexes = Indexes(cache)
         self._class_name = class_name
         self._texts = texts or NoTexts()
+        self._sealer = sealer
         self._read: dict[str, tuple[Stamp, tuple[Resource, ...]]] = {}
         self._snapshot = previous
         self._digest = ""
@@ -47,7 +51,12 @@ class Workshop:
         marketplaces = [each for each in resources if each.ref.kind == "NexusMarketplace"]
         indexes, unavailable = await self._indexes.read(marketplaces)
         translation = await asyncio.to_thread(
-            translate, resources, previous=self._snapshot, indexes=indexes, class_name=self._class_name
+            translate,
+            resources,
+            previous=self._snapshot,
+            indexes=indexes,
+            class_name=self._class_name,
+            sealer=self._sealer,
         )
         if translation.snapshot != self._snapshot or not self._digest:
             self._snapshot = translation.snapshot
