@@ -70,6 +70,90 @@ def parsing() -> Iterator[Probe]:
     yield Probe("chunk of 4 KiB, checked", "scanner.take(chunk)", {"scanner": ChunkScanner(), "chunk": chunk})
 
 
+class _Nowhere:
+    """Stands in for a transport."""
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+
+def http2() -> Iterator[Probe]:
+    """All of HTTP/2 that a request costs, frames in to frames out, without sockets, TLS and what is between request and response."""
+    import asyncio
+
+    import hpack
+    from nexus_wire.clock import Clock
+    from nexus_wire.h2server import Http2
+    from nexus_wire.http1 import RequestParser
+    from nexus_wire.http2 import frames
+    from nexus_wire.server import ServerOptions
+
+    at_once, body = 32, bytes(107)
+    lines = b"server: nginx\r\ndate: Sat, 21 Nov 2026 10:00:00 GMT\r\ncontent-type: application/json\r\ncontent-length: 107\r\n"
+
+    def answer(stream: Any) -> None:
+        stream.respond(b"HTTP/1.1 200 OK\r\n", lines, len(body), body, True)
+
+    def requests(of: Callable[[int], list[tuple[str, str]]], count: int) -> tuple[bytes, list[bytes]]:
+        encoder = hpack.Encoder()
+        first = frames.headers(1, encoder.encode(of(0)), 16384, end=True)
+        turns = [
+            b"".join(
+                frames.headers(3 + 2 * at, encoder.encode(of(at_once * turn + at)), 16384, end=True)
+                for at in range(at_once)
+            )
+            for turn in range(count)
+        ]
+        return first, turns
+
+    def same(number: int) -> list[tuple[str, str]]:
+        return [(":method", "GET"), (":scheme", "https"), (":path", "/api/orders/12345"), (":authority", "shop.example"),
+                ("user-agent", "h2load nghttp2/1.52.0"), ("accept", "*/*")]  # fmt: skip
+
+    def other(number: int) -> list[Any]:
+        head = same(number)
+        return [*head[:2], hpack.NeverIndexedHeaderTuple(":path", f"/api/orders/{number}"), *head[3:]]
+
+    def new(number: int) -> list[tuple[str, str]]:
+        return [
+            *same(number),
+            ("x-session", f"{number * 7919:032x}"),
+            ("traceparent", f"00-{number:032x}-{number:016x}-01"),
+        ]
+
+    for what, of, count in (
+        ("request and response, known", same, 1), ("the same, path unknown", other, 100), ("the same, path and two headers", new, 100),
+    ):  # fmt: skip
+        loop = asyncio.new_event_loop()
+        clock = Clock(loop)
+        clock.stop()
+        loop.close()
+        parser = RequestParser(aside=(b"traceparent", b"x-request-id", b"x-forwarded-for"))
+        options = ServerOptions(parser, clock, answer, lambda *_: b"", lambda _: True, lambda _: None)
+        options.http2 = Http2(parser)
+        first, turns = requests(of, count)
+
+        def begin(options: Any = options, first: bytes = first) -> Any:
+            connection = options.connection("h2")
+            connection.connection_made(_Nowhere())
+            connection.data_received(frames.PREFACE + frames.settings({}) + first)
+            return connection
+
+        # The client's table goes on from turn to turn, so a connection begins where its turns do.
+        statement = (
+            "connection = begin()\n"
+            "for turn in turns:\n"
+            "    parser.lines.clear(); connection._last = 1; connection.window = 1 << 30; connection.data_received(turn)"
+        )
+        if count == 1:
+            statement = "connection._last = 1; connection.window = 1 << 30; connection.data_received(turns[0])"
+        names = {"begin": begin, "turns": turns, "parser": parser, "connection": begin()}
+        yield Probe(what, statement, names, at_once * count)
+
+
 def routing() -> Iterator[Probe]:
     """Look-ups among 5,000 routes."""
     from nexus_core.match.router import Router
@@ -193,6 +277,7 @@ def telemetry() -> Iterator[Probe]:
 
 GROUPS: Mapping[str, Callable[[], Iterator[Probe]]] = {
     "parsing": parsing,
+    "http2": http2,
     "routing": routing,
     "balancing": balancing,
     "resilience": resilience,
