@@ -98,23 +98,24 @@ class ClientValidation:
             fix = f'Create a ReferenceGrant in "{namespace}", or use a {ref.kind} of "{gateway.namespace}".'
             return "", Problem(gateway, f"{path}.namespace", "RefNotPermitted", what, fix), False
         resource = self._world.find(ref.kind, namespace, ref.name)
-        fault, pem = "does not exist", ""
+        # Without that key it is as if it were not there: the operator keeps of ConfigMaps no others.
+        fault, pem, is_there = "does not exist, or has no ca.crt", "", False
         if resource is not None:
-            fault, pem = _read_bundle(resource.spec)
+            fault, pem, is_there = _read_bundle(resource.spec)
         if not fault:
             return pem, None, False
         what = f'{ref.kind} "{ref.name}" in namespace "{namespace}" {fault}.'
         fix = "Put the authorities' certificates, in PEM, under its key ca.crt."
-        return "", Problem(gateway, f"{path}.name", "InvalidCACertificateRef", what, fix), resource is not None
+        return "", Problem(gateway, f"{path}.name", "InvalidCACertificateRef", what, fix), is_there
 
 
-def _read_bundle(content: object) -> tuple[str, str]:
-    """Return what is wrong with a ConfigMap or Secret, as the end of a sentence, and its authorities."""
+def _read_bundle(content: object) -> tuple[str, str, bool]:
+    """Return what is wrong with a ConfigMap or Secret, as the end of a sentence, its authorities, and whether it is meant to have some."""
     if not isinstance(content, kubernetes.SecretContent | kubernetes.ConfigMapContent):
-        return "is broken", ""
+        return "is broken", "", True
     text = content.find("ca.crt")
     if text is None:
-        return "has no ca.crt", ""
+        return "has no ca.crt", "", False
     from nexus_core.certificates import authorities
 
-    return authorities.fault_of(text), authorities.normal_form(text)
+    return authorities.fault_of(text), authorities.normal_form(text), True

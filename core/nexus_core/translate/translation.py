@@ -154,7 +154,7 @@ class ClassStatus:
 class ServiceStatus:
     """A NexusService. upstream: `Upstream.id`, empty when it is not in the Snapshot. registry: its name in discovery,
     empty for fixed addresses. listeners: ids its `expose` attached to. hostnames, path: where clients reach it; an
-    empty path means it is not exposed.
+    empty path means it is not exposed. secure: all of the listeners are of HTTPS.
     """
 
     ref: ObjectRef
@@ -165,13 +165,15 @@ class ServiceStatus:
     hostnames: tuple[str, ...] = ()
     path: str = ""
     quarantined: bool = False
+    secure: bool = False
 
     def url(self, base: str = "") -> str:
         """Return where clients reach it: the first host name's URL, or the path below `base`; empty when not exposed."""
         host = next((h for h in self.hostnames if not h.startswith("*.")), "")
         if not self.path:
             return ""
-        return f"http://{host}{self.path}" if host else f"{base.rstrip('/')}{self.path}"
+        scheme = "https" if self.secure else "http"
+        return f"{scheme}://{host}{self.path}" if host else f"{base.rstrip('/')}{self.path}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ def translate(
         gateways=tuple(replace(s, listeners=_counted(s.listeners, attached)) for s in opened.statuses),
         listener_sets=tuple(replace(s, listeners=_counted(s.listeners, attached)) for s in opened.sets),
         classes=tuple(opened.classes),
-        services=_service_statuses(served, routes),
+        services=_service_statuses(served, routes, by_id),
         plugins=tuple(sorted(installed.statuses.values(), key=lambda status: status.ref)),
         policies=tuple(merging.statuses),
         policies_tls=tuple(secured.statuses(routed.uses)),
@@ -193,10 +193,14 @@ def _route_statuses(routed: Routes, routes: Iterable[Route | StreamRoute]) -> tu
     found = []
     for status in routed.statuses:
         left = by_id.get(status.route, frozenset())
-        parents = tuple(
-            replace(parent, listeners=tuple(i for i in parent.listeners if i in left)) for parent in status.parents
-        )
-        found.append(replace(status, parents=parents, quarantined=status.quarantined and bool(left)))
+        if any(not left.issuperset(parent.listeners) for parent in status.parents):
+            parents = tuple(
+                replace(parent, listeners=tuple(i for i in parent.listeners if i in left)) for parent in status.parents
+            )
+            status = replace(status, parents=parents)
+        if status.quarantined and not left:
+            status = replace(status, quarantined=False)
+        found.append(status)
     return tuple(found)
 
 
@@ -209,14 +213,17 @@ def _counted(listeners: Iterable[ListenerStatus], attached: Counter[str]) -> tup
     return tuple(replace(listener, attached_routes=attached[listener.id]) for listener in listeners)
 
 
-def _service_statuses(served: services.Services, routes: list[Route]) -> tuple[ServiceStatus, ...]:
+def _service_statuses(
+    served: services.Services, routes: list[Route], opened: Mapping[str, gateways.OpenListener]
+) -> tuple[ServiceStatus, ...]:
     by_source = {route.source: route for route in routes}
     found = []
     for ref, status in sorted(served.statuses.items()):
         route = by_source.get(str(ref))
         if route is not None:
             path = route.rules[0].matches[0].path
-            status = replace(status, listeners=route.listeners, hostnames=route.hostnames, path=path)
+            secure = all(opened[i].listener.protocol == "HTTPS" for i in route.listeners)
+            status = replace(status, listeners=route.listeners, hostnames=route.hostnames, path=path, secure=secure)
         found.append(status)
     return tuple(found)
 
