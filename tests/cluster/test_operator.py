@@ -198,6 +198,15 @@ def left(bed: Cluster) -> list[dict[str, Any]]:
     return [{k: v for k, v in obj["metadata"].items() if k != "managedFields"} for obj in found]
 
 
+def made_for(bed: Cluster, gateway: str, namespace: str) -> set[str]:
+    """Plural kinds of what is there of a Gateway's data plane."""
+    found: set[str] = set()
+    for kind in ("deployments", "services", "secrets", "serviceaccounts", "poddisruptionbudgets"):
+        if any(obj["metadata"]["name"] == f"{gateway}-nexus" for obj in bed.find(kind, namespace)):
+            found.add(kind)
+    return found
+
+
 def web(name: str = "web", replicas: int = 1, **spec: Any) -> dict[str, Any]:
     """A NexusService that runs webpod.py."""
     env = [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]
@@ -266,6 +275,8 @@ def test_kinds_installed_later_are_found(bed: Cluster, operator: subprocess.Pope
     """Without the Gateway API the operator works; once it is installed, its objects are served without a restart."""
     bed.apply(web(expose={"path": "/web"}))
     wait_condition(bed, "web", "Ready", "True")
+    stand_in = ("deployments", "services", "secrets", "serviceaccounts")
+    eventually(bed, lambda: made_for(bed, "default", "default") == set(stand_in), "a data plane stands in for a Gateway")
     bed.install_gateway_api()
     bed.apply(
         [
@@ -298,6 +309,7 @@ def test_kinds_installed_later_are_found(bed: Cluster, operator: subprocess.Pope
     found = bed.get("gateway", "main", NS)["status"]
     assert found["addresses"] == [{"type": "IPAddress", "value": bed.loadbalancer_ip("main-nexus", NS)}]
     assert found["listeners"][0]["attachedRoutes"] == 1
+    eventually(bed, lambda: not made_for(bed, "default", "default"), "nothing stands in for a Gateway any more")
     bed.kubectl("delete", "gateway", "main", "-n", NS)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from nexus_core.model.gateway_parameters import NexusGatewayParametersSpec
@@ -23,11 +23,19 @@ DEFAULT_ID = f"{DEFAULT_GATEWAY.namespace}/{DEFAULT_GATEWAY.name}"
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """planes: what is to run, by `<namespace>/<name>` of the Gateway. owners, children: what stays as it is, see `Kept`."""
+    """planes: what is to run, by `<namespace>/<name>` of the Gateway. standing: those of Gateways that cannot be used now, which run on
+    as they are, if they ever were made. owners, children: what stays as it is, see `Kept`.
+    """
 
     planes: Mapping[str, DataPlane]
+    standing: Mapping[str, DataPlane] = field(default_factory=dict)
     owners: frozenset[str] = frozenset()
     children: frozenset[ChildKey] = frozenset()
+
+    @property
+    def all(self) -> Mapping[str, DataPlane]:
+        """Both, by the Gateway."""
+        return {**self.standing, **self.planes}
 
 
 def plan_data_planes(
@@ -44,16 +52,15 @@ def plan_data_planes(
     default_parameters: names its parameters.
     """
     planes: dict[str, DataPlane] = {}
+    standing: dict[str, DataPlane] = {}
     owners: set[str] = set()
     children: set[ChildKey] = set()
     for status in translation.gateways:
         obj = inventory.get(GATEWAY.kind, status.ref.namespace, status.ref.name)
         if obj is None or obj["metadata"].get("deletionTimestamp"):
             continue
-        if status.quarantined or not status.infrastructure.usable:
-            owners.add(str(obj["metadata"].get("uid")))
-            continue
-        ports = open_ports(translation.snapshot, f"{status.ref.namespace}/{status.ref.name}")
+        name = f"{status.ref.namespace}/{status.ref.name}"
+        ports = open_ports(translation.snapshot, name)
         plane = DataPlane(
             gateway=status.ref,
             namespace=status.ref.namespace,
@@ -61,7 +68,11 @@ def plan_data_planes(
             owner=owner_reference(GATEWAY, obj),
             class_name=str((obj.get("spec") or {}).get("gatewayClassName") or ""),
         )
-        planes[f"{status.ref.namespace}/{status.ref.name}"] = plane
+        if status.quarantined or not status.infrastructure.usable:
+            standing[name] = plane
+            owners.add(str(obj["metadata"].get("uid")))
+            continue
+        planes[name] = plane
         if not ports:
             # A Service without ports does not exist, and one that was deleted loses its address: it waits for the next port.
             children.add((SERVICE.kind, plane.namespace, name_of(plane.gateway.name)))
@@ -70,7 +81,7 @@ def plan_data_planes(
     )
     if default is not None:
         planes[DEFAULT_ID] = default
-    return Planned(planes, frozenset(owners), frozenset(children))
+    return Planned(planes, standing, frozenset(owners), frozenset(children))
 
 
 def _default(
@@ -120,12 +131,4 @@ def owner_reference(kind: Kind, obj: Object) -> dict[str, Any]:
         "uid": obj["metadata"]["uid"],
         "controller": True,
         "blockOwnerDeletion": True,
-    }
-
-
-def services_of(planned: Iterable[DataPlane]) -> dict[str, Key]:
-    """Return (namespace, name) of each data plane's Service, by `<namespace>/<name>` of the Gateway."""
-    return {
-        f"{plane.gateway.namespace}/{plane.gateway.name}": (plane.namespace, name_of(plane.gateway.name))
-        for plane in planned
     }

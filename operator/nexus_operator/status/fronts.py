@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from nexus_operator.children.gateways import Planned, services_of
+from nexus_operator.children.dataplanes import name_of
+from nexus_operator.children.gateways import Planned
 from nexus_operator.publication.fleets import Replica
 from nexus_operator.status.view import Front
 from nexus_operator.world.addresses import addresses_of
@@ -15,7 +16,8 @@ from nexus_operator.world.kinds import GATEWAY_NAME, POD, SERVICE
 def fronts_of(inventory: Inventory, planned: Planned, slices: Mapping[Key, Iterable[Object]]) -> dict[str, Front]:
     """Return what stands before each data plane, by `<namespace>/<name>` of its Gateway. slices: by Service."""
     fronts: dict[str, Front] = {}
-    for gateway, key in services_of(planned.planes.values()).items():
+    for gateway, plane in planned.all.items():
+        key = (plane.namespace, name_of(plane.gateway.name))
         service = inventory.get(SERVICE.kind, *key)
         fronts[gateway] = Front(service is not None, addresses_of(service), _ready(slices.get(key, ())))
     return fronts
@@ -34,7 +36,7 @@ def _ready(slices: Iterable[Object]) -> int:
 
 def replicas_of(inventory: Inventory, planned: Planned) -> dict[str, Replica]:
     """Return the pods of all data planes, by name."""
-    gateways = {(plane.namespace, label): name for name, plane in planned.planes.items() for label in (plane.label,)}
+    gateways = {(plane.namespace, plane.label): name for name, plane in planned.all.items()}
     found: dict[str, Replica] = {}
     for pod in inventory.all(POD.kind):
         meta = pod["metadata"]
