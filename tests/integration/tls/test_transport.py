@@ -17,7 +17,7 @@ import pytest
 from nexus_gateway.edge.tls.store import Certificates
 from nexus_gateway.testing import until
 from nexus_wire.clock import Clock
-from nexus_wire.server import ServerConnection
+from nexus_wire.server import AnyConnection
 from nexus_wire.testing import App, Served
 from nexus_wire.tls import Failure, TlsListener, TlsTransport
 
@@ -82,9 +82,9 @@ async def serve(tmp_path: Path, authority: Any) -> AsyncIterator[Serve]:
     async def begin(*, handshake_s: float = 5.0, max_handshakes: int = 0, **options: Any) -> Service:
         app = App(clock, **options)
 
-        def make(protocol: str | None) -> ServerConnection:
+        def make(protocol: str | None) -> AnyConnection:
             service.protocols.append(protocol)
-            return ServerConnection(app.options)
+            return app.options.connection(protocol)
 
         def accept() -> TlsTransport:
             service.transports.append(listener())
@@ -601,7 +601,10 @@ async def test_what_the_application_does_not_want_stays_with_the_client(serve: S
 # ---- what is agreed
 
 
-@pytest.mark.parametrize(("offered", "chosen"), [(["h2", "http/1.1"], "http/1.1"), (["spdy/1"], None), ([], None)])
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [(["http/1.1", "h2"], "h2"), (["http/1.1"], "http/1.1"), (["spdy/1"], None), ([], None)],
+)
 async def test_the_factory_is_told_what_was_agreed(serve: Serve, offered: list[str], chosen: str | None) -> None:
     service = await serve()
     context = service.client()
