@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from nexus_core.model import gateway_api
@@ -116,7 +116,7 @@ class RouteBuilder(ABC, Generic[Item, RulesT]):
         attach = self.around.parents.attach
         attached = [attach(self.ref, self.route_id, named, names, self.problems) for named in ours]
         kept = self._serve(attached, names, rules)
-        unresolved = next((p for p in sorted(self.problems) if p.reason in UNRESOLVED), None)
+        unresolved = min((p for p in self.problems if p.reason in UNRESOLVED), default=None)
         resolved = Verdict(False, unresolved.reason, f"{unresolved.what} {unresolved.fix}") if unresolved else RESOLVED
         parents = tuple(
             ParentStatus(
@@ -193,8 +193,10 @@ class RouteBuilder(ABC, Generic[Item, RulesT]):
     def _finish(self, parents: tuple[ParentStatus, ...], *, quarantined: bool) -> None:
         found = self.around.found
         found.problems.extend(self.problems)
-        status = RouteStatus(self.ref, self.resource.generation, self.route_id, parents, quarantined)
-        found.statuses.append(replace(status, remarks=unread.remark_of(self.problems)))
+        remarks = unread.remark_of(self.problems) if self.problems else ()
+        found.statuses.append(
+            RouteStatus(self.ref, self.resource.generation, self.route_id, parents, quarantined, remarks)
+        )
 
     def refuse(self, path: str, reason: str, what: str, fix: str) -> None:
         """Say what is wrong at a path."""
