@@ -44,7 +44,8 @@ tour: install ## walk the journey against what `make run` or a cluster runs (NEX
 .PHONY: test test-all conformance h2spec lint test-fast format
 test: dev system components lint ## every test: units, real components, the cluster, the browser
 	@$(BIN)/python -m pytest
-test-all: test conformance ## every test, and the whole conformance suite of the Gateway API
+test-all: test conformance ## every test, the whole conformance suite of the Gateway API, and 3,000 routes each found once it is Ready
+	@NEXUS_ROUTES_IN_A_ROW=3000 $(BIN)/python -m pytest tests/cluster/test_data_planes.py -k found_by_the_next_request
 conformance: dev system components ## the Gateway API's conformance suite, every profile on both channels; writes docs/conformance
 	@$(BIN)/python tests/conformance/gateway_api/run.py --channel experimental --write
 	@$(BIN)/python tests/conformance/gateway_api/run.py --channel standard --write
