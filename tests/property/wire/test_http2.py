@@ -46,7 +46,6 @@ def test_garbage_is_read_as_another_decoder_reads_it_or_ends_the_connection(bloc
             found = ours.decode(block)
         except ConnectionBroken:
             return
-        # What is taken is never read otherwise; it takes more than we do (sizes behind fields, for one).
         assert [tuple(each) for each in theirs.decode(block, raw=True)] == found
 
 
