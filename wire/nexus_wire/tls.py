@@ -315,8 +315,12 @@ class TlsTransport(asyncio.Protocol):
                 self._fail(Failure.RECORD, "it asks without reading the answers")
 
     def _end(self) -> None:
-        """The client has said that it sends no more: it has left, as one that closes a plain connection."""
-        self._app.eof_received()
+        """The client has said that it sends no more. It has left, as one that closes a plain connection, unless the application
+        has more to say, which it tells as to a plain transport: by returning true."""
+        if self._app.eof_received() and self._state == _OPEN:
+            # Whatever it sends after its own end is nobody's; unread, it costs no memory.
+            self._raw.pause_reading()
+            return
         if self._state == _OPEN:
             self._say_goodbye()
         if self._state < _CLOSING:

@@ -127,6 +127,45 @@ async def test_a_connection_whose_tls_ends_here(lab: Lab, serve: Serve, authorit
     server.close()
 
 
+async def test_a_client_that_ends_its_direction_of_tls_still_gets_the_answer(
+    lab: Lab, serve: Serve, authority: Any, tmp_path: Path
+) -> None:
+    async def counts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.read()
+        writer.write(b"%d bytes" % len(asked))
+        writer.close()
+
+    one = upstream("counts", await serve(counts))
+    lab.swap([route("counts", one)], [one])
+    listener = TlsListener(
+        server_context(authority, tmp_path, "shop.example"),
+        lab.clock,
+        lambda protocol: TcpConnection(lab.streams, lab.plans.connection((LISTENER,)), LISTENER),
+        lambda failure, peer, words: None,
+    )
+    server = await asyncio.get_running_loop().create_server(listener, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context(authority).wrap_bio(incoming, outgoing, server_hostname="shop.example")
+
+    async def until_done(step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                incoming.write(await reader.read(65536))
+
+    await until_done(client.do_handshake)
+    client.write(b"x" * 1000)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.unwrap()
+    writer.write(outgoing.read())
+    assert await until_done(lambda: client.read(100)) == b"1000 bytes"
+    writer.transport.abort()
+    server.close()
+
+
 def listeners(tcp: int, udp: int) -> tuple[Listener, ...]:
     return (
         Listener("default/nexus/pass", "Gateway default/nexus", 443, "", "TLS", ListenerTls("passthrough")),
