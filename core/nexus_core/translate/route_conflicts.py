@@ -16,13 +16,14 @@ from nexus_core.translate.route_builders import Routes
 from nexus_core.translate.translation import RouteStatus, Verdict
 
 
-class _Holders:
+class Holders:
     """Who has which host names of one listener, of one kind of route."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, ObjectRef] = {}
 
     def add(self, ref: ObjectRef, route: Route) -> None:
+        """Give the route's host names to it; those that are taken stay with theirs."""
         for name in route.hostnames or ("",):
             self._by_name.setdefault(name, ref)
 
@@ -44,7 +45,7 @@ def settle(found: Routes) -> None:
     """Take routes off listeners on which a route of the other kind has their host names. Changes `found`."""
     lost: dict[ObjectRef, dict[str, ObjectRef]] = {}
     for listener, here in _contested(found.routes).items():
-        holders = {"HTTPRoute": _Holders(), "GRPCRoute": _Holders()}
+        holders = {"HTTPRoute": Holders(), "GRPCRoute": Holders()}
         for ref, route in sorted(here, key=lambda pair: _precedence(*pair)):
             winner = holders["GRPCRoute" if ref.kind == "HTTPRoute" else "HTTPRoute"].find(route)
             if winner is None:
