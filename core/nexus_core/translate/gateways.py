@@ -21,7 +21,8 @@ from nexus_core.translate.client_validation import ClientValidation
 from nexus_core.translate.features import KINDS_OF_PROTOCOL
 from nexus_core.translate.infrastructure import Found, Infrastructures
 from nexus_core.translate.listener_conflicts import Claims, overlaps
-from nexus_core.translate.listeners import ACCEPTED, RESOLVED, Draft, Judge, OpenListener
+from nexus_core.translate.listener_rules import Judge
+from nexus_core.translate.listeners import ACCEPTED, RESOLVED, Draft, OpenListener
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.references import Grants
 from nexus_core.translate.server_certificates import Certificates

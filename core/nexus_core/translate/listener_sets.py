@@ -11,7 +11,8 @@ from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import gateway_of
 from nexus_core.translate import unread
-from nexus_core.translate.listeners import ACCEPTED, Draft, Judge, selects
+from nexus_core.translate.listener_rules import Judge
+from nexus_core.translate.listeners import ACCEPTED, Draft, selects
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.translation import ListenerSetStatus, Verdict
 from nexus_core.translate.worlds import World, precedence
