@@ -252,6 +252,9 @@ async def test_requests_of_every_shape(
         assert (got.status, got.body, got.headers["content-length"]) == (200, b"sized", "5")
         got = await ask(connection, b"POST /framed", [b"one ", b"two"], sized=None, trailers=b"x-sent: yes\r\n")
         assert (got.status, got.body, got.trailers) == (200, b"one two", b"x-length: 7\r\nx-got: yes\r\n")
+        for body in (b"at once", b""):
+            got = await ask(connection, b"POST /framed", [body], sized=None, trailers=b"x-sent: yes\r\n")
+            assert (got.status, got.body, got.trailers) == (200, body, b"x-length: %d\r\nx-got: yes\r\n" % len(body))
         got = await ask(connection, b"HEAD /sized")
         assert (got.status, got.body, got.headers["content-length"]) == (200, b"", "7")
         got = await ask(connection, b"GET /204")

@@ -211,7 +211,39 @@ async def test_both_sides_talk_at_once(server: Server, connect: Connect) -> None
     assert exchange.grpc == b"0"
 
 
+async def test_heads_larger_than_a_frame_pass_both_ways(server: Server, connect: Connect) -> None:
+    server.on_call = lambda peer, call, what: (
+        peer.h2.send_headers(call.stream, [*OK, ("x-large", "r" * 40_000)], end_stream=True) if what == "end" else None
+    )
+    server.settings = {SettingCodes.MAX_HEADER_LIST_SIZE: 100_000}
+    exchange = (await connect(server.port)).exchange()
+    answer = await done(begin(exchange, b"GET / HTTP/1.1\r\nhost: x\r\nx-large: %b\r\n\r\n" % (b"s" * 40_000)))
+    assert answer.block is not None
+    assert dict(answer.block.headers)["x-large"] == "r" * 40_000
+    assert server.calls[0].header(b"x-large") == b"s" * 40_000
+
+
 # ---- windows
+
+
+async def test_a_window_that_shrinks_below_nothing_is_kept(server: Server, connect: Connect) -> None:
+    carrier = await connect(server.port)
+    peer = server.peers[0]
+    peer.auto_window = False
+    exchange = carrier.exchange()
+    answer = begin(exchange, POST % b"x" + b"content-length: 60000\r\n\r\n" + b"a" * 50_000)
+    await until(lambda: server.calls and len(server.calls[0].body) == 50_000)
+    peer.transport.write(frames.settings({frames.INITIAL_WINDOW_SIZE: 40_000}))
+    await until(lambda: carrier.stream_window == 40_000)
+    exchange.write(b"b" * 10_000)
+    await asyncio.sleep(0.02)
+    assert len(server.calls[0].body) == 50_000
+    assert exchange.blocked
+    peer.transport.write(frames.window_update(1, 10_001))
+    await until(lambda: len(server.calls[0].body) == 50_001)
+    peer.transport.write(frames.window_update(1, 10_000))
+    assert (await done(answer)).status == 200
+    assert server.calls[0].body == b"a" * 50_000 + b"b" * 10_000
 
 
 async def test_a_large_request_waits_for_the_window_and_says_so(server: Server, connect: Connect) -> None:
