@@ -5,6 +5,7 @@ Source: Gateway API, GRPCRouteSpec.hostnames. Rules of the two kinds are never m
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Route
 from nexus_core.translate import hostnames
+from nexus_core.translate.gateways import OpenListener
 from nexus_core.translate.route_builders import Routes
 from nexus_core.translate.translation import RouteStatus, Verdict
 
@@ -22,14 +24,14 @@ class Holders:
     def __init__(self) -> None:
         self._by_name: dict[str, ObjectRef] = {}
 
-    def add(self, ref: ObjectRef, route: Route) -> None:
-        """Give the route's host names to it; those that are taken stay with theirs."""
-        for name in route.hostnames or ("",):
+    def add(self, ref: ObjectRef, names: tuple[str, ...]) -> None:
+        """Give a route its host names, none standing for any; those that are taken stay with theirs."""
+        for name in names or ("",):
             self._by_name.setdefault(name, ref)
 
-    def find(self, route: Route) -> ObjectRef | None:
-        """Return who has a host name that meets one of the route's. Looks through all names for a wildcard alone."""
-        for name in route.hostnames or ("",):
+    def find(self, names: tuple[str, ...]) -> ObjectRef | None:
+        """Return who has a host name that meets one of these. Looks through all names for a wildcard alone."""
+        for name in names or ("",):
             labels = name.removeprefix("*.").split(".")
             for wide in ("", name, *(f"*.{'.'.join(labels[n:])}" for n in range(1, len(labels)))):
                 if wide in self._by_name:
@@ -41,15 +43,19 @@ class Holders:
         return None
 
 
-def settle(found: Routes) -> None:
-    """Take routes off listeners on which a route of the other kind has their host names. Changes `found`."""
+def settle(found: Routes, listeners: Iterable[OpenListener]) -> None:
+    """Take routes off listeners on which a route of the other kind has their host names. Changes `found`. listeners: all that serve."""
     lost: dict[ObjectRef, dict[str, ObjectRef]] = {}
-    for listener, here in _contested(found.routes).items():
+    contested = _contested(found.routes)
+    served = {o.listener.id: o.listener.hostname for o in listeners} if contested else {}
+    for listener, here in contested.items():
         holders = {"HTTPRoute": Holders(), "GRPCRoute": Holders()}
         for ref, route in sorted(here, key=lambda pair: _precedence(*pair)):
-            winner = holders["GRPCRoute" if ref.kind == "HTTPRoute" else "HTTPRoute"].find(route)
+            # A route has names of other listeners too.
+            names = hostnames.intersect_all((served.get(listener, ""),), route.hostnames) or ()
+            winner = holders["GRPCRoute" if ref.kind == "HTTPRoute" else "HTTPRoute"].find(names)
             if winner is None:
-                holders[ref.kind].add(ref, route)
+                holders[ref.kind].add(ref, names)
             else:
                 lost.setdefault(ref, {})[listener] = winner
     if not lost:

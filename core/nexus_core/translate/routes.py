@@ -30,6 +30,6 @@ def build_routes(world: World, last: LastGood, gateways: Gateways, upstreams: Up
     for kind, builder in BUILDERS.items():
         for resource in world.all(kind):
             builder(around, resource).build()
-    route_conflicts.settle(around.found)
+    route_conflicts.settle(around.found, gateways.listeners())
     around.found.statuses.sort(key=lambda status: status.ref)
     return around.found
