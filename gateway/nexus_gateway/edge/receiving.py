@@ -66,6 +66,9 @@ class Receiving(Trying):
             attempt.connection.finish(self.stream.trailers)
         if not self.responding:
             self._more_time()
+        elif self.backend is not None:
+            # The answer streams already, and what is silent then is neither side alone.
+            self.stream.deadline = self.proxy.clock.tick + self.backend.idle_ticks
 
     def _content(self) -> int:
         """Return how much of the body has come, or is announced by the chunk that is coming: without the chunks' framing."""

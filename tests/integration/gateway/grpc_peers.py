@@ -80,7 +80,11 @@ class Echo(grpc.GenericRpcHandler):
             self.running -= 1
 
     async def talk(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        await self._begin(context)
+        metadata = await self._begin(context)
+        if "x-quiet" in metadata:
+            await context.send_initial_metadata(())
+            yield b",".join([message async for message in messages])
+            return
         async for message in messages:
             yield message.upper()
 

@@ -184,6 +184,23 @@ async def test_the_routes_time_is_a_deadline_too(harness: Harness, service: Serv
     await client.close()
 
 
+async def test_a_stream_is_idle_only_when_both_sides_are_silent(harness: Harness, service: Service) -> None:
+    gateway = await harness.start(simple(service.port, protocol="h2", timeouts=Timeouts(idle_s=0.8)))
+    client = Client(gateway.port)
+    talking = client.talk(metadata=(("x-quiet", "1"),))
+    await talking.write(b"0")
+    await talking.initial_metadata()
+    for number in range(1, 9):
+        await asyncio.sleep(0.25)
+        await talking.write(b"%d" % number)
+    await talking.done_writing()
+    assert await talking.read() == b"0,1,2,3,4,5,6,7,8"
+    silent = client.talk(metadata=(("x-quiet", "1"),))
+    await silent.write(b"0")
+    assert (await failure(silent.read())).code() is not grpc.StatusCode.OK
+    await client.close()
+
+
 async def test_a_client_that_cancels_cancels_the_service(call: Client, echo: Echo, harness: Harness) -> None:
     unary = call.unary(b"", metadata=(("x-sleep", "20"),))
     spread = call.spread(b"", metadata=(("x-count", "1000"), ("x-sleep", "0.01")))
