@@ -80,11 +80,13 @@ cluster-down: dev ## take it down and remove every trace
 
 # ---- measuring it
 
-.PHONY: bench bench-micro profile churn
+.PHONY: bench bench-control bench-micro profile churn
 bench: dev ## the gateway beside Envoy (plain, all features), nginx, HAProxy, Caddy and aiohttp, ~20 min; QUICK=1 for 3 min
 	@scripts/debian.sh bench
 	@$(BIN)/python benchmarks/gateway/bench.py $(if $(QUICK),--quick)
 	@$(if $(QUICK),true,$(BIN)/python benchmarks/report.py)
+bench-control: components ## what the control plane costs: translation, operator memory, edit to served request, series
+	@$(BIN)/python benchmarks/control/bench.py $(if $(QUICK),--quick) $(PARTS)
 bench-micro: dev ## nanoseconds of each decision of the data path, alone
 	@$(BIN)/python benchmarks/gateway/micro.py
 profile: dev ## where the gateway's hot path spends its time: a table and a flame graph in benchmarks/results

@@ -79,6 +79,8 @@ class BackendTls:
 
     def statuses(self, uses: Mapping[Port, Iterable[ObjectRef]]) -> Iterator[BackendTlsStatus]:
         """Yield the statuses, sorted. uses: the Gateways whose routes name a Service's port."""
+        if not self._all:
+            return
         gateways: dict[Target, set[ObjectRef]] = {}
         for (namespace, service, number), found in uses.items():
             name = self._port_name(namespace, service, number)

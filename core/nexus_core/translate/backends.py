@@ -7,9 +7,9 @@ from typing import Protocol
 from nexus_core.model.kinds import GROUP
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Upstream
+from nexus_core.translate.asking import Asking
 from nexus_core.translate.backend_tls import Refused
-from nexus_core.translate.references import Grants
-from nexus_core.translate.upstreams import Caller, Upstreams
+from nexus_core.translate.upstreams import Caller
 from nexus_core.translate.worlds import World
 
 UNRESOLVED = frozenset(
@@ -47,10 +47,8 @@ class Backends:
     services: (namespace, name, port) of the Kubernetes Services that were named with leave, whether or not they work.
     """
 
-    def __init__(
-        self, world: World, upstreams: Upstreams, grants: Grants, route: ObjectRef, problems: list[Problem]
-    ) -> None:
-        self._world, self._upstreams, self._grants = world, upstreams, grants
+    def __init__(self, world: World, asking: Asking, route: ObjectRef, problems: list[Problem]) -> None:
+        self._world, self._asking = world, asking
         self._route, self._problems = route, problems
         self._caller = CALLERS[route.kind]
         self.services: set[tuple[str, str, int]] = set()
@@ -63,7 +61,7 @@ class Backends:
             what = f'A backend of kind "{backend.kind}" (group "{backend.group}") is not known.'
             fix = "Use a Service, or a NexusService with group: nexus.dev."
             return self._refuse(f"{path}.kind", "InvalidKind", what, fix)
-        if not self._grants.permit(route.kind, route.namespace, backend.group, backend.kind, namespace, backend.name):
+        if not self._asking.permit(route.kind, route.namespace, backend.group, backend.kind, namespace, backend.name):
             what = (
                 f'Namespace "{namespace}" does not permit {route.kind}s of "{route.namespace}" to use'
                 f' {backend.kind} "{backend.name}".'
@@ -76,16 +74,17 @@ class Backends:
             what = f'The reference to Service "{backend.name}" has no port.'
             return self._refuse(f"{path}.port", "InvalidSpec", what, "Set port to one of the Service's ports.")
         self.services.add((namespace, backend.name, backend.port))
-        found = self._upstreams.kubernetes_service(namespace, backend.name, backend.port, self._caller)
+        found = self._asking.kubernetes_service(namespace, backend.name, backend.port, self._caller)
         if isinstance(found, Refused):
             return self._refuse(f"{path}.name", found.reason, found.what, found.fix)
         return found.id
 
     def _nexus_service(self, namespace: str, name: str, path: str) -> str:
         upstream_id = f"{namespace}/{name}"
-        upstream = self._upstreams.by_id.get(upstream_id)
+        upstream = self._asking.upstream(upstream_id)
         if upstream is not None:
             return self._speaking(upstream, name, path)
+        self._asking.trouble()
         if self._world.find("NexusService", namespace, name) is not None:
             what = f'NexusService "{name}" in namespace "{namespace}" is broken and never worked.'
             return self._refuse(f"{path}.name", "BackendNotFound", what, "Mend it; its own conditions say how.")
@@ -99,7 +98,7 @@ class Backends:
         if self._caller == "udp":
             what = f'NexusService "{name}" takes no datagrams.'
             return self._refuse(f"{path}.kind", "UnsupportedProtocol", what, "Name a Service with a UDP port.")
-        return self._upstreams.speaking(upstream, self._caller)
+        return self._asking.speaking(upstream, self._caller)
 
     def _refuse(self, path: str, reason: str, what: str, fix: str) -> str:
         self._problems.append(Problem(self._route, path, reason, what, fix))

@@ -28,7 +28,7 @@ class RequestRouteBuilder(RouteBuilder[Route, Rules]):
 
     def __init__(self, around: Surroundings, resource: Resource) -> None:
         super().__init__(around, resource)
-        self.rule_builder = RuleBuilder(self.ref, self.backends, around.upstreams, self.problems)
+        self.rule_builder = RuleBuilder(self.ref, self.backends, around.asking, self.problems)
         self.match_builder = MatchBuilder(self.ref, self.problems)
 
     def item(self, listeners: tuple[str, ...], names: tuple[str, ...], rules: Rules) -> Route:

@@ -13,6 +13,7 @@ from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import gateway_of
 from nexus_core.translate import hostnames
+from nexus_core.translate.asking import Asking
 from nexus_core.translate.gateways import Gateways, OpenListener
 from nexus_core.translate.translation import Verdict
 from nexus_core.translate.worlds import World
@@ -44,17 +45,18 @@ class Attachment:
 class Parents:
     """The parents of all routes. An answer depends on the route's parentRefs, host names and namespace, and on the Gateways alone."""
 
-    def __init__(self, world: World, gateways: Gateways) -> None:
-        self._world, self._gateways = world, gateways
+    def __init__(self, world: World, gateways: Gateways, asking: Asking) -> None:
+        self._world, self._gateways, self._asking = world, gateways, asking
 
     def ours(self, route: ObjectRef, refs: Iterable[gateway_api.ParentRef]) -> list[Named]:
         """Return the parentRefs that name a Gateway or ListenerSet of ours, in their order."""
         found = []
+        self._asking.namespace(route.namespace)  # whose labels `attach` may look at
         for index, parent in enumerate(refs):
             if parent.group != gateway_api.GROUP or parent.kind not in KINDS:
                 continue
             ref = ObjectRef(parent.kind, parent.namespace or route.namespace, parent.name)
-            if self._gateways.listeners_of(ref) is not None:
+            if self._asking.listeners_of(ref) is not None:
                 raw = parent.model_dump(by_alias=True, exclude_unset=True)
                 found.append(Named(index, raw, parent, ref))
         return found

@@ -15,6 +15,7 @@ from nexus_core.model.plugins import NexusMarketplaceSpec, NexusPluginSpec
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import PluginInstance, Release, Route
+from nexus_core.translate.memory import Memory
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.targets import Targets
 from nexus_core.translate.translation import PluginStatus
@@ -40,15 +41,26 @@ class Plugins:
     problems: list[Problem] = field(default_factory=list)
     reaches: dict[str, _Reach] = field(default_factory=dict)
 
-    def attach(self, routes: list[Route]) -> list[Route]:
+    def attach(self, routes: list[Route], memory: Memory) -> list[Route]:
         """Return the routes with the plugins in their rules, in running order, and note in the statuses where they are."""
         order = sorted(self.instances, key=self._place)
+        said = [(plugin, self.reaches[plugin]) for plugin in order]
+        known = memory.plugins if memory.plugins_of == said else {}
+        memory.plugins, memory.plugins_of = {}, said
         by_namespace: dict[str, list[str]] = {}
         for plugin in order:
             by_namespace.setdefault(self.reaches[plugin].namespace, []).append(plugin)
         on: dict[str, set[str]] = {plugin: set() for plugin in order}
         found = []
         for route in routes:
+            before = known.get(route.id)
+            if before is not None and before[0] is route:
+                memory.plugins[route.id] = before
+                found.append(before[1])
+                for rule in before[1].rules:
+                    for plugin in rule.plugins:
+                        on[plugin].add(route.id)
+                continue
             facts = _Facts.of(route)
             # A plugin reaches routes of its own namespace, and routes of others only through its Gateway or service.
             spaces = sorted({facts.source.namespace, *(t.namespace for t in facts.gateways), *facts.backend_namespaces})
@@ -59,7 +71,11 @@ class Plugins:
                 for plugin in plugins:
                     on[plugin].add(route.id)
                 rules.append(rule if rule.plugins == plugins else msgspec.structs.replace(rule, plugins=plugins))
-            found.append(msgspec.structs.replace(route, rules=tuple(rules)))
+            done = route
+            if any(new is not rule for new, rule in zip(rules, route.rules, strict=True)):
+                done = msgspec.structs.replace(route, rules=tuple(rules))
+            memory.plugins[route.id] = (route, done)
+            found.append(done)
         for plugin, ids in on.items():
             self.statuses[plugin] = replace(self.statuses[plugin], routes=tuple(sorted(ids)))
         return found

@@ -77,6 +77,13 @@ class Policies:
             self._add(resource, targets)
         self.statuses.sort(key=lambda status: status.ref)
 
+    def said(self) -> object:
+        """Return all that policies say, to be compared: equal ones make the same of the same. None while one of them keeps what it
+        had, which depends on the Snapshot before.
+        """
+        every: tuple[Merged | Said, ...] = (*self._by_target.values(), *self._own.values())
+        return None if self._strays or any(each.frozen for each in every) else (self._by_target, self._own)
+
     def _add_own(self, resource: Resource) -> None:
         ref = resource.ref
         if not isinstance(resource.spec, NexusServiceSpec):

@@ -19,6 +19,7 @@ from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Route, StreamRoute, gateway_of
 from nexus_core.translate import hostnames, unread
+from nexus_core.translate.asking import Asking
 from nexus_core.translate.backends import UNRESOLVED, Backends
 from nexus_core.translate.gateways import Gateways
 from nexus_core.translate.parents import Attachment, Parents, is_of, readable_parents
@@ -50,14 +51,36 @@ class Routes:
     uses: dict[tuple[str, str, int], set[ObjectRef]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
+    def absorb(self, one: Routes) -> None:
+        """Take in what one route gave."""
+        self.routes.update(one.routes)
+        self.statuses += one.statuses
+        for service, gateways in one.uses.items():
+            known = self.uses.get(service)
+            if known is None:
+                self.uses[service] = set(gateways)
+            else:
+                known |= gateways
+        # Most routes have none of these.
+        if one.streams:
+            self.streams.update(one.streams)
+        if one.wishes:
+            self.wishes.update(one.wishes)
+        if one.kept:
+            self.kept |= one.kept
+        if one.problems:
+            self.problems += one.problems
+
 
 class Surroundings:
-    """What all routes are built from."""
+    """What all routes are built from. asking: what of it may differ from one world to the next. found: what the route that is being
+    built gives.
+    """
 
     def __init__(self, world: World, last: LastGood, gateways: Gateways, upstreams: Upstreams) -> None:
-        self.world, self.last, self.gateways, self.upstreams = world, last, gateways, upstreams
-        self.parents = Parents(world, gateways)
-        self.grants = Grants(world)
+        self.world, self.last, self.upstreams = world, last, upstreams
+        self.asking = Asking(world, gateways, Grants(world), upstreams)
+        self.parents = Parents(world, gateways, self.asking)
         self.found = Routes()
 
 
@@ -72,7 +95,7 @@ class RouteBuilder(ABC, Generic[Item, RulesT]):
         self.route_id = f"{self.ref.kind}/{self.ref.namespace}/{self.ref.name}"
         self.problems: list[Problem] = []
         self.wishes: dict[str, Wishes] = {}
-        self.backends = Backends(around.world, around.upstreams, around.grants, self.ref, self.problems)
+        self.backends = Backends(around.world, around.asking, self.ref, self.problems)
 
     @abstractmethod
     def rules(self, spec: Any) -> RulesT:
@@ -104,6 +127,7 @@ class RouteBuilder(ABC, Generic[Item, RulesT]):
         parent_refs: Sequence[gateway_api.ParentRef] = spec.parent_refs  # type: ignore[attr-defined]
         ours = self.around.parents.ours(self.ref, parent_refs)
         if not ours:
+            self.around.asking.trouble()
             self.around.found.problems.extend(self.around.parents.strays(self.ref, parent_refs))
             return
         names = tuple(dict.fromkeys(h.lower() for h in getattr(spec, "hostnames", ())))
@@ -150,6 +174,7 @@ class RouteBuilder(ABC, Generic[Item, RulesT]):
 
     def _keep(self, problems: list[Problem], parent_refs: Sequence[gateway_api.ParentRef]) -> None:
         """Serve the last good version of a route that is refused as a whole."""
+        self.around.asking.trouble()
         ours = self.around.parents.ours(self.ref, parent_refs)
         kept = self.last()
         if not ours and not kept:
@@ -184,6 +209,7 @@ class RouteBuilder(ABC, Generic[Item, RulesT]):
 
     def _last_resolved(self) -> Item | None:
         """The last good version, if every backend of it is still there."""
+        self.around.asking.trouble()
         for item in self.last():
             backends = list(self.upstreams_of(item))
             if backends and all(name and self.around.upstreams.keep(name) for name in backends):

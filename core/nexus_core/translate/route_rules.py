@@ -7,17 +7,17 @@ from collections.abc import Iterable, Sequence
 from nexus_core.model import gateway_api
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Cors, Match, Persistence, Redirect, Rule, WeightedBackend
+from nexus_core.translate.asking import Asking
 from nexus_core.translate.backends import Backends
 from nexus_core.translate.durations import parse_duration
 from nexus_core.translate.route_filters import FilterBuilder, hoisted
-from nexus_core.translate.upstreams import Upstreams
 
 
 class RuleBuilder:
     """Builds the rules of one route."""
 
-    def __init__(self, route: ObjectRef, backends: Backends, upstreams: Upstreams, problems: list[Problem]) -> None:
-        self._route, self._backends, self._upstreams, self._problems = route, backends, upstreams, problems
+    def __init__(self, route: ObjectRef, backends: Backends, asking: Asking, problems: list[Problem]) -> None:
+        self._route, self._backends, self._asking, self._problems = route, backends, asking, problems
 
     def build(
         self,
@@ -108,7 +108,7 @@ class RuleBuilder:
             else Persistence("cookie", name, seconds)
         )
         return [
-            WeightedBackend(self._upstreams.sticky(b.upstream, kept) if b.upstream else "", b.weight, b.filters)
+            WeightedBackend(self._asking.sticky(b.upstream, kept) if b.upstream else "", b.weight, b.filters)
             for b in backends
         ]
 

@@ -17,6 +17,7 @@ from nexus_core.model import kubernetes
 from nexus_core.problems import ObjectRef
 from nexus_core.snapshot import CircuitBreaker, Discovered, Persistence, Route, Upstream, UpstreamTls
 from nexus_core.translate.backend_tls import BackendTls, Refused
+from nexus_core.translate.memory import Memory
 from nexus_core.translate.translation import Mirror
 from nexus_core.translate.worlds import World
 
@@ -64,11 +65,20 @@ class Upstreams:
     mirrors: dict[str, Mirror] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     persistence: dict[str, Persistence] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
+    _answers: dict[tuple[str, str, int, Caller], Upstream | Refused] = field(default_factory=dict)
     services: dict[str, tuple[str, str, int]] = field(default_factory=dict)
     pinned: set[str] = field(default_factory=set)
 
     def kubernetes_service(self, namespace: str, name: str, port: int, caller: Caller = "http") -> Upstream | Refused:
         """Return the upstream of a Kubernetes Service's port, made when first asked for; or why there is none."""
+        key = (namespace, name, port, caller)
+        answer = self._answers.get(key)
+        if answer is None:
+            answer = self._answers[key] = self._kubernetes_service(namespace, name, port, caller)
+        return answer
+
+    def _kubernetes_service(self, namespace: str, name: str, port: int, caller: Caller) -> Upstream | Refused:
         found = find_port(self.world, namespace, name, port, "UDP" if caller == "udp" else "TCP")
         if isinstance(found, str):
             return Refused("BackendNotFound", found, "Create it, or name another Service or port.")
@@ -102,9 +112,14 @@ class Upstreams:
         upstream = Upstream(
             upstream_id, source, Discovered(mirror.consul_service), protocol, breaker=NO_BREAKER, tls=tls
         )
+        upstream = self.memory.upstream(upstream)
         self.mirrors.setdefault(mirror.consul_service, mirror)
         self.by_id[upstream_id] = upstream
         return upstream
+
+    def find(self, upstream_id: str) -> Upstream | None:
+        """Return an upstream that is there."""
+        return self.by_id.get(upstream_id)
 
     def speaking(self, upstream: Upstream, caller: Caller) -> str:
         """Return the id of a NexusService's upstream in the protocol that a route speaks; not for datagrams."""

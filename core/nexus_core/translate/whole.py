@@ -10,7 +10,7 @@ Total: whatever the manifests say, the answer is a Snapshot and problems; nothin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, sort_problems
 from nexus_core.snapshot import EMPTY, Fallback, Mirror, Route, Rule, Snapshot, StreamRoute, Upstream
 from nexus_core.translate import (
+    applying,
     backend_tls,
     conflicts,
     gateways,
@@ -35,10 +36,10 @@ from nexus_core.translate import (
 from nexus_core.translate import (
     routes as gateway_routes,
 )
+from nexus_core.translate.memory import Memory
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.route_builders import Routes
 from nexus_core.translate.translation import ListenerStatus, RouteStatus, ServiceStatus, Translation
-from nexus_core.translate.wishes import Wishes
 
 if TYPE_CHECKING:
     from nexus_core.certificates.sealing import Sealer
@@ -60,17 +61,38 @@ def translate(
     resources: the whole world, in any order. previous: the published Snapshot; broken objects keep what it holds of
     them. indexes: marketplace indexes that could be read, by the NexusMarketplace's name. class_name: the GatewayClass
     that counts as ours without its object. sealer: of private keys in the Snapshot; None takes one that this process alone has.
-    Never raises; equal worlds give equal translations.
+    Never raises; equal worlds give equal translations. A `Session` does the same for one world after another in less time.
     """
+    return translate_with(Memory(), resources, previous=previous, indexes=indexes, class_name=class_name, sealer=sealer)
+
+
+def translate_with(
+    memory: Memory,
+    resources: Iterable[Resource],
+    *,
+    previous: Snapshot | None,
+    indexes: Mapping[str, Index] | None,
+    class_name: str,
+    sealer: Sealer | None,
+) -> Translation:
+    """Do what `translate` does. memory: of the translation before, and afterwards of this; it changes nothing of what comes out."""
     world = worlds.build_world(resources, class_name)
     last = LastGood(previous or EMPTY)
     opened = gateways.build_gateways(world, last, sealer)
     secured = backend_tls.BackendTls(world)
-    ups = upstreams.Upstreams(world, secured, last.upstreams)
+    memory.intern_listeners((opened.by_gateway, opened.by_set))
+    ups = upstreams.Upstreams(world, secured, last.upstreams, memory=memory)
     served = services.build_services(world, last, opened, ups)
-    routed = gateway_routes.build_routes(world, last, opened, ups)
+    routed = gateway_routes.build_routes(world, last, opened, ups, memory)
     by_id = {o.listener.id: o for o in opened.listeners()}
-    settled = [_settle(route, by_id, world, ups) for route in (*served.routes.values(), *routed.routes.values())]
+    settled = [_settle(route, by_id, world, ups) for route in served.routes.values()]
+    settled += [
+        # What was built just now names only what is there; at most, a listener of it does not serve.
+        route
+        if route.id not in routed.kept and all(i in by_id for i in route.listeners)
+        else _settle(route, by_id, world, ups)
+        for route in routed.routes.values()
+    ]
     streams = sorted(
         (s for s in (_settle_stream(s, by_id, world, ups) for s in routed.streams.values()) if s.listeners),
         key=lambda x: x.id,
@@ -79,10 +101,12 @@ def translate(
         _ask_again(last.routes.get(route.id), ups)
     aims = targets.Targets(world, opened)
     installed = plugins.build_plugins(world, last, aims, indexes or {})
-    routes = installed.attach(sorted((r for r in settled if r.listeners), key=lambda x: x.id))
+    routes = installed.attach(sorted((r for r in settled if r.listeners), key=lambda x: x.id), memory)
     merging = policies.Policies(world, last, aims, ups.by_id.keys())
     kept = routed.kept | {f"NexusService/{r.namespace}/{r.name}" for r, s in served.statuses.items() if s.quarantined}
-    routes = _apply_policies(merging, routes, streams, ups, routed.wishes, kept)
+    applied = applying.apply_policies(merging, routes, streams, ups, routed.wishes, kept, memory)
+    routes = applied.routes
+    memory.end(ups.by_id)
     attached = _attached(routed.statuses)
     for service, listener in ups.uses(routes):
         routed.uses.setdefault(service, set()).add(plugins.gateway_of(listener))
@@ -93,7 +117,7 @@ def translate(
         listeners=tuple(by_id[name].listener for name in sorted(by_id)),
         routes=tuple(routes),
         streams=tuple(streams),
-        upstreams=tuple(sorted(_called(ups, routes, streams), key=lambda x: x.id)),
+        upstreams=tuple(sorted(_called(ups, applied.called), key=lambda x: x.id)),
         plugins=tuple(installed.instances[name] for name in sorted(installed.instances)),
     )
     found = (
@@ -122,43 +146,11 @@ def translate(
     )
 
 
-def _called(ups: upstreams.Upstreams, routes: Iterable[Route], streams: Iterable[StreamRoute]) -> Iterable[Upstream]:
+def _called(ups: upstreams.Upstreams, called: set[str]) -> Iterable[Upstream]:
     """The NexusServices, and of Kubernetes Services those that a route leads to: one that was refused asked in vain."""
-    named = {b.upstream for route in routes for rule in route.rules for b in rule.backends}
-    named |= {b.upstream for stream in streams for b in stream.backends}
-    for route in routes:
-        for rule in route.rules:
-            named |= {f.upstream for f in rule.filters if isinstance(f, Mirror | Fallback)}
     return (
-        u for u in ups.by_id.values() if u.id in named or (u.id.count("/") == 1 and not u.id.startswith("Service/"))
+        u for u in ups.by_id.values() if u.id in called or (u.id.count("/") == 1 and not u.id.startswith("Service/"))
     )
-
-
-def _apply_policies(
-    merging: policies.Policies,
-    routes: list[Route],
-    streams: list[StreamRoute],
-    ups: upstreams.Upstreams,
-    own: Mapping[str, Wishes],
-    kept: Collection[str],
-) -> list[Route]:
-    """Put policies into the upstreams, then into the routes. Returns the routes. kept: ids of last good versions."""
-    gateways_of: dict[str, set[ObjectRef]] = {}
-    for route in routes:
-        through = {plugins.gateway_of(listener) for listener in route.listeners}
-        for name in {b.upstream for rule in route.rules for b in rule.backends if b.upstream}:
-            gateways_of.setdefault(name, set()).update(through)
-    for stream in streams:
-        through = {plugins.gateway_of(listener) for listener in stream.listeners}
-        for backend in stream.backends:
-            gateways_of.setdefault(backend.upstream, set()).update(through)
-    for name, upstream in ups.by_id.items():
-        ups.by_id[name] = ups.settled(merging.upstream(upstream, gateways_of.get(name, ()), kept=name in ups.kept))
-    merged = (
-        merging.route(route, ups.by_id, {plugins.gateway_of(i) for i in route.listeners}, own, kept=route.id in kept)
-        for route in routes
-    )
-    return [_of_calls(route, ups) if route.id.startswith("GRPCRoute/") else route for route in merged]
 
 
 def _ask_again(before: Route | None, ups: upstreams.Upstreams) -> None:
@@ -168,23 +160,6 @@ def _ask_again(before: Route | None, ups: upstreams.Upstreams) -> None:
             for item in rule.filters:
                 if isinstance(item, Mirror | Fallback) and item.upstream:
                     ups.keep(item.upstream)
-
-
-def _of_calls(route: Route, ups: upstreams.Upstreams) -> Route:
-    """Let what policies on a GRPCRoute send elsewhere go there as calls: they name services, not what is spoken to them."""
-    rules = tuple(
-        msgspec.structs.replace(
-            rule,
-            filters=tuple(
-                msgspec.structs.replace(f, upstream=ups.speaking(ups.by_id[f.upstream], "grpc"))
-                if isinstance(f, Mirror | Fallback) and f.upstream.count("/") == 1 and f.upstream in ups.by_id
-                else f
-                for f in rule.filters
-            ),
-        )
-        for rule in route.rules
-    )
-    return msgspec.structs.replace(route, rules=rules)
 
 
 def _route_statuses(routed: Routes, routes: Iterable[Route | StreamRoute]) -> tuple[RouteStatus, ...]:
@@ -206,7 +181,14 @@ def _route_statuses(routed: Routes, routes: Iterable[Route | StreamRoute]) -> tu
 
 def _attached(statuses: Iterable[RouteStatus]) -> Counter[str]:
     """Return how many routes are accepted at each listener, whether it serves or not (Gateway API, ListenerStatus.attachedRoutes)."""
-    return Counter(i for s in statuses for i in {x for p in s.parents if p.accepted.ok for x in p.listeners})
+    found: Counter[str] = Counter()
+    for status in statuses:
+        if len(status.parents) == 1:
+            if status.parents[0].accepted.ok:
+                found.update(status.parents[0].listeners)
+        else:
+            found.update({i for parent in status.parents if parent.accepted.ok for i in parent.listeners})
+    return found
 
 
 def _counted(listeners: Iterable[ListenerStatus], attached: Counter[str]) -> tuple[ListenerStatus, ...]:
