@@ -317,7 +317,7 @@ class Gateway:
             from nexus_gateway.edge.tls.store import Certificates
 
             self.certificates = Certificates(settings.tls_certificates)
-        keyring = Keyring(build_sealer(settings))
+        keyring = Keyring(lambda: build_sealer(settings))
         self.ports = Ports(
             addresses, self.place, Reception(proxy, self.streams, self.certificates), TlsContexts(keyring)
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nexus_core.certificates.sealing import Sealer, SealError, parse_key, process_sealer
 from nexus_core.discovery import Discovery
 from nexus_sdk.discovery.file import FileDiscovery
 from nexus_sdk.discovery.memory import MemoryDiscovery
@@ -17,6 +17,9 @@ from nexus_gateway.edge.sources.remote import RemoteWorkshop
 from nexus_gateway.edge.workers.places import Place
 from nexus_gateway.edge.workers.sockets import every_address
 from nexus_gateway.settings import LISTEN, GatewaySettings, SettingInvalid, split_address
+
+if TYPE_CHECKING:
+    from nexus_core.certificates.sealing import Sealer
 
 
 class NothingToServe(ValueError):
@@ -49,10 +52,15 @@ def build_sealer(settings: GatewaySettings) -> Sealer:
 
     Raises `SettingInvalid`.
     """
+    # Here: a gateway without TLS listeners does without the library behind it, which takes 7 MB.
+    from nexus_core.certificates.sealing import Sealer, process_sealer
+
     return Sealer(_seal_key(settings)) if settings.seal_key else process_sealer()
 
 
 def _seal_key(settings: GatewaySettings) -> bytes:
+    from nexus_core.certificates.sealing import SealError, parse_key
+
     try:
         return parse_key(settings.seal_key)
     except SealError as error:

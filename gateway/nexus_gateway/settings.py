@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 import re
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from nexus_core.certificates.keys import KEY_BYTES
 
 from nexus_gateway.telemetry.series import LEAST
 
@@ -186,9 +189,8 @@ def _parse(variable: str, name: str, text: str) -> Any:
     try:
         return parser(text)
     except ValueError as error:
-        raise SettingInvalid(
-            f"{variable}={text!r} cannot be used: it wants {wanted}. Change or unset {variable}."
-        ) from error
+        shown = variable if name in _SECRETS else f"{variable}={text!r}"
+        raise SettingInvalid(f"{shown} cannot be used: it wants {wanted}. Change or unset {variable}.") from error
 
 
 def _flag(text: str) -> bool:
@@ -246,6 +248,12 @@ def _secret(text: str) -> str:
     if len(text.encode()) < 16:
         raise ValueError(text)
     return text
+
+
+def _key(text: str) -> str:
+    if len(base64.b64decode(text.strip(), validate=True)) != KEY_BYTES:
+        raise ValueError
+    return text.strip()
 
 
 def _paths(text: str) -> tuple[str, ...]:
@@ -307,11 +315,14 @@ def split_address(text: str) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
+_SECRETS = frozenset({"consul_token", "debug_key", "seal_key", "session_secret"})
+"""Fields whose values are in no message."""
 _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "listen": (_address, "host:port, for example 127.0.0.1:8080"),
     "tls_listen": (_address, "host:port, for example 127.0.0.1:8443"),
     "ports": (_ports, "local or declared"),
     "gateway": (_gateway, "namespace/name of a Gateway"),
+    "seal_key": (_key, "base64 of 32 bytes, as `openssl rand -base64 32` makes them"),
     "tls_certificates": (Path, "a directory"),
     "workers": (_workers, "`auto` or a whole number from 1 to 256"),
     "admin": (_address, "host:port, for example 127.0.0.1:8081"),

@@ -16,7 +16,8 @@ import hmac
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-KEY_BYTES = 32
+from nexus_core.certificates.keys import KEY_BYTES, process_key
+
 _PREFIX = "v1:"
 _NONCE_BYTES = 12
 
@@ -55,13 +56,6 @@ class Sealer:
                 f"The secret of {about} cannot be opened: operator and gateway have different seal keys, or it was changed. "
                 "Give both the same NEXUS_SEAL_KEY."
             ) from error
-
-
-@functools.cache
-def process_key() -> bytes:
-    """Return a key that this process made for itself: nobody else has it but whom it is told. It never changes, so that equal worlds
-    give equal text."""
-    return AESGCM.generate_key(bit_length=8 * KEY_BYTES)
 
 
 @functools.cache

@@ -41,6 +41,8 @@ def test_a_number_of_workers_that_cannot_be_is_refused(text: str) -> None:
         ("NEXUS_PORTS", "any", "local or declared"),
         ("NEXUS_GATEWAY", "shop", "namespace/name of a Gateway"),
         ("NEXUS_GATEWAY", "shop/", "namespace/name of a Gateway"),
+        ("NEXUS_SEAL_KEY", "c2hvcnQ=", "NEXUS_SEAL_KEY cannot be used: it wants base64 of 32 bytes"),
+        ("NEXUS_SEAL_KEY", "no base64", "NEXUS_SEAL_KEY cannot be used: it wants base64 of 32 bytes"),
     ],
 )
 def test_what_names_no_gateway_and_no_way_to_open_ports_is_refused(name: str, text: str, remedy: str) -> None:

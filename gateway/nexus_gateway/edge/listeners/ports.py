@@ -94,9 +94,10 @@ class Ports:
         return 0
 
     async def start(self) -> None:
-        """Open what is open without any Snapshot. Raises OSError."""
+        """Open what is open without any Snapshot, unless a Snapshot has opened it. Raises OSError."""
         for key, door in self._plan.doors.items():
-            self._open[key] = await self._opened(door)
+            if key not in self._open and key not in self._failed:
+                self._open[key] = await self._opened(door)
         self._put_in_force()
 
     async def accept(self) -> None:

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 
 import msgspec
-from nexus_core.certificates.sealing import process_key
+from nexus_core.certificates.keys import process_key
 from nexus_core.snapshot import Snapshot, wire
 
 from nexus_gateway.edge.asides import Aside, AsideGone

@@ -6,17 +6,15 @@ import contextlib
 import os
 import ssl
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from nexus_core.certificates.sealing import Sealer, SealError
 from nexus_core.snapshot import Certificate
 
-from nexus_gateway.edge.tls.files import names_of
+if TYPE_CHECKING:
+    from nexus_core.certificates.sealing import Sealer
 
 
 class KeyUnusable(Exception):
@@ -44,7 +42,8 @@ class Opened:
 class Keyring:
     """Opens certificates, each once as long as it stays in use."""
 
-    def __init__(self, sealer: Sealer) -> None:
+    def __init__(self, sealer: Callable[[], Sealer]) -> None:
+        """sealer: asked for when there is something to open."""
         self._sealer = sealer
         self._opened: dict[Certificate, Opened] = {}
 
@@ -61,8 +60,16 @@ class Keyring:
         self._opened = {certificate: opened for certificate, opened in self._opened.items() if certificate in wanted}
 
     def _open(self, certificate: Certificate) -> Opened:
+        # Here: a gateway that opens nothing does without these libraries, which take 7 MB.
+        from cryptography import x509
+        from cryptography.hazmat.primitives.asymmetric import rsa
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+        from nexus_core.certificates.sealing import SealError
+
+        from nexus_gateway.edge.tls.files import names_of
+
         try:
-            key = self._sealer.unseal(certificate.key, certificate.id)
+            key = self._sealer().unseal(certificate.key, certificate.id)
         except SealError as error:
             raise KeyUnusable(str(error)) from error
         try:

@@ -41,6 +41,7 @@ class Broker:
             raise OSError(code, os.strerror(code))
         found = [socket.socket(fileno=each) for each in descriptors]
         for each in found:
+            each.set_inheritable(False)
             each.setblocking(False)
         return found
 
