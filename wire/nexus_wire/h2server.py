@@ -102,9 +102,9 @@ class H2Connection(asyncio.Protocol):
 
     __slots__ = (
         "_block", "_block_at", "_block_flags", "_block_pieces", "_block_stream", "_blocked_at", "_buffer", "_continuations",
-        "_credit", "_cut", "_decoder", "_ended", "_greeted", "_idle_at", "_known", "_last", "_looked", "_opened", "_out", "_reading",
-        "_skipped", "_uncredited", "blocked", "closed", "context", "deadline", "first_window", "going", "options", "peer", "prefix",
-        "secure", "server_name", "shared", "streams", "transport", "waiting", "watch", "window",
+        "_credit", "_cut", "_decoder", "_ended", "_greeted", "_idle_at", "_known", "_last", "_looked", "_opened", "_out",
+        "_reading", "_shut", "_skipped", "_uncredited", "blocked", "closed", "context", "deadline", "first_window", "going",
+        "options", "peer", "prefix", "secure", "server_name", "shared", "streams", "transport", "waiting", "watch", "window",
     )  # fmt: skip
 
     transport: Any
@@ -142,7 +142,8 @@ class H2Connection(asyncio.Protocol):
         self._out: list[Piece] = []
         self._reading = False
         self.going = False
-        self._ended = False
+        self._ended = False  # nothing that still comes is looked at
+        self._shut = False  # nothing more can be written
         self._looked = 0
         self._idle_at = 0
         self._blocked_at = 0
@@ -161,16 +162,17 @@ class H2Connection(asyncio.Protocol):
         self.deadline = clock.tick + min(_LOOK_TICKS, options.head_ticks)
         clock.watch(self)
         if not options.on_open(self):
-            self.closed = self._ended = True
+            self.closed = self._ended = self._shut = True
             transport.close()
             return
         transport.write(self.shared.greeting)
+        if options.draining:
+            self.drain()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection is over, whoever closed it."""
-        self.closed = self._ended = True
+        self.closed = self._ended = self._shut = True
         self._buffer = b""
-        self._out.clear()
         self.options.on_close(self)
         self._leave()
 
@@ -640,8 +642,8 @@ class H2Connection(asyncio.Protocol):
 
     def _part(self) -> None:
         clock = self.options.clock
-        self._ended = True
         self._flush()
+        self._ended = self._shut = True
         self.deadline = clock.at(self.options.linger_s)
         clock.soon(self)
         try:
@@ -653,8 +655,10 @@ class H2Connection(asyncio.Protocol):
     def _may_go(self) -> None:
         """Close when all that was served is written, if the client was told so."""
         if self.going and not self.streams and not self._ended:
-            self._ended = True
             self._flush()
+            self._ended = self._shut = True
+            # What is written may take long to be read; not for ever.
+            self.deadline = self.options.clock.tick + self.options.keepalive_ticks
             self.transport.close()
 
     def turn_away(self, reply: bytes) -> None:
@@ -704,9 +708,9 @@ class H2Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         out = self._out
-        if not out or self.closed:
-            return
         self._out = []
+        if not out or self._shut:
+            return
         if len(out) == 1:
             self.transport.write(out[0])
             return
@@ -732,6 +736,9 @@ class H2Connection(asyncio.Protocol):
         if self.streams or self._last != self._looked:
             self._looked = self._last
             self._idle_at = tick
+        elif self._known:
+            # An idle connection keeps nothing of its requests that it need not.
+            self._known.clear()
         patience = options.keepalive_ticks if self._greeted else options.head_ticks
         if self._block_stream and tick - self._block_at >= options.head_ticks:
             self._break(Code.PROTOCOL_ERROR, "A header block does not end.")

@@ -66,8 +66,9 @@ class Watch:
         self._noise += 1
         if self._noise <= self.limits.max_noise or self._renew(now, last_stream):
             return
-        # Stream numbers go up by two: a stream pays for two frames.
-        if self._noise > self.limits.max_noise + 2 * self._paid + last_stream - self._opened:
+        # Clients answer DATA with window updates for stream and connection, and measure their way with PINGs. Stream numbers go up
+        # by two: a stream pays for two frames.
+        if self._noise > self.limits.max_noise + 4 * self._paid + last_stream - self._opened:
             raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, "Too many frames ask for nothing.")
 
     def reset(self, now: int, last_stream: int) -> None:

@@ -53,7 +53,7 @@ def test_frames_that_ask_for_nothing_are_bounded_within_a_period() -> None:
 def test_streams_and_content_pay_for_frames() -> None:
     watch = Watch(Limits(max_noise=10), period=100)
     watch.pay(20)
-    for _ in range(10 + 2 * 20 + 21):
+    for _ in range(10 + 4 * 20 + 21):
         watch.noise(50, 21)
     with pytest.raises(ConnectionBroken):
         watch.noise(50, 21)
