@@ -8,6 +8,7 @@ are collected for the next one. A step that fails costs only itself: it is shown
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -19,7 +20,7 @@ from nexus_core.model.load import parse
 from nexus_core.model.plugins import NexusMarketplaceSpec
 from nexus_core.model.resources import Resource
 from nexus_core.problems import Problem
-from nexus_core.translate import Mirror, Translation, translate
+from nexus_core.translate import Mirror, Session, Translation
 
 from nexus_operator.children.dataplanes import Fabric, render_data_plane
 from nexus_operator.children.gateways import Planned, plan_data_planes
@@ -53,6 +54,8 @@ FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 15.0
 FIRST_SAMPLE_S, SAMPLE_S = 1.0, 10.0
 """How often the gateways' samples are looked at while an object is previewed: before the first one, and later."""
+FIRST_ACKS_S = 2.0
+"""How long a new leader's first statuses wait for what Consul says of the gateways."""
 RETIRE_S = 60.0
 """Longest time endpoints stay registered after no route leads to them, for gateways that still run the Snapshot before."""
 
@@ -81,6 +84,9 @@ class Reconciler:
             security=settings.workload_security,
         )
         self._parsed: dict[tuple[str, Key], tuple[str, Resource]] = {}
+        # Two, as they follow two worlds: what is served, and what would be with the previewed objects.
+        self._session, self._candidates = Session(), Session()
+        self._session, self._candidates = Session(), Session()
         self._candidate: Translation | None = None
         self._preview: Preview | None = None
         self._compared: tuple[object, object, object] | None = None
@@ -250,7 +256,7 @@ class Reconciler:
         before = self._translation
         self._held = held = hold_back(every, self._held.applied)
         resources = held.world
-        self._translation = translate(
+        self._translation = self._session.translate(
             resources,
             previous=last.snapshot if last is not None else None,
             indexes=self._indexes.current,
@@ -259,7 +265,7 @@ class Reconciler:
         )
         self._candidate = None
         if held.previewed:
-            self._candidate = translate(
+            self._candidate = self._candidates.translate(
                 every,
                 previous=last.snapshot if last is not None else None,
                 indexes=self._indexes.current,
@@ -379,8 +385,15 @@ class Reconciler:
         services = {key_of(obj): obj for obj in self._inventory.all("Service")}
         return build_registrations(mirrors, services, slices_by_service(self._inventory))
 
+    async def _hear(self) -> None:
+        """Wait for the first word of the gateways: a new leader would else tell of every object that no gateway has it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.0 if self._acks.fault else FIRST_ACKS_S):
+                await self._acks.known.wait()
+
     async def _write_statuses(self) -> None:
         assert self._translation is not None
+        await self._hear()
         view = View(
             inventory=self._inventory,
             resources=self._held.world,

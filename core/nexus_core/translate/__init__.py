@@ -1,5 +1,6 @@
 """From all manifests to one Snapshot: pure, total, deterministic, whatever the order."""
 
+from nexus_core.translate.session import Session
 from nexus_core.translate.translation import (
     ClassStatus,
     GatewayStatus,
@@ -31,6 +32,7 @@ __all__ = [
     "Remark",
     "RouteStatus",
     "ServiceStatus",
+    "Session",
     "Translation",
     "Verdict",
     "translate",
