@@ -122,16 +122,11 @@ def _bring_up(
         cluster = Cluster(components=("consul",), cluster_id=cluster_id, detached=args.keep).up()
     installed = installation.Installation(cluster, args.channel)
     try:
-        changed = installed.refresh(base)
-    except BaseException as err:
-        try:
-            if isinstance(err, ClusterError):
-                installed.save_state(logs / "cluster")
-                raise ClusterError(f"{err}\nNexus did not come up; logs of all its parts: {logs / 'cluster'}") from err
-            raise
-        finally:
-            if not args.keep:
-                cluster.down()
+        changed = installed.bring_up(base, logs / "cluster")
+    except BaseException:
+        if not args.keep:
+            cluster.down()
+        raise
     if args.keep:
         print(
             f"cluster {cluster_id} is kept: " + ("brought up to date" if changed else "nothing has changed since"),

@@ -63,6 +63,17 @@ class Installation:
         """Remembers the channel and when the product was installed."""
         return self.cluster.where.root / "conformance.json"
 
+    def bring_up(self, base: str, logs: Path) -> bool:
+        """Install Nexus, or bring a kept cluster up to date; return whether anything had changed.
+
+        Raises ClusterError, with the logs of everything in `logs`.
+        """
+        try:
+            return self.refresh(base)
+        except ClusterError as err:
+            self.save_state(logs)
+            raise ClusterError(f"{err}\nNexus did not come up; the objects and logs of all its parts: {logs}") from err
+
     def install(self, base: str) -> None:
         """Install everything and wait until the operator has accepted the GatewayClass and the base pods are made.
 
