@@ -9,7 +9,8 @@ import base64
 import logging
 import secrets
 
-from nexus_core.certificates.sealing import KEY_BYTES, SealError, parse_key
+from nexus_core.certificates.keys import KEY_BYTES
+from nexus_core.certificates.sealing import SealError, parse_key
 
 from nexus_operator.edge.kube import Conflict, KubeApi, KubeError, NotFound
 from nexus_operator.world.inventory import Object

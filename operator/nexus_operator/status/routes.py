@@ -67,7 +67,7 @@ class Routes:
                 if (
                     known is None
                     or known.obj is not obj
-                    or known.status != status
+                    or (known.status is not status and known.status != status)
                     or known.ready != ready
                     or known.problems != found
                 ):
