@@ -1,4 +1,4 @@
-"""docs/how-to/terminate-tls.md runs as it is written."""
+"""docs/how-to/terminate-tls.md and docs/how-to/route-tcp-udp-and-tls.md run as they are written."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "terminate-tls.md"
+PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 STEP = re.compile(
     r"^<!-- file: (?P<path>\S+) -->\n```\w+\n(?P<content>.*?)^```\n"
     r"|^```sh(?P<background> background)?\n(?P<command>.*?)^```\n(?:```text\n(?P<output>.*?)^```\n)?",
     re.DOTALL | re.MULTILINE,
 )
 PORTS = ("8080", "8081", "8443", "9000")
+MORE_PORTS = (*PORTS, "5353", "5432", "9001", "9443")
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -50,11 +51,20 @@ def said(command: str, output: str, **where: Any) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("page", "theirs", "wanted"), [("terminate-tls.md", PORTS, 7), ("route-tcp-udp-and-tls.md", MORE_PORTS, 4)]
+)
 def test_the_page_runs_as_it_says(
-    tmp_path: Path, running: list[subprocess.Popen[bytes]], free_ports: Callable[[int], list[str]], workers: int
+    tmp_path: Path,
+    running: list[subprocess.Popen[bytes]],
+    free_ports: Callable[[int], list[str]],
+    page: str,
+    theirs: tuple[str, ...],
+    wanted: int,
+    workers: int,
 ) -> None:
     """With this test's directory and ports in the place of the reader's, alone and with workers."""
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    ports = dict(zip(theirs, free_ports(len(theirs)), strict=True))
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("NEXUS_")},
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
@@ -64,11 +74,11 @@ def test_the_page_runs_as_it_says(
 
     def here(text: str) -> str:
         for theirs, ours in ports.items():
-            text = re.sub(rf"(?<=[: ]){theirs}(?=[:/\" \n])", ours, text)
+            text = re.sub(rf"(?<=[: ]){theirs}(?=[:/\" \n,)}}])", ours, text)
         return text
 
     commands = 0
-    for step in STEP.finditer(PAGE.read_text()):
+    for step in STEP.finditer((PAGES / page).read_text()):
         if step["path"]:
             path = tmp_path / step["path"]
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,4 +92,4 @@ def test_the_page_runs_as_it_says(
         else:
             commands += 1
             said(here(step["command"]), step["output"] or "", **where)
-    assert commands == 7
+    assert commands == wanted
