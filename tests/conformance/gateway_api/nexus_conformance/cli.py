@@ -86,6 +86,12 @@ def _logs(args: argparse.Namespace, cluster_id: str) -> Path:
     return path
 
 
+def _tidy(args: argparse.Namespace, logs: Path) -> None:
+    """Remove the logs of a run that nobody will look at: it passed, and its cluster is gone."""
+    if args.logs is None and not args.keep:
+        shutil.rmtree(logs)
+
+
 @contextlib.contextmanager
 def _alone(cluster_id: str) -> Iterator[None]:
     """Hold the cluster for this run. Raises ClusterError if another run has it: two would take each other's objects away."""
@@ -234,6 +240,7 @@ def _run(args: argparse.Namespace, program: Path, catalogue: catalogues.Catalogu
         return 1
     if not plan.is_whole:
         print("passed, and no proof: only a run of everything, with the suite's own waits, is one")
+        _tidy(args, logs)
         return 0
     print(f"CONFORMANT: {', '.join(plan.profiles)} on the {args.channel} channel of {catalogue.version}")
     if args.write and set(plan.profiles) == set(catalogues.PROFILES):
@@ -243,6 +250,7 @@ def _run(args: argparse.Namespace, program: Path, catalogue: catalogues.Catalogu
         page = REPORTS / "README.md"
         page.write_text(reports.replace_index(page.read_text(), written_reports()))
         print(f"report: {target}, listed in {page}")
+        _tidy(args, logs)
     return 0
 
 
