@@ -312,13 +312,7 @@ class H2Connection(asyncio.Protocol):
     def _headers(self, flags: int, number: int, payload: bytes) -> None:
         if not number:
             raise ConnectionBroken(Code.PROTOCOL_ERROR, "A HEADERS frame belongs to no stream.")
-        broken: StreamBroken | None = None
-        try:
-            piece = frames.fragment(payload, flags, number)
-        except StreamBroken as error:
-            # The table needs the block all the same.
-            broken = error
-            piece = frames.fragment(payload, flags, -1)
+        piece = frames.fragment(payload, flags, number)
         if not flags & END_HEADERS:
             self._block_stream = number
             self._block_flags = flags
@@ -327,8 +321,6 @@ class H2Connection(asyncio.Protocol):
             self._continuations = 0
         else:
             self._request(number, piece, end=bool(flags & END_STREAM))
-        if broken is not None:
-            raise broken
 
     def _continue(self, flags: int, payload: bytes) -> None:
         limits = self.shared.limits
@@ -586,7 +578,7 @@ class H2Connection(asyncio.Protocol):
             raise ConnectionBroken(Code.PROTOCOL_ERROR, "A PRIORITY frame belongs to no stream.")
         self._noise()
         if len(payload) != 5:
-            raise StreamBroken(number, Code.FRAME_SIZE_ERROR, "A PRIORITY frame is not five bytes long.")
+            raise ConnectionBroken(Code.FRAME_SIZE_ERROR, "A PRIORITY frame is not five bytes long.")
         frames.check_dependency(payload, number)
 
     def _answer(self, frame: bytes) -> None:

@@ -140,7 +140,7 @@ def unpadded(payload: bytes, flags: int) -> bytes:
 
 
 def fragment(payload: bytes, flags: int, stream: int) -> bytes:
-    """Return the piece of a header block that a HEADERS frame holds. Raises `ConnectionBroken` and `StreamBroken`.
+    """Return the piece of a header block that a HEADERS frame holds. Raises `ConnectionBroken`.
 
     Priorities are read over (RFC 9113 section 5.3.2).
     """
@@ -154,9 +154,10 @@ def fragment(payload: bytes, flags: int, stream: int) -> bytes:
 
 
 def check_dependency(payload: bytes, stream: int) -> None:
-    """Check the first word of a priority. Raises `StreamBroken`."""
+    """Check the first word of a priority. Raises `ConnectionBroken`: what stands in a stream's way need not cost it alone
+    (RFC 9113 section 5.4.2), and the stream may be one that does not exist yet."""
     if _WORD.unpack_from(payload)[0] & STREAM_MASK == stream:
-        raise StreamBroken(stream, Code.PROTOCOL_ERROR, "A stream depends on itself.")
+        raise ConnectionBroken(Code.PROTOCOL_ERROR, "A stream depends on itself.")
 
 
 def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
