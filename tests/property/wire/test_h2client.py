@@ -145,9 +145,43 @@ any_frame = st.one_of(
     st.builds(framed, st.integers(0, 12), st.integers(0, 255), streams, st.binary(max_size=20)),
 )  # fmt: skip
 
+ours = st.sampled_from([1, 3, 5, 7])
+aside_frame = st.one_of(
+    st.builds(frames.reset, ours, st.sampled_from([0, 7, 8])),
+    st.builds(frames.window_update, st.sampled_from([0, 1, 3]), st.integers(1, 1000)),
+    st.builds(frames.ping, st.just(bytes(8)), ack=st.booleans()),
+    st.builds(lambda window: frames.settings({frames.INITIAL_WINDOW_SIZE: window}), st.integers(0, 1 << 20)),
+    st.builds(framed, st.just(12), st.just(0), ours, st.binary(max_size=5)),
+)
 
-@given(st.lists(any_frame, max_size=12))
-def test_whatever_comes_every_exchange_has_one_end(sent: list[bytes]) -> None:
+
+@st.composite
+def lawful(draw: st.DrawFn) -> list[bytes]:
+    """Whole responses, of all exchanges at once, with what else may come between their frames."""
+    scripts: dict[int, list[bytes]] = {}
+    for stream in (1, 3, 5, 7):
+        script = [frames.headers(stream, block([(":status", "103")]), 99, end=False)] * draw(st.integers(0, 2))
+        bodies = draw(st.lists(st.sampled_from([b"abc", b"de", b""]), max_size=4))
+        end = draw(st.sampled_from(["data", "trailers", "head"]))
+        sized = [("content-length", str(sum(map(len, bodies))))] if end != "head" and draw(st.booleans()) else []
+        script.append(frames.headers(stream, block([(":status", "200"), *sized]), 99, end=end == "head"))
+        if end != "head":
+            script += [frames.data(stream, body, end=False) for body in bodies]
+            last = block([("grpc-status", "0"), ("x", str(stream))])
+            script.append(
+                frames.headers(stream, last, 99, end=True) if end == "trailers" else frames.data(stream, b"", end=True)
+            )
+        scripts[stream] = script
+    order = draw(st.permutations([stream for stream, script in scripts.items() for _ in script]))
+    merged = [scripts[stream].pop(0) for stream in order]
+    for each in draw(st.lists(aside_frame, max_size=3)):
+        merged.insert(draw(st.integers(0, len(merged))), each)
+    return merged
+
+
+@given(st.lists(any_frame, max_size=4), lawful())
+def test_whatever_comes_every_exchange_has_one_end(some: list[bytes], others: list[bytes]) -> None:
+    sent = others[:5] + some + others[5:]
     for each in play([b"".join(sent)]):
         assert each.end in ("complete", "broken")
 
@@ -158,7 +192,7 @@ def test_bytes_of_any_kind_end_every_exchange_too(sent: bytes) -> None:
         assert each.end == "broken"
 
 
-@given(st.lists(any_frame, max_size=8), st.data())
+@given(st.one_of(lawful(), st.lists(any_frame, max_size=8)), st.data())
 def test_where_reads_are_cut_makes_no_difference(sent: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(sent)
     at = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=4)))
@@ -169,3 +203,10 @@ def test_where_reads_are_cut_makes_no_difference(sent: list[bytes], data: st.Dat
         if "broken" not in (first.end, second.end):
             assert first.whole == second.whole
         assert first.end == second.end
+
+
+@given(lawful())
+def test_lawful_responses_are_told_whole(sent: list[bytes]) -> None:
+    resets = [frame for frame in sent if frame[3] == frames.RST_STREAM]
+    broken = sum(each.end == "broken" for each in play([b"".join(sent)]))
+    assert broken <= len(resets)

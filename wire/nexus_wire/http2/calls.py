@@ -60,23 +60,25 @@ class Calls:
                 else:
                     return b"".join(fields), found[1]
         lines = head.split(b"\r\n")
-        block, length, _ = self._block(lines)
-        if 0 < at <= _MAX_BEGINNING and len(self._beginnings) < MAX_CACHED:
-            beginning, told, known = self._block(lines[: head.count(b"\r\n", 0, at) + 1])
-            if known:
-                self._beginnings[head[:at]] = beginning, told
-        return block, length
-
-    def _block(self, lines: list[bytes]) -> tuple[bytes, int, bool]:
-        """Return block and length of a head's lines, and whether each line of it was known, so that none holds a secret."""
-        get = self._fields.get
         start = lines[0]
-        first = get(start)
-        known = first is not None
+        first = self._fields.get(start)
         fields = [first or self._start(start), b""]
+        behind = len(lines) if at < 0 else head.count(b"\r\n", 0, at) + 1
+        length, known = self._add(lines[1:behind], fields, _NO_LENGTH)
+        if at >= 0:
+            if known and first is not None and at <= _MAX_BEGINNING and len(self._beginnings) < MAX_CACHED:
+                # It came before, each line of it, and so holds no secret.
+                self._beginnings[head[:at]] = b"".join(fields), length
+            length, _ = self._add(lines[behind:], fields, length)
+        return b"".join(fields), length
+
+    def _add(self, lines: list[bytes], fields: list[bytes], length: int) -> tuple[int, bool]:
+        """Add the fields of lines; fields[1] is the authority's place. Return the body's length as far as it is known, and whether
+        each line came before."""
+        get = self._fields.get
         append = fields.append
-        length = _NO_LENGTH
-        for line in lines[1:]:
+        known = True
+        for line in lines:
             found = get(line)
             if found is not None:
                 append(found)
@@ -99,7 +101,7 @@ class Calls:
             known = False
             length, found = self._new(line, length, fields)
             append(found)
-        return b"".join(fields), length, known
+        return length, known
 
     def _start(self, line: bytes) -> bytes:
         method, _, rest = line.partition(b" ")
@@ -122,7 +124,8 @@ class Calls:
                 self._lengths[line] = int(value), found
             return int(value), found
         if name == b"transfer-encoding":
-            self._lengths[line] = _CHUNKED, b""
+            if len(self._lengths) < MAX_CACHED:
+                self._lengths[line] = _CHUNKED, b""
             return _CHUNKED, b""
         found = b"" if name in _NOT_SENT else field(name, value)
         if name == b"content-type" and is_grpc(value):
