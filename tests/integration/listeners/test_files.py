@@ -59,9 +59,7 @@ async def test_https_is_served_from_files(gateway: Listeners, tmp_path: Path, se
     folder = tmp_path / "manifests"
     folder.mkdir()
     (folder / "all.yaml").write_text(
-        MANIFESTS.format(
-            chain=base64.b64encode(chain.encode()).decode(), key=base64.b64encode(key).decode(), port=port
-        )
+        MANIFESTS.format(chain=base64.b64encode(chain.encode()).decode(), key=base64.b64encode(key).decode(), port=port)
     )
     settings = GatewaySettings(
         listen="127.0.0.1:0",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from nexus_core.certificates.sealing import Sealer
-from nexus_core.snapshot import Certificate
+from nexus_core.snapshot import Certificate, StaticAddresses, Upstream
 from nexus_gateway.testing import until
 
 from tests.integration.listeners.conftest import Authority, Listeners, answers, ask, listener, world
@@ -216,5 +218,64 @@ async def test_a_minimum_version_holds(gateway: Listeners) -> None:
     context = gateway.context()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError):
+        await gateway.connect(443, "api.example", context)
+    assert await gateway.get(443, "api.example") == (200, "a")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_clients_without_a_valid_certificate_are_let_in_where_the_listener_says_so(
+    gateway: Listeners, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    own, clients, strangers = (
+        gateway.authority.certificate("own", "api.example"),
+        Authority("clients"),
+        Authority("strangers"),
+    )
+    lenient = listener(
+        "https", 443, "HTTPS", certificates=(own.id,), client_authorities=clients.pem, client_optional=True
+    )
+    await gateway.start(world(lenient, own, answers("a", lenient), await gateway.serve("a")))
+    for pair in (clients.write(tmp_path, "client", "c"), strangers.write(tmp_path, "stranger", "c"), None):
+        context = gateway.context(pair=pair)
+        context.minimum_version = context.maximum_version = version
+        reader, writer = await gateway.connect(443, "api.example", context)
+        for _ in range(3):
+            assert await ask(reader, writer, "api.example") == (200, "a")
+
+
+async def test_large_bodies_pass_a_listener_that_lets_everybody_in(gateway: Listeners, tmp_path: Path) -> None:
+    own, clients = gateway.authority.certificate("own", "api.example"), Authority("clients")
+    lenient = listener(
+        "https", 443, "HTTPS", certificates=(own.id,), client_authorities=clients.pem, client_optional=True
+    )
+
+    async def back(request: Any) -> Any:
+        return web.Response(body=await request.read())
+
+    port = await gateway.upstreams.start(back)
+    upstream = Upstream("shop/a", "NexusService shop/a", StaticAddresses((("127.0.0.1", port),)))
+    await gateway.start(world(lenient, own, answers("a", lenient), upstream))
+    body = bytes(range(256)) * 8192
+    reader, writer = await gateway.connect(443, "api.example")
+    writer.write(b"POST / HTTP/1.1\r\nhost: api.example\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+    async with asyncio.timeout(20):
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert await reader.readexactly(len(body)) == body
+    writer.write(b"GET / HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n")
+    async with asyncio.timeout(5):
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_what_is_no_tls_is_refused_by_a_listener_that_lets_everybody_in(gateway: Listeners) -> None:
+    own, clients = gateway.authority.certificate("own", "api.example"), Authority("clients")
+    lenient = listener(
+        "https", 443, "HTTPS", certificates=(own.id,), client_authorities=clients.pem, client_optional=True
+    )
+    await gateway.start(world(lenient, own, answers("a", lenient), await gateway.serve("a")))
+    context = gateway.context()
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AES128-SHA")  # none of ours
+    with pytest.raises((ssl.SSLError, ConnectionError)):
         await gateway.connect(443, "api.example", context)
     assert await gateway.get(443, "api.example") == (200, "a")

@@ -27,6 +27,7 @@ from nexus_gateway.edge.workers.places import Place
 log = logging.getLogger("nexus.gateway.listeners")
 
 REASON = "ListenerNotOpen"
+_UNKNOWN = "Its TLS cannot be prepared. The gateway's log says more."
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +221,10 @@ class Ports:
                     shown[front.key], wrong = self._contexts.build(front.tls, by_id, http=front.http)
                 except ListenerUnusable as error:
                     refused.update((listener.id, str(error)) for listener in front.listeners)
+                except Exception:
+                    # A bug of ours, or a certificate that a library chokes on: it costs its listener alone.
+                    log.exception("TLS of the listener %s cannot be prepared", front.listeners[0].id)
+                    refused.update((listener.id, _UNKNOWN) for listener in front.listeners)
                 else:
                     if wrong:
                         doubtful.update((listener.id, " ".join(wrong)) for listener in front.listeners)

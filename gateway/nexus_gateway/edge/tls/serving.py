@@ -130,7 +130,10 @@ def _build(opened: tuple[Opened, ...], tls: ListenerTls, *, http: bool) -> Any:
         # Here: pyOpenSSL takes 4 MB, and few listeners need it.
         from nexus_gateway.edge.tls.lenient import LenientContext
 
-        return LenientContext(opened, tls, alpn)
+        try:
+            return LenientContext(opened, tls, alpn)
+        except ValueError as error:
+            raise _no_authorities(error) from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     harden(context, alpn)
     if tls.minimum == "1.3":
@@ -142,10 +145,14 @@ def _build(opened: tuple[Opened, ...], tls: ListenerTls, *, http: bool) -> Any:
         try:
             context.load_verify_locations(cadata=tls.client_authorities)
         except (ssl.SSLError, ValueError) as error:
-            raise ListenerUnusable(
-                f"The authorities for its clients' certificates cannot be used ({error}). "
-                "Write them as PEM, each between BEGIN CERTIFICATE and END CERTIFICATE."
-            ) from error
+            raise _no_authorities(error) from error
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET
     return context
+
+
+def _no_authorities(error: Exception) -> ListenerUnusable:
+    return ListenerUnusable(
+        f"The authorities for its clients' certificates cannot be used ({error}). "
+        "Write them as PEM, each between BEGIN CERTIFICATE and END CERTIFICATE."
+    )
