@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nexus_wire.clock import ticks_of
 from nexus_wire.h2streams import H2Stream
 from nexus_wire.http1 import Refused, RequestBlock, RequestLine, RequestParser
+from nexus_wire.http1.refusals import bad_request
 from nexus_wire.http2 import frames, requests
 from nexus_wire.http2.frames import (
     ACK,
@@ -384,6 +385,8 @@ class H2Connection(asyncio.Protocol):
         try:
             head = self.shared.requests.read(fields)
         except Malformed as malformed:
+            # The application counts it; what it would say to the client is HTTP, which the client does not keep to.
+            self.options.on_refused(self, bad_request(str(malformed)))
             raise StreamBroken(number, Code.PROTOCOL_ERROR, str(malformed)) from None
         except Refused as refused:
             self._refuse(number, refused, end=end)

@@ -262,10 +262,13 @@ async def test_a_refused_head_is_answered_and_the_others_are_served(start: Start
 
 async def test_a_malformed_head_costs_its_stream_alone(start: Start, connect: Connect) -> None:
     app = await start()
+    counted: list[int] = []
+    app.options.on_refused = lambda _, refused: counted.append(refused.status) or b""
     client = await connect(app)
     bad, good = client.request(("connection", "close")), client.request()
     assert await client.reset(bad) == Code.PROTOCOL_ERROR
     assert (await client.answer(good))[0] == 200
+    assert counted == [400]
 
 
 # ---- responses
