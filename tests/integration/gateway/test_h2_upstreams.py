@@ -15,9 +15,11 @@ from aiohttp import web
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from nexus_core.snapshot import (
+    CircuitBreaker,
     Concurrency,
     Fallback,
     HeaderModifier,
+    Hedge,
     Mirror,
     Retry,
     SizeLimit,
@@ -570,6 +572,50 @@ async def test_copies_and_fallbacks_go_over_http_2_as_well(harness: Harness, lis
     assert copies.calls[0].header(b"x-nexus-mirror") == b"1"
     assert await fetch(harness, "/sized", method="POST", data=b"last") == (200, "last")
     listening.close()
+
+
+# ---- policies that judge endpoints
+
+
+async def test_failing_endpoints_open_their_circuit_and_a_probe_closes_it(
+    harness: Harness, listen: Listen, echo: Echo
+) -> None:
+    breaker = CircuitBreaker(failures=3, reset_s=0.3)
+    await harness.start(via(await listen("h2"), "h2", breaker=breaker, retry=Retry(attempts=0)))
+    answer = echo.server.on_call
+    echo.server.on_call = lambda peer, call, what: (
+        peer.h2.reset_stream(call.stream, ErrorCodes.INTERNAL_ERROR) if what == "end" else None
+    )
+    texts = [await fetch(harness) for _ in range(6)]
+    assert [status for status, _ in texts] == [502] * 3 + [503] * 3
+    assert "CircuitOpen" in texts[-1][1]
+    assert len(echo.server.calls) == 3
+    echo.server.on_call = answer
+
+    async def closed() -> bool:
+        return (await fetch(harness))[0] == 200
+
+    await until(closed)
+
+
+async def test_a_hedge_wins_and_the_slow_stream_is_reset(harness: Harness) -> None:
+    """The two run on connections of their own endpoints; the slow one's goes on to serve."""
+    servers = [Server(), Server()]
+    listening = [await server.listen() for server in servers]
+    hedge = Hedge(percentile=0.9, budget_ratio=1.0)
+    ports = [server.port for server in servers]
+    addresses = upstream(*ports, protocol="h2", hedge=hedge, breaker=CircuitBreaker(failures=1000))
+    await harness.start(snapshot(route(rule("shop/orders")), addresses))
+    await asyncio.gather(*(fetch(harness) for _ in range(150)))
+    await asyncio.sleep(1.1)  # the percentile is worked out once a second
+    servers[0].on_call = lambda peer, call, what: None
+    assert [(await fetch(harness))[0] for _ in range(8)] == [200] * 8
+    slow = [call for call in servers[0].calls if call.reset is not None]
+    assert slow
+    assert {call.reset for call in slow} == {ErrorCodes.CANCEL}
+    assert len(servers[0].peers) <= 2
+    for each in listening:
+        each.close()
 
 
 # ---- TLS
