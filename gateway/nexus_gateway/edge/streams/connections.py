@@ -13,25 +13,21 @@ Knows nothing of TLS towards the client: over a `TlsTransport` it is an applicat
 from __future__ import annotations
 
 import asyncio
-import logging
-import ssl
 from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import Any, Literal
 
-from nexus_wire.clock import NEVER, TICK_S, ticks_of
+from nexus_wire.clock import NEVER, ticks_of
 
-from nexus_gateway.edge.pools import Pool
+from nexus_gateway.edge.streams.dialling import Dial
+from nexus_gateway.edge.streams.fars import Far, ignore
 from nexus_gateway.edge.streams.plans import StreamPlan
 from nexus_gateway.edge.streams.service import Streams
 from nexus_gateway.edge.streams.sockets import keep_alive, reset
-from nexus_gateway.edge.streams.visits import Admission, Client, Refused, Visit, enter
-from nexus_gateway.edge.tls.origination import TlsInvalid, server_name
-from nexus_gateway.resilience.attempts import Outcome, may_retry
+from nexus_gateway.edge.streams.visits import Admission, Refused, Visit
+from nexus_gateway.resilience.attempts import Outcome
 from nexus_gateway.telemetry.streams import FinishedStream
-
-log = logging.getLogger("nexus.gateway.streams")
 
 SETTLED_S = 1.0
 """An endpoint that has not reset a connection by then serves, even if it is the client's turn to speak: before, what forwards for
@@ -155,14 +151,14 @@ class TcpConnection(asyncio.Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client's side is closed."""
         self._lost = True
-        self._send = _ignore
+        self._send = ignore
         far = self._far
         if self._task is not None:
             self._task.cancel()
         if far is None or far.lost:
             self._finish()
             return
-        far.write = _ignore
+        far.write = ignore
         if exc is not None:
             self._break("ClientReset")
         elif not far.transport.is_closing():
@@ -192,83 +188,11 @@ class TcpConnection(asyncio.Protocol):
         self._upstream = upstream
         self.streams.started(self._plan.route.id, upstream)
         self._admission = admission = Admission(pool, monotonic())
-        within_s = pool.upstream.timeouts.request_s
-        deadline_at = self._started_at + within_s if within_s else inf
-        try:
-            async with asyncio.timeout(within_s or None):
-                await admission.wait()
-                await self._wait_for_endpoints(pool)
-        except TimeoutError:
-            raise Refused("UpstreamOverloaded") from None
-        key = pool.key(Client(self.peer)) if pool.key is not None else b""
-        tried: set[str] = set()
-        while True:
-            visit = enter(admission, tried, key, self.streams.measurements)
-            self._visits.append(visit)
-            far = await self._connect(visit, deadline_at)
-            if far is not None:
-                self._splice(far, visit)
-                if far.lost:
-                    self.far_lost(None)
-                return
-            tried.add(visit.endpoint.authority)
-            await self._may_try_again(pool, deadline_at)
-
-    async def _wait_for_endpoints(self, pool: Pool) -> None:
-        """Wait for a first endpoint a little: a fresh start or a scale-up drops nothing."""
-        if pool.endpoints:
-            return
-        came = asyncio.Event()
-        pool.wait(came.set)
-        try:
-            async with asyncio.timeout(self.streams.settings.endpoints_wait_s):
-                await came.wait()
-        except TimeoutError:
-            raise Refused("NoEndpoints") from None
-        finally:
-            pool.stop_waiting(came.set)
-
-    async def _connect(self, visit: Visit, deadline_at: float) -> Far | None:
-        """Return the connection to the visit's endpoint, None when there is none in time."""
-        upstream = visit.pool.upstream
-        tls = upstream.tls
-        address = visit.endpoint.endpoint
-        far = Far(self, tls=tls is not None)
-        connect_s = min(upstream.timeouts.connect_s or inf, max(deadline_at - monotonic(), TICK_S))
-        try:
-            context = self.streams.means.tls(tls) if tls is not None else None
-            name = server_name(tls, self._server_name, address.address) if tls is not None else ""
-            # As `ssl` does; on a name that is none it would leave asyncio's socket open.
-            name.encode("idna")
-            async with asyncio.timeout(connect_s if connect_s < inf else None):
-                await self.streams.loop.create_connection(
-                    lambda: far, address.address, address.port, ssl=context, server_hostname=name or None
-                )
-        except (OSError, ssl.SSLError, TlsInvalid, ValueError) as error:
-            far.detach()
-            visit.failed(Outcome.CONNECT_FAILURE, monotonic())
-            visit.leave()
-            log.debug("%s (%s) took no connection: %s", address.authority, upstream.id, error)
-            return None
-        except BaseException:
-            far.detach()
-            raise
-        if far.lost and not far.received:
-            visit.failed(Outcome.RESET, monotonic())
-            visit.leave()
-            return None
-        return far
-
-    async def _may_try_again(self, pool: Pool, deadline_at: float) -> None:
-        """Wait for the next attempt's time. Raises `Refused` when there is none. Nothing was sent: policy, budget and time decide."""
-        wait_s = may_retry(
-            True, Outcome.CONNECT_FAILURE, pool.upstream.retry, len(self._visits), True, True, pool.budget, monotonic(),
-            deadline_at if deadline_at < inf else None, self.streams.means.rng,
-        )  # fmt: skip
-        if wait_s is None:
-            raise Refused("UpstreamConnectFailure")
-        self.streams.measurements.retry(pool.upstream.id)
-        await asyncio.sleep(wait_s)
+        dial = Dial(self.streams, self, admission, self._visits, self._started_at)
+        far = await dial.run(self.peer, self._server_name)
+        self._splice(far, self._visits[-1])
+        if far.lost:
+            self.far_lost(None)
 
     # ---- both sides
 
@@ -321,7 +245,7 @@ class TcpConnection(asyncio.Protocol):
 
     def far_lost(self, exc: BaseException | None) -> None:
         """The endpoint's side is closed."""
-        self._send = _ignore
+        self._send = ignore
         if exc is not None and not self._reason:
             self._visits[-1].failed(Outcome.RESET, monotonic())
         if self._lost:
@@ -449,91 +373,6 @@ class TcpConnection(asyncio.Protocol):
         if far is not None:
             far.detach()
         self._far = None
-
-
-class Far(asyncio.Protocol):
-    """The side of the endpoint. received: bytes. eof: it sends no more. lost: it is closed. blocked: it reads slowly.
-
-    write: takes what comes, on the client's transport.
-    """
-
-    __slots__ = ("_near", "_paused", "_tls", "blocked", "eof", "lost", "received", "transport", "write")
-
-    transport: Any
-
-    def __init__(self, near: TcpConnection, *, tls: bool) -> None:
-        self._near: TcpConnection | None = near
-        self._tls = tls
-        self._paused = False
-        self.transport = None
-        self.write = near.transport.write
-        self.received = 0
-        self.eof = False
-        self.lost = False
-        self.blocked = False
-
-    def detach(self) -> None:
-        """Nobody wants it any more."""
-        self._near = None
-        self.write = _ignore
-        if self.transport is not None and not self.lost:
-            self.transport.abort()
-
-    def connection_made(self, transport: Any) -> None:
-        """Take the transport."""
-        self.transport = transport
-        if self._near is None:
-            transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        """Pass on what the endpoint sends."""
-        if not self.received and self._near is not None:
-            self._near.answers()
-        self.received += len(data)
-        self.write(data)
-
-    def eof_received(self) -> bool:
-        """The endpoint sends no more; it may still read."""
-        first, self.eof = not self.eof, True
-        if first and self._near is not None:
-            self._near.far_ended()
-        return not self._tls  # asyncio's TLS closes both directions
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """It is closed."""
-        self.lost = True
-        near = self._near
-        if near is not None and near.has(self):
-            near.far_lost(exc)
-
-    def pause_writing(self) -> None:
-        """The endpoint reads slowly."""
-        self.blocked = True
-        if self._near is not None:
-            self._near.pause()
-
-    def resume_writing(self) -> None:
-        """The endpoint takes more."""
-        self.blocked = False
-        if self._near is not None:
-            self._near.resume()
-
-    def pause(self) -> None:
-        """Read no more for now."""
-        if not self._paused and not self.eof and not self.transport.is_closing():
-            self._paused = True
-            self.transport.pause_reading()
-
-    def resume(self) -> None:
-        """Read on."""
-        if self._paused:
-            self._paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
-
-
-def _ignore(data: bytes) -> None:
-    """Nobody takes it any more."""
 
 
 def _unwritten(transport: Any) -> int:

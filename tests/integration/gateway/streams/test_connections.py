@@ -412,6 +412,20 @@ async def test_connections_are_cut_off_in_the_end(lab: Lab, peers: Peers) -> Non
     writer.close()
 
 
+async def test_who_waits_for_an_endpoint_is_cut_off_too(lab: Lab) -> None:
+    nowhere = StaticAddresses((("192.0.2.1", 9),))
+    silent = Upstream("Service/default/silent/9/tcp", "", nowhere, "tcp", timeouts=Timeouts(connect_s=30.0))
+    lab.swap([route("silent", silent)], [silent])
+    reader, writer = await lab.connect()
+    await until(lambda: any(state.active for state in lab.registry.all()))
+    await lab.streams.cut_off()
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    await lab.settled()
+    assert lab.lines()[0]["reason"] == "Draining"
+    writer.close()
+
+
 async def test_a_crowd_is_bounded(peers: Peers) -> None:
     lab = Lab(max_connections=3)
     await lab.listen()
