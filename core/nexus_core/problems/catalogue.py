@@ -111,6 +111,8 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
     },
     "Gateway": {
         "CertificateInvalid": "A certificate for clients of the gateway, or its key, cannot be used.",
+        "ClientCertificateUnusable": "The certificate that a Gateway shows to upstreams cannot be shown.",
+        "ListenerNotOpen": "A listener is not served, or not with all of its certificates.",
     },
     "Reply": {
         "BadRequest": "The request is malformed.",
