@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nexus_wire.clock import NEVER, Clock
-from nexus_wire.h2server import H2Connection, Http2
+from nexus_wire.h2server import Http2
+from nexus_wire.h2serving import H2Serving
 from nexus_wire.h2streams import H2Stream
 from nexus_wire.http1 import (
     ChunkScanner,
@@ -660,4 +661,4 @@ class ServerConnection(asyncio.Protocol):
 
 Stream = ServerConnection | H2Stream
 """What a request comes by, and its response goes by."""
-AnyConnection = ServerConnection | H2Connection
+AnyConnection = ServerConnection | H2Serving
