@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from nexus_core.snapshot import Listener
 from nexus_wire.client_hello import Hello
@@ -146,5 +146,5 @@ class OpenDoor:
 class _Refusal(asyncio.Protocol):
     """Ends a connection at once."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.abort()  # type: ignore[attr-defined] - of a connection
+    def connection_made(self, transport: Any) -> None:
+        transport.abort()

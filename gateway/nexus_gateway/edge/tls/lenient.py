@@ -63,7 +63,7 @@ def _show(context: SSL.Context, opened: Opened) -> None:
         context.use_certificate(first)
         for each in rest:
             context.add_extra_chain_cert(each)
-        context.use_privatekey(key)  # type: ignore[arg-type] - every kind that OpenSSL takes
+        context.use_privatekey(key)  # type: ignore[arg-type]  # OpenSSL says of which kinds it takes none
         context.check_privatekey()
     except (SSL.Error, ValueError, TypeError) as error:
         raise KeyUnusable(
