@@ -302,7 +302,10 @@ class Carrier(asyncio.Protocol):
         if self.fresh:
             fresh, self.fresh = self.fresh, []
             for exchange in fresh:
-                exchange.deliver()
+                try:
+                    exchange.deliver()
+                except Exception as error:
+                    self._failed(exchange, error)
 
     # ---- frames
 
@@ -329,6 +332,8 @@ class Carrier(asyncio.Protocol):
             exchange.on_payload(payload, size, bool(ended))
         except StreamBroken as broken:
             exchange.on_broken(Broken.PROTOCOL, broken.detail, broken.code)
+        except Exception as error:
+            self._failed(exchange, error)
 
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if self._block is not None and (kind != frames.CONTINUATION or stream != self._block_stream):
@@ -420,6 +425,14 @@ class Carrier(asyncio.Protocol):
                 exchange.on_trailers(trailers, bool(ended))
         except StreamBroken as broken:
             exchange.on_broken(Broken.PROTOCOL, broken.detail, broken.code)
+        except Exception as error:
+            self._failed(exchange, error)
+
+    def _failed(self, exchange: H2Exchange, error: Exception) -> None:
+        """A receiver raised. That is its own affair, and not that of those it shares the connection with."""
+        context = {"message": "the receiver of a response failed", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
+        exchange.abort()
 
     def _read(self, head: bool, fields: list[bytes]) -> tuple[_Known, bool]:
         """Return what a header block says, as head or as trailers, and whether it may be kept. Raises `Refused`."""

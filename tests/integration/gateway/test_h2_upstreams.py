@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import WSServerHandshakeError, web
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from nexus_core.snapshot import (
@@ -572,6 +572,33 @@ async def test_copies_and_fallbacks_go_over_http_2_as_well(harness: Harness, lis
     assert copies.calls[0].header(b"x-nexus-mirror") == b"1"
     assert await fetch(harness, "/sized", method="POST", data=b"last") == (200, "last")
     listening.close()
+
+
+async def test_a_copy_has_the_trailers_too(harness: Harness, connect: Connect, listen: Listen, echo: Echo) -> None:
+    copies = Server()
+    listening = await copies.listen()
+    world = snapshot(
+        route(rule("shop/orders", filters=(Mirror("shop/copies"),))),
+        upstream(await listen("h1")),
+        upstream(copies.port, upstream_id="shop/copies", protocol="h2"),
+    )
+    await harness.start(world)
+    got = await ask(await connect("h2"), b"POST /framed", [b"x"], sized=None, trailers=b"x-sent: yes\r\n")
+    assert (got.body, got.trailers) == (b"x", b"x-length: 1\r\nx-got: yes\r\n")
+    await until(lambda: copies.calls and copies.calls[0].ended)
+    assert (copies.calls[0].body, copies.calls[0].trailers) == (b"x", [(b"x-sent", b"yes")])
+    listening.close()
+
+
+async def test_a_websocket_stays_a_request_where_http_2_is_spoken(harness: Harness, listen: Listen, echo: Echo) -> None:
+    await harness.start(via(await listen("h2"), "h2"))
+    assert harness.client is not None
+    with pytest.raises(WSServerHandshakeError) as raised:
+        await harness.client.ws_connect(harness.url("/"))
+    assert raised.value.status == 200
+    (head,) = echo.heads
+    assert not {"upgrade", "connection"} & set(head)
+    assert (await fetch(harness))[0] == 200
 
 
 # ---- policies that judge endpoints

@@ -335,6 +335,42 @@ async def test_who_breaks_off_resets_the_stream_alone(server: Server, connect: C
     assert carrier.has_room
 
 
+@pytest.mark.parametrize("at", ["on_response", "on_data", "on_end"])
+async def test_a_receiver_that_fails_costs_its_own_exchange(
+    server: Server, connect: Connect, loop_errors: list[dict[str, Any]], at: str
+) -> None:
+    server.on_call = lambda peer, call, what: None
+    carrier = await connect(server.port)
+
+    class Failing(Answer):
+        def __getattribute__(self, name: str) -> Any:
+            if name == at:
+                raise RuntimeError("a bug")
+            return super().__getattribute__(name)
+
+    failing, answer = Failing(), Answer()
+    place, other = carrier.exchange(), carrier.exchange()
+    place.begin(failing, GET % b"")
+    other.begin(answer, GET % b"")
+    await until(lambda: len(server.calls) == 2)
+    peer = server.peers[0]
+    peer.h2.send_headers(1, OK)
+    peer.flush()
+    await until(lambda: place.closed or failing.begun.is_set())
+    if not place.closed:
+        peer.h2.send_data(1, b"x")
+    peer.answer(server.calls[1])
+    peer.flush()
+    assert (await done(answer)).body == b"ok"
+    if at == "on_end":
+        peer.h2.send_headers(1, [("x", "y")], end_stream=True)
+        peer.flush()
+    await until(lambda: place.closed)
+    (error,) = loop_errors
+    assert str(error["exception"]) == "a bug"
+    loop_errors.clear()
+
+
 @pytest.mark.parametrize(
     ("code", "why"), [(ErrorCodes.REFUSED_STREAM, Broken.UNSEEN), (ErrorCodes.INTERNAL_ERROR, Broken.CLOSED)]
 )
