@@ -12,12 +12,13 @@ import secrets
 from nexus_core.certificates.keys import KEY_BYTES
 from nexus_core.certificates.sealing import SealError, parse_key
 
-from nexus_operator.edge.kube import Conflict, KubeApi, KubeError, NotFound
+from nexus_operator.edge.kube import Conflict, KubeApi, KubeAway, KubeError, NotFound
 from nexus_operator.world.inventory import Object
 from nexus_operator.world.kinds import SECRET
 
 log = logging.getLogger(__name__)
 KEY = "key"
+ATTEMPTS = 5
 
 
 async def ensure_seal_key(kube: KubeApi, namespace: str, name: str) -> bytes:
@@ -25,7 +26,7 @@ async def ensure_seal_key(kube: KubeApi, namespace: str, name: str) -> bytes:
 
     A Secret without a usable key is an error, not overwritten: what was sealed with another key could not be opened again.
     """
-    while True:
+    for _ in range(ATTEMPTS):
         try:
             found = await kube.get(SECRET, namespace, name)
         except NotFound:
@@ -44,6 +45,7 @@ async def ensure_seal_key(kube: KubeApi, namespace: str, name: str) -> bytes:
             continue  # another replica was faster
         log.info("made the seal key, Secret %s/%s", namespace, name)
         return _read(made, f"{namespace}/{name}")
+    raise KubeAway(f"Secret {namespace}/{name} is made and deleted again by somebody else.")
 
 
 def _read(secret: Object, name: str) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from nexus_core.model.load import parse
 from nexus_operator.children.render import Surroundings, render
-from nexus_operator.edge.childwriter import ChildWriter
+from nexus_operator.edge.childwriter import ChildWriter, Kept
 from nexus_operator.edge.kube import KubeApi, KubeAway
 from nexus_operator.metrics import Metrics
 from nexus_operator.world.inventory import Inventory, Object
@@ -78,7 +78,7 @@ async def test_a_child_that_the_api_server_chokes_on_is_told_and_holds_up_no_oth
 ) -> None:
     api, kube = server
     api.answers["bad"] = 500
-    problems = await writer(kube).sync(children("bad", "good"), frozenset())
+    problems = await writer(kube).sync(children("bad", "good"), Kept())
     assert api.applied == ["good", "good"]
     assert {(str(p.where), p.reason) for p in problems} == {("NexusService shop/bad", "ChildRefused")}
     assert "duplicate entries" in problems[0].what
@@ -90,8 +90,8 @@ async def test_a_child_that_has_to_wait_holds_up_no_other(server: tuple[ApiServe
     api.answers["late"] = status
     writing = writer(kube)
     with pytest.raises(KubeAway, match="2 children are written later"):
-        await writing.sync(children("late", "good"), frozenset())
+        await writing.sync(children("late", "good"), Kept())
     assert api.applied == ["good", "good"]
     api.answers.clear()
-    assert await writing.sync(children("late"), frozenset()) == ()
+    assert await writing.sync(children("late"), Kept()) == ()
     assert api.applied[-2:] == ["late", "late"]
