@@ -95,30 +95,41 @@ class Router(Generic[T]):
 
     def _see(self, listeners: Sequence[Listener], hostname: str | None) -> None:
         """Set out to find the routes of these listeners alone. hostname: see `through`."""
-        self._hostname = hostname
         self._names = frozenset(listener.hostname for listener in listeners)
         # Only listeners with host names need choosing; without any, every route of the port is open to every host.
-        self._choose = hostname is not None or any(self._names)
+        self._choose = any(self._names)
+        # Where no listener has a name there is nothing to be misdirected to.
+        self._hostname = hostname if self._choose else None
         self._ids: frozenset[str] | None = None
         self._by_gateway: dict[str, dict[str, list[str]]] = {}
         for listener in listeners if self._choose else ():
             # To a client of HTTPS a port is one server, whoever's its listeners are: SNI chose among all of them.
             gateway = listener.gateway if hostname is None else ""
             self._by_gateway.setdefault(gateway, {}).setdefault(listener.hostname, []).append(listener.id)
+        self._begin()
+
+    def _begin(self) -> None:
         self._allowed: dict[str, frozenset[str]] = {}
         self._places: dict[str, tuple[frozenset[str] | None, tuple[Table[T], ...]]] = {}
         self._kept: dict[tuple[str, str, str], Entry[T] | None] = {}
 
-    def through(self, listeners: Sequence[Listener], hostname: str | None = None) -> Router[T]:
+    def through(
+        self, listeners: Sequence[Listener], hostname: str | None = None, beside: Router[T] | None = None
+    ) -> Router[T]:
         """Return a router with the same entries that finds only what those listeners take: the ones of one port.
 
         hostname: of the listener that TLS chose for a connection; hosts that another listener of the port takes find nothing
-        there (`is_misdirected`). None where there was no such choice. Costs some objects, not another table.
+        there (`is_misdirected`). None where there was no such choice. beside: one for another hostname of the same listeners, with
+        which it shares what they have in common. Costs some objects, not another table.
         """
         view = Router.__new__(Router)
         view._built, view._tables, view._attached = self._built, self._tables, self._attached
-        # Where no listener has a name there is nothing to be misdirected to.
-        view._see(listeners, hostname if hostname or any(each.hostname for each in listeners) else None)
+        if beside is not None and beside._hostname is not None and hostname is not None:
+            view._names, view._choose, view._by_gateway = beside._names, beside._choose, beside._by_gateway
+            view._ids, view._hostname = beside._ids, hostname
+            view._begin()
+            return view
+        view._see(listeners, hostname)
         ids = frozenset(listener.id for listener in listeners)
         if any(map(ids.isdisjoint, self._attached)):
             view._ids = ids  # else every route is on this port, and none needs a look

@@ -238,8 +238,12 @@ class Runtime:
     def _place(self, sites: Iterable[Site]) -> Generator[None]:
         self._shared.clear()
         self.routers = Routers(self.router.through(()))
+        before: Site | None = None
         for site in sites:
-            self.routers[site.key] = self.router.through(site.listeners, site.hostname)
+            # Sites of one port come one after the other.
+            beside = self.routers[before.key] if before is not None and before.listeners is site.listeners else None
+            self.routers[site.key] = self.router.through(site.listeners, site.hostname, beside)
+            before = site
             yield
 
     def _changed(self, former: Runtime) -> set[tuple[str, str]]:
