@@ -66,7 +66,7 @@ def others(seed: int, count: int = OTHERS) -> tuple[Route, ...]:
 def snapshot(route: Route | None = None, *, services: tuple[str, ...] = ("orders",), seed: int = 0) -> Snapshot:
     """A Snapshot with the loaded route and the others of a seed. services: that have an upstream beside `other`."""
     return Snapshot(
-        (LISTENER,),
-        tuple(sorted((route or loaded(), *others(seed)), key=lambda each: each.id)),
-        tuple(sorted((upstream(each) for each in {*services, "other"}), key=lambda each: each.id)),
+        listeners=(LISTENER,),
+        routes=tuple(sorted((route or loaded(), *others(seed)), key=lambda each: each.id)),
+        upstreams=tuple(sorted((upstream(each) for each in {*services, "other"}), key=lambda each: each.id)),
     )

@@ -11,6 +11,8 @@ import pytest
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from h2.connection import H2Connection
+from h2.events import ResponseReceived
 from nexus_core.certificates.sealing import Sealer
 from nexus_core.snapshot import Certificate, StaticAddresses, Upstream
 from nexus_gateway.testing import until
@@ -279,3 +281,33 @@ async def test_what_is_no_tls_is_refused_by_a_listener_that_lets_everybody_in(ga
     with pytest.raises((ssl.SSLError, ConnectionError)):
         await gateway.connect(443, "api.example", context)
     assert await gateway.get(443, "api.example") == (200, "a")
+
+
+async def test_a_connection_of_http2_that_serves_one_host_is_misdirected_for_another_listeners(
+    gateway: Listeners,
+) -> None:
+    own = gateway.authority.certificate("own", "one.example", "two.example")
+    one, two = (listener(name, 443, "HTTPS", f"{name}.example", certificates=(own.id,)) for name in ("one", "two"))
+    await gateway.start(
+        world(one, two, own, answers("a", one), answers("b", two), await gateway.serve("a"), await gateway.serve("b"))
+    )
+    reader, writer = await gateway.connect(443, "one.example", gateway.context(alpn="h2"))
+    assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+    client = H2Connection()
+    client.initiate_connection()
+    hosts = {1: "one.example", 3: "two.example", 5: "one.example"}
+    for number, host in hosts.items():
+        client.send_headers(
+            number,
+            [(":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", host)],
+            end_stream=True,
+        )
+    writer.write(client.data_to_send())
+    statuses: dict[int, int] = {}
+    async with asyncio.timeout(5):
+        while len(statuses) < len(hosts):
+            for event in client.receive_data(await reader.read(65536)):
+                if isinstance(event, ResponseReceived):
+                    statuses[event.stream_id] = int(dict(event.headers)[b":status"])
+            writer.write(client.data_to_send())
+    assert statuses == {1: 200, 3: 421, 5: 200}

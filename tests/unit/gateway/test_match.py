@@ -95,7 +95,7 @@ def route(
 
 
 def router(*routes: Route, listeners: tuple[Listener, ...] = (Listener("d/g/h", "Gateway d/g", 80),)) -> Router[str]:
-    return Router(Snapshot(listeners, tuple(routes)), lambda route, rule: rule.id)
+    return Router(Snapshot(listeners=listeners, routes=tuple(routes)), lambda route, rule: rule.id)
 
 
 def found(
