@@ -120,6 +120,7 @@ class H2Stream:
         self.served = True
         block = self.block
         if self.tunnel:
+            self.respond = self._respond_otherwise  # type: ignore[method-assign]
             self.connection.options.on_request(self)
             return
         if block.sized:
@@ -272,6 +273,14 @@ class H2Stream:
             self._over()
         if complete and trailers:
             self.finish(trailers)
+
+    def _respond_otherwise(self, status: bytes, lines: bytes, length: int, body: Piece, complete: bool) -> None:
+        """Write a response to a client that asked for a WebSocket, and gets none: any 2xx would tell it that it has one (RFC 8441
+        section 5, RFC 9110 section 9.3.6)."""
+        del self.respond
+        if status[9:10] == b"2":
+            status = b"HTTP/1.1 502 Bad Gateway\r\n"
+        self.respond(status, lines, length, body, complete)
 
     def _send_head(self, head: bytes, *, end: bool) -> None:
         connection = self.connection
@@ -452,6 +461,7 @@ class H2Stream:
             line + b"\r\n" for line in head.split(b"\r\n")[1:] if not line.lower().startswith(b"sec-websocket-accept:")
         )
         self._switched = True
+        del self.respond
         ahead, self.body = self.body, b""
         if self._held and not self._paused:
             self._taken()

@@ -721,12 +721,16 @@ async def test_a_websocket_that_its_client_ends_is_ended(start: Start, connect: 
     assert (bytes(served.body), served.events) == (b"last", ["gone"])
 
 
-async def test_a_websocket_may_be_refused(start: Start, connect: Connect) -> None:
+@pytest.mark.parametrize(
+    ("status", "told"), [(b"403 Forbidden", "403"), (b"200 OK", "502"), (b"204 No Content", "502")]
+)
+async def test_a_websocket_may_be_refused(start: Start, connect: Connect, status: bytes, told: str) -> None:
+    """Also by a server that has never heard of it, and answers as it would have otherwise."""
     app = await start()
-    app.on_head = answering(("respond", (b"HTTP/1.1 403 Forbidden\r\n", b"", 2, b"no", True)))
+    app.on_head = answering(("respond", (b"HTTP/1.1 " + status + b"\r\n", b"", 2, b"no", True)))
     client = await connect(app)
     client.h2.send_headers(1, ASK)
     client.flush()
     await client.until(lambda: client.find(1, h2.events.StreamEnded))
-    assert dict(client.find(1, h2.events.ResponseReceived).headers)[":status"] == "403"
+    assert dict(client.find(1, h2.events.ResponseReceived).headers)[":status"] == told
     assert await client.reset(1) == Code.NO_ERROR
