@@ -43,12 +43,12 @@ Exit codes: 0 stopped as asked, 1 it could not start, 2 a setting cannot be used
 @click.option(
     "-f", "--filename", "directory", type=click.Path(path_type=Path), metavar="DIR", help="Directory of manifests."
 )
-@click.option("--listen", default=None, metavar="ADDR", help="Where it takes requests. [default: 127.0.0.1:8080]")
+@click.option("--listen", default=None, metavar="ADDR", help="Where listeners of HTTP port 80 are. [default: 127.0.0.1:8080]")
 @click.option(
     "--tls-listen",
     default=None,
     metavar="ADDR",
-    help="Where it takes requests over TLS, beside the other. [default: nowhere]",
+    help="Where listeners of HTTPS port 443 are. [default: port 8443 beside the other, once there is one]",
 )
 @click.option(
     "--certificates",
@@ -86,8 +86,10 @@ def gateway(
         raise UserError(str(error)) from error
     if directory is None and not settings.consul_url:
         raise UserError("A gateway needs its configuration: name a directory with -f, or set NEXUS_CONSUL_URL.")
-    wanted = [(settings.listen, "--listen"), (settings.admin, "--admin")]
-    if settings.tls_listen:
+    wanted = [(settings.admin, "--admin")]
+    if settings.ports == "local":
+        wanted.insert(0, (settings.listen, "--listen"))
+    if settings.tls_listen and settings.ports == "local":
         wanted.append((settings.tls_listen, "--tls-listen"))
     for address, option in wanted:
         ports.require_free(*ports.parse_address(address, option), option)
