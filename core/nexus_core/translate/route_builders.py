@@ -22,6 +22,7 @@ from nexus_core.translate import hostnames, unread
 from nexus_core.translate.asking import Asking
 from nexus_core.translate.backends import UNRESOLVED, Backends
 from nexus_core.translate.gateways import Gateways
+from nexus_core.translate.leave import Leave
 from nexus_core.translate.parents import Attachment, Parents, is_of, readable_parents
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.references import Grants
@@ -81,6 +82,7 @@ class Surroundings:
         self.world, self.last, self.upstreams = world, last, upstreams
         self.asking = Asking(world, gateways, Grants(world), upstreams)
         self.parents = Parents(world, gateways, self.asking)
+        self.leave = Leave(world)
         self.found = Routes()
 
 
@@ -208,13 +210,16 @@ class RouteBuilder(ABC, Generic[Item, RulesT]):
             self.around.found.uses.setdefault(service[:3], set()).update(gateways)
 
     def _last_resolved(self) -> Item | None:
-        """The last good version, if every backend of it is still there."""
+        """The last good version, if every backend of it is still there, and still permitted."""
         self.around.asking.trouble()
         for item in self.last():
             backends = list(self.upstreams_of(item))
-            if backends and all(name and self.around.upstreams.keep(name) for name in backends):
+            if backends and all(name and self._may_keep(name) for name in backends):
                 return item
         return None
+
+    def _may_keep(self, upstream: str) -> bool:
+        return self.around.leave.permits(self.ref, upstream) and self.around.upstreams.keep(upstream)
 
     def _finish(self, parents: tuple[ParentStatus, ...], *, quarantined: bool) -> None:
         found = self.around.found

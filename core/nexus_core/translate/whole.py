@@ -19,7 +19,7 @@ import msgspec
 from nexus_core.marketplace import Index
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, sort_problems
-from nexus_core.snapshot import EMPTY, Fallback, Mirror, Route, Rule, Snapshot, StreamRoute, Upstream
+from nexus_core.snapshot import EMPTY, Fallback, Mirror, Route, Rule, Snapshot, StreamRoute, Upstream, WeightedBackend
 from nexus_core.translate import (
     applying,
     backend_tls,
@@ -36,6 +36,7 @@ from nexus_core.translate import (
 from nexus_core.translate import (
     routes as gateway_routes,
 )
+from nexus_core.translate.leave import Leave
 from nexus_core.translate.memory import Memory
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.route_builders import Routes
@@ -44,7 +45,7 @@ from nexus_core.translate.translation import ListenerStatus, RouteStatus, Servic
 if TYPE_CHECKING:
     from nexus_core.certificates.sealing import Sealer
 
-READ_ALONG = ("GatewayClass", "ReferenceGrant", "NexusGatewayParameters", "Secret", "ConfigMap")
+READ_ALONG = ("GatewayClass", "ReferenceGrant", "NexusGatewayParameters", "Secret", "ConfigMap", "EndpointSlice")
 """Kinds that give nothing by themselves: what is wrong with one is told once, whoever names it."""
 
 
@@ -85,16 +86,17 @@ def translate_with(
     served = services.build_services(world, last, opened, ups)
     routed = gateway_routes.build_routes(world, last, opened, ups, memory)
     by_id = {o.listener.id: o for o in opened.listeners()}
-    settled = [_settle(route, by_id, world, ups) for route in served.routes.values()]
+    leave = Leave(world)
+    settled = [_settle(route, by_id, world, ups, leave) for route in served.routes.values()]
     settled += [
         # What was built just now names only what is there; at most, a listener of it does not serve.
         route
         if route.id not in routed.kept and all(i in by_id for i in route.listeners)
-        else _settle(route, by_id, world, ups)
+        else _settle(route, by_id, world, ups, leave)
         for route in routed.routes.values()
     ]
     streams = sorted(
-        (s for s in (_settle_stream(s, by_id, world, ups) for s in routed.streams.values()) if s.listeners),
+        (s for s in (_settle_stream(s, by_id, world, ups, leave) for s in routed.streams.values()) if s.listeners),
         key=lambda x: x.id,
     )
     for route in settled:
@@ -211,44 +213,58 @@ def _service_statuses(
 
 
 def _settle(
-    route: Route, opened: Mapping[str, gateways.OpenListener], world: worlds.World, ups: upstreams.Upstreams
+    route: Route,
+    opened: Mapping[str, gateways.OpenListener],
+    world: worlds.World,
+    ups: upstreams.Upstreams,
+    leave: Leave,
 ) -> Route:
     """Cut off what a kept route names and may no more: listeners that are gone or no longer allow it; upstreams that
-    are gone, whose share then gets 500.
+    are gone or of a namespace that no longer permits them, whose share then gets 500.
     """
     source = ObjectRef.parse(route.source)
     listeners = tuple(
         i for i in route.listeners if i in opened and opened[i].allows(world, source.namespace, route.id, source.kind)
     )
-    rules = tuple(_settle_rule(rule, ups) for rule in route.rules)
+    rules = tuple(_settle_rule(source, rule, ups, leave) for rule in route.rules)
     return msgspec.structs.replace(route, listeners=listeners, rules=rules)
 
 
 def _settle_stream(
-    stream: StreamRoute, opened: Mapping[str, gateways.OpenListener], world: worlds.World, ups: upstreams.Upstreams
+    stream: StreamRoute,
+    opened: Mapping[str, gateways.OpenListener],
+    world: worlds.World,
+    ups: upstreams.Upstreams,
+    leave: Leave,
 ) -> StreamRoute:
     """As `_settle`; the share of an upstream that is gone is refused."""
     source = ObjectRef.parse(stream.source)
     listeners = tuple(
         i for i in stream.listeners if i in opened and opened[i].allows(world, source.namespace, stream.id, source.kind)
     )
-    backends = tuple(
-        b if not b.upstream or ups.keep(b.upstream) else msgspec.structs.replace(b, upstream="")
-        for b in stream.backends
-    )
+    backends = _settle_backends(source, stream.backends, ups, leave)
     return msgspec.structs.replace(stream, listeners=listeners, backends=backends)
 
 
-def _settle_rule(rule: Rule, ups: upstreams.Upstreams) -> Rule:
-    for item in rule.filters:
+def _settle_rule(source: ObjectRef, rule: Rule, ups: upstreams.Upstreams, leave: Leave) -> Rule:
+    written = tuple(f for f in rule.filters if not isinstance(f, Mirror) or leave.permits_copies(source, f.upstream))
+    for item in written:
         if isinstance(item, Mirror | Fallback) and item.upstream:
             ups.keep(item.upstream)
-    filters = rule_filters.whole(rule.filters, ups.by_id)
+    filters = rule_filters.whole(written, ups.by_id)
     if filters != rule.filters:
         rule = msgspec.structs.replace(rule, filters=filters)
-    if all(not b.upstream or ups.keep(b.upstream) for b in rule.backends):
-        return rule
-    backends = tuple(
-        b if not b.upstream or ups.keep(b.upstream) else msgspec.structs.replace(b, upstream="") for b in rule.backends
-    )
-    return msgspec.structs.replace(rule, backends=backends)
+    backends = _settle_backends(source, rule.backends, ups, leave)
+    return rule if backends is rule.backends else msgspec.structs.replace(rule, backends=backends)
+
+
+def _settle_backends(
+    source: ObjectRef, backends: tuple[WeightedBackend, ...], ups: upstreams.Upstreams, leave: Leave
+) -> tuple[WeightedBackend, ...]:
+    """Return the backends with empty upstreams in place of those that must not be used; the very same ones when none is."""
+    bad = {
+        b.upstream for b in backends if b.upstream and not (leave.permits(source, b.upstream) and ups.keep(b.upstream))
+    }
+    if not bad:
+        return backends
+    return tuple(msgspec.structs.replace(b, upstream="") if b.upstream in bad else b for b in backends)
