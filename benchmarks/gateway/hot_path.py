@@ -1,8 +1,8 @@
 """Where the gateway's CPU time goes under load: a table of functions and a flame graph.
 
-Everything is on, as in `make bench`. py-spy samples the gateway's stacks, native frames included, while wrk keeps its core
+Everything is on, as in `make bench`. py-spy samples the gateway's stacks, native frames included, while a load keeps its core
 busy; the cost of a request and the kernel's share of it are taken before, without the profiler.
-Results: `benchmarks/results/profile.txt` (repeated and varied requests) and `profile.svg` (repeated).
+Results: `benchmarks/results/profile.txt` (repeated and varied requests, or others of `--kinds`) and `profile.svg` (the first).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 import flames
 import results
-import routes
-from loads import wrk
 from processes import TICKS_PER_S, Unusable, allow_many_files
-from sessions import LOAD_CORE, Session, session, stage
+from scenarios.throughput import KINDS, Kind, load
+from sessions import LOAD_CORE, Session, Stage, session, stage
 
 ROWS = 40
 RATE_PER_S = 500
@@ -32,22 +32,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=8, help="of sampling, for each kind of request (default 8)")
     parser.add_argument("--output", type=Path, default=results.FOLDER, help="folder of the two files")
+    parser.add_argument("--kinds", default="repeated,varied", help=f"comma-separated, of {', '.join(KINDS)}")
     asked = parser.parse_args()
+    names = asked.kinds.split(",")
+    if unknown := [name for name in names if name not in KINDS]:
+        parser.error(f"unknown kind {', '.join(unknown)}; there are {', '.join(KINDS)}")
+    kinds = {name: KINDS[name] for name in names}
     try:
         allow_many_files()
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nexus-profile-"))
             around = stack.enter_context(stage(Path(folder)))
-            running = stack.enter_context(session(around, "nexus"))
+            running = stack.enter_context(_session(around, kinds.values()))
             about = results.machine()
             text = f"Nexus at commit {about['commit']}, {about['cpu']}, kernel {about['kernel']}, Python {about['python']}\n"
-            for kind in ("repeated", "varied"):
-                requests = around.varied if kind == "varied" else None
-                cost = _cost(running, requests)
-                stacks = _sample(running, requests, asked.seconds, Path(folder) / f"{kind}.stacks")
-                text += f"\n## {kind} requests: {cost}\n\n{flames.table(stacks, ROWS)}"
-                if kind == "repeated":
-                    drawn = flames.svg(flames.tree(stacks), f"Nexus, repeated requests: {cost}")
+            for name, kind in kinds.items():
+                cost = _cost(running, kind)
+                stacks = _sample(running, kind, asked.seconds, Path(folder) / f"{name}.stacks")
+                text += f"\n## {name} requests: {cost}\n\n{flames.table(stacks, ROWS)}"
+                if name == names[0]:
+                    drawn = flames.svg(flames.tree(stacks), f"Nexus, {name} requests: {cost}")
     except Unusable as error:
         print(error, file=sys.stderr)
         return 1
@@ -58,17 +62,15 @@ def main() -> int:
     return 0
 
 
-def _load(running: Session, requests: Path | None, seconds: float) -> wrk.Load:
-    return wrk.run(
-        running.url(), host=routes.HOST, connections=CONNECTIONS, seconds=seconds, cores=LOAD_CORE, requests=requests
-    )
+def _session(around: Stage, kinds: Collection[Kind]) -> contextlib.AbstractContextManager[Session]:
+    return session(around, "nexus", tls=any(kind.tls for kind in kinds), grpc=any(kind.grpc for kind in kinds))
 
 
-def _cost(running: Session, requests: Path | None) -> str:
+def _cost(running: Session, kind: Kind) -> str:
     """Return what a request costs without the profiler, in words."""
-    _load(running, requests, 1)
+    load(running, kind, CONNECTIONS, 1)
     before = _times(running)
-    seen = _load(running, requests, 3)
+    seen = load(running, kind, CONNECTIONS, 3)
     user, system = (after - start for after, start in zip(_times(running), before, strict=True))
     each = 1e6 / TICKS_PER_S / max(seen.requests, 1)
     return f"{(user + system) * each:.1f} µs CPU each ({user * each:.1f} user, {system * each:.1f} kernel)"
@@ -79,7 +81,7 @@ def _times(running: Session) -> tuple[int, int]:
     return sum(int(row[11]) for row in rows), sum(int(row[12]) for row in rows)
 
 
-def _sample(running: Session, requests: Path | None, seconds: int, out: Path) -> list[tuple[tuple[str, ...], int]]:
+def _sample(running: Session, kind: Kind, seconds: int, out: Path) -> list[tuple[tuple[str, ...], int]]:
     """Return the stacks of the busiest process while it is loaded. Raises Unusable without py-spy, or without its rights."""
     program = Path(sys.executable).with_name("py-spy")
     if not program.exists():
@@ -98,7 +100,7 @@ def _sample(running: Session, requests: Path | None, seconds: int, out: Path) ->
         "--threads",
     ]
     argv += ["--rate", str(RATE_PER_S), "--duration", str(seconds), "--format", "raw", "--output", str(out)]
-    loading = threading.Thread(target=_load, args=(running, requests, seconds + 3))
+    loading = threading.Thread(target=load, args=(running, kind, CONNECTIONS, seconds + 3))
     loading.start()
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60, check=False)

@@ -15,6 +15,10 @@ HOST = f"svc-250.{DOMAIN}"
 """What the repeated request asks for."""
 PATH = "/items/7"
 TIER = ("x-tier", "gold")
+CALLS_HOST = f"calls.{DOMAIN}"
+"""A host of its own, for gRPC alone."""
+CALLS_SERVICE = "bench.Items"
+CALLS_PATH = f"/{CALLS_SERVICE}/Get"
 
 
 @dataclass(frozen=True, slots=True)

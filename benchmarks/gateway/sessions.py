@@ -55,17 +55,18 @@ class Stage:
 @contextlib.contextmanager
 def stage(work: Path) -> Iterator[Stage]:
     """Start backend and collector on the load's core and yield the stage; all of it ends with the block."""
-    *backends, marketplace, collector = free_ports(BACKENDS + 2)
+    *ports, marketplace, collector = free_ports(2 * BACKENDS + 2)
+    backends, calls = tuple(ports[:BACKENDS]), tuple(ports[BACKENDS:])
     certificate, key = _certificate(work)
     public = work / "marketplace"
     plugin_key = _marketplace(public, work / "publisher.pem")
-    around = Surroundings(tuple(backends), collector, marketplace, plugin_key, certificate, key)
+    around = Surroundings(backends, calls, collector, marketplace, plugin_key, certificate, key)
     varied, repeated = work / "varied.requests", work / "repeated.requests"
     messages.write(varied, messages.varied(messages.COUNT))
     messages.write(repeated, [messages.repeated()])
     generator = pace.program(CACHE)
     with contextlib.ExitStack() as stack:
-        command = nginx.backend(around.backends, marketplace, public, work / "backend")
+        command = nginx.backend(around.backends, calls, marketplace, public, work / "backend")
         backend = Server("backend", command, LOAD_CORE, work / "backend.log")
         stack.callback(backend.stop)
         sink = Command((sys.executable, str(HERE / "loads" / "collector.py"), str(collector)))
@@ -92,12 +93,12 @@ class Session:
 
 @contextlib.contextmanager
 def session(
-    stage: Stage, name: str, *, tls: bool = False, workers: int = 1, cores: str = PROXY_CORE
+    stage: Stage, name: str, *, tls: bool = False, grpc: bool = False, workers: int = 1, cores: str = PROXY_CORE
 ) -> Iterator[Session]:
-    """Start a proxy, wait for it, check that it does its work, yield it, stop it. Raises Unusable."""
+    """Start a proxy, wait for it, check that it does its work, yield it, stop it. grpc: needs TLS. Raises Unusable."""
     port, tls_port, admin_port = free_ports(3)
     peer = table.PEERS[name]
-    bed = Bed(stage.around, port, tls_port if tls else 0, admin_port, stage.work / name, workers)
+    bed = Bed(stage.around, port, tls_port if tls else 0, admin_port, stage.work / name, workers, grpc)
     server = Server(name, peer.command(bed), cores, stage.work / f"{name}.log")
     try:
         # Each try is a new connection, and may come to another worker: all of them are ready after this many in a row.

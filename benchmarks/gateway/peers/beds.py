@@ -13,11 +13,12 @@ from processes import Unusable
 class Surroundings:
     """What all proxies of a run share.
 
-    backends: ports that answer alike. collector: OTLP/HTTP port. marketplace: port that serves the two plugins' index.
-    certificate, key: PEM files for `*.bench.example`, alone in a folder.
+    backends: ports that answer alike. calls: ports that answer gRPC calls, in clear. collector: OTLP/HTTP port. marketplace: port that
+    serves the two plugins' index. certificate, key: PEM files for `*.bench.example`, alone in a folder.
     """
 
     backends: tuple[int, ...]
+    calls: tuple[int, ...]
     collector: int
     marketplace: int
     plugin_key: str
@@ -27,7 +28,10 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Bed:
-    """Where one proxy listens on 127.0.0.1, and a folder of its own. tls_port: 0 for no TLS. workers: processes or threads."""
+    """Where one proxy listens on 127.0.0.1, and a folder of its own. tls_port: 0 for no TLS. workers: processes or threads.
+
+    grpc: it passes calls for `routes.CALLS_HOST` on to the surroundings' `calls`, over HTTP/2.
+    """
 
     around: Surroundings
     port: int
@@ -35,6 +39,7 @@ class Bed:
     admin_port: int
     work: Path
     workers: int = 1
+    grpc: bool = False
 
 
 def find_program(name: str) -> str:

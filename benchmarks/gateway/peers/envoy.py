@@ -44,11 +44,15 @@ end
 def plain(bed: Bed) -> Command:
     """Return Envoy with one route and no more than its defaults."""
     action = {"cluster": "b", "timeout": "15s"}
-    table = {
-        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": action}]}]
-    }
+    hosts = [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": action}]}]
+    clusters = [_cluster("b", bed.around.backends)]
+    if bed.grpc:
+        calls = {"match": {"prefix": "/"}, "route": {**action, "cluster": "c"}}
+        hosts.append({"name": "calls", "domains": [routes.CALLS_HOST], "routes": [calls]})
+        clusters.append(_calls(bed))
+    table = {"virtual_hosts": hosts}
     manager = {**_manager(), "route_config": table, "http_filters": [_filter("router", "router.v3.Router")]}
-    return _start(bed, manager, [_cluster("b", bed.around.backends)])
+    return _start(bed, manager, clusters)
 
 
 def full(bed: Bed) -> Command:
@@ -67,23 +71,27 @@ def changes(bed: Bed) -> tuple[Path, Path, Path]:
     """Write two versions of the file of routes. Returns the live file, the even and the odd version."""
     even, odd = bed.work / "even.json", bed.work / "odd.json"
     for version, path in enumerate((even, odd)):
-        _write_routes(path, version)
+        _write_routes(path, version, bed.grpc)
     return bed.work / _ROUTES, even, odd
 
 
-def _write_routes(path: Path, version: int) -> None:
+def _write_routes(path: Path, version: int, grpc: bool) -> None:
     hosts = []
     for number in range(routes.HOSTS):
         name = routes.host_name(number)
         rows = [_route(route, version if number == 0 else 0) for route in routes.ROUTES]
         hosts.append({"name": name, "domains": [name], "routes": rows})
+    if grpc:
+        match = {"path_separated_prefix": f"/{routes.CALLS_SERVICE}"}
+        row = {"name": "calls", "match": match, "route": _action("c")}
+        hosts.append({"name": "calls", "domains": [routes.CALLS_HOST], "routes": [row]})
     table = {"@type": f"{_TYPES}.config.route.v3.RouteConfiguration", "name": "bench", "virtual_hosts": hosts}
     path.write_text(json.dumps({"version_info": str(version), "resources": [table]}))
 
 
 def _full(bed: Bed, hooks: list[dict[str, Any]]) -> Command:
     bed.work.mkdir(parents=True, exist_ok=True)
-    _write_routes(bed.work / _ROUTES, 0)
+    _write_routes(bed.work / _ROUTES, 0, bed.grpc)
     limit = _filter(
         "local_ratelimit",
         "local_ratelimit.v3.LocalRateLimit",
@@ -122,14 +130,16 @@ def _full(bed: Bed, hooks: list[dict[str, Any]]) -> Command:
         "rds": {"config_source": source, "route_config_name": "bench"},
         "http_filters": [limit, *hooks, _filter("router", "router.v3.Router")],
     }
-    backends = {
-        **_cluster("b", bed.around.backends),
+    watched = {
         "outlier_detection": {"consecutive_5xx": 5, "max_ejection_percent": 50},
         "circuit_breakers": {
             "thresholds": [{"max_connections": 4096, "max_requests": 4096, "max_pending_requests": 4096}]
         },
     }
-    return _start(bed, manager, [backends, _cluster("collector", (bed.around.collector,))])
+    clusters = [{**_cluster("b", bed.around.backends), **watched}, _cluster("collector", (bed.around.collector,))]
+    if bed.grpc:
+        clusters.append({**_calls(bed), **watched})
+    return _start(bed, manager, clusters)
 
 
 def _route(route: routes.Route, version: int) -> dict[str, Any]:
@@ -143,13 +153,17 @@ def _route(route: routes.Route, version: int) -> dict[str, Any]:
         headers.append({"name": ":method", "string_match": {"exact": route.method}})
     if headers:
         match["headers"] = headers
+    return {"name": route.name, "match": match, "route": _action("b")}
+
+
+def _action(cluster: str) -> dict[str, Any]:
     retry = {
         "retry_on": "connect-failure,reset,retriable-status-codes",
         "retriable_status_codes": [503],
         "num_retries": 2,
         "per_try_timeout": "5s",
     }
-    return {"name": route.name, "match": match, "route": {"cluster": "b", "timeout": "15s", "retry_policy": retry}}
+    return {"cluster": cluster, "timeout": "15s", "retry_policy": retry}
 
 
 def _log_fields() -> dict[str, str]:
@@ -203,6 +217,13 @@ def _cluster(name: str, ports: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
+def _calls(bed: Bed) -> dict[str, Any]:
+    """Return the cluster of gRPC's backends: HTTP/2 by prior knowledge."""
+    kind = f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions"
+    spoken = {"@type": kind, "explicit_http_config": {"http2_protocol_options": {}}}
+    return {**_cluster("c", bed.around.calls), "typed_extension_protocol_options": {kind.partition("/")[2]: spoken}}
+
+
 def _start(bed: Bed, manager: dict[str, Any], clusters: list[dict[str, Any]]) -> Command:
     bed.work.mkdir(parents=True, exist_ok=True)
     chain = {"filters": [{"name": "http", "typed_config": manager}]}
@@ -214,7 +235,7 @@ def _start(bed: Bed, manager: dict[str, Any], clusters: list[dict[str, Any]]) ->
         }
         tls = {
             "@type": f"{_TYPES}.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-            "common_tls_context": {"tls_certificates": [files], "alpn_protocols": ["http/1.1"]},
+            "common_tls_context": {"tls_certificates": [files], "alpn_protocols": ["h2", "http/1.1"]},
         }
         secured = {**chain, "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": tls}}
         listeners.append({"name": "tls", "address": _address(bed.tls_port), "filter_chains": [secured]})

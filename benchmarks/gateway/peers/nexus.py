@@ -1,7 +1,8 @@
 """Nexus with everything switched on, from a directory of manifests as a user writes them.
 
 500 HTTPRoutes with the ten routes of `routes.py`, one NexusService over the backends, one NexusPolicy (balancing, breaker,
-outlier ejection, retries, limits), two plugins from a signed marketplace, 1 % tracing, 1 % access log.
+outlier ejection, retries, limits), two plugins from a signed marketplace, 1 % tracing, 1 % access log; with TLS an HTTPS
+listener and its Secret; with gRPC a GRPCRoute and a NexusService more.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ def full(bed: Bed) -> Command:
     """Return the gateway with every feature."""
     manifests = bed.work / "manifests"
     manifests.mkdir(parents=True, exist_ok=True)
-    _write(manifests / "00-gateway.yaml", [_gateway()])
+    _write(manifests / "00-gateway.yaml", _gateway(bed))
     _write(manifests / "10-service.yaml", _service(bed))
+    if bed.grpc:
+        _write(manifests / "11-calls.yaml", _calls(bed))
     _write(manifests / "20-plugins.yaml", _plugins(bed))
     _write(manifests / _CHANGING, [_http_route(0, 0)])
     numbers = range(1, routes.HOSTS)
@@ -71,21 +74,33 @@ def _settings(bed: Bed) -> Mapping[str, str]:
     }
     if bed.tls_port:
         wanted["NEXUS_GATEWAY_TLS_LISTEN"] = f"127.0.0.1:{bed.tls_port}"
-        wanted["NEXUS_TLS_CERTIFICATES"] = str(bed.around.certificate.parent)
     return wanted
 
 
-def _gateway() -> dict[str, Any]:
+def _gateway(bed: Bed) -> list[dict[str, Any]]:
     everywhere = {"namespaces": {"from": "All"}}
-    listener = {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": everywhere}
-    return _object(_GATEWAY_API, "Gateway", "edge", {"gatewayClassName": "nexus", "listeners": [listener]})
+    listeners: list[dict[str, Any]] = [{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": everywhere}]
+    secrets = []
+    if bed.tls_port:
+        tls = {"mode": "Terminate", "certificateRefs": [{"name": "bench-tls"}]}
+        listeners.append({"name": "https", "port": 443, "protocol": "HTTPS", "allowedRoutes": everywhere, "tls": tls})
+        pair = {"tls.crt": bed.around.certificate.read_text(), "tls.key": bed.around.key.read_text()}
+        metadata = {"name": "bench-tls", "namespace": NAMESPACE}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "kubernetes.io/tls"}
+        secrets.append({**secret, "stringData": pair})
+    return [
+        _object(_GATEWAY_API, "Gateway", "edge", {"gatewayClassName": "nexus", "listeners": listeners}),
+        *secrets,
+    ]
 
 
 def _service(bed: Bed) -> list[dict[str, Any]]:
     addresses = [f"127.0.0.1:{port}" for port in bed.around.backends]
     service = {"type": "http", "backend": {"addresses": addresses}}
     policy = {
-        "targetRefs": [{"kind": "NexusService", "name": "backend"}],
+        "targetRefs": [
+            {"kind": "NexusService", "name": name} for name in ("backend", *(["calls"] if bed.grpc else []))
+        ],
         "loadBalancing": {"algorithm": "least-request"},
         "circuitBreaker": {"failures": 5, "resetSeconds": 10, "errorPercent": 50},
         "outlierDetection": {"failures": 5, "ejectSeconds": 30, "maxEjectedPercent": 50},
@@ -102,18 +117,29 @@ def _service(bed: Bed) -> list[dict[str, Any]]:
     ]
 
 
+def _calls(bed: Bed) -> list[dict[str, Any]]:
+    addresses = [f"127.0.0.1:{port}" for port in bed.around.calls]
+    backend = {"group": "nexus.dev", "kind": "NexusService", "name": "calls"}
+    rule = {"matches": [{"method": {"service": routes.CALLS_SERVICE}}], "backendRefs": [backend]}
+    spec = {"parentRefs": [{"name": "edge"}], "hostnames": [routes.CALLS_HOST], "rules": [rule]}
+    return [
+        _object(_NEXUS_API, "NexusService", "calls", {"type": "http", "backend": {"addresses": addresses}}),
+        _object(_GATEWAY_API, "GRPCRoute", "calls", spec),
+    ]
+
+
 def lacks(bed: Bed) -> list[str]:
     """Return which of the features that the manifests ask for the running gateway does not have, as its admin API tells."""
     config = json.loads(fetch(bed.admin_port, "admin", "/config", timeout_s=30)[2])["snapshot"]
-    upstream = config["upstreams"][0]
+    upstreams = config["upstreams"]
     rules = [rule for route in config["routes"] for rule in route["rules"]]
     found = {
-        "5,000 routes": len(rules) == routes.HOSTS * len(routes.ROUTES),
+        "5,000 routes": len(rules) == routes.HOSTS * len(routes.ROUTES) + bed.grpc,
         "rate limit": all(any(each["type"] == "rate-limit" for each in rule.get("filters", ())) for rule in rules),
         "two hooks": all(len(rule.get("plugins", ())) == 2 for rule in rules),
-        "outlier ejection": upstream.get("outlier") is not None,
-        "error-rate breaker": upstream.get("breaker", {}).get("error_ratio", 0) > 0,
-        "circuit limits": upstream.get("concurrency", {}).get("max_requests", 0) > 0,
+        "outlier ejection": all(each.get("outlier") is not None for each in upstreams),
+        "error-rate breaker": all(each.get("breaker", {}).get("error_ratio", 0) > 0 for each in upstreams),
+        "circuit limits": all(each.get("concurrency", {}).get("max_requests", 0) > 0 for each in upstreams),
     }
     return [name for name, there in found.items() if not there]
 

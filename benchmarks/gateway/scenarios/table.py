@@ -9,6 +9,7 @@ from peers.table import DEFAULT
 from scenarios import idle, latency, memory, swaps, throughput, workers
 from scenarios.kinds import Scenario
 
+_H2 = ("nexus", "envoy-full", "envoy", "nginx")
 _FULL = ("nexus", "envoy-full")
 _LOADED = ("cpu_us", "requests_per_s", "p50_ms", "p99_ms", "rss_mb", "busy_ratio", "others_ratio", "errors")
 _BODIES = ("cpu_us", "mb_per_s", "requests_per_s", "p99_ms", "busy_ratio", "others_ratio", "errors")
@@ -26,6 +27,14 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("tls", "the repeated request over TLS, keep-alive", DEFAULT, _LOADED, throughput.run),
         Scenario("body-64k", "replies of 64 KiB", DEFAULT, _BODIES, throughput.run),
         Scenario("body-1m", "replies of 1 MiB", DEFAULT, _BODIES, throughput.run),
+        Scenario(
+            "h2-tls",
+            "the repeated request over HTTP/2 and TLS, 4 connections with 32 streams each",
+            _H2,
+            _LOADED,
+            throughput.run,
+        ),
+        Scenario("grpc", "a unary call from HTTP/2 over TLS to HTTP/2 in clear", _H2, _LOADED, throughput.run),
         Scenario(
             "latency",
             "an open loop at 70 % of each one's own capacity, waiting in line counted",

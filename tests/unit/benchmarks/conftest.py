@@ -11,7 +11,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-_NAMES = ("messages", "results", "report", "routes", "processes", "loads", "loads.pace", "loads.wrk")
+_NAMES = (
+    "messages", "results", "report", "routes", "processes", "loads", "loads.h2load", "loads.pace", "loads.wrk", "peers", "peers.beds",
+)  # fmt: skip
 
 
 @pytest.fixture

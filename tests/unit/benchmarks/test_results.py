@@ -22,6 +22,18 @@ Requests/sec:  50000.50
 Transfer/sec:     15.00MB
 """
 
+H2LOAD = """TLS Protocol: TLSv1.3
+Application protocol: h2
+Main benchmark duration is over for thread #0. Stopping all clients.
+
+finished in 2.00s, 38821.50 req/s, 5.90MB/s
+requests: 77643 total, 77771 started, 77643 done, 77640 succeeded, 3 failed, 0 errored, 0 timeout
+status codes: 77640 2xx, 0 3xx, 1 4xx, 2 5xx
+traffic: 11.80MB (12368740) total, 2.97MB (3117513) headers (space savings 49.52%), 592.36KB (606550) data
+                     min         max         mean         sd        +/- sd
+time for request:       12us      4.30ms        60us        99us    98.30%
+"""
+
 
 def rounds() -> list[dict[str, float | str]]:
     return [
@@ -46,6 +58,45 @@ def test_wrk_report_counts_every_kind_of_failure(bench: SimpleNamespace) -> None
 def test_wrk_report_without_a_figure_is_an_error(bench: SimpleNamespace, missing: str) -> None:
     with pytest.raises(bench.processes.Unusable):
         bench.wrk.parse(WRK.replace(missing, "nothing"))
+
+
+def test_h2load_report_is_read(bench: SimpleNamespace) -> None:
+    seen = bench.h2load.parse(H2LOAD)
+    assert (seen.protocol, seen.done, seen.requests_per_s, seen.seconds) == ("h2", 77643, 38821.5, 2.0)
+    assert (seen.total_bytes, seen.data_bytes) == (12368740, 606550)
+
+
+@pytest.mark.parametrize(
+    ("counts", "statuses", "errors"),
+    [
+        ("77640 succeeded, 3 failed, 0 errored, 0 timeout", "77640 2xx, 0 3xx, 1 4xx, 2 5xx", 3),
+        ("77643 succeeded, 0 failed, 0 errored, 0 timeout", "77643 2xx, 0 3xx, 0 4xx, 0 5xx", 0),
+        ("77643 succeeded, 0 failed, 0 errored, 0 timeout", "77640 2xx, 3 3xx, 0 4xx, 0 5xx", 3),
+        ("77633 succeeded, 10 failed, 4 errored, 4 timeout", "77633 2xx, 0 3xx, 0 4xx, 2 5xx", 10),
+    ],
+)
+def test_h2load_report_counts_each_failure_once(
+    bench: SimpleNamespace, counts: str, statuses: str, errors: int
+) -> None:
+    text = H2LOAD.replace("77640 succeeded, 3 failed, 0 errored, 0 timeout", counts)
+    assert bench.h2load.parse(text.replace("77640 2xx, 0 3xx, 1 4xx, 2 5xx", statuses)).errors == errors
+
+
+@pytest.mark.parametrize("missing", ["Application protocol", "finished in", " done, ", "status codes", "traffic"])
+def test_h2load_report_without_a_figure_is_an_error(bench: SimpleNamespace, missing: str) -> None:
+    with pytest.raises(bench.processes.Unusable):
+        bench.h2load.parse(H2LOAD.replace(missing, "nothing"))
+
+
+def test_answers_without_their_message_are_failures(bench: SimpleNamespace) -> None:
+    """77,643 answers, and bytes enough for 60,655: gRPC's own errors look like that."""
+    seen = bench.h2load.parse(H2LOAD)
+    assert bench.h2load.lacking(seen, 10) == 77643 - 60655
+    assert bench.h2load.lacking(seen, 7) == 0  # those under way at the end brought more
+
+
+def test_h2load_log_has_the_time_of_each_request(bench: SimpleNamespace) -> None:
+    assert bench.h2load.times_us("1795293270516063\t200\t142\n1795293270516066\t-1\t155\n") == [142, 155]
 
 
 def test_medians_are_of_each_proxy_and_errors_add_up(bench: SimpleNamespace) -> None:
