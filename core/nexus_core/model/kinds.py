@@ -21,7 +21,8 @@ class Kind:
     """One kind of manifest.
 
     versions: the ones read. ours: defined by `crds/`. missing_spec: the kind has none, or it may be left out.
-    whole: the kind has no `spec`; its model reads the manifest's other fields (Secret, ConfigMap).
+    whole: the kind has no `spec`; its model reads the manifest's other fields (Secret, ConfigMap). discreet: what is wrong with
+    one is told without what was written there: it may be a secret.
     rules: about the whole object, for what lies in its metadata; `holds` takes the manifest as it was written.
     """
 
@@ -32,6 +33,7 @@ class Kind:
     scope: Literal["Namespaced", "Cluster"] = "Namespaced"
     missing_spec: bool = False
     whole: bool = False
+    discreet: bool = False
     rules: tuple[Rule, ...] = ()
 
     @property
@@ -84,8 +86,9 @@ _GATEWAY_API = (
 )
 _CORE = (
     Kind("Service", "", ("v1",), kubernetes.ServiceSpec),
-    Kind("Secret", "", ("v1",), kubernetes.SecretContent, whole=True),
-    Kind("ConfigMap", "", ("v1",), kubernetes.ConfigMapContent, whole=True),
+    Kind("Secret", "", ("v1",), kubernetes.SecretContent, whole=True, discreet=True),
+    Kind("ConfigMap", "", ("v1",), kubernetes.ConfigMapContent, whole=True, discreet=True),
+    Kind("EndpointSlice", "discovery.k8s.io", ("v1",), kubernetes.EndpointSliceContent, whole=True),
     Kind("Namespace", "", ("v1",), kubernetes.NamespaceSpec, scope="Cluster", missing_spec=True),
 )
 

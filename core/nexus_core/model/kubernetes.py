@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated
+import ipaddress
+import re
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from nexus_core.model.base import ThinModel
-from nexus_core.model.rules import ERROR_TYPE
+from nexus_core.model.base import HOSTNAME_PATTERN, ThinModel
+from nexus_core.model.rules import ERROR_TYPE, Rule
 
 NOT_BASE64 = "is no base64."
 """How the sentence ends that says so; it never quotes what was written."""
@@ -75,6 +77,55 @@ class ConfigMapContent(ThinModel):
 
 def _decoded(text: str | None) -> bytes | None:
     return None if text is None else base64.b64decode(text)
+
+
+class EndpointConditions(ThinModel):
+    """ready: None counts as true (discovery/v1)."""
+
+    ready: bool | None = None
+    terminating: bool | None = None
+
+
+class SliceEndpoint(ThinModel):
+    """addresses: of one endpoint, which are fungible."""
+
+    addresses: tuple[str, ...] = ()
+    conditions: EndpointConditions = EndpointConditions()
+
+
+class SlicePort(ThinModel):
+    """name: of the Service's port that it belongs to. port: None for all ports, which nothing can be called at."""
+
+    name: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    protocol: str | None = None
+
+
+def _is_of(kind: str, address: str) -> bool:
+    if kind == "FQDN":
+        return re.fullmatch(HOSTNAME_PATTERN, address) is not None and not address.startswith("*")
+    try:
+        return ipaddress.ip_address(address).version == (4 if kind == "IPv4" else 6)
+    except ValueError:
+        return False
+
+
+class EndpointSliceContent(ThinModel):
+    """Some endpoints of a Service. Translation reads those of files; in a cluster they change by the second and go to Consul."""
+
+    address_type: Literal["IPv4", "IPv6", "FQDN"]
+    endpoints: tuple[SliceEndpoint, ...] | None = None
+    ports: tuple[SlicePort, ...] | None = None
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="",  # the API server has its own
+            what="An address is not of the addressType.",
+            fix="Write each as the type says, such as 127.0.0.1 for IPv4; FQDN takes host names.",
+            holds=lambda s: all(_is_of(s.address_type, a) for e in s.endpoints or () for a in e.addresses),
+            field=".endpoints",
+        ),
+    )
 
 
 class NamespaceSpec(ThinModel):

@@ -260,18 +260,25 @@ def _spec_of(ref: ObjectRef, kind: Kind, doc: Mapping[str, Any]) -> tuple[Model 
         spec = kind.spec.model_validate_json(text)
     except pydantic.ValidationError as error:
         found = errors.problems_of(ref, kind.spec, error)
-        return None, [_hidden(problem) for problem in found] if kind.whole else found
+        return None, [
+            _hidden(problem) if kind.discreet else _at_root(problem) for problem in found
+        ] if kind.whole else found
     unknown = errors.unread_fields(ref, spec)
     # What cannot be left out without changing what the object means, translation tells (`translate.unread`).
     return spec, unknown
 
 
+def _at_root(problem: Problem) -> Problem:
+    """The problem of a kind without a spec, with its true path."""
+    return replace(problem, path=problem.path.removeprefix(".spec") or ".")
+
+
 def _hidden(problem: Problem) -> Problem:
     """The problem of a kind without a spec, with its true path and without what was written there: it may be a secret."""
-    path = problem.path.removeprefix(".spec") or "."
+    problem = _at_root(problem)
     if problem.what.endswith(kubernetes.NOT_BASE64):
-        return replace(problem, path=path)
-    return replace(problem, path=path, what="This cannot be read.", fix="Write a map of strings there.")
+        return problem
+    return replace(problem, what="This cannot be read.", fix="Write a map of strings there.")
 
 
 def _strings(value: Any) -> dict[str, str]:

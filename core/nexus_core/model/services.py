@@ -135,7 +135,9 @@ class Expose(Model):
 class Health(Model):
     """How a process or a fixed address is asked whether it takes requests."""
 
-    path: UrlPath = Field(default="/readyz", description="A GET of this path has to answer 200.")
+    path: UrlPath = Field(
+        default="/readyz", description="A GET of this path has to answer 200. Of types that speak HTTP/1.1."
+    )
     interval_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=5, description="Seconds between two checks."
     )
@@ -144,8 +146,9 @@ class Health(Model):
 class NexusServiceSpec(Model):
     """What a service is, how it runs or where it is found, its contract, how it is exposed and protected."""
 
-    type: Literal["http", "graphql", "websocket", "events"] = Field(
-        default="http", description="What the service speaks."
+    type: Literal["http", "grpc", "graphql", "websocket", "events", "tcp", "udp"] = Field(
+        default="http",
+        description="What the service speaks. grpc is called by HTTP/2 alone; tcp and udp are reached by TLSRoutes, TCPRoutes, UDPRoutes.",
     )
     workload: Workload | None = Field(default=None, description="What Nexus runs on Kubernetes.")
     process: Process | None = Field(
@@ -157,7 +160,8 @@ class NexusServiceSpec(Model):
         default=None, description="The short way to a route. Without it, only other services reach this one."
     )
     health: Health | None = Field(
-        default=None, description="How its readiness is asked for. Default: GET /readyz every 5 s."
+        default=None,
+        description="How its readiness is asked for. Default: GET /readyz every 5 s; of grpc and tcp, a connection to the port.",
     )
     policy: PolicyFields | None = Field(
         default=None, description="Balancing, protection and limits for this service alone."
@@ -175,5 +179,12 @@ class NexusServiceSpec(Model):
             what="A service that Nexus runs has no backend.",
             fix="Remove backend, or remove workload and process.",
             holds=lambda s: s.backend is None or not (s.workload or s.process),
+        ),
+        Rule(
+            cel="!has(self.expose) || !(self.type in ['tcp', 'udp'])",
+            what="Only requests have paths, and this service takes none.",
+            fix="Remove expose and write a TCPRoute, TLSRoute or UDPRoute, or correct the type.",
+            holds=lambda s: s.expose is None or s.type not in ("tcp", "udp"),
+            field=".expose",
         ),
     )

@@ -112,6 +112,7 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
     "Gateway": {
         "CertificateInvalid": "A certificate for clients of the gateway, or its key, cannot be used.",
         "ClientCertificateUnusable": "The certificate that a Gateway shows to upstreams cannot be shown.",
+        "NoEndpointSlice": "A Service has no endpoints, because manifests in files have no cluster that would find them.",
         "ListenerNotOpen": "A listener is not served, or not with all of its certificates.",
     },
     "Reply": {

@@ -24,6 +24,9 @@ CALLERS: dict[str, Caller] = {
     "UDPRoute": "udp",
 }
 
+_TAKEN: dict[str, tuple[Caller, ...]] = {"tcp": ("tcp",), "udp": ("udp",)}
+"""Who may call a NexusService that speaks less than HTTP, by its upstream's protocol."""
+
 
 class Reference(Protocol):
     """A backendRef of any kind of route, or a mirror's."""
@@ -95,9 +98,15 @@ class Backends:
 
     def _speaking(self, upstream: Upstream, name: str, path: str) -> str:
         """Return the NexusService's upstream in the protocol that the route speaks."""
-        if self._caller == "udp":
+        taken = _TAKEN.get(upstream.protocol)
+        if self._caller == "udp" and upstream.protocol != "udp":
             what = f'NexusService "{name}" takes no datagrams.'
-            return self._refuse(f"{path}.kind", "UnsupportedProtocol", what, "Name a Service with a UDP port.")
+            fix = "Write type: udp there, or name a Service with a UDP port."
+            return self._refuse(f"{path}.kind", "UnsupportedProtocol", what, fix)
+        if taken is not None and self._caller not in taken:
+            what = f'NexusService "{name}" is of type {upstream.protocol}, which a {self._route.kind} does not speak.'
+            fix = f"Name another backend, or write the type there that the service speaks: grpc or http in place of {upstream.protocol}."
+            return self._refuse(f"{path}.kind", "UnsupportedProtocol", what, fix)
         return self._asking.speaking(upstream, self._caller)
 
     def _refuse(self, path: str, reason: str, what: str, fix: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import msgspec
 
 from nexus_core.discovery import service_name
 from nexus_core.model import kubernetes
@@ -28,8 +31,11 @@ from nexus_core.translate.gateways import Gateways, OpenListener
 from nexus_core.translate.paths import without_trailing_slash
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.translation import Mirror, ServiceStatus
-from nexus_core.translate.upstreams import Upstreams, find_port, mirror_of, mirror_of_port
+from nexus_core.translate.upstreams import OF_CALLS, Protocol, Upstreams, find_port, mirror_of
 from nexus_core.translate.worlds import World, precedence
+
+PROTOCOLS: Mapping[str, Protocol] = {"grpc": "h2", "tcp": "tcp", "udp": "udp"}
+"""What a NexusService of a type is called in; of those that are not listed, HTTP/1.1."""
 
 
 @dataclass
@@ -65,6 +71,7 @@ def _build_upstream(
     endpoints: Discovered | StaticAddresses = Discovered(name)
     meta = _meta(ref.namespace, spec.type, (spec.contract and spec.contract.openapi) or "")
     tls: UpstreamTls | None = None
+    transport: Literal["TCP", "UDP"] = "UDP" if spec.type == "udp" else "TCP"
     backend = spec.backend
     if backend is not None and backend.addresses is not None:
         endpoints = StaticAddresses(tuple(_address(a) for a in backend.addresses))
@@ -72,12 +79,12 @@ def _build_upstream(
         endpoints = Discovered(backend.consul.service, backend.consul.tag)
     elif backend is not None and backend.kubernetes_service is not None:
         wanted = backend.kubernetes_service
-        port = find_port(world, ref.namespace, wanted.name, wanted.port)
+        port = find_port(world, ref.namespace, wanted.name, wanted.port, transport)
         if isinstance(port, str):
             fix = "Create it, or name another under backend.kubernetesService."
             found.problems.append(Problem(ref, ".spec.backend.kubernetesService", "BackendNotFound", port, fix))
             return False
-        said = upstreams.secured.find(ref.namespace, wanted.name, port.name)
+        said = upstreams.secured.find(ref.namespace, wanted.name, port.name) if transport == "TCP" else None
         if isinstance(said, Refused):
             # Not the last good version either: that may have been without TLS.
             path = ".spec.backend.kubernetesService"
@@ -85,16 +92,18 @@ def _build_upstream(
             found.statuses[ref] = ServiceStatus(ref, resource.generation, "")
             return True
         tls = said
-        mirror = mirror_of_port(ref.namespace, wanted.name, port, meta)
+        endpoints = upstreams.endpoints(ref.namespace, wanted.name, port, meta)
         upstreams.services[f"{ref.namespace}/{ref.name}"] = (ref.namespace, wanted.name, wanted.port)
         if tls is not None:
             upstreams.pinned.add(f"{ref.namespace}/{ref.name}")
-        upstreams.mirrors.setdefault(mirror.consul_service, mirror)
-        endpoints = Discovered(mirror.consul_service)
     elif spec.workload is not None:
-        upstreams.mirrors[name] = Mirror(name, ref.namespace, ref.name, spec.workload.port, (), meta)
+        upstreams.mirrors[name] = Mirror(name, ref.namespace, ref.name, spec.workload.port, (), meta, transport)
     upstream_id = f"{ref.namespace}/{ref.name}"
-    upstreams.by_id[upstream_id] = Upstream(upstream_id, str(ref), endpoints, tls=tls)
+    protocol = PROTOCOLS.get(spec.type, "http")
+    upstream = Upstream(upstream_id, str(ref), endpoints, protocol, tls=tls)
+    if protocol == "h2":
+        upstream = msgspec.structs.replace(upstream, timeouts=OF_CALLS)
+    upstreams.by_id[upstream_id] = upstream
     registry = endpoints.service if isinstance(endpoints, Discovered) else ""
     found.statuses[ref] = ServiceStatus(ref, resource.generation, upstream_id, registry)
     return True

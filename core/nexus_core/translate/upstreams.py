@@ -15,8 +15,18 @@ import msgspec
 
 from nexus_core.model import kubernetes
 from nexus_core.problems import ObjectRef
-from nexus_core.snapshot import CircuitBreaker, Discovered, Persistence, Route, Upstream, UpstreamTls
+from nexus_core.snapshot import (
+    CircuitBreaker,
+    Discovered,
+    Persistence,
+    Route,
+    StaticAddresses,
+    Timeouts,
+    Upstream,
+    UpstreamTls,
+)
 from nexus_core.translate.backend_tls import BackendTls, Refused
+from nexus_core.translate.endpoint_slices import EndpointSlices
 from nexus_core.translate.memory import Memory
 from nexus_core.translate.translation import Mirror
 from nexus_core.translate.worlds import World
@@ -47,6 +57,8 @@ APP_PROTOCOLS: Mapping[str, tuple[Protocol, bool]] = {
 NO_BREAKER = CircuitBreaker(failures=0)
 """Of a Kubernetes Service: the Gateway API wants its answers passed on, those that would open a circuit too. A NexusPolicy on the
 Gateway turns circuits on."""
+OF_CALLS = Timeouts(request_s=0.0)
+"""Of what is called by HTTP/2: a gRPC stream may be silent for long before its first message, and calls bring their own deadlines."""
 _WEB_SOCKETS = frozenset({"ws", "wss", "kubernetes.io/ws", "kubernetes.io/wss"})
 
 
@@ -69,6 +81,9 @@ class Upstreams:
     _answers: dict[tuple[str, str, int, Caller], Upstream | Refused] = field(default_factory=dict)
     services: dict[str, tuple[str, str, int]] = field(default_factory=dict)
     pinned: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.slices = EndpointSlices(self.world)
 
     def kubernetes_service(self, namespace: str, name: str, port: int, caller: Caller = "http") -> Upstream | Refused:
         """Return the upstream of a Kubernetes Service's port, made when first asked for; or why there is none."""
@@ -107,15 +122,26 @@ class Upstreams:
         elif protocol in ("http", "h2") and APP_PROTOCOLS.get(port.app_protocol.lower(), ("", False))[1]:
             # Encrypted, it says, and by whom it is vouched for nobody says: so by the system's authorities, never in clear.
             tls = UpstreamTls()
-        mirror = mirror_of_port(namespace, name, port)
         source = str(ObjectRef("Service", namespace, name))
-        upstream = Upstream(
-            upstream_id, source, Discovered(mirror.consul_service), protocol, breaker=NO_BREAKER, tls=tls
-        )
+        endpoints = self.endpoints(namespace, name, port)
+        upstream = Upstream(upstream_id, source, endpoints, protocol, breaker=NO_BREAKER, tls=tls)
+        if protocol == "h2":
+            upstream = msgspec.structs.replace(upstream, timeouts=OF_CALLS)
         upstream = self.memory.upstream(upstream)
-        self.mirrors.setdefault(mirror.consul_service, mirror)
         self.by_id[upstream_id] = upstream
         return upstream
+
+    def endpoints(
+        self, namespace: str, name: str, port: kubernetes.ServicePort, meta: Mapping[str, str] | None = None
+    ) -> Discovered | StaticAddresses:
+        """Return where the endpoints of a Kubernetes Service's port are: where EndpointSlices among the manifests say, else under a
+        name in the registry, to which they are mirrored then. meta: of the mirror."""
+        static = self.slices.find(namespace, name, port)
+        if static is not None:
+            return static
+        mirror = mirror_of_port(namespace, name, port, meta)
+        self.mirrors.setdefault(mirror.consul_service, mirror)
+        return Discovered(mirror.consul_service)
 
     def find(self, upstream_id: str) -> Upstream | None:
         """Return an upstream that is there."""
@@ -128,7 +154,8 @@ class Upstreams:
             return upstream.id
         found = f"{upstream.id}/{wanted}"
         if found not in self.by_id:
-            self.by_id[found] = msgspec.structs.replace(upstream, id=found, protocol=wanted)
+            timeouts = OF_CALLS if wanted == "h2" and upstream.timeouts == Timeouts() else upstream.timeouts
+            self.by_id[found] = msgspec.structs.replace(upstream, id=found, protocol=wanted, timeouts=timeouts)
             self._alike(upstream.id, found)
         return found
 

@@ -47,6 +47,7 @@ def render(resource: Resource, surroundings: Surroundings) -> tuple[Object, ...]
     if not isinstance(spec, NexusServiceSpec) or spec.workload is None:
         return ()
     workload = spec.workload
+    transport = "UDP" if spec.type == "udp" else "TCP"
     name, namespace = resource.ref.name, resource.ref.namespace
     identity = {"app.kubernetes.io/name": name, "app.kubernetes.io/instance": f"{name}.{namespace}"[:63].rstrip("-._")}
     labels = {**identity, MANAGED_BY[0]: MANAGED_BY[1], "app.kubernetes.io/part-of": "nexus"}
@@ -57,7 +58,15 @@ def render(resource: Resource, surroundings: Surroundings) -> tuple[Object, ...]
         "metadata": meta,
         "spec": {
             "selector": identity,
-            "ports": [{"name": PORT_NAME, "port": workload.port, "targetPort": PORT_NAME, "protocol": "TCP"}],
+            "ports": [
+                {
+                    "name": PORT_NAME,
+                    "port": workload.port,
+                    "targetPort": PORT_NAME,
+                    "protocol": transport,
+                    **({"appProtocol": "kubernetes.io/h2c"} if spec.type == "grpc" else {}),
+                }
+            ],
         },
     }
     deployment = {
@@ -71,7 +80,7 @@ def render(resource: Resource, surroundings: Surroundings) -> tuple[Object, ...]
             "progressDeadlineSeconds": PROGRESS_DEADLINE_S,
             "template": {
                 "metadata": {"labels": labels},
-                "spec": _pod(resource, workload, spec.health or Health(), surroundings),
+                "spec": _pod(resource, spec, workload, transport, surroundings),
             },
         },
     }
@@ -97,11 +106,13 @@ def _strategy(workload: Workload) -> dict[str, Any]:
     return {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
 
 
-def _pod(resource: Resource, workload: Workload, health: Health, surroundings: Surroundings) -> dict[str, Any]:
+def _pod(
+    resource: Resource, spec: NexusServiceSpec, workload: Workload, transport: str, surroundings: Surroundings
+) -> dict[str, Any]:
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": workload.image,
-        "ports": [{"name": PORT_NAME, "containerPort": workload.port, "protocol": "TCP"}],
+        "ports": [{"name": PORT_NAME, "containerPort": workload.port, "protocol": transport}],
         "env": _env(resource, workload, surroundings),
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
     }
@@ -113,7 +124,7 @@ def _pod(resource: Resource, workload: Workload, health: Health, surroundings: S
         container["imagePullPolicy"] = workload.image_pull_policy
     if workload.resources is not None:
         container["resources"] = {kind: amounts for kind, amounts in _dump(workload.resources).items() if amounts}
-    container.update(_probes(workload, health))
+    container.update(_probes(spec.type, workload, spec.health or Health()))
     pod: dict[str, Any] = {
         "containers": [container],
         "terminationGracePeriodSeconds": GRACE_S,
@@ -158,7 +169,10 @@ def _env(resource: Resource, workload: Workload, surroundings: Surroundings) -> 
     return [*(entry for entry in own if entry["name"] not in taken), *theirs]
 
 
-def _probes(workload: Workload, health: Health) -> dict[str, Any]:
+def _probes(kind: str, workload: Workload, health: Health) -> dict[str, Any]:
+    """The probes that are asked for. Readiness is asked for anyhow: by HTTP, or by a connection where HTTP/1.1 is not spoken. Of UDP
+    nothing can be asked.
+    """
     given = workload.probes
     probes = {
         "readinessProbe": given.readiness if given else None,
@@ -166,11 +180,14 @@ def _probes(workload: Workload, health: Health) -> dict[str, Any]:
         "startupProbe": given.startup if given else None,
     }
     rendered = {name: _probe(probe) for name, probe in probes.items() if probe is not None}
-    by_health = {
-        "httpGet": {"path": health.path, "port": PORT_NAME},
-        "periodSeconds": max(1, round(health.interval_seconds)),
-    }
-    return {"readinessProbe": by_health, **rendered}
+    if kind == "udp":
+        return rendered
+    asked: dict[str, Any] = (
+        {"tcpSocket": {"port": PORT_NAME}}
+        if kind in ("grpc", "tcp")
+        else {"httpGet": {"path": health.path, "port": PORT_NAME}}
+    )
+    return {"readinessProbe": {**asked, "periodSeconds": max(1, round(health.interval_seconds))}, **rendered}
 
 
 def _probe(probe: Probe) -> dict[str, Any]:
