@@ -276,7 +276,9 @@ def test_kinds_installed_later_are_found(bed: Cluster, operator: subprocess.Pope
     bed.apply(web(expose={"path": "/web"}))
     wait_condition(bed, "web", "Ready", "True")
     stand_in = ("deployments", "services", "secrets", "serviceaccounts")
-    eventually(bed, lambda: made_for(bed, "default", "default") == set(stand_in), "a data plane stands in for a Gateway")
+    eventually(
+        bed, lambda: made_for(bed, "default", "default") == set(stand_in), "a data plane stands in for a Gateway"
+    )
     bed.install_gateway_api()
     bed.apply(
         [

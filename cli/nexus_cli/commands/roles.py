@@ -43,7 +43,9 @@ Exit codes: 0 stopped as asked, 1 it could not start, 2 a setting cannot be used
 @click.option(
     "-f", "--filename", "directory", type=click.Path(path_type=Path), metavar="DIR", help="Directory of manifests."
 )
-@click.option("--listen", default=None, metavar="ADDR", help="Where listeners of HTTP port 80 are. [default: 127.0.0.1:8080]")
+@click.option(
+    "--listen", default=None, metavar="ADDR", help="Where listeners of HTTP port 80 are. [default: 127.0.0.1:8080]"
+)
 @click.option(
     "--tls-listen",
     default=None,

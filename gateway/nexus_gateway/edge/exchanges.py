@@ -163,7 +163,12 @@ class Exchange(Receiving):
             return False
         block = self.block
         aside = block.aside
-        if block.upgrade or not block.authority or block.length == -2 or (aside is not None and deadlines.are_in(aside)):
+        if (
+            block.upgrade
+            or not block.authority
+            or block.length == -2
+            or (aside is not None and deadlines.are_in(aside))
+        ):
             return False
         limiter = pool.limiter
         if limiter is not None:

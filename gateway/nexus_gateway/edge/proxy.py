@@ -296,7 +296,9 @@ class Proxy:
         self.connector.sweep()
         for connection in presence.find_left(self._paused) if self._paused else ():
             connection.transport.abort()
-        for stream in [each for connection in self.connections if not connection.complete for each in connection.dripping()]:
+        for stream in [
+            each for connection in self.connections if not connection.complete for each in connection.dripping()
+        ]:
             requestor = stream.requestor
             if isinstance(requestor, Exchange):
                 requestor.too_slow()

@@ -148,7 +148,6 @@ class Forwarding:
                 return said.decode()
         return peer.scheme
 
-
     def port(self, peer: Peer, scheme: str, said: int) -> int:
         """Return the port that the client used, 0 for the scheme's own. scheme: as the client used it; said: by its Host header, 0
         for none.
