@@ -54,6 +54,8 @@ class H2Stream:
     _finished = False
     _last_words = b""
     _switched = False
+    # Of a tunnel that is not one yet: no part of the request, and nothing that a server without WebSockets may ever see.
+    _ahead = b""
     # Of the request's body: bytes still to come by content-length (-1 unknown); come, but taken by nobody; taken, but not yet told as
     # window.
     _left = -1
@@ -159,7 +161,7 @@ class H2Stream:
 
     def _take_tunnel(self, payload: bytes, *, end: bool) -> None:
         if not self._switched:
-            self.body = self.body + payload if self.body else payload
+            self._ahead += payload
         else:
             if self.requestor is not None and payload:
                 self.requestor.on_tunnel(payload)
@@ -208,13 +210,17 @@ class H2Stream:
         """The client has given the stream, or the connection, up."""
         self.closed = True
         self._queue = None
-        held, self._held = self._held, 0
-        if held:
-            self.connection.credit(held)
+        self._let_go()
         requestor = self.requestor
         if requestor is not None:
             self.requestor = None
             requestor.on_gone()
+
+    def _let_go(self) -> None:
+        """What came and nobody took is nobody's any more: it must not narrow the connection's window for ever."""
+        held, self._held = self._held, 0
+        if held:
+            self.connection.credit(held)
 
     # ---- the response: what the requestor calls
 
@@ -255,7 +261,7 @@ class H2Stream:
             else:
                 head = _pack(len(head) << 8 | HEADERS, 5, number) + head
             connection.send(head)
-            if self.complete and not self.tunnel and not connection.going:
+            if self.complete and not self.tunnel and not connection.going and not self._held:
                 # `_over` in place.
                 self.requestor = None
                 self.closed = True
@@ -418,6 +424,7 @@ class H2Stream:
         if not self.complete or self.tunnel:
             connection.cut(self, Code.NO_ERROR)
         else:
+            self._let_go()
             connection.forget(self)
 
     def abort(self) -> None:
@@ -462,7 +469,7 @@ class H2Stream:
         )
         self._switched = True
         del self.respond
-        ahead, self.body = self.body, b""
+        ahead, self._ahead = self._ahead, b""
         if self._held and not self._paused:
             self._taken()
         if not self.closed:

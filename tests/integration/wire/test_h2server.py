@@ -734,3 +734,34 @@ async def test_a_websocket_may_be_refused(start: Start, connect: Connect, status
     await client.until(lambda: client.find(1, h2.events.StreamEnded))
     assert dict(client.find(1, h2.events.ResponseReceived).headers)[":status"] == told
     assert await client.reset(1) == Code.NO_ERROR
+
+
+async def test_a_body_that_nobody_took_is_credited_when_its_request_is_answered(start: Start, connect: Connect) -> None:
+    """Otherwise the connection's window would shrink with every early answer, until nobody can send anything."""
+
+    class Reluctant(Served):
+        def on_body(self, data: bytes, complete: bool) -> None:
+            self.complete = complete
+
+    app = await start()
+    taken: list[Reluctant] = []
+
+    def serve(served: Served) -> bool:
+        served.stream.requestor = reluctant = Reluctant(app, served.stream)
+        reluctant.complete = False
+        taken.append(reluctant)
+        served.stream.pause()
+        return True
+
+    app.on_head = lambda served: True if isinstance(served, Reluctant) else serve(served)
+    client = await connect(app)
+    for number in range(40):
+        stream = client.request(end=False)
+        await until(lambda: len(taken) == number + 1)  # noqa: B023
+        await client.until(lambda: client.h2.local_flow_control_window(stream) > 48000)  # noqa: B023
+        for left in (2, 1, 0):
+            client.h2.send_data(stream, b"x" * 16000, end_stream=not left)
+        client.flush()
+        await until(lambda: taken[-1].complete)
+        taken[-1].answer()
+        assert (await client.answer(stream))[0] == 200
