@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from nexus_core.snapshot.listeners import Protocol
+
+Field = tuple[str, str]
+"""(plural of a kind, path of a field with dots, lists passed over)"""
 
 SUPPORTED_FEATURES = (
     "BackendTLSPolicy",
@@ -57,6 +60,56 @@ SUPPORTED_FEATURES = (
     "UDPRoute",
 )
 """Sorted, as the API asks for. What is not here is either not done or belongs to meshes."""
+
+RETRY = ("httproutes", "spec.rules.retry")
+NEEDED_FIELDS: Mapping[str, Field] = {
+    "HTTPRouteRetry": RETRY,
+    "HTTPRouteRetryBackendTimeout": RETRY,
+    "HTTPRouteRetryConnectionError": RETRY,
+}
+"""Features that are said with a field which the experimental channel of the Gateway API alone has: without it, the API server drops
+the field, and nobody could ask for what is claimed. Other releases draw that line elsewhere, so it is the field that counts, not the
+channel's name.
+"""
+NEEDED_KINDS: Mapping[str, str] = {
+    "BackendTLSPolicy": "BackendTLSPolicy",
+    "BackendTLSPolicySANValidation": "BackendTLSPolicy",
+    "GRPCRoute": "GRPCRoute",
+    "GRPCRouteNamedRouteRule": "GRPCRoute",
+    "ListenerSet": "ListenerSet",
+    "ReferenceGrant": "ReferenceGrant",
+    "TCPRoute": "TCPRoute",
+    "TLSRoute": "TLSRoute",
+    "TLSRouteModeMixed": "TLSRoute",
+    "TLSRouteModeTerminate": "TLSRoute",
+    "UDPRoute": "UDPRoute",
+}
+"""Features of kinds that not every release of the Gateway API has."""
+
+
+def lacking(fields: Collection[Field], kinds: Collection[str]) -> frozenset[str]:
+    """Return the features that cannot be asked for in a cluster. fields: those of `NEEDED_FIELDS` that it has. kinds: that it has."""
+    without_field = {name for name, field in NEEDED_FIELDS.items() if field not in fields}
+    return frozenset(without_field | {name for name, kind in NEEDED_KINDS.items() if kind not in kinds})
+
+
+def fields_in(plural: str, schema: object) -> frozenset[Field]:
+    """Return which of the `NEEDED_FIELDS` of a kind its schema has. schema: OpenAPI v3, as in a CustomResourceDefinition."""
+    return frozenset(
+        field for field in NEEDED_FIELDS.values() if field[0] == plural and _has(schema, field[1].split("."))
+    )
+
+
+def _has(schema: object, path: list[str]) -> bool:
+    for name in path:
+        while isinstance(schema, Mapping) and "items" in schema:
+            schema = schema["items"]
+        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        if not isinstance(properties, Mapping) or name not in properties:
+            return False
+        schema = properties[name]
+    return True
+
 
 PROTOCOLS: Mapping[str, Protocol] = {"HTTP": "HTTP", "HTTPS": "HTTPS", "TLS": "TLS", "TCP": "TCP", "UDP": "UDP"}
 """Protocols that listeners may have, by their names."""

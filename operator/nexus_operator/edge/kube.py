@@ -20,7 +20,7 @@ from kubernetes.aio import client as api
 from kubernetes.aio import config
 
 from nexus_operator.world.inventory import Object, parse_version
-from nexus_operator.world.kinds import Kind
+from nexus_operator.world.kinds import CRD, Kind
 from nexus_operator.world.trims import trim
 
 FIELD_MANAGER = "nexus-operator"
@@ -143,6 +143,24 @@ class KubeApi:
     async def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """Return one object. Raises NotFound."""
         return await self._call("GET", kind.path(namespace, name))
+
+    async def schema_of(self, kind: Kind) -> object:
+        """Return the schema of a kind's version, OpenAPI v3, as its CustomResourceDefinition says; None when there is none.
+
+        By a list of one, since that takes no leave besides that for watching the definitions.
+        """
+        name = f"{kind.plural}.{kind.group}"
+        try:
+            page = await self._call("GET", CRD.path(), query=[("fieldSelector", f"metadata.name={name}")])
+        except NotFound:
+            return None
+        for item in page.get("items") or ():
+            # The server is asked for one; a stand-in may give more.
+            if (item.get("metadata") or {}).get("name") == name:
+                versions = (item.get("spec") or {}).get("versions") or ()
+                found = next((v for v in versions if v.get("name") == kind.version), {})
+                return (found.get("schema") or {}).get("openAPIV3Schema")
+        return None
 
     async def create(self, kind: Kind, namespace: str, body: Object) -> Object:
         """Create an object. Raises Conflict when there is one of that name."""

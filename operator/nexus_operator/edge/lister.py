@@ -10,9 +10,11 @@ import logging
 import random
 from collections.abc import Callable
 
-from nexus_operator.edge.kube import KubeApi, KubeError
+from nexus_core.translate import features
+
+from nexus_operator.edge.kube import KubeApi, KubeAway, KubeError
 from nexus_operator.world.inventory import Inventory
-from nexus_operator.world.kinds import WATCHED, Kind
+from nexus_operator.world.kinds import GATEWAY_CLASS, WATCHED, Kind
 
 log = logging.getLogger(__name__)
 SETTLE_S = 0.5
@@ -67,6 +69,22 @@ class Lister:
         if missing != self._missing:
             log.info("kinds that are not installed: %s", ", ".join(sorted(missing)) or "none")
             self._missing = frozenset(missing)
+        await self._read_schemas()
+
+    async def _read_schemas(self) -> None:
+        """Learn which fields the cluster has of those that not every release of the Gateway API has."""
+        found: set[features.Field] = set()
+        for plural in sorted({field[0] for field in features.NEEDED_FIELDS.values()}):
+            kind = next(kind for kind in WATCHED if kind.plural == plural)
+            try:
+                found |= features.fields_in(plural, await self._kube.schema_of(kind))
+            except KubeAway:
+                raise
+            except KubeError as err:
+                # Without leave to look nothing is claimed that may not be; all else works.
+                log.warning("whether %s have every field cannot be told: %s", plural, err)
+        if self._inventory.note_fields(frozenset(found)):
+            self._changed(GATEWAY_CLASS.kind)
 
     async def _list(self, kind: Kind) -> bool:
         listed = await self._kube.list_all(kind)

@@ -53,12 +53,13 @@ def _class(view: View, status: ClassStatus, obj: Object) -> StatusWrite:
     accepted = condition(view, "Accepted", status.accepted)
     if status.accepted.ok and not status.accepted.message:
         accepted = Condition("Accepted", "True", "Accepted", "Nexus serves Gateways of this class.")
+    features = sorted(set(status.features) - view.inventory.lacking)
     return StatusWrite(
         "GatewayClass",
         obj,
         {
             "conditions": merged(view, obj, obj.get("status") or {}, [accepted]),
-            **({"supportedFeatures": [{"name": name} for name in sorted(status.features)]} if status.features else {}),
+            **({"supportedFeatures": [{"name": name} for name in features]} if features else {}),
         },
     )
 

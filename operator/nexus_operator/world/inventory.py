@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nexus_core.translate import features
+from nexus_core.translate.features import Field
+
 from nexus_operator.world.trims import LAST_APPLIED, trim
 
 Object = Mapping[str, Any]
@@ -33,6 +36,7 @@ class Inventory:
 
     def __init__(self, kinds: Iterable[str]) -> None:
         self._shelves = {kind: _Shelf() for kind in kinds}
+        self._fields: frozenset[Field] = frozenset()
 
     @property
     def unlisted(self) -> tuple[str, ...]:
@@ -96,6 +100,16 @@ class Inventory:
         """Return whether the cluster knows the kind, as of its last list."""
         shelf = self._shelves[kind]
         return shelf.listed_at > 0 or bool(shelf.objects)
+
+    def note_fields(self, fields: frozenset[Field]) -> bool:
+        """Take in which fields that not every release of the Gateway API has the cluster's kinds have; return whether that is news."""
+        changed, self._fields = fields != self._fields, fields
+        return changed
+
+    @property
+    def lacking(self) -> frozenset[str]:
+        """The features of the Gateway API that nobody can ask for in this cluster, as of its last lists."""
+        return features.lacking(self._fields, [kind for kind in self._shelves if self.is_installed(kind)])
 
     def count(self, kind: str) -> int:
         """Return how many objects of the kind are known."""

@@ -66,6 +66,8 @@ DEPLOYMENT = Kind("apps", "v1", "deployments", "Deployment", selector="=".join(M
 SERVICE_ACCOUNT = Kind("", "v1", "serviceaccounts", "ServiceAccount", selector="=".join(MANAGED_BY))
 DISRUPTION_BUDGET = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", selector="=".join(MANAGED_BY))
 POD = Kind("", "v1", "pods", "Pod", selector=f"{'='.join(MANAGED_BY)},{GATEWAY_NAME}")
+CRD = Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
+"""Looked at one by one, by name: not watched."""
 
 ROUTES: tuple[Kind, ...] = (HTTP_ROUTE, GRPC_ROUTE, TLS_ROUTE, TCP_ROUTE, UDP_ROUTE)
 """The kinds of routes of the Gateway API."""

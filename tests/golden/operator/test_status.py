@@ -17,6 +17,7 @@ from nexus_core.marketplace import Index
 from nexus_core.model.load import parse
 from nexus_core.snapshot import Ack, PluginReport, Published, Release, wire
 from nexus_core.translate import translate
+from nexus_core.translate.features import NEEDED_FIELDS
 from nexus_operator.publication.acks import Ledger, fingerprints
 from nexus_operator.publication.fleets import Fleet
 from nexus_operator.status.build import build_statuses
@@ -39,6 +40,9 @@ def front(addresses: list[str], ready: int = 1) -> Front:
 
 def view_of(case: dict[str, Any]) -> View:
     inventory = Inventory(kind.kind for kind in WATCHED)
+    inventory.note_fields(frozenset(NEEDED_FIELDS.values()))
+    for kind in WATCHED:
+        inventory.replace(kind.kind, (), 1)  # all of them are installed
     for number, obj in enumerate(case["objects"]):
         meta = {"uid": f"u{number}", "generation": 1, "resourceVersion": str(number + 1), **obj["metadata"]}
         inventory.observe(obj["kind"], {**obj, "metadata": meta})
