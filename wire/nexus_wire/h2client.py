@@ -46,7 +46,11 @@ ANSWER_S = 20.0
 """How long the sign may take."""
 _MAX_BLOCK = 65536
 _MAX_NUISANCES = 1000
-"""Frames in a second that bring nothing forward: pings, settings, empty data, and those of streams that are over."""
+"""Frames in a second that bring nothing forward: pings, settings, empty data, and those of streams that are over; beside those that
+what we send gives reason for."""
+_PAYS_BYTES = 8
+"""Of what we send so many bytes pay for one such frame: gRPC's servers measure their way by a PING for what comes, which may be a
+message of a few bytes."""
 _LEAST_SHARE = 1024
 _ODD = frames.END_HEADERS | frames.PADDED | frames.PRIORITISED
 _MAX_KNOWN = 64
@@ -91,15 +95,16 @@ class Carrier(asyncio.Protocol):
     ready: done when the server has said its settings; fails with `NotSpoken` where it speaks another protocol, or with
     `ConnectionError`. retired: no new exchanges; it closes after its last one. answers, reads: responses, and reads, so far.
     server_name: as of a `ClientConnection`. window, stream_window, max_frame: what the peer takes. fresh: exchanges whose head is not
-    handed over yet. waiting: those with something to send. on_lost: called once when the connection is over. on_room: called when an
-    exchange was given up.
+    handed over yet. waiting: those with something to send. late: bytes that may still come of streams that we broke off. on_lost:
+    called once when the connection is over. on_room: called when an exchange was given up.
     """
 
     __slots__ = (
-        "_asked", "_block", "_block_flags", "_block_frames", "_block_stream", "_buffer", "_decoder", "_greeted", "_heads", "_known",
-        "_most", "_nuisances", "_nuisances_from", "_on_lost", "_on_room", "_parted", "_plain", "_seen_reads", "_unacked", "answers",
-        "blocked", "calls", "clock", "closed", "deadline", "exchanges", "fresh", "idle_since", "max_frame", "next_stream", "owner",
-        "prefix", "reads", "ready", "retired", "server_name", "stream_window", "streams", "transport", "waiting", "window",
+        "_asked", "_block", "_block_flags", "_block_frames", "_block_stream", "_buffer", "_decoder", "_granted", "_greeted", "_heads",
+        "_known", "_most", "_nuisances", "_nuisances_from", "_on_lost", "_on_room", "_paid_from", "_parted", "_plain", "_seen_reads",
+        "_unacked", "answers", "blocked", "calls", "clock", "closed", "deadline", "exchanges", "fresh", "idle_since", "late", "max_frame",
+        "next_stream", "owner", "prefix", "reads", "ready", "retired", "server_name", "stream_window", "streams", "transport", "waiting",
+        "window",
     )  # fmt: skip
 
     transport: Any
@@ -143,6 +148,9 @@ class Carrier(asyncio.Protocol):
         self._unacked = 0
         self._nuisances = 0
         self._nuisances_from = 0
+        self._granted = DEFAULT_WINDOW  # what the peer ever let us send
+        self._paid_from = 1
+        self.late = 0
         self._seen_reads = -1
         self._asked = self._parted = self._greeted = False
         self._plain = False  # settings have come, and no header block goes on: what is ordinary may come
@@ -175,14 +183,18 @@ class Carrier(asyncio.Protocol):
         """Take no new exchanges, and close after the last one."""
         if self.retired:
             return
+        self._take_no_more()
+        if not self.streams:
+            self.close()
+
+    def _take_no_more(self) -> None:
+        """Nobody begins anything here any more, those neither that have a place."""
         self.retired = True
         for exchange in tuple(self.exchanges):
             if exchange.receiver is None:
                 exchange.discard()
             else:
                 exchange.reusable = False
-        if not self.streams:
-            self.close()
 
     def close(self) -> None:
         """Say good-bye and close once everything is written, or after `CLOSE_S`."""
@@ -205,8 +217,9 @@ class Carrier(asyncio.Protocol):
 
     def abort(self) -> None:
         """Break off at once; the exchanges' receivers are told."""
-        self.retired = True
+        self._parted = True
         self.transport.abort()
+        self._take_no_more()
 
     def write(self, data: bytes) -> None:
         """Write frames."""
@@ -321,7 +334,10 @@ class Carrier(asyncio.Protocol):
         self._unacked = unacked
         exchange = self.streams.get(stream)
         if exchange is None:
-            self._stray(stream)
+            if 0 < size <= self.late and stream < self.next_stream:
+                self.late -= size
+            else:
+                self._stray(stream)
             return
         if flags & frames.PADDED:
             payload = frames.unpadded(payload, flags)
@@ -445,6 +461,7 @@ class Carrier(asyncio.Protocol):
     def _window_update(self, stream: int, increment: int) -> None:
         if not stream:
             self.window += increment
+            self._granted += increment
             if not increment or self.window > MAX_WINDOW:
                 raise ConnectionBroken(
                     Code.FLOW_CONTROL_ERROR, "The connection's window grows by nothing, or too much."
@@ -524,12 +541,7 @@ class Carrier(asyncio.Protocol):
         told = f"the server goes away ({_name(code)})"
         unseen = [exchange for stream, exchange in self.streams.items() if stream > last]
         # First of all no new ones, or those that are sent again would come back here.
-        self.retired = True
-        for exchange in tuple(self.exchanges):
-            if exchange.receiver is None:
-                exchange.discard()
-            else:
-                exchange.reusable = False
+        self._take_no_more()
         for exchange in unseen:
             exchange.on_broken(Broken.UNSEEN, told)
         if not self.streams:
@@ -546,15 +558,22 @@ class Carrier(asyncio.Protocol):
         if tick - self._nuisances_from > 10:
             self._nuisances_from = tick
             self._nuisances = 0
+            self._paid_from = self._paid
         self._nuisances += 1
-        if self._nuisances > _MAX_NUISANCES:
+        if self._nuisances > _MAX_NUISANCES and self._nuisances > _MAX_NUISANCES + self._paid - self._paid_from:
             raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, "Too many frames bring nothing forward.")
+
+    @property
+    def _paid(self) -> int:
+        """How many frames there was reason for ever. Stream numbers go up by two: a stream pays for four."""
+        return 2 * self.next_stream + (self._granted - self.window) // _PAYS_BYTES
 
     def _give_up(self, broken: ConnectionBroken) -> None:
         """The peer is not to be believed any more."""
         spoken = self._greeted
         self._unready(NotSpoken(f"does not speak HTTP/2 ({broken.detail})"))
         self._part(frames.goaway(0, broken.code) if spoken else b"")
+        self._take_no_more()
         self._break_all(Broken.PROTOCOL, broken.detail)
 
     # ---- time

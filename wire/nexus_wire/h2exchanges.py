@@ -299,6 +299,7 @@ class H2Exchange:
         self._tail = b""
         self.blocked = False
         if code is not None and not carrier.closed:
+            carrier.late += max(STREAM_WINDOW - self._unacked, 0)
             carrier.write(frames.reset(self._stream, code))
 
     # ---- receiving: what the connection calls

@@ -578,6 +578,51 @@ async def test_more_than_the_window_costs_the_stream(bare: Bare, connect: Connec
     assert not carrier.closed
 
 
+async def test_data_of_a_stream_that_was_broken_off_costs_no_other(bare: Bare, connect: Connect) -> None:
+    """A server that streams small messages has thousands on their way when its client leaves."""
+    bare.reply = head(S, end=False)
+    carrier = await connect(bare.port)
+    exchange = carrier.exchange()
+    answer = begin(exchange, GET % b"")
+    await until(lambda: answer.status)
+    exchange.abort()
+    bare.reply = frames.data(1, b"message", end=False) * 5000 + head(S, stream=3)
+    assert (await done(begin(carrier.exchange(), GET % b""))).status == 200
+    # Not any number: what the stream's window held.
+    bare.reply = frames.data(1, b"", end=False) * 1100 + head(S, stream=5)
+    assert (await done(begin(carrier.exchange(), GET % b""))).broken is Broken.PROTOCOL
+
+
+async def test_pings_that_measure_an_upload_are_no_nuisance(bare: Bare, connect: Connect) -> None:
+    bare.reply = frames.ping(bytes(8), ack=False) * 3000 + head(S)
+    carrier = await connect(bare.port)
+    exchange = carrier.exchange()
+    message = b"twenty bytes, or so."
+    answer = Answer()
+    exchange.begin(answer, POST % b"" + b"\r\n", raw=True)
+    for _ in range(3000):
+        exchange.write(message)
+    assert (await done(answer)).status == 200
+    assert not carrier.closed
+
+
+async def test_a_connection_that_is_given_up_takes_no_further_exchange(bare: Bare, connect: Connect) -> None:
+    """Neither one that has its place there already: what it sends would be lost."""
+    bare.reply = frame(frames.PING, 0, 1, bytes(8))
+    carrier = await connect(bare.port)
+    kept, found = carrier.exchange(), []
+
+    class Next(Answer):
+        def on_broken(self, *args: Any) -> None:
+            found.append(kept.closed)
+            super().on_broken(*args)
+
+    answer = Next()
+    carrier.exchange().begin(answer, GET % b"")
+    await done(answer)
+    assert found == [True]
+
+
 @pytest.mark.parametrize(
     "hello", [b"HTTP/1.1 400 Bad Request\r\n\r\n", frames.ping(bytes(8), ack=False), frames.SETTINGS_ACK]
 )
