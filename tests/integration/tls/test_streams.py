@@ -177,7 +177,9 @@ def listeners(tcp: int, udp: int) -> tuple[Listener, ...]:
 async def test_a_gateway_serves_tcp_udp_and_tls_by_name(
     serve: Serve, authority: Any, tmp_path: Path, free_port: Callable[[int], int]
 ) -> None:
-    one = upstream("one", await serve(named(b"one"), server_context(authority, tmp_path, "one.example")))
+    # A policy says how the gateway itself speaks TLS to a backend; what is passed through is TLS already, and not encrypted twice.
+    policy = UpstreamTls(server_name="one.example", ca=authority.pem)
+    one = upstream("one", await serve(named(b"one"), server_context(authority, tmp_path, "one.example")), tls=policy)
     two = upstream("two", await serve(named(b"two"), server_context(authority, tmp_path, "x.two.example")))
     plain = upstream("plain", await serve(named(b"tcp")))
     answering = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

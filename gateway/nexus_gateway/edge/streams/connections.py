@@ -188,7 +188,8 @@ class TcpConnection(asyncio.Protocol):
         self._upstream = upstream
         self.streams.started(self._plan.route.id, upstream)
         self._admission = admission = Admission(pool, monotonic())
-        dial = Dial(self.streams, self, admission, self._visits, self._started_at)
+        speaks_tls = self.protocol == "tls"
+        dial = Dial(self.streams, self, admission, self._visits, self._started_at, speaks_tls=speaks_tls)
         far = await dial.run(self.peer, self._server_name)
         self._splice(far, self._visits[-1])
         if far.lost:

@@ -24,14 +24,23 @@ class Dial:
     """One connection's search for an endpoint."""
 
     def __init__(
-        self, streams: Streams, near: Near, admission: Admission, visits: list[Visit], started_at: float
+        self,
+        streams: Streams,
+        near: Near,
+        admission: Admission,
+        visits: list[Visit],
+        started_at: float,
+        *,
+        speaks_tls: bool = False,
     ) -> None:
-        """visits: where each attempt is added, for whoever ends the connection to leave them. started_at: when its time began to run."""
+        """visits: where each attempt is added, for whoever ends the connection to leave them. started_at: when its time began to run.
+        speaks_tls: the bytes are TLS already, between the client and the endpoint: the upstream's own would be one too many."""
         self._streams = streams
         self._near = near
         self._admission = admission
         self._visits = visits
         self._started_at = started_at
+        self._speaks_tls = speaks_tls
 
     async def run(self, client: str, client_name: str) -> Far:
         """Return a connection to the endpoint of the last visit. Raises `Refused`.
@@ -76,7 +85,7 @@ class Dial:
     async def _connect(self, visit: Visit, client_name: str, deadline_at: float) -> Far | None:
         """Return the connection to the visit's endpoint, None when there is none in time."""
         upstream = visit.pool.upstream
-        tls = upstream.tls
+        tls = upstream.tls if not self._speaks_tls else None
         address = visit.endpoint.endpoint
         far = Far(self._near, tls=tls is not None)
         connect_s = min(upstream.timeouts.connect_s or inf, max(deadline_at - monotonic(), TICK_S))
