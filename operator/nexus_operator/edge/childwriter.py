@@ -127,6 +127,8 @@ class ChildWriter:
         if problem is None:
             self._refused.pop(key, None)
         else:
+            if known is None or known.problem != problem:
+                log.warning("%s %s/%s: %s %s", *key, problem.what, problem.fix)
             self._refused[key] = _Refused(obj, problem, time.monotonic() + RETRY_S)
 
     async def _apply(self, key: ChildKey, obj: Object, owners: set[str]) -> Problem | None:
@@ -143,7 +145,7 @@ class ChildWriter:
                 await self._kube.delete(kind, namespace, name, uid=live["metadata"]["uid"])
                 what = f"{kind.kind} {namespace}/{name} of a deleted {owner.kind} is being removed first."
                 raise KubeAway(what, HTTPStatus.CONFLICT)
-            if live is not None and owner_uid(live) != owner_uid(obj) and not is_unowned(live):
+            if live is not None and not is_unowned(live) and owner_uid(live) != (owner_uid(obj) or None):
                 return Problem(
                     owner, ".metadata.name", "ChildConflict",
                     f"There is a {kind.kind} {namespace}/{name} that this {owner.kind} did not make.",

@@ -158,7 +158,7 @@ class KubeApi:
             # The server is asked for one; a stand-in may give more.
             if (item.get("metadata") or {}).get("name") == name:
                 versions = (item.get("spec") or {}).get("versions") or ()
-                found = next((v for v in versions if v.get("name") == kind.version), {})
+                found: Mapping[str, Any] = next((v for v in versions if v.get("name") == kind.version), {})
                 return (found.get("schema") or {}).get("openAPIV3Schema")
         return None
 

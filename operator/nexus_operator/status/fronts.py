@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from nexus_operator.children.dataplanes import name_of
+from nexus_operator.children.dataplanes import DataPlane, name_of
 from nexus_operator.children.gateways import Planned
+from nexus_operator.children.plan import is_unowned, owner_uid
 from nexus_operator.publication.fleets import Replica
 from nexus_operator.status.view import Front
 from nexus_operator.world.addresses import addresses_of
@@ -19,8 +20,18 @@ def fronts_of(inventory: Inventory, planned: Planned, slices: Mapping[Key, Itera
     for gateway, plane in planned.all.items():
         key = (plane.namespace, name_of(plane.gateway.name))
         service = inventory.get(SERVICE.kind, *key)
-        fronts[gateway] = Front(service is not None, addresses_of(service), _ready(slices.get(key, ())))
+        if service is None or not _is_of(service, plane):
+            # One of that name which somebody else made leads elsewhere.
+            fronts[gateway] = Front(exists=False)
+            continue
+        fronts[gateway] = Front(True, addresses_of(service), _ready(slices.get(key, ())))
     return fronts
+
+
+def _is_of(service: Object, plane: DataPlane) -> bool:
+    """Whether the operator made a Service for a data plane. One without an owner is what stood in while there was no Gateway."""
+    owner = owner_uid(service)
+    return is_unowned(service) if not owner else plane.owner is not None and owner == plane.owner["uid"]
 
 
 def _ready(slices: Iterable[Object]) -> int:

@@ -18,13 +18,17 @@ from nexus_operator.world.kinds import WATCHED
 
 
 class ApiServer:
-    """Answers as an API server that has no objects. answers: HTTP status of an apply by object name; 200 for others."""
+    """Answers as an API server. objects: those it has, by name alone. answers: HTTP status of an apply by object name; 200 for others."""
 
     def __init__(self) -> None:
         self.answers: dict[str, int] = {}
         self.applied: list[str] = []
+        self.objects: dict[str, dict[str, Any]] = {}
 
     async def get(self, request: web.Request) -> web.Response:
+        held = self.objects.get(request.match_info["name"])
+        if held is not None:
+            return web.json_response(held)
         return web.json_response({"kind": "Status", "message": "not found"}, status=404)
 
     async def apply(self, request: web.Request) -> web.Response:
@@ -95,3 +99,42 @@ async def test_a_child_that_has_to_wait_holds_up_no_other(server: tuple[ApiServe
     api.answers.clear()
     assert await writing.sync(children("late"), Kept()) == ()
     assert api.applied[-2:] == ["late", "late"]
+
+
+STAND_IN: dict[str, Any] = {
+    "kind": "Service",
+    "apiVersion": "v1",
+    "metadata": {"name": "web-nexus", "namespace": "shop", "uid": "s1"},
+}
+REFERENCE = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "name": "web", "controller": True}
+
+
+@pytest.mark.parametrize("owned", [True, False])
+@pytest.mark.parametrize(
+    ("held", "is_ours"),
+    [
+        ({}, False),
+        ({"labels": {"app.kubernetes.io/managed-by": "nexus"}}, False),
+        ({"ownerReferences": [{**REFERENCE, "kind": "Deployment", "apiVersion": "apps/v1", "uid": "d"}]}, False),
+        ({"annotations": {"nexus.dev/rendered": "1"}}, True),
+    ],
+)
+async def test_what_somebody_else_made_is_never_taken_over(
+    server: tuple[ApiServer, KubeApi], owned: bool, held: dict[str, Any], is_ours: bool
+) -> None:
+    """owned: by a Gateway; the data plane that stands in while there is none may have no owner."""
+    api, kube = server
+    api.objects["web-nexus"] = {**STAND_IN, "metadata": {**STAND_IN["metadata"], **held}}
+    references = {"ownerReferences": [{**REFERENCE, "uid": "u1"}]} if owned else {}
+    wanted = {
+        **STAND_IN,
+        "metadata": {
+            "name": "web-nexus",
+            "namespace": "shop",
+            "annotations": {"nexus.dev/rendered": "2"},
+            **references,
+        },
+    }
+    problems = await writer(kube).sync([wanted], Kept())
+    assert [p.reason for p in problems] == ([] if is_ours else ["ChildConflict"])
+    assert api.applied == (["web-nexus"] if is_ours else [])

@@ -37,6 +37,10 @@ def gateway(name: str = "web", *ports: int, **more: Any) -> dict[str, Any]:
     return {"apiVersion": API, "kind": "Gateway", "metadata": {"name": name, "namespace": "shop"}, "spec": spec}
 
 
+def owned_by(name: str, uid: str) -> dict[str, Any]:
+    return {"apiVersion": API, "kind": "Gateway", "name": name, "uid": uid, "controller": True}
+
+
 def world(*objects: dict[str, Any], installed: bool = True) -> tuple[Inventory, Planned]:
     inventory = Inventory(kind.kind for kind in WATCHED)
     for kind in WATCHED:
@@ -73,7 +77,7 @@ def test_each_gateway_of_ours_has_one_with_the_ports_that_serve() -> None:
 
 def test_a_gateway_that_cannot_be_used_keeps_what_it_has_and_shows_it() -> None:
     service = {
-        "kind": "Service", "metadata": {"name": "odd-nexus", "namespace": "shop"},
+        "kind": "Service", "metadata": {"name": "odd-nexus", "namespace": "shop", "ownerReferences": [owned_by("odd", "u1")]},
         "spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}},
     }  # fmt: skip
     inventory, planned = world(CLASS, gateway("odd", addresses=[{"type": "example.com/odd", "value": "x"}]), service)
@@ -119,7 +123,7 @@ def test_the_stand_in_runs_as_the_release_says_and_goes_with_it() -> None:
 
 def test_a_front_is_the_services_addresses_and_the_endpoints_that_take_traffic() -> None:
     service = {
-        "kind": "Service", "metadata": {"name": "web-nexus", "namespace": "shop"},
+        "kind": "Service", "metadata": {"name": "web-nexus", "namespace": "shop", "ownerReferences": [owned_by("web", "u1")]},
         "spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.1"]},
         "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"hostname": "lb.example"}]}},
     }  # fmt: skip
@@ -144,6 +148,28 @@ def test_a_front_is_the_services_addresses_and_the_endpoints_that_take_traffic()
     assert fronts_of(inventory, planned, slices_by_service(inventory)) == {
         "shop/web": Front(True, (Address("IPAddress", "192.0.2.1"), Address("Hostname", "lb.example")), 1)
     }
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {},
+        {"labels": {"app.kubernetes.io/managed-by": "nexus"}},
+        {"ownerReferences": [owned_by("web", "of-the-gateway-before")]},
+        {"ownerReferences": [{**owned_by("web", "u1"), "controller": False}]},
+    ],
+)
+def test_a_service_of_that_name_which_somebody_else_made_is_no_front(meta: dict[str, Any]) -> None:
+    service = {
+        "kind": "Service", "metadata": {"name": "web-nexus", "namespace": "shop", **meta}, "spec": {"type": "LoadBalancer"},
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}},
+    }  # fmt: skip
+    endpoints = {
+        "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}],
+        "metadata": {"name": "x", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web-nexus"}},
+    }  # fmt: skip
+    inventory, planned = world(CLASS, gateway(), service, endpoints)
+    assert fronts_of(inventory, planned, slices_by_service(inventory)) == {"shop/web": Front(exists=False)}
 
 
 def test_pods_are_found_by_their_label_and_those_that_end_do_not_count() -> None:
