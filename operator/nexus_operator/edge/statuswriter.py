@@ -25,9 +25,7 @@ class StatusWriter:
         self._inventory = inventory
         self._metrics = metrics
         # An older CRD drops fields it does not know: what was written then is never what the object shows.
-        self._done: dict[
-            tuple[str, Key], tuple[str, Mapping[str, Any]]
-        ] = {}  # by object: its edition, and what was written
+        self._done: dict[tuple[str, Key], tuple[str, Any]] = {}  # by object: its edition, and what was written
 
     async def write(self, writes: Iterable[StatusWrite]) -> None:
         """Write all. Raises KubeAway when some could not be written now; all others are."""
@@ -59,22 +57,29 @@ class StatusWriter:
             raise
         except KubeError as err:
             log.error("the status of %s %s was refused: %s", write.kind, write.obj["metadata"].get("name"), err)
-            self._done[write.kind, key_of(write.obj)] = (edition(write.obj), write.status)
+            self._done[write.kind, key_of(write.obj)] = (edition(write.obj), _timeless(write.status))
             return
         self._metrics.status_writes_total += 1
         self._inventory.observe(write.kind, written)
         if needed([StatusWrite(write.kind, written, write.status)]):
-            self._done[write.kind, key_of(write.obj)] = (edition(written), write.status)
+            self._done[write.kind, key_of(write.obj)] = (edition(written), _timeless(write.status))
 
     def _is_done(self, write: StatusWrite) -> bool:
         """Whether this very status was written to this very edition of the object before, or was refused by it."""
         known = self._done.get((write.kind, key_of(write.obj)))
         if known is None:
             return False
-        if known == (edition(write.obj), write.status):
+        if known == (edition(write.obj), _timeless(write.status)):
             return True
         del self._done[write.kind, key_of(write.obj)]
         return False
+
+
+def _timeless(value: Any) -> Any:
+    """Return a status without the times of its conditions: one that is not in the object gets a new time whenever it is built."""
+    if isinstance(value, Mapping):
+        return {key: _timeless(each) for key, each in value.items() if key != "lastTransitionTime"}
+    return [_timeless(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def edition(obj: Object) -> str:

@@ -90,6 +90,26 @@ async def test_a_status_that_is_refused_is_not_tried_again_until_something_chang
     assert gateways.object["status"] == {"conditions": []}
 
 
+def conditions(at: str, status: str = "True") -> list[dict[str, str]]:
+    return [{"type": "Accepted", "status": status, "reason": "x", "lastTransitionTime": at}]
+
+
+@pytest.mark.parametrize("refuses", [True, False], ids=["refused", "pruned"])
+async def test_that_time_has_passed_is_no_reason_to_write_again(
+    server: tuple[Gateways, Inventory, StatusWriter], refuses: bool
+) -> None:
+    """What did not get into the object cannot lend its time to what is built next."""
+    gateways, inventory, writer = server
+    gateways.known, gateways.refuses = set(), refuses
+    for second in range(3):
+        listeners = [{"name": "a", "conditions": conditions(f"2026-01-01T00:00:1{second}Z")}]
+        now = conditions(f"2026-01-01T00:00:0{second}Z")
+        await writer.write([write(inventory, conditions=now, listeners=listeners)])
+    assert gateways.writes == 1
+    await writer.write([write(inventory, conditions=conditions("2026-01-01T00:00:09Z", "False"))])
+    assert gateways.writes == 2
+
+
 async def test_what_somebody_else_has_changed_meanwhile_is_written_to_what_it_is_now(
     server: tuple[Gateways, Inventory, StatusWriter],
 ) -> None:
