@@ -24,7 +24,8 @@ def fronts_of(inventory: Inventory, planned: Planned, slices: Mapping[Key, Itera
             # One of that name which somebody else made leads elsewhere.
             fronts[gateway] = Front(exists=False)
             continue
-        fronts[gateway] = Front(True, addresses_of(service), _ready(slices.get(key, ())))
+        ports = frozenset(int(each["port"]) for each in (service.get("spec") or {}).get("ports") or ())
+        fronts[gateway] = Front(True, addresses_of(service), _ready(slices.get(key, ())), ports)
     return fronts
 
 

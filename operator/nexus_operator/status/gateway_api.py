@@ -142,6 +142,10 @@ def _gateway_programmed(view: View, status: GatewayStatus, problems: list[Proble
     if not front.addresses:
         what = "Its Service has no address yet. In a cluster without load balancers, set service.type in its NexusGatewayParameters."
         return Condition("Programmed", "False", "AddressNotAssigned", view.linked("AddressNotAssigned", what))
+    closed = sorted({view.listeners[listener.id].port for listener in serving} - front.ports)
+    if closed:
+        what = f"Its Service does not open port {closed[0]} yet."
+        return Condition("Programmed", "False", "Pending", what)
     own = view.programmed(_source(view, status, serving), frozenset({name}))
     if own.status == "True" and not front.ready:
         return Condition("Programmed", "False", "Pending", "No replica of it takes traffic yet.")

@@ -1,7 +1,7 @@
 """Statuses of routes of all kinds, and of BackendTLSPolicies: what each parent and ancestor says, beside what other controllers say.
 
-`Ready` of a route at a parent means that a request will find it: every live replica of that Gateway serves its present form, and each
-backend has an endpoint that the gateways know.
+`Ready` of a route at a parent means that a request will find it: every live replica of that Gateway serves its present form, at ports
+that are open and that the Gateway's Service leads to, and each backend has an endpoint that the gateways know.
 """
 
 from __future__ import annotations
@@ -28,20 +28,19 @@ MAX_PARENTS = 32
 MAX_ANCESTORS = 16
 """The CRD's limit of `status.ancestors`."""
 SHADOWED = "nexus.dev/Shadowed"
-"""Condition of an HTTPRoute, there only when it is true: requests for some of its matches go to a NexusService."""
+"""Condition of an HTTPRoute or GRPCRoute, there only when it is true: requests for some of its matches go to a NexusService."""
 LAST_GOOD = "Its last good version keeps serving."
 
 
 @dataclass(slots=True)
 class _Told:
-    """What a status followed from, and the write it takes. needed: the object does not show it yet."""
+    """What a status followed from, and the write it takes. None: the object shows it already."""
 
     obj: Object
     status: RouteStatus | None
     problems: list[Problem]
     ready: tuple[Condition, ...]
-    write: StatusWrite
-    needed: bool
+    write: StatusWrite | None
 
 
 class Routes:
@@ -70,11 +69,14 @@ class Routes:
                     or (known.status is not status and known.status != status)
                     or known.ready != ready
                     or known.problems != found
+                    or (known.write is None and view.preview is not None)  # a preview adds to what is there
                 ):
                     write = _route(view, kind.kind, status, obj, found, ready)
-                    known = _Told(obj, status, found, ready, write, bool(needed([write])))
+                    known = _Told(obj, status, found, ready, next(iter(needed([write])), None))
+                    if known.write is None and view.preview is not None:
+                        yield write
                 told[kind.kind, key] = known
-                if known.needed or view.preview is not None:  # a preview adds to what is there
+                if known.write is not None:
                     yield known.write
         self._told = told
 
@@ -103,7 +105,8 @@ def _ready_at(
 ) -> Condition:
     if not parent.accepted.ok:
         return Condition("Ready", "False", parent.accepted.reason, "It is not accepted here.")
-    told = view.programmed(str(status.ref), frozenset({f"{parent.gateway.namespace}/{parent.gateway.name}"}))
+    gateway = f"{parent.gateway.namespace}/{parent.gateway.name}"
+    told = view.programmed(str(status.ref), frozenset({gateway}))
     if told.status == "True" and not parent.resolved.ok:
         return Condition("Ready", "False", parent.resolved.reason, "Some of what it refers to is not there.")
     if told.status == "True" and route is not None:
@@ -112,6 +115,10 @@ def _ready_at(
         if silent:
             what = f"No endpoint of {', '.join(silent[:5])} is ready."
             return Condition("Ready", "False", "NoEndpoints", view.linked("NoEndpoints", what))
+    if told.status == "True":
+        reason, what = view.obstacle(gateway, parent.listeners)
+        if reason:
+            return Condition("Ready", "False", reason, what)
     return Condition("Ready", told.status, "Ready" if told.status == "True" else told.reason, told.message)
 
 

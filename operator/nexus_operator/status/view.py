@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nexus_core.marketplace import Index
@@ -34,11 +34,14 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """The Service of a data plane. exists: it is there. addresses: where clients reach it. ready: replicas behind it that take traffic."""
+    """The Service of a data plane. exists: it is there. addresses: where clients reach it. ready: replicas behind it that take traffic.
+    ports: that it opens, of TCP and UDP alike.
+    """
 
     exists: bool
     addresses: tuple[Address, ...] = ()
     ready: int = 0
+    ports: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +123,28 @@ class View:
             what = "No gateway is running, or none reaches Consul. Look at the gateway's pods and their log."
             return Condition("Programmed", "False", "NoGateways", self.linked("NoGateways", what))
         return Condition("Programmed", "False", "Pending", str(state))
+
+    def obstacle(self, gateway: str, listeners: Iterable[str]) -> tuple[str, str]:
+        """Return why clients cannot reach all of these listeners though every replica has them: reason and sentence; empty when they can.
+
+        gateway: `<namespace>/<name>`. One whose data plane is not the operator's is taken to be reached.
+        """
+        front = self.fronts.get(gateway)
+        if front is None:
+            return "", ""
+        unopened = self.fleet.unopened(gateway)
+        closed: set[int] = set()
+        for name in listeners:
+            if name in unopened:
+                return "ListenerNotOpen", self.linked("ListenerNotOpen", unopened[name])
+            listener = self.listeners.get(name)
+            if listener is not None and listener.port not in front.ports:
+                closed.add(listener.port)
+        if closed:
+            return "Pending", f"The Gateway's Service does not open port {min(closed)} yet."
+        if not front.ready:
+            return "Pending", "No replica of the Gateway takes traffic yet."
+        return "", ""
 
     def base_url(self, listeners: Sequence[str]) -> str:
         """Return what paths are appended to at one of these listeners: the configured URL, else the first address, else nothing."""

@@ -2,11 +2,12 @@
 
 Input: `objects` as the API server holds them; `published`: objects of the Snapshot that is out (default: the same ones), or
 null; `acks`: gateways as `{name, generation?, plugins?, gateway?, listeners?}`; `consulFault`, `counts`; `fronts`: by
-`<namespace>/<name>` of a Gateway, the `addresses` of its data plane and how many replicas are `ready` (1).
+`<namespace>/<name>` of a Gateway, the `addresses` of its data plane, how many replicas are `ready` (1), `ports` that are open (all).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ GENERATION = 42
 RUNTIME_KINDS = ("Deployment", "EndpointSlice", "Pod", "ServiceAccount", "PodDisruptionBudget")
 
 
-def front(addresses: list[str], ready: int = 1) -> Front:
-    return Front(True, tuple(Address("IPAddress" if is_ip(a) else "Hostname", a) for a in addresses), ready)
+def front(addresses: list[str], ready: int = 1, ports: Sequence[int] = range(1, 65536)) -> Front:
+    found = tuple(Address("IPAddress" if is_ip(a) else "Hostname", a) for a in addresses)
+    return Front(True, found, ready, frozenset(ports))
 
 
 def view_of(case: dict[str, Any]) -> View:
