@@ -15,10 +15,10 @@ from typing import Any
 
 from nexus_wire.client import CLOSE_S, Broken
 from nexus_wire.clock import NEVER, Clock, ticks_of
+from nexus_wire.h2blocks import Blocks
 from nexus_wire.h2exchanges import HEAD_COMES, STREAM_WINDOW, H2Exchange
-from nexus_wire.http1 import Refused, ResponseBlock, ResponseParser, StatusLine, trailer_lines
-from nexus_wire.http1.fields import is_secret
-from nexus_wire.http2 import calls, frames
+from nexus_wire.http1 import Refused, ResponseParser
+from nexus_wire.http2 import frames
 from nexus_wire.http2.calls import Answers, Calls
 from nexus_wire.http2.frames import (
     DATA,
@@ -34,7 +34,7 @@ from nexus_wire.http2.frames import (
     ConnectionBroken,
     StreamBroken,
 )
-from nexus_wire.http2.hpack import DEFAULT_TABLE, EMPTY_TABLE, Decoder
+from nexus_wire.http2.hpack import DEFAULT_TABLE, EMPTY_TABLE
 
 CONNECTION_WINDOW = 2**24
 MAX_STREAMS = 100
@@ -53,8 +53,6 @@ _PAYS_BYTES = 8
 message of a few bytes."""
 _LEAST_SHARE = 1024
 _ODD = frames.END_HEADERS | frames.PADDED | frames.PRIORITISED
-_MAX_KNOWN = 64
-_MAX_KNOWN_BYTES = 512
 _FRAME = 2**16
 """Bytes of the largest frames we write, if the peer takes them: others want their turn."""
 _HELLO = (
@@ -64,9 +62,6 @@ _HELLO = (
     )
     + frames.window_update(0, CONNECTION_WINDOW - DEFAULT_WINDOW)
 )
-
-_Known = tuple[StatusLine | None, ResponseBlock | None, bytes]
-"""What a header block says: a head, or trailers."""
 
 
 class NotSpoken(Exception):
@@ -100,7 +95,7 @@ class Carrier(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_asked", "_block", "_block_flags", "_block_frames", "_block_stream", "_buffer", "_decoder", "_granted", "_greeted", "_heads",
+        "_asked", "_block", "_block_flags", "_block_frames", "_block_stream", "_blocks", "_buffer", "_granted", "_greeted", "_heads",
         "_known", "_most", "_nuisances", "_nuisances_from", "_on_lost", "_on_room", "_paid_from", "_parted", "_plain", "_seen_reads",
         "_unacked", "answers", "blocked", "calls", "clock", "closed", "deadline", "exchanges", "fresh", "idle_since", "late", "max_frame",
         "next_stream", "owner", "prefix", "reads", "ready", "retired", "server_name", "stream_window", "streams", "transport", "waiting",
@@ -140,8 +135,8 @@ class Carrier(asyncio.Protocol):
         self.idle_since = clock.tick
         self.deadline = NEVER
         self._most = MAX_STREAMS
-        self._decoder: Decoder[bytes] = Decoder(calls.STATICS)
-        self._known: dict[tuple[bool, bytes], _Known] = {}
+        self._blocks = Blocks(heads.answers)
+        self._known = self._blocks.known
         self._buffer = b""
         self._block: list[bytes] | None = None  # of a head that goes on in CONTINUATION frames
         self._block_stream = self._block_flags = self._block_frames = 0
@@ -413,27 +408,16 @@ class Carrier(asyncio.Protocol):
 
     def _head(self, stream: int, ended: int, payload: bytes) -> None:
         exchange = self.streams.get(stream)
-        known = self._known
-        key = (exchange is not None and exchange.state == HEAD_COMES, payload)
-        found = known.get(key)
-        if found is None:
-            # Each block is read, whoever it is for: it may change the table.
-            decoder = self._decoder
-            fields = decoder.decode(payload)
-            if not decoder.neutral and known:
-                known.clear()
-            if exchange is not None:
-                try:
-                    found, keep = self._read(key[0], fields)
-                except Refused as refused:
-                    exchange.on_broken(Broken.PROTOCOL, refused.detail, Code.PROTOCOL_ERROR)
-                    return
-                if keep and decoder.neutral and len(payload) <= _MAX_KNOWN_BYTES and len(known) < _MAX_KNOWN:
-                    known[key] = found
-        if exchange is None or found is None:
+        if exchange is None:
+            self._blocks.pass_over(payload)
             self._stray(stream)
             return
-        status, block, trailers = found
+        key = exchange.state == HEAD_COMES, payload
+        try:
+            status, block, trailers = self._known.get(key) or self._blocks.read(key)
+        except Refused as refused:
+            exchange.on_broken(Broken.PROTOCOL, refused.detail, Code.PROTOCOL_ERROR)
+            return
         try:
             if status is not None and block is not None:
                 exchange.on_head(status, block, bool(ended))
@@ -449,14 +433,6 @@ class Carrier(asyncio.Protocol):
         context = {"message": "the receiver of a response failed", "exception": error}
         asyncio.get_running_loop().call_exception_handler(context)
         exchange.abort()
-
-    def _read(self, head: bool, fields: list[bytes]) -> tuple[_Known, bool]:
-        """Return what a header block says, as head or as trailers, and whether it may be kept. Raises `Refused`."""
-        if head:
-            status, block, keep = self._heads.answers.read(fields)
-            return (status, block, b""), keep
-        pairs = calls.pairs_of(fields)
-        return (None, None, trailer_lines(pairs)), not any(is_secret(name) for name, _ in pairs)
 
     def _window_update(self, stream: int, increment: int) -> None:
         if not stream:

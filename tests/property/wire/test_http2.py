@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import hpack as reference
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nexus_wire.http1 import Refused, RequestParser
@@ -47,6 +48,39 @@ def test_garbage_is_read_as_another_decoder_reads_it_or_ends_the_connection(bloc
         except ConnectionBroken:
             return
         assert [tuple(each) for each in theirs.decode(block, raw=True)] == found
+
+
+PIECES = st.one_of(
+    st.sampled_from(
+        [b"\x88", b"\x5f\x01a", b"\x5f\x01b", b"\x40\x01n\x02vv", b"\x00\x01n\x01w", b"\x10\x01n\x01w", b"\x0f\x10\x01z",
+         b"\xbe", b"\xbf", b"\xc0", b"\x7e\x01q", b"\x7f\x00\x01r", b"\x0f\x30\x01s", b"\xff\x01", b"\x54\x7f\xb1\x1f" + b"l" * 4144]
+    ),
+)  # fmt: skip
+SMALL_BLOCKS = st.lists(PIECES, max_size=4).map(b"".join)
+SIZES = st.sampled_from([b"", b"", b"", b"", b"\x20", b"\x3f\x21", b"\x3f\xe1\x1f"])
+
+
+@given(st.lists(st.tuples(SIZES, SMALL_BLOCKS).map(b"".join), min_size=1, max_size=4), st.data())
+def test_blocks_that_last_need_not_be_read_again(pool: list[bytes], data: st.DataObject) -> None:
+    """One decoder reads all blocks; the other is told of those that came before and refer to nothing in the table."""
+    plain, keeping = hpack.decoder(), hpack.decoder()
+    kept: dict[bytes, Any] = {}
+    for block in data.draw(st.lists(st.sampled_from(pool), max_size=30)) * data.draw(st.sampled_from([1, 1, 20])):
+        try:
+            expected = plain.decode(block)
+        except ConnectionBroken:
+            with pytest.raises(ConnectionBroken):
+                keeping.decode(block)
+            return
+        if block in kept:
+            found, entered = kept[block]
+            if entered:
+                keeping.again(entered)
+        else:
+            found = keeping.decode(block)
+            if keeping.lasting:
+                kept[block] = found, keeping.entered
+        assert found == expected
 
 
 @given(st.binary(max_size=80))

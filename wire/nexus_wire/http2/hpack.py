@@ -46,6 +46,8 @@ _NAMES: tuple[tuple[bytes, int], ...] = (
 )
 _STATIC_NAMES = {name: index for index, (name, _) in reversed(list(enumerate(STATIC, 1)))}
 _STATIC_FIELDS = {field: bytes((0x80 | index,)) for index, field in enumerate(STATIC, 1) if field[1]}
+_FIRST_OWN = len(STATIC) + 1
+"""Index of a connection's own newest entry."""
 EMPTY_TABLE = b"\x20"
 """Before a block's first field: our encoder's table, which was never used, holds nothing from now on. Needed once when the peer
 allows less than `DEFAULT_TABLE` (RFC 7541 section 4.2)."""
@@ -75,14 +77,32 @@ class Statics(Generic[T]):
         self.table: list[T] = [digest(b"", b""), *(digest(name, value) for name, value in STATIC)]
 
 
+Entries = list[tuple[bytes, int, T]]
+"""Names, sizes and digests of what a block put in the table, in order."""
+
+
 class Decoder(Generic[T]):
     """Reads the header blocks of one connection, all of them, in the order they come.
 
     neutral: whether the last block left the table as it was, and holds nothing that its sender wants never to be kept: until a
-    block that is not, the same bytes mean the same fields.
+    block that is not, the same bytes mean the same fields. lasting: whether it refers to nothing in the table, and holds no such
+    thing: the same bytes mean the same fields for ever, if `again` is told of those that are not decoded anew. entered: what it put
+    in the table.
     """
 
-    __slots__ = ("_allowed", "_digest", "_limit", "_names", "_size", "_table", "neutral")
+    __slots__ = (
+        "_allowed",
+        "_digest",
+        "_late",
+        "_limit",
+        "_most_late",
+        "_names",
+        "_size",
+        "_table",
+        "entered",
+        "lasting",
+        "neutral",
+    )
 
     def __init__(self, statics: Statics[T], table_bytes: int = DEFAULT_TABLE) -> None:
         """table_bytes: what our SETTINGS_HEADER_TABLE_SIZE says."""
@@ -92,16 +112,22 @@ class Decoder(Generic[T]):
         self._names: list[tuple[bytes, int]] = list(_NAMES)
         self._size = 0
         self._allowed = self._limit = table_bytes
-        self.neutral = True
+        self._most_late = table_bytes // _OVERHEAD + 1
+        self._late: list[Entries[T]] = []
+        self.entered: Entries[T] = []
+        self.neutral = self.lasting = True
 
     def decode(self, block: bytes) -> list[T]:
         """Return a whole block's fields, digested, in order. Raises `ConnectionBroken`: the table is not the peer's any more."""
+        if self._late:
+            self._catch_up()
         table, names, digest = self._table, self._names, self._digest
         fields: list[T] = []
+        entered: Entries[T] = []
         append = fields.append
         at = 0
         size = len(block)
-        neutral = True
+        neutral = lasting = True
         try:
             while at < size:
                 byte = block[at]
@@ -109,7 +135,10 @@ class Decoder(Generic[T]):
                 if byte > 0x80:
                     if byte < 0xFF:
                         append(table[byte & 0x7F])
+                        if byte >= _FIRST_OWN | 0x80:
+                            lasting = False
                         continue
+                    lasting = False
                     index, at = _integer(block, at, 0x7F)
                     append(table[index])
                 elif byte >= 0x40 or byte < 0x20:
@@ -120,10 +149,13 @@ class Decoder(Generic[T]):
                         neutral = False
                     else:
                         index, most = byte & 0x0F, 0x0F
-                        neutral = neutral and byte < 0x10
+                        if byte >= 0x10:
+                            neutral = lasting = False
                     if index:
                         if index == most:
                             index, at = _integer(block, at, most)
+                        if index >= _FIRST_OWN:
+                            lasting = False
                         name = names[index][0]
                     else:
                         name, at = _string(block, at)
@@ -144,7 +176,9 @@ class Decoder(Generic[T]):
                     digested = digest(name, value)
                     append(digested)
                     if byte >= 0x40:
-                        self._enter(name, value, digested)
+                        entry = name, _OVERHEAD + len(name) + len(value), digested
+                        self._enter(*entry)
+                        entered.append(entry)
                 else:
                     if fields:
                         raise _broken("The table's size changes behind a field.")
@@ -153,25 +187,41 @@ class Decoder(Generic[T]):
                         raise _broken("The table's size is larger than allowed.")
                     self._limit = limit
                     self._evict(limit)
-                    neutral = False
+                    neutral = lasting = False
         except IndexError:
             raise _broken("A header block ends within a field, or names one that the table does not have.") from None
         except huffman.BadHuffman:
             raise _broken("A string is not Huffman-coded as it says.") from None
-        self.neutral = neutral
+        self.neutral, self.lasting, self.entered = neutral, lasting, entered
         if len(fields) > _MAX_FIELDS:
             raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, "A header block holds too many fields.")
         return fields
 
-    def _enter(self, name: bytes, value: bytes, digested: T) -> None:
-        """Put a field in the table, if it fits; what it pushes out is lost."""
-        entry = _OVERHEAD + len(name) + len(value)
-        if self._size + entry > self._limit:
-            self._evict(self._limit - entry)
-        if entry <= self._limit:
-            self._table.insert(62, digested)
-            self._names.insert(62, (name, entry))
-            self._size += entry
+    def again(self, entered: Entries[T]) -> None:
+        """A lasting block came again, and was not decoded. entered: by it, when it was; not empty.
+
+        Peers that make each block anew use their table for nothing: what it would hold is looked at when a block asks for it.
+        """
+        late = self._late
+        late.append(entered)
+        if len(late) >= 2 * self._most_late:
+            # The last ones alone fill the table: no entry is smaller than `_OVERHEAD`.
+            del late[: -self._most_late]
+
+    def _catch_up(self) -> None:
+        late, self._late = self._late, []
+        for entries in late[-self._most_late :]:
+            for entry in entries:
+                self._enter(*entry)
+
+    def _enter(self, name: bytes, size: int, digested: T) -> None:
+        """Put a field in the table, if it fits; what it pushes out is lost. size: as the table counts it."""
+        if self._size + size > self._limit:
+            self._evict(self._limit - size)
+        if size <= self._limit:
+            self._table.insert(_FIRST_OWN, digested)
+            self._names.insert(_FIRST_OWN, (name, size))
+            self._size += size
 
     def _evict(self, most: int) -> None:
         """Let the oldest entries go until the others take no more than `most` bytes."""

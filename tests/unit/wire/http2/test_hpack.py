@@ -182,3 +182,35 @@ def test_an_encoder_remembers_a_bounded_number_of_lines() -> None:
     assert len(encoder._fields) == 3
     encoder.age()
     assert not encoder._fields
+
+
+@pytest.mark.parametrize(
+    ("block", "lasting", "entered"),
+    [
+        ("88", True, []),
+        ("8876056e67696e78", True, [(b"server", 43, (b"server", b"nginx"))]),
+        ("880f0d0130", True, []),
+        ("be", False, []),  # an entry of the table
+        ("7e0161", False, [(b"custom", 39, (b"custom", b"a"))]),  # the name of one
+        ("100178017a", False, []),  # never to be kept
+        ("3fe11f88", False, []),  # another size
+    ],
+)
+def test_block_lasts_if_the_table_does_not_matter_to_it(block: str, lasting: bool, entered: list[object]) -> None:
+    decoder = hpack.decoder()
+    decoder.decode(b"\x40\x06custom\x05value")
+    decoder.decode(bytes.fromhex(block))
+    assert decoder.lasting == lasting
+    assert decoder.entered == entered
+
+
+def test_what_lasting_blocks_enter_is_there_when_it_is_asked_for() -> None:
+    decoder = hpack.decoder()
+    decoder.decode(b"\x40\x01n\x01v")
+    entered = decoder.entered
+    decoder.decode(b"\x5f\x01a")
+    for _ in range(1000):
+        decoder.again(entered)
+    assert decoder.decode(b"\xbe\xbf") == [(b"n", b"v"), (b"n", b"v")]
+    with pytest.raises(ConnectionBroken):
+        decoder.decode(b"\xff\x40")  # 4,096 bytes hold 120 of them, and nothing older
