@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
 
 from nexus_core.certificates.sealing import Sealer
-from nexus_core.model.load import parse
 from nexus_core.model.plugins import NexusMarketplaceSpec
 from nexus_core.model.resources import Resource
 from nexus_core.problems import Problem
@@ -46,8 +45,9 @@ from nexus_operator.status.build import build_statuses
 from nexus_operator.status.fronts import fronts_of, replicas_of
 from nexus_operator.status.routes import Routes
 from nexus_operator.status.view import View
-from nexus_operator.world.inventory import Inventory, Key, Object, key_of
-from nexus_operator.world.kinds import NEXUS_GATEWAY_PARAMETERS, RUNTIME, WATCHED
+from nexus_operator.world.inventory import Inventory, Object, key_of
+from nexus_operator.world.kinds import NEXUS_GATEWAY_PARAMETERS, NEXUS_MARKETPLACE, NEXUS_SERVICE, RUNTIME
+from nexus_operator.world.reading import Reader
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S = 0.5
@@ -83,9 +83,8 @@ class Reconciler:
             otlp_endpoint=settings.otlp_endpoint,
             security=settings.workload_security,
         )
-        self._parsed: dict[tuple[str, Key], tuple[str, Resource]] = {}
+        self._reader = Reader()
         # Two, as they follow two worlds: what is served, and what would be with the previewed objects.
-        self._session, self._candidates = Session(), Session()
         self._session, self._candidates = Session(), Session()
         self._candidate: Translation | None = None
         self._preview: Preview | None = None
@@ -250,7 +249,7 @@ class Reconciler:
             log.info("generation %d is published", published.generation)
 
     async def _translate(self) -> None:
-        every = self._parse()
+        every = self._reader.read(self._inventory)
         await self._indexes.follow(_sources(every))
         last = self._publisher.last
         before = self._translation
@@ -274,7 +273,12 @@ class Reconciler:
             )
         self._metrics.problems = len(self._translation.problems)
         self._planned = self._plan(resources)
-        self._rendered = tuple(child for r in resources if not _deleted(r) for child in render(r, self._surroundings))
+        self._rendered = tuple(
+            child
+            for r in resources
+            if r.ref.kind == NEXUS_SERVICE.kind and not _deleted(r)
+            for child in render(r, self._surroundings)
+        )
         assert self._fabric is not None
         for plane in self._planned.planes.values():
             self._rendered += render_data_plane(plane, self._fabric)
@@ -294,20 +298,6 @@ class Reconciler:
             namespace=self._settings.namespace,
             default_parameters=self._settings.gateway_parameters_key,
         )
-
-    def _parse(self) -> tuple[Resource, ...]:
-        """Return all resources; an object is parsed again only when its resourceVersion has changed."""
-        parsed: dict[tuple[str, Key], tuple[str, Resource]] = {}
-        for kind in WATCHED:
-            if kind.kind in RUNTIME:
-                continue
-            for obj in self._inventory.all(kind.kind):
-                key, meta = (kind.kind, key_of(obj)), obj["metadata"]
-                edition = f"{meta.get('uid')}/{meta.get('resourceVersion')}"
-                known = self._parsed.get(key)
-                parsed[key] = known if known is not None and known[0] == edition else (edition, parse(obj))
-        self._parsed = parsed
-        return tuple(resource for _, resource in parsed.values())
 
     async def _sync_children(self) -> None:
         unreadable = {
@@ -422,7 +412,7 @@ class Reconciler:
 def _sources(resources: tuple[Resource, ...]) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for resource in resources:
-        if isinstance(resource.spec, NexusMarketplaceSpec):
+        if resource.ref.kind == NEXUS_MARKETPLACE.kind and isinstance(resource.spec, NexusMarketplaceSpec):
             found[resource.ref.name] = resource.spec.source.url or BUNDLED
     return found
 

@@ -29,3 +29,8 @@ class Resource:
     problems: tuple[Problem, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
     group: str = ""
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is a spec. To be asked for rather than the spec itself, which may have to be read first (`model.lean`)."""
+        return self.spec is not None

@@ -37,7 +37,7 @@ Item = TypeVar("Item", Route, StreamRoute)
 RulesT = TypeVar("RulesT")
 
 
-@dataclass
+@dataclass(slots=True)
 class Routes:
     """routes, streams: by object. statuses: of those with a parent of ours. wishes: what rules say of timeouts and retries, by
     `Rule.id`. kept: ids of routes that are last good versions. uses: Gateways by (namespace, name, port) of the Kubernetes Services

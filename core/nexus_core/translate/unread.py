@@ -31,7 +31,7 @@ def tolerate(resource: Resource) -> tuple[list[Problem], list[Problem]]:
 
     A resource whose spec could not be read has the second kind alone.
     """
-    if resource.spec is None:
+    if not resource.readable:
         return [], list(resource.problems)
     ignored: list[Problem] = []
     refused: list[Problem] = []

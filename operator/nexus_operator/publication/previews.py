@@ -8,7 +8,7 @@ nothing. The world with the object in it is translated beside, and the gateways'
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nexus_core.match.replay import Report, compare
 from nexus_core.model.resources import Resource
@@ -53,7 +53,7 @@ def hold_back(resources: Iterable[Resource], applied: Mapping[ObjectRef, Resourc
             if before is not None:
                 remembered[resource.ref] = before
             resource = before if before is not None else _without_spec(resource)
-        elif resource.spec is not None:
+        elif resource.readable:
             remembered[resource.ref] = resource
         elif resource.ref in applied:
             remembered[resource.ref] = applied[resource.ref]
@@ -80,7 +80,15 @@ def _without_spec(resource: Resource) -> Resource:
     spec = raw.get("spec")
     if resource.ref.kind == "NexusPolicy" and isinstance(spec, Mapping):
         raw["spec"] = {key: value if key == "targetRefs" else _UNREADABLE for key, value in spec.items()}
-    return replace(resource, spec=None, problems=(), raw=raw)
+    return Resource(
+        ref=resource.ref,
+        generation=resource.generation,
+        created_at=resource.created_at,
+        labels=resource.labels,
+        annotations=resource.annotations,
+        raw=raw,
+        group=resource.group,
+    )
 
 
 @dataclass(frozen=True, slots=True)

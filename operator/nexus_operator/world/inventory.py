@@ -13,6 +13,7 @@ from typing import Any
 from nexus_core.translate import features
 from nexus_core.translate.features import Field
 
+from nexus_operator.world.packed import PACKED, Packed
 from nexus_operator.world.trims import LAST_APPLIED, trim
 
 Object = Mapping[str, Any]
@@ -58,8 +59,13 @@ class Inventory:
         kept = trim(kind, obj)
         if kept is None:
             return shelf.objects.pop(key, None) is not None
-        shelf.objects[key] = kept = _slim(kept)
-        return known is None or _matters(kind, known, kept)
+        kept = _slim(kept)
+        if kind in PACKED:
+            kept = Packed(kept)
+            if isinstance(known, Packed):
+                kept.share(known)
+        shelf.objects[key] = kept
+        return known is None or matters(kind, known, kept)
 
     def replace(self, kind: str, objects: Iterable[Object], version: int) -> bool:
         """Take in a full list made at `version`; return whether anything the operator cares for has changed.
@@ -144,10 +150,14 @@ def _slim(obj: Object) -> Object:
     return {**obj, "metadata": meta}
 
 
-def _matters(kind: str, old: Object, new: Object) -> bool:
+def matters(kind: str, old: Object, new: Object) -> bool:
+    """Return whether two editions of one object differ in anything the operator reads."""
     ignored = set() if kind in _LOUD_STATUS else {"status"}
     for part in (old.keys() | new.keys()) - ignored - {"metadata"}:
-        if old.get(part) != new.get(part):
+        if isinstance(old, Packed) and isinstance(new, Packed):
+            if old.differs(new, part):
+                return True
+        elif old.get(part) != new.get(part):
             return True
     before = {k: v for k, v in old["metadata"].items() if k not in _QUIET_META}
     after = {k: v for k, v in new["metadata"].items() if k not in _QUIET_META}
