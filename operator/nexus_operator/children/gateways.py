@@ -16,7 +16,7 @@ from nexus_core.translate.translation import Infrastructure
 from nexus_operator.children.dataplanes import DataPlane, name_of
 from nexus_operator.children.plan import ChildKey
 from nexus_operator.world.inventory import Inventory, Key, Object
-from nexus_operator.world.kinds import GATEWAY, NEXUS_GATEWAY_PARAMETERS, SERVICE, Kind
+from nexus_operator.world.kinds import GATEWAY, GATEWAY_CLASS, NEXUS_GATEWAY_PARAMETERS, SERVICE, Kind
 
 DEFAULT_ID = f"{DEFAULT_GATEWAY.namespace}/{DEFAULT_GATEWAY.name}"
 
@@ -68,7 +68,9 @@ def plan_data_planes(
             owner=owner_reference(GATEWAY, obj),
             class_name=str((obj.get("spec") or {}).get("gatewayClassName") or ""),
         )
-        if status.quarantined or not status.infrastructure.usable:
+        classless = inventory.get(GATEWAY_CLASS.kind, "", plane.class_name) is None
+        if status.quarantined or not status.infrastructure.usable or classless:
+            # Of a class that was deleted nobody knows the parameters: what runs by them must not be made what is usual.
             standing[name] = plane
             owners.add(str(obj["metadata"].get("uid")))
             continue

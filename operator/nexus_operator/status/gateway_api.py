@@ -14,7 +14,7 @@ from nexus_operator.status.conditions import Condition
 from nexus_operator.status.standard import condition, merged, remarked
 from nexus_operator.status.view import Front, View
 from nexus_operator.status.writes import StatusWrite
-from nexus_operator.world.inventory import Object
+from nexus_operator.world.inventory import Object, key_of
 
 LAST_GOOD = "Its last good version keeps serving."
 NOWHERE = Front(exists=False)
@@ -34,6 +34,33 @@ def build(view: View, problems: dict[ObjectRef, list[Problem]]) -> Iterator[Stat
         obj = view.inventory.get("ListenerSet", listeners.ref.namespace, listeners.ref.name)
         if obj is not None:
             yield _listener_set(view, listeners, obj, programmed.get(_id(listeners.gateway)))
+    yield from _orphans(view)
+
+
+def _orphans(view: View) -> Iterator[StatusWrite]:
+    """Yield what ListenerSets say that their Gateway served until it was deleted: the object does not tell whose word that was, and
+    it is not true of any controller. One that claims nothing any more is left alone.
+    """
+    known = {status.ref for status in view.translation.listener_sets}
+    for obj in view.inventory.all("ListenerSet"):
+        ref = ObjectRef("ListenerSet", *key_of(obj))
+        held = obj.get("status") or {}
+        claims = any(
+            c.get("status") == "True" and c.get("type") in ("Accepted", "Programmed")
+            for c in held.get("conditions") or ()
+        )
+        parent = (obj.get("spec") or {}).get("parentRef")
+        if ref in known or not claims or not isinstance(parent, Mapping):
+            continue
+        namespace, name = str(parent.get("namespace") or ref.namespace), str(parent.get("name"))
+        if parent.get("kind", "Gateway") != "Gateway" or view.inventory.get("Gateway", namespace, name) is not None:
+            continue
+        what = f'There is no Gateway "{name}" in namespace "{namespace}" any more.'
+        conditions = [
+            Condition("Accepted", "False", "ParentNotAccepted", what),
+            Condition("Programmed", "False", "Pending", what),
+        ]
+        yield StatusWrite("ListenerSet", obj, {"conditions": merged(view, obj, held, conditions), "listeners": None})
 
 
 def _classes(view: View) -> Iterator[StatusWrite]:
@@ -139,6 +166,9 @@ def _gateway_programmed(view: View, status: GatewayStatus, problems: list[Proble
     serving = [listener for listener in every if listener.id in view.listeners]
     if not serving:
         return Condition("Programmed", "False", "Invalid", "No listener of it can be served.")
+    if not front.exists and view.inventory.get("GatewayClass", "", _class_name(view, status.ref)) is None:
+        what = f'There is no GatewayClass "{_class_name(view, status.ref)}", so nothing is made for it.'
+        return Condition("Programmed", "False", "Pending", what)
     if not front.addresses:
         what = "Its Service has no address yet. In a cluster without load balancers, set service.type in its NexusGatewayParameters."
         return Condition("Programmed", "False", "AddressNotAssigned", view.linked("AddressNotAssigned", what))
@@ -153,6 +183,11 @@ def _gateway_programmed(view: View, status: GatewayStatus, problems: list[Proble
     if own.status == "True" and all(listener.id in unopened for listener in serving):
         return Condition("Programmed", "False", "Invalid", unopened[serving[0].id])
     return _standard(own)
+
+
+def _class_name(view: View, ref: ObjectRef) -> str:
+    obj = view.inventory.get("Gateway", ref.namespace, ref.name) or {}
+    return str((obj.get("spec") or {}).get("gatewayClassName") or "")
 
 
 def _source(view: View, status: GatewayStatus, serving: list[ListenerStatus]) -> str:

@@ -86,6 +86,14 @@ def test_a_gateway_that_cannot_be_used_keeps_what_it_has_and_shows_it() -> None:
     assert fronts_of(inventory, planned, {})["shop/odd"].addresses == (Address("IPAddress", "192.0.2.1"),)
 
 
+def test_a_gateway_whose_class_was_deleted_keeps_what_it_has() -> None:
+    """What runs by the class's parameters is not made anew without them."""
+    _, planned = world(gateway())
+    assert planned.planes == {}
+    assert set(planned.standing) == {"shop/web"}
+    assert planned.owners == {"u0"}
+
+
 def test_a_gateway_without_a_listener_that_serves_keeps_its_service() -> None:
     _, planned = world(CLASS, gateway("bare", listeners=[{"name": "x", "port": 80, "protocol": "GOPHER"}]))
     assert planned.planes["shop/bare"].infrastructure.ports == ()
