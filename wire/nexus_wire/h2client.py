@@ -247,7 +247,10 @@ class Carrier(asyncio.Protocol):
 
     def _break_all(self, why: Broken, detail: str) -> None:
         for exchange in tuple(self.streams.values()):
-            exchange.on_broken(why, detail)
+            try:
+                exchange.on_broken(why, detail)
+            except Exception as error:
+                self._failed(exchange, error)
 
     def _unready(self, error: Exception) -> None:
         if not self.ready.done():

@@ -123,7 +123,15 @@ class H2Serving(asyncio.Protocol):
         self._opened.clear()
         self._known.clear()
         for stream in streams:
-            stream.gone()
+            # All of them at once: what one leaves behind may be what another waits for, and that one shall answer nobody.
+            stream.closed = True
+        for stream in streams:
+            try:
+                stream.gone()
+            except Exception as error:
+                # Its requestor's own affair; the others have to be told all the same.
+                context = {"message": "the requestor of a stream failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
 
     def eof_received(self) -> bool:
         """The client closed its side: it has left."""
@@ -166,6 +174,8 @@ class H2Serving(asyncio.Protocol):
                 if self.window <= 0:
                     # Whose turn it would be stays the first one.
                     break
+                if stream.closed:
+                    continue  # over what another one's turn brought about
                 if stream.drain():
                     going = True
                 if number in waiting:

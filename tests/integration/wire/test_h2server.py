@@ -765,3 +765,29 @@ async def test_a_body_that_nobody_took_is_credited_when_its_request_is_answered(
         await until(lambda: taken[-1].complete)
         taken[-1].answer()
         assert (await client.answer(stream))[0] == 200
+
+
+async def test_a_client_that_leaves_is_told_of_by_all_its_streams_whatever_one_does(
+    start: Start, connect: Connect, loop_errors: list[dict[str, Any]]
+) -> None:
+    """What a stream leaves behind, a place in a queue say, another one of the same connection may get, and answer; or it fails."""
+
+    class Leaving(Served):
+        def on_gone(self) -> None:
+            super().on_gone()
+            for other in app.served:
+                if not other.events:
+                    other.answer()
+            raise LookupError("nothing of this stream is known")
+
+    app = await start()
+    app.on_head = lambda served: isinstance(served, Leaving) or bool(Leaving(app, served.stream))
+    client = await connect(app)
+    for _ in range(3):
+        client.request()
+    await until(lambda: len(app.served) == 6)
+    client.writer.transport.abort()
+    await until(lambda: not app.connections)
+    assert [each.events for each in app.served if isinstance(each, Leaving)] == [["gone"]] * 3
+    assert [type(each["exception"]) for each in loop_errors] == [LookupError] * 3
+    loop_errors.clear()
