@@ -45,7 +45,7 @@ from nexus_operator.status.build import build_statuses
 from nexus_operator.status.fronts import fronts_of, replicas_of
 from nexus_operator.status.routes import Routes
 from nexus_operator.status.view import View
-from nexus_operator.world.inventory import Inventory, Object, key_of
+from nexus_operator.world.inventory import Inventory, Object
 from nexus_operator.world.kinds import NEXUS_GATEWAY_PARAMETERS, NEXUS_MARKETPLACE, NEXUS_SERVICE, RUNTIME
 from nexus_operator.world.reading import Reader
 
@@ -372,7 +372,7 @@ class Reconciler:
             if name not in wanted and now < until and not settled
         }
         mirrors = [*wanted.values(), *(mirror for mirror, _ in self._retired.values())]
-        services = {key_of(obj): obj for obj in self._inventory.all("Service")}
+        services = dict(self._inventory.items("Service"))
         return build_registrations(mirrors, services, slices_by_service(self._inventory))
 
     async def _hear(self) -> None:

@@ -166,11 +166,12 @@ def _ask_again(before: Route | None, ups: upstreams.Upstreams) -> None:
 
 def _route_statuses(routed: Routes, routes: Iterable[Route | StreamRoute]) -> tuple[RouteStatus, ...]:
     """The statuses, with the listeners that were left to kept routes."""
-    by_id = {route.id: frozenset(route.listeners) for route in routes}
+    by_id = {route.id: route.listeners for route in routes}
     found = []
     for status in routed.statuses:
-        left = by_id.get(status.route, frozenset())
-        if any(not left.issuperset(parent.listeners) for parent in status.parents):
+        left = by_id.get(status.route, ())
+        # Mostly they are the same, and there are thousands.
+        if any(parent.listeners != left and not set(left).issuperset(parent.listeners) for parent in status.parents):
             parents = tuple(
                 replace(parent, listeners=tuple(i for i in parent.listeners if i in left)) for parent in status.parents
             )

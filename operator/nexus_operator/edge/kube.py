@@ -21,7 +21,7 @@ from kubernetes.aio import config
 
 from nexus_operator.world.inventory import Object, parse_version
 from nexus_operator.world.kinds import CRD, Kind
-from nexus_operator.world.trims import trim
+from nexus_operator.world.packed import keep
 
 FIELD_MANAGER = "nexus-operator"
 REQUEST_TIMEOUT_S = 15.0
@@ -133,7 +133,7 @@ class KubeApi:
                 raise
             stamp = {"apiVersion": kind.api_version, "kind": kind.kind}  # items of a list do not carry them
             # What is not kept of a kind is not held for the length of the list either.
-            kept = (trim(kind.kind, {**stamp, **item}) for item in page.get("items") or ())
+            kept = (keep(kind.kind, {**stamp, **item}) for item in page.get("items") or ())
             objects += [obj for obj in kept if obj is not None]
             meta = page.get("metadata") or {}
             version, proceed = str(meta.get("resourceVersion") or ""), str(meta.get("continue") or "")

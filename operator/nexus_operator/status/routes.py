@@ -57,8 +57,7 @@ class Routes:
         serving |= {route.id: route for route in view.translation.snapshot.streams}
         told: dict[tuple[str, Key], _Told] = {}
         for kind in ROUTES:
-            for obj in view.inventory.all(kind.kind):
-                key = key_of(obj)
+            for key, obj in view.inventory.items(kind.kind):
                 ref = ObjectRef(kind.kind, *key)
                 status, found = statuses.get(ref), problems.get(ref, [])
                 ready = _ready(view, status, serving, upstreams) if status is not None else ()

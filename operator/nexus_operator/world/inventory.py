@@ -13,8 +13,8 @@ from typing import Any
 from nexus_core.translate import features
 from nexus_core.translate.features import Field
 
-from nexus_operator.world.packed import PACKED, Packed
-from nexus_operator.world.trims import LAST_APPLIED, trim
+from nexus_operator.world.packed import Packed, keep
+from nexus_operator.world.trims import trim
 
 Object = Mapping[str, Any]
 Key = tuple[str, str]
@@ -28,8 +28,16 @@ _LOUD_STATUS = frozenset({"Service", "Deployment", "Pod"})
 @dataclass(slots=True)
 class _Shelf:
     objects: dict[Key, Object] = field(default_factory=dict)
+    order: list[Key] | None = None  # the keys, sorted; None after one came or went
     graves: dict[Key, int] = field(default_factory=dict)  # version at which an object was deleted
     listed_at: int = -1  # version of the last full list; -1: never listed
+
+    def drop(self, key: Key) -> bool:
+        """Forget an object; return whether it was there."""
+        if self.objects.pop(key, None) is None:
+            return False
+        self.order = None
+        return True
 
 
 class Inventory:
@@ -53,18 +61,17 @@ class Inventory:
             return False
         if deleted:
             shelf.graves[key] = version
-            return shelf.objects.pop(key, None) is not None
+            return shelf.drop(key)
         if version < shelf.graves.get(key, -1):
             return False
-        kept = trim(kind, obj)
+        kept = keep(kind, obj)
         if kept is None:
-            return shelf.objects.pop(key, None) is not None
-        kept = _slim(kept)
-        if kind in PACKED:
-            kept = Packed(kept)
-            if isinstance(known, Packed):
-                kept.share(known)
+            return shelf.drop(key)
+        if isinstance(kept, Packed) and isinstance(known, Packed):
+            kept.share(known)
         shelf.objects[key] = kept
+        if known is None:
+            shelf.order = None
         return known is None or matters(kind, known, kept)
 
     def replace(self, kind: str, objects: Iterable[Object], version: int) -> bool:
@@ -77,13 +84,13 @@ class Inventory:
         if version < shelf.listed_at:
             shelf.objects.clear()
             shelf.graves.clear()
+            shelf.order = None
         first = shelf.listed_at < 0
         shelf.listed_at = version
         listed = {key_of(obj): obj for obj in objects if trim(kind, obj) is not None}
         changed = first
         for key in [k for k, known in shelf.objects.items() if k not in listed and version_of(known) <= version]:
-            del shelf.objects[key]
-            changed = True
+            changed |= shelf.drop(key)
         shelf.graves = {key: at for key, at in shelf.graves.items() if at > version}
         for key, obj in listed.items():
             held = shelf.objects.get(key)
@@ -98,9 +105,14 @@ class Inventory:
 
     def all(self, kind: str) -> Iterator[Object]:
         """Yield the objects of a kind by namespace and name."""
-        objects = self._shelves[kind].objects
-        for key in sorted(objects):
-            yield objects[key]
+        return iter([obj for _, obj in self.items(kind)])
+
+    def items(self, kind: str) -> Iterable[tuple[Key, Object]]:
+        """Return the objects of a kind with their keys, sorted by these."""
+        shelf = self._shelves[kind]
+        if shelf.order is None:
+            shelf.order = sorted(shelf.objects)
+        return [(key, shelf.objects[key]) for key in shelf.order]
 
     def is_installed(self, kind: str) -> bool:
         """Return whether the cluster knows the kind, as of its last list."""
@@ -139,15 +151,6 @@ def version_of(obj: Object) -> int:
 def parse_version(text: str) -> int:
     """Return a resourceVersion as a number, 0 for anything else."""
     return int(text) if text.isdecimal() else 0
-
-
-def _slim(obj: Object) -> Object:
-    """Drop what is often the largest part of an object and never read here: managedFields, and the copy that kubectl keeps."""
-    meta = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}
-    annotations = meta.get("annotations") or {}
-    if LAST_APPLIED in annotations:
-        meta["annotations"] = {k: v for k, v in annotations.items() if k != LAST_APPLIED}
-    return {**obj, "metadata": meta}
 
 
 def matters(kind: str, old: Object, new: Object) -> bool:

@@ -1,4 +1,7 @@
-"""Objects of kinds that there are thousands of: what is seldom read of them is kept as JSON text, a sixth of what it takes as values."""
+"""Objects as they are kept in memory: without what is never read, and routes as text.
+
+There are thousands of routes, and what is seldom read of them takes a sixth as JSON text of what it takes as values.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 import msgspec
 
 from nexus_operator.world.kinds import ROUTES
+from nexus_operator.world.trims import LAST_APPLIED, trim
 
 Object = Mapping[str, Any]
 PACKED = frozenset(kind.kind for kind in ROUTES)
@@ -60,6 +64,26 @@ class Packed(Mapping[str, Any]):
         for key, text in other._texts.items():
             if self._texts.get(key) == text:
                 self._texts[key] = text
+
+
+def keep(kind: str, obj: Object) -> Object | None:
+    """Return the object as it is kept, None for nothing. The object itself stays as it is; one that is kept already is returned."""
+    if isinstance(obj, Packed):
+        return obj
+    trimmed = trim(kind, obj)
+    if trimmed is None:
+        return None
+    slim = _slim(trimmed)
+    return Packed(slim) if kind in PACKED else slim
+
+
+def _slim(obj: Object) -> Object:
+    """Drop what is often the largest part of an object and never read here: managedFields, and the copy that kubectl keeps."""
+    meta = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}
+    annotations = meta.get("annotations") or {}
+    if LAST_APPLIED in annotations:
+        meta["annotations"] = {k: v for k, v in annotations.items() if k != LAST_APPLIED}
+    return {**obj, "metadata": meta}
 
 
 def _interned(value: Any) -> Any:

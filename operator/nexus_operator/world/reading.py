@@ -6,7 +6,7 @@ from nexus_core.model.lean import lean
 from nexus_core.model.load import parse
 from nexus_core.model.resources import Resource
 
-from nexus_operator.world.inventory import Inventory, Key, Object, key_of, matters
+from nexus_operator.world.inventory import Inventory, Key, Object, matters
 from nexus_operator.world.kinds import RUNTIME, WATCHED
 from nexus_operator.world.packed import PACKED
 
@@ -23,8 +23,8 @@ class Reader:
         for kind in WATCHED:
             if kind.kind in RUNTIME:
                 continue
-            for obj in inventory.all(kind.kind):
-                key = (kind.kind, key_of(obj))
+            for at, obj in inventory.items(kind.kind):
+                key = (kind.kind, at)
                 known = self._known.get(key)
                 if known is None or (known[0] is not obj and _differs(kind.kind, known[0], obj)):
                     resource = parse(obj)
