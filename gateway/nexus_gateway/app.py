@@ -334,6 +334,7 @@ class Gateway:
             traces=self.traces,
             zone=self.settings.zone,
             samples=self.samples,
+            listeners=lambda: self.ports.rows,
         )
         runner = web.AppRunner(Admin(state).application(), access_log=None, shutdown_timeout=1.0)
         await runner.setup()

@@ -71,7 +71,10 @@ def build_source(settings: GatewaySettings, manifests: Path | None) -> SnapshotS
     """Return the file source for a directory of manifests, else the Consul source. Raises `NothingToServe`, `SettingInvalid`."""
     if manifests is not None:
         key = _seal_key(settings) if settings.seal_key else b""
-        return FileSource(manifests, RemoteWorkshop(settings.plugin_cache.parent / "indexes", seal_key=key))
+        alone = not settings.consul_url and settings.discovery_file is None
+        return FileSource(
+            manifests, RemoteWorkshop(settings.plugin_cache.parent / "indexes", seal_key=key, alone=alone)
+        )
     if settings.consul_url:
         # Where it is needed, as below: its client takes 7 MB.
         from nexus_gateway.edge.sources.consul import ConsulSource

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -221,3 +222,25 @@ def wait_for() -> Callable[..., Any]:
 @pytest.fixture
 def is_alive() -> Callable[[int], bool]:
     return alive
+
+
+EDGE = REPOSITORY / "examples" / "gateway-api"
+EDGE_PORTS = ("port: 7,", "port: 53,", "port: 853", "port: 8088,", "port: 9443")
+"""As the example declares them, in the order in which tests get others in their place."""
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """The example of the Gateway API, up, on ports that were free a moment ago; for all tests of a module."""
+    directory = Path(shutil.copytree(EDGE, tmp_path_factory.mktemp("up") / "gateway-api"))
+    ports = {text: re.sub(r"\d+", str(free_port()), text) for text in EDGE_PORTS}
+    for path in directory.glob("*.yaml"):
+        text = path.read_text()
+        for theirs, ours in ports.items():
+            text = re.sub(rf"{theirs}(?!\d)", ours, text)
+        path.write_text(text)
+    running = Up(directory, "--tls-listen", f"127.0.0.1:{free_port()}")
+    try:
+        yield running.wait_started()
+    finally:
+        running.stop()

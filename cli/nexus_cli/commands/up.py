@@ -11,11 +11,15 @@ from nexus_cli.options import output_format, output_option
 HELP = """Run a directory of manifests on this machine.
 
 Every NexusService with a `process` becomes a supervised local process; the gateway runs beside them and finds them by
-their health checks. Edits of the manifests are followed. A process that dies is started again, after growing pauses.
+their health checks. Gateways and routes of the Gateway API are served as they stand: a listener of HTTP port 80 is where
+--listen says, of HTTPS port 443 where --tls-listen does, any other port below 1024 is 8000 higher. What a Kubernetes
+Service leads to says an EndpointSlice among the manifests. Edits of the manifests are followed. A process that dies is
+started again, after growing pauses.
 
 \b
 Examples:
   nexus up examples/shop
+  nexus up examples/gateway-api
   nexus up . --listen 127.0.0.1:9000 --admin 127.0.0.1:9001
   nexus up . --consul http://127.0.0.1:8500 --otlp http://127.0.0.1:4318
 
@@ -28,7 +32,13 @@ Exit codes: 0 stopped as asked, 2 it could not start (and why).
 @click.command(help=HELP)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--listen", default="127.0.0.1:8080", show_default=True, metavar="ADDR", help="Where the gateway takes requests."
+    "--listen", default="127.0.0.1:8080", show_default=True, metavar="ADDR", help="Where listeners of HTTP port 80 are."
+)
+@click.option(
+    "--tls-listen",
+    default="",
+    metavar="ADDR",
+    help="Where listeners of HTTPS port 443 are. [default: port 8443 beside the other, once there is one]",
 )
 @click.option("--admin", default="127.0.0.1:8081", show_default=True, metavar="ADDR", help="Where its admin API is.")
 @click.option("--consul", default="", metavar="URL", help="Register and find services in this Consul, not in memory.")
@@ -49,6 +59,7 @@ def up(
     ctx: click.Context,
     directory: Path,
     listen: str,
+    tls_listen: str,
     admin: str,
     consul: str,
     otlp: str,
@@ -65,6 +76,7 @@ def up(
     settings = UpSettings(
         directory=directory,
         listen=listen,
+        tls_listen=tls_listen,
         admin=admin,
         consul=check_url(consul, "--consul") if consul else "",
         otlp=check_url(otlp, "--otlp") if otlp else "",

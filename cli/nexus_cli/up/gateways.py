@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nexus_core.discovery import Discovery
 
 from nexus_cli.errors import UserError
 from nexus_cli.up import ports
 
+if TYPE_CHECKING:
+    from nexus_gateway.edge.listeners.shown import ListenerRow
+
 TRACES_KEPT = 200
 
 
 class LocalGateway:
-    """listen, admin: host:port. otlp: URL of a collector; empty keeps the last traces in memory for `nexus traces`."""
+    """listen, tls_listen, admin: host:port, tls_listen empty for the default. alone: nobody but the manifests tells where Kubernetes
+    Services are. otlp: URL of a collector; empty keeps the last traces in memory for `nexus traces`."""
 
-    def __init__(self, directory: Path, listen: str, admin: str, otlp: str, data_dir: Path) -> None:
+    def __init__(
+        self, directory: Path, listen: str, tls_listen: str, admin: str, otlp: str, data_dir: Path, *, alone: bool
+    ) -> None:
         # Imported here: it takes a while, in which the services boot.
         from nexus_gateway.app import Gateway
         from nexus_gateway.edge.sources.files import FileSource
@@ -24,9 +31,10 @@ class LocalGateway:
         from nexus_gateway.settings import GatewaySettings
 
         self._make = Gateway
-        self._source = FileSource(directory, Workshop(data_dir / "marketplaces"))
+        self._source = FileSource(directory, Workshop(data_dir / "marketplaces", alone=alone))
         self._settings = GatewaySettings(
             listen=listen,
+            tls_listen=tls_listen,
             admin=admin,
             plugin_cache=data_dir / "plugins",
             access_log=False,  # the services log the same requests
@@ -51,6 +59,11 @@ class LocalGateway:
             ) from error
         except SettingInvalid as error:
             raise UserError(str(error)) from error
+
+    @property
+    def listeners(self) -> tuple[ListenerRow, ...]:
+        """Where each listener is, and what is wrong with it."""
+        return self._gateway.ports.rows if self._gateway is not None else ()
 
     async def live(self) -> None:
         """Return once the manifests' first Snapshot serves."""

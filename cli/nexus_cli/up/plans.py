@@ -13,6 +13,9 @@ from nexus_core.model.services import NexusServiceSpec
 
 DEFAULT_HEALTH_PATH = "/readyz"
 DEFAULT_INTERVAL_S = 5.0
+SCHEMES = {"grpc": "grpc", "tcp": "tcp", "udp": "udp"}
+"""What the address of a service of a type begins with, where that is not `http`."""
+_PROBES: Mapping[str, Literal["tcp", "udp"]] = {"grpc": "tcp", "tcp": "tcp", "udp": "udp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +23,8 @@ class ServicePlan:
     """One NexusService on this machine.
 
     key: `<namespace>/<name>`. registered: its name in discovery. command: empty when nothing is run here (`note` says why).
-    port: 0 for any free one. directory: absolute. meta: what discovery tells of it. exposed: path through the gateway,
-    empty when it is not exposed. addresses: fixed `(host, port)` of a service that runs elsewhere.
+    port: 0 for any free one. probe: how its readiness is asked for. directory: absolute. meta: what discovery tells of it.
+    exposed: path through the gateway, empty when it is not exposed. addresses: fixed `(host, port)` of a service that runs elsewhere.
     """
 
     key: str
@@ -37,6 +40,7 @@ class ServicePlan:
     interval_s: float = DEFAULT_INTERVAL_S
     meta: Mapping[str, str] = field(default_factory=dict)
     kind: str = "http"
+    probe: Literal["http", "tcp", "udp"] = "http"
     exposed: str = ""
     addresses: tuple[tuple[str, int], ...] = ()
     note: str = ""
@@ -73,6 +77,7 @@ def _plan(key: str, resource: Resource, spec: NexusServiceSpec, origin: Path) ->
         registered=service_name(name, namespace),
         meta=meta,
         kind=spec.type,
+        probe=_PROBES.get(spec.type, "http"),
         exposed=spec.expose.path if spec.expose else "",
         health_path=spec.health.path if spec.health else DEFAULT_HEALTH_PATH,
         interval_s=spec.health.interval_seconds if spec.health else DEFAULT_INTERVAL_S,
@@ -130,4 +135,4 @@ def changes(old: Mapping[str, ServicePlan], new: Mapping[str, ServicePlan]) -> d
 
 
 def _started_with(plan: ServicePlan) -> tuple[object, ...]:
-    return (plan.command, plan.port, dict(plan.env), plan.directory)
+    return (plan.command, plan.port, plan.probe, dict(plan.env), plan.directory)

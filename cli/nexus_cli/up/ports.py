@@ -16,26 +16,27 @@ def parse_address(text: str, option: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-def require_free(host: str, port: int, option: str) -> None:
+def require_free(host: str, port: int, option: str, *, udp: bool = False) -> None:
     """Raise UserError, naming who has the port, unless it can be bound. Port 0 is always free."""
     if port == 0:
         return
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as probe:
+        if not udp:  # of UDP it would let two have the same port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            owner = find_owner(port)
+            owner = "" if udp else find_owner(port)
             taken = f" It is used by {owner}." if owner else ""
             raise UserError(
                 f"Port {host}:{port} cannot be used ({error.strerror}).{taken} Stop that, or choose another with {option} host:port."
             ) from error
 
 
-def find_free(host: str = "127.0.0.1") -> int:
+def find_free(host: str = "127.0.0.1", *, udp: bool = False) -> int:
     """Return a port that nobody listens on at this moment."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 

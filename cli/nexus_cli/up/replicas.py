@@ -20,7 +20,7 @@ from nexus_core.discovery import Endpoint
 from nexus_cli.up import health, ports
 from nexus_cli.up.backoff import Backoff
 from nexus_cli.up.logs import MAX_LINE, ServiceLog, Terminal
-from nexus_cli.up.plans import ServicePlan
+from nexus_cli.up.plans import SCHEMES, ServicePlan
 
 HOST = "127.0.0.1"
 STARTING_POLL_S = 0.05
@@ -67,7 +67,7 @@ class Replica:
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}" if self.port and self.pid else ""
+        return f"{SCHEMES.get(self.plan.kind, 'http')}://{HOST}:{self.port}" if self.port and self.pid else ""
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -112,7 +112,7 @@ class Replica:
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         plan = self.plan
-        self.port = plan.port or ports.find_free(HOST)
+        self.port = plan.port or ports.find_free(HOST, udp=plan.probe == "udp")
         data_dir = self._house.data_dir / "data" / plan.namespace / plan.name
         data_dir.mkdir(parents=True, exist_ok=True)
         environment = {
@@ -173,7 +173,7 @@ class Replica:
     async def _ask(self) -> None:
         silent = 0
         while True:
-            found = await health.ask(HOST, self.port, self.plan.health_path)
+            found = await health.ask_by(self.plan.probe, HOST, self.port, self.plan.health_path)
             silent = 0 if found.definite else silent + 1
             if found.ok:
                 self.was_ready.set()

@@ -32,6 +32,8 @@ START_WAIT_S = 20.0
 RELOAD_POLL_S = 0.3
 DRAIN_S = 10.0
 """What requests in flight get to finish after Ctrl-C."""
+SERVED = frozenset({"Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute"})
+"""Kinds of manifests that are worth a gateway without any service that is run here."""
 INHERITED = ("NEXUS_LOG_LEVEL", "NEXUS_CONSUL_TOKEN", "NEXUS_GRAPHIQL_ASSETS")
 """What services may take from the environment of `nexus up`. No other NEXUS_ variable: they are of this command."""
 SECOND_SIGNAL_S = 0.3
@@ -40,10 +42,12 @@ SECOND_SIGNAL_S = 0.3
 
 @dataclass(frozen=True, slots=True)
 class UpSettings:
-    """directory: of manifests. listen, admin: host:port. consul, otlp: URLs, empty for none. data_dir: logs and stores."""
+    """directory: of manifests. listen, tls_listen, admin: host:port, tls_listen empty for the default. consul, otlp: URLs, empty
+    for none. data_dir: logs and stores."""
 
     directory: Path
     listen: str
+    tls_listen: str
     admin: str
     consul: str
     otlp: str
@@ -63,9 +67,10 @@ def run(settings: UpSettings) -> int:
             f"{settings.directory} has {len(broken)} problem(s), so nothing was started. `nexus validate` explains."
         )
     wanted = plans.build_plans(loaded.resources, {})
-    if not wanted:
+    if not wanted and not any(resource.ref.kind in SERVED for resource, _ in loaded.resources):
         raise UserError(
-            f"{settings.directory} has no NexusService, so there is nothing to run. Add one; see examples/shop."
+            f"{settings.directory} has no NexusService and no Gateway or route, so there is nothing to run. Add one; see "
+            "examples/shop and examples/gateway-api."
         )
     for problem in translate(loaded).problems:
         output.note(f"nexus: {describe(problem, loaded)}")  # costs that object alone: the rest is started
@@ -84,16 +89,18 @@ def describe(problem: Problem, loaded: manifests.Manifests) -> str:
 def _check_ports(settings: UpSettings, wanted: Mapping[str, plans.ServicePlan]) -> None:
     ports.require_free(*ports.parse_address(settings.listen, "--listen"), "--listen")
     ports.require_free(*ports.parse_address(settings.admin, "--admin"), "--admin")
-    taken: dict[int, str] = {}
+    if settings.tls_listen:
+        ports.require_free(*ports.parse_address(settings.tls_listen, "--tls-listen"), "--tls-listen")
+    taken: dict[tuple[bool, int], str] = {}
     for key, plan in wanted.items():
         if not plan.port or not plan.command or not plan.replicas:
             continue
-        if plan.port in taken:
-            raise UserError(
-                f"{key} and {taken[plan.port]} both want port {plan.port}. Change or remove spec.process.port of one."
-            )
-        taken[plan.port] = key
-        ports.require_free("127.0.0.1", plan.port, f"spec.process.port of {key}, not")
+        udp = plan.probe == "udp"
+        if (udp, plan.port) in taken:
+            other = taken[udp, plan.port]
+            raise UserError(f"{key} and {other} both want port {plan.port}. Change or remove spec.process.port of one.")
+        taken[udp, plan.port] = key
+        ports.require_free("127.0.0.1", plan.port, f"spec.process.port of {key}, not", udp=udp)
 
 
 @contextlib.contextmanager
@@ -152,7 +159,13 @@ class _Up:
             await asyncio.sleep(0.02)
             _route_logs(gateway_log)
             gateway = LocalGateway(
-                settings.directory, settings.listen, settings.admin, settings.otlp, settings.data_dir
+                settings.directory,
+                settings.listen,
+                settings.tls_listen,
+                settings.admin,
+                settings.otlp,
+                settings.data_dir,
+                alone=not settings.consul,
             )
             await gateway.start(registry.discovery())
             await self._wait_ready(gateway)
@@ -210,13 +223,18 @@ class _Up:
         supervisor, pid = self._supervisor, os.getpid()
         if self._settings.as_json:
             output.show_json(
-                {**screen.report(supervisor, gateway.url, gateway.admin_url, pid), "startSeconds": round(took_s, 2)}
+                {
+                    **screen.report(supervisor, gateway.url, gateway.admin_url, pid),
+                    "listeners": screen.listeners(gateway.listeners),
+                    "startSeconds": round(took_s, 2),
+                }
             )
             return
         sys.stdout.write(
             "\n" + screen.render_table(screen.rows(supervisor.groups, gateway.url, gateway.admin_url, pid))
         )
-        for line in screen.unwell(supervisor):
+        sys.stdout.write("\n" + screen.render_listeners(gateway.listeners))
+        for line in (*screen.unwell(supervisor), *screen.closed(gateway.listeners)):
             sys.stdout.write(f"\n{line}")
         sys.stdout.write(f"\nUp in {took_s:.1f} s. Next:\n\n")
         commands = screen.next_commands(

@@ -7,12 +7,15 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nexus_cli.options import DEFAULT_ADMIN, DEFAULT_GATEWAY
 from nexus_cli.output import render_rows
-from nexus_cli.up.plans import ServicePlan
+from nexus_cli.up.plans import SCHEMES, ServicePlan
 from nexus_cli.up.supervisor import Group, Supervisor
+
+if TYPE_CHECKING:
+    from nexus_gateway.edge.listeners.shown import ListenerRow
 
 COLUMNS = ("service", "what", "path", "url", "pid", "state")
 """path: behind the gateway's URL. All of it fits into 80 columns for services with names of usual length."""
@@ -28,7 +31,8 @@ def rows(groups: Mapping[str, Group], gateway_url: str, admin_url: str, pid: int
         plan = group.plan
         made.extend((key, plan.kind, plan.exposed, r.url, str(r.pid or ""), r.state) for r in group.replicas)
         if not group.replicas:
-            where = ", ".join(f"http://{host}:{port}" for host, port in plan.addresses)
+            scheme = SCHEMES.get(plan.kind, "http")
+            where = ", ".join(f"{scheme}://{host}:{port}" for host, port in plan.addresses)
             made.append((key, plan.kind, plan.exposed, where, "", "elsewhere" if where else "not run here"))
     return made
 
@@ -56,6 +60,36 @@ def report(supervisor: Supervisor, gateway_url: str, admin_url: str, pid: int) -
 def render_table(made: list[tuple[str, ...]]) -> str:
     """Return the table as text."""
     return render_rows(COLUMNS, made, rich=sys.stdout.isatty())
+
+
+LISTENER_COLUMNS = ("listener", "address", "host", "port")
+"""port: as declared."""
+
+
+def render_listeners(found: Sequence[ListenerRow]) -> str:
+    """Return the table of listeners: where each is really."""
+    made = [(row.listener, row.url or "not open", row.hostname or "any", str(row.port)) for row in found]
+    return render_rows(LISTENER_COLUMNS, made, rich=sys.stdout.isatty()) if made else ""
+
+
+def listeners(found: Sequence[ListenerRow]) -> list[dict[str, Any]]:
+    """Return the same as values, for `-o json`."""
+    return [
+        {
+            "listener": row.listener,
+            "protocol": row.protocol,
+            "hostname": row.hostname,
+            "port": row.port,
+            "url": row.url,
+            "problem": row.problem,
+        }
+        for row in found
+    ]
+
+
+def closed(found: Sequence[ListenerRow]) -> list[str]:
+    """Return a line for each listener that is not served as it should be, with why."""
+    return [f"listener {row.listener}: {row.problem}" for row in found if row.problem]
 
 
 def unwell(supervisor: Supervisor) -> list[str]:
@@ -97,6 +131,8 @@ def next_commands(
             made.append((f"{nexus} tour --gateway {gateway_url}{admin} -f {where}", "the whole journey"))
     else:
         made.extend((f"curl {gateway_url}{plan.exposed}", plan.key) for plan in list(exposed.values())[:3])
+        if not exposed:
+            made.append((f"curl {admin_url}/listeners", "where each listener is"))
     made.append((f"{nexus} traces --last 1{admin}", "the way of the last request"))
     made.append((f"{nexus} plugin list -f {where}{admin}", "plugins, and how they are"))
     return made

@@ -17,6 +17,7 @@ from nexus_core.problems import Problem
 
 from nexus_gateway.edge.collectors import MAX_EXPORT_BYTES, ExportInvalid, take_export
 from nexus_gateway.edge.explaining import explain, show_pool
+from nexus_gateway.edge.listeners.shown import ListenerRow
 from nexus_gateway.edge.measurements import Measurements, encode
 from nexus_gateway.edge.pools import Pools
 from nexus_gateway.edge.runtimes import Runtime
@@ -38,6 +39,7 @@ class State:
     not_ready: Callable[[], str | None]
     traces: TraceBook | None
     samples: Samples
+    listeners: Callable[[], tuple[ListenerRow, ...]] = tuple
     zone: str = ""
 
 
@@ -57,6 +59,7 @@ class Admin:
                 web.get("/metrics", self.metrics),
                 web.get("/measurements", self.measurements),
                 web.get("/config", self.config),
+                web.get("/listeners", self.listeners),
                 web.get("/routes", self.routes),
                 web.get("/endpoints", self.endpoints),
                 web.get("/breakers", self.breakers),
@@ -112,6 +115,10 @@ class Admin:
             )
 
         return await asyncio.to_thread(show)
+
+    async def listeners(self, request: web.Request) -> web.Response:
+        """Every listener: where it is open, and what is wrong with it."""
+        return _json({"listeners": [asdict(row) for row in self._state.listeners()]})
 
     async def routes(self, request: web.Request) -> web.Response:
         """Every match with its rule, plugins and upstreams; and the routes below HTTP."""

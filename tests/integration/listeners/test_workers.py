@@ -68,7 +68,9 @@ async def test_ports_come_and_go_with_workers_and_stay_open_while_these_are_repl
     folder = tmp_path / "manifests"
     folder.mkdir()
     (folder / "orders.yaml").write_text(SERVICE.replace("PORT", str(await upstreams.start(answer))))
-    listen, admin, one, two = (unused_tcp_port_factory() for _ in range(4))
+    listen, admin = unused_tcp_port_factory(), unused_tcp_port_factory()
+    # The lower one is where the settings say.
+    one, two = sorted((unused_tcp_port_factory(), unused_tcp_port_factory()))
     first = listen if ports == "local" else one
     declare(folder, one)
     process = await asyncio.create_subprocess_exec(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Certificate, Listener, Snapshot
 
-from nexus_gateway.edge.listeners import plans
+from nexus_gateway.edge.listeners import plans, shown
 from nexus_gateway.edge.listeners.doors import Host, OpenDoor
 from nexus_gateway.edge.listeners.plans import Addresses, Door, Plan
 from nexus_gateway.edge.tls.serving import Contexts, ListenerUnusable, Shown
@@ -61,6 +61,8 @@ class Ports:
         self._doubtful: Mapping[str, str] = {}
         self._failed: dict[str, str] = {}
         self._sources: dict[str, str] = {}
+        self._listeners: tuple[Listener, ...] = ()
+        self._told: Mapping[str, str] = {}
         self._serving = False
         self.wanting = asyncio.Event()
         """Set while a door could not be opened."""
@@ -81,6 +83,12 @@ class Ports:
         return tuple(
             _problem(listener, self._sources.get(listener, ""), why) for listener, why in sorted(found.items())
         )
+
+    @property
+    def rows(self) -> tuple[shown.ListenerRow, ...]:
+        """Where each listener is, and what is wrong with it."""
+        bound = {key: door.port for key, door in self._open.items()}
+        return shown.rows(self._listeners, self._plan, bound, self.refused, self._doubtful)
 
     def bound(self, key: str) -> int:
         """Return the port that a door is bound to, 0 for none. key: see `plans`."""
@@ -140,6 +148,7 @@ class Ports:
         before = {**self._doubtful, **self.refused} if self._sources else {}
         self._refused, self._doubtful, self._failed = prepared.refused, prepared.doubtful, dict(prepared.failed)
         self._sources = {listener.id: listener.source for listener in snapshot.listeners}
+        self._listeners = snapshot.listeners
         self._contexts.end(snapshot.certificates)
         self._put_in_force()
         self._tell(before)
@@ -168,6 +177,7 @@ class Ports:
         gone, self._gone = self._gone, []
         for door in gone:
             await door.close()
+        self._tell_addresses()
 
     async def retry(self) -> bool:
         """Try again what could not be opened; return whether something could."""
@@ -187,6 +197,8 @@ class Ports:
                 await opened.accept()
         if not self._failed:
             self.wanting.clear()
+        if done:
+            self._tell_addresses()
         return done
 
     # ---- the end
@@ -229,6 +241,21 @@ class Ports:
                     if wrong:
                         doubtful.update((listener.id, " ".join(wrong)) for listener in front.listeners)
         return shown, refused, doubtful
+
+    def _tell_addresses(self) -> None:
+        """Log each address where listeners are served, once; of many listeners on one, the first."""
+        by_url: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.url:
+                by_url.setdefault(row.url, []).append(row.listener)
+        told = {
+            url: found[0] if len(found) == 1 else f"{found[0]} and {len(found) - 1} more"
+            for url, found in by_url.items()
+        }
+        for url, who in told.items():
+            if self._told.get(url) != who:
+                log.info("%s serves %s", url, who)
+        self._told = told
 
     def _tell(self, before: Mapping[str, str]) -> None:
         for listener, why in {**self._doubtful, **self.refused}.items():

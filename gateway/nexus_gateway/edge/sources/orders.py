@@ -14,7 +14,8 @@ class Ask(msgspec.Struct):
     """One order. found: the files as they are now. known: digest of the Snapshot that need not be sent again.
 
     The first one to a process also says what it has to remember. previous: the live Snapshot's manifest and chunks, None
-    before the first. texts: each file as it last was readable, packed. seal_key: of private keys in the Snapshot.
+    before the first. texts: each file as it last was readable, packed. seal_key: of private keys in the Snapshot. alone: as in
+    `workshop.Workshop`.
     """
 
     found: Fingerprint
@@ -22,6 +23,7 @@ class Ask(msgspec.Struct):
     previous: tuple[bytes, dict[str, bytes]] | None = None
     texts: dict[str, bytes] = {}
     seal_key: bytes = b""
+    alone: bool = False
 
 
 class Line(msgspec.Struct):

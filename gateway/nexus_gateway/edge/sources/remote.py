@@ -28,12 +28,20 @@ class RemoteWorkshop:
     """The `Maker` beside this process."""
 
     def __init__(
-        self, cache: Path, *, class_name: str = DEFAULT_CLASS, linger_s: float = LINGER_S, seal_key: bytes = b""
+        self,
+        cache: Path,
+        *,
+        class_name: str = DEFAULT_CLASS,
+        linger_s: float = LINGER_S,
+        seal_key: bytes = b"",
+        alone: bool = False,
     ) -> None:
-        """cache: directory for fetched marketplace indexes. seal_key: of private keys in the Snapshot; empty takes this process's."""
+        """cache: directory for fetched marketplace indexes. seal_key: of private keys in the Snapshot; empty takes this process's.
+        alone: as in `workshop.Workshop`."""
         self.aside = Aside("nexus_gateway.edge.sources.translating", class_name, str(cache))
         self._linger_s = linger_s
         self._seal_key = seal_key or process_key()
+        self._alone = alone
         self._snapshot: Snapshot | None = None
         self._digest = ""
         self._texts: dict[str, bytes] = {}
@@ -65,6 +73,7 @@ class RemoteWorkshop:
         if fresh:
             ask.texts = self._texts
             ask.seal_key = self._seal_key
+            ask.alone = self._alone
             if self._snapshot is not None:
                 encoded = wire.encode(self._snapshot)
                 ask.previous = (wire.manifest_bytes(encoded, 1), dict(encoded.chunks))

@@ -77,6 +77,7 @@ class Service:
                 previous=_previous(ask),
                 texts=self._texts,
                 sealer=Sealer(ask.seal_key),
+                alone=ask.alone,
             )
         made = self._runner.run(self._workshop.make(ask.found))
         manifest, chunks = b"", dict[str, bytes]()

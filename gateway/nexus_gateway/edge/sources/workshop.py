@@ -11,6 +11,7 @@ from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem, sort_problems
 from nexus_core.snapshot import Snapshot, wire
 from nexus_core.translate import translate
+from nexus_core.translate.endpoint_slices import find_unfounded
 
 from nexus_gateway.edge.sources.indexes import Indexes
 from nexus_gateway.edge.sources.making import DEFAULT_CLASS, Fingerprint, Made, NoTexts, Texts
@@ -33,14 +34,17 @@ class Workshop:
         previous: Snapshot | None = None,
         texts: Texts | None = None,
         sealer: Sealer | None = None,
+        alone: bool = False,
     ) -> None:
         """cache: directory for fetched marketplace indexes. previous: the Snapshot that broken objects keep their last good
         version from. texts: asked for files that are broken and that this workshop has not seen whole.
-        sealer: of private keys; None takes this process's."""
+        sealer: of private keys; None takes this process's. alone: whether nobody but the manifests tells endpoints of Kubernetes
+        Services; then those without any are a problem."""
         self._indexes = Indexes(cache)
         self._class_name = class_name
         self._texts = texts or NoTexts()
         self._sealer = sealer
+        self._alone = alone
         self._read: dict[str, tuple[Stamp, tuple[Resource, ...]]] = {}
         self._snapshot = previous
         self._digest = ""
@@ -61,7 +65,8 @@ class Workshop:
         if translation.snapshot != self._snapshot or not self._digest:
             self._snapshot = translation.snapshot
             self._digest = (await asyncio.to_thread(wire.encode, self._snapshot)).digest
-        problems = sort_problems((*troubles, *unavailable, *translation.problems))
+        unfounded = find_unfounded(translation.mirrors) if self._alone else ()
+        problems = sort_problems((*troubles, *unavailable, *translation.problems, *unfounded))
         due_in_s = self._indexes.due_in_s(asyncio.get_running_loop().time())
         assert self._snapshot is not None
         return Made(self._snapshot, self._digest, problems, due_in_s)

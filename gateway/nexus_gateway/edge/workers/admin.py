@@ -51,7 +51,8 @@ class MergedAdmin:
         app.add_routes([web.get("/healthz", self.healthz), web.get("/readyz", self.readyz)])
         app.add_routes([web.get("/workers", self.workers), web.get("/metrics", self.metrics)])
         for path, merge in (
-            ("/config", self._config), ("/routes", _first), ("/explain", merging.explained), ("/plugins", merging.plugins),
+            ("/config", self._config), ("/listeners", merging.listeners), ("/routes", _first),
+            ("/explain", merging.explained), ("/plugins", merging.plugins),
             ("/problems", merging.problems), ("/endpoints", merging.endpoints), ("/breakers", merging.breakers),
             ("/samples", self._samples),
         ):  # fmt: skip

@@ -46,6 +46,17 @@ def plugins(answers: Sequence[Answer]) -> dict[str, Any]:
     return {"plugins": rows((answer["plugins"] for answer in answers), lambda row: row["id"])}
 
 
+def listeners(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Merge `/listeners`: one that a worker does not serve is shown as it is there."""
+    worst: dict[str, Answer] = {}
+    for answer in answers:
+        for row in answer["listeners"]:
+            known = worst.get(row["listener"])
+            if known is None or (row["problem"] and not known["problem"]):
+                worst[row["listener"]] = row
+    return {"listeners": [worst[name] for name in sorted(worst)]}
+
+
 def problems(answers: Sequence[Answer]) -> dict[str, Any]:
     """Merge `/problems`: each once, in the order in which they are first found."""
     found: list[Any] = []
