@@ -189,7 +189,10 @@ class BackendTls:
             what = f'Nexus knows no set of authorities "{known[:80]}".'
             fault = Problem(ref, f"{path}.wellKnownCACertificates", "UnsupportedValue", what, "Write System.")
         if len(names) < len(said.subject_alt_names):
-            fault = next(p for p in self.problems if p.where == ref and p.path.startswith(f"{path}.subjectAltNames"))
+            # Told just now: looked for from the end.
+            fault = next(
+                p for p in reversed(self.problems) if p.where == ref and p.path.startswith(f"{path}.subjectAltNames")
+            )
         if not said.hostname:
             fault = Problem(
                 ref,

@@ -91,7 +91,7 @@ class Backends:
         if self._world.find("NexusService", namespace, name) is not None:
             what = f'NexusService "{name}" in namespace "{namespace}" is broken and never worked.'
             return self._refuse(f"{path}.name", "BackendNotFound", what, "Mend it; its own conditions say how.")
-        known = [r.ref.name for r in self._world.all("NexusService") if r.ref.namespace == namespace][:10]
+        known = self._world.names("NexusService", namespace)
         what = f'"{name}" is not a NexusService in namespace "{namespace}".'
         fix = f"Create it, or name one of: {', '.join(known)}." if known else "Create it."
         return self._refuse(f"{path}.name", "BackendNotFound", what, fix)

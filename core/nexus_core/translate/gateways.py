@@ -153,7 +153,7 @@ class _Builder:
         for member in members:
             self.found.add_set(member.status(parent_ok=infra.problem is None), _opened(member.drafts))
             self.found.problems.extend(member.problems)
-        attached = sum(1 for status in self.found.sets if status.gateway == self.ref and status.accepted.ok)
+        attached = sum(1 for status in self.found.sets[-len(members) :] if status.accepted.ok) if members else 0
         self._finish(own, infra, _ports(every), attached)
 
     def _own(self) -> list[Draft]:

@@ -100,7 +100,7 @@ class Infrastructures:
             return None, Problem(owner, f"{path}.kind", "InvalidParameters", what, fix)
         resource = self._world.find(KIND, namespace, ref.name)
         if resource is None:
-            known = ", ".join(r.ref.name for r in self._world.all(KIND) if r.ref.namespace == namespace)
+            known = ", ".join(self._world.names(KIND, namespace))
             what = f'There is no {KIND} "{ref.name}" in namespace "{namespace}".'
             fix = f"Create it, or name one of: {known}." if known else "Create it."
             return None, Problem(owner, f"{path}.name", "InvalidParameters", what, fix)

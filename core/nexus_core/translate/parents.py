@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,7 @@ from nexus_core.translate import hostnames
 from nexus_core.translate.asking import Asking
 from nexus_core.translate.gateways import Gateways, OpenListener
 from nexus_core.translate.translation import Verdict
-from nexus_core.translate.worlds import World
+from nexus_core.translate.worlds import NAMES_SHOWN, World
 
 ACCEPTED = Verdict(True, "Accepted")
 KINDS = frozenset({"Gateway", "ListenerSet"})
@@ -112,10 +114,14 @@ class Parents:
                 and parent.kind in KINDS
                 and self._world.find(parent.kind, namespace, parent.name) is None
             ):
-                known = ", ".join(f"{g.namespace}/{g.name}" for g in sorted(self._gateways.by_gateway))
                 what = f'There is no {parent.kind} "{parent.name}" in namespace "{namespace}".'
-                fix = f"Create it, or name one of: {known}."
+                fix = f"Create it, or name one of: {self._known}."
                 yield Problem(route, f".spec.parentRefs[{index}].name", "NoMatchingParent", what, fix)
+
+    @functools.cached_property
+    def _known(self) -> str:
+        found = heapq.nsmallest(NAMES_SHOWN, self._gateways.by_gateway)
+        return ", ".join(f"{g.namespace}/{g.name}" for g in found)
 
     def gateway(self, named: Named) -> ObjectRef:
         """Return the Gateway that a parent is, or belongs to."""

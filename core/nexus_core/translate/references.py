@@ -10,15 +10,17 @@ class Grants:
     """All grants, by the namespaces between which they hold."""
 
     def __init__(self, world: World) -> None:
-        self._to: dict[tuple[str, str, str], list[gateway_api.GrantTo]] = {}
+        # By whom, where and what kind: the names that are granted, empty for all of them.
+        self._names: dict[tuple[str, str, str, str, str], set[str]] = {}
         for resource in world.all("ReferenceGrant"):
             spec = resource.spec
             if not isinstance(spec, gateway_api.ReferenceGrantSpec):
                 continue
             for grantee in spec.from_:
                 if grantee.group == gateway_api.GROUP:
-                    key = (grantee.kind, grantee.namespace, resource.ref.namespace)
-                    self._to.setdefault(key, []).extend(spec.to)
+                    for to in spec.to:
+                        key = (grantee.kind, grantee.namespace, resource.ref.namespace, to.group, to.kind)
+                        self._names.setdefault(key, set()).add(to.name or "")
 
     def permit(
         self, from_kind: str, from_namespace: str, to_group: str, to_kind: str, to_namespace: str, to_name: str
@@ -27,7 +29,7 @@ class Grants:
 
         Within one namespace everything may.
         """
-        return from_namespace == to_namespace or any(
-            to.group == to_group and to.kind == to_kind and to.name in (None, "", to_name)
-            for to in self._to.get((from_kind, from_namespace, to_namespace), ())
-        )
+        if from_namespace == to_namespace:
+            return True
+        names = self._names.get((from_kind, from_namespace, to_namespace, to_group, to_kind))
+        return names is not None and ("" in names or to_name in names)

@@ -23,23 +23,30 @@ class Holders:
 
     def __init__(self) -> None:
         self._by_name: dict[str, ObjectRef] = {}
+        self._below: dict[str, ObjectRef] = {}  # by each name that has a held one below it: whose the first such is
 
     def add(self, ref: ObjectRef, names: tuple[str, ...]) -> None:
         """Give a route its host names, none standing for any; those that are taken stay with theirs."""
         for name in names or ("",):
-            self._by_name.setdefault(name, ref)
+            if name in self._by_name:
+                continue
+            self._by_name[name] = ref
+            labels = name.removeprefix("*.").split(".")
+            # A wildcard reaches what is below its own name already.
+            for start in range(0 if name.startswith("*.") else 1, len(labels)):
+                self._below.setdefault(".".join(labels[start:]), ref)
 
     def find(self, names: tuple[str, ...]) -> ObjectRef | None:
-        """Return who has a host name that meets one of these. Looks through all names for a wildcard alone."""
+        """Return who has a host name that meets one of these."""
         for name in names or ("",):
             labels = name.removeprefix("*.").split(".")
             for wide in ("", name, *(f"*.{'.'.join(labels[n:])}" for n in range(1, len(labels)))):
                 if wide in self._by_name:
                     return self._by_name[wide]
-            if not name or name.startswith("*."):
-                for held, ref in self._by_name.items():
-                    if hostnames.intersect(name, held) is not None:
-                        return ref
+            if not name and self._by_name:
+                return next(iter(self._by_name.values()))
+            if name.startswith("*.") and name[2:] in self._below:
+                return self._below[name[2:]]
         return None
 
 

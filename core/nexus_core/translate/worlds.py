@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nexus_core.model import gateway_api
@@ -13,6 +13,8 @@ from nexus_core.problems import Problem
 
 Key = tuple[str, str]
 """(namespace, name)"""
+NAMES_SHOWN = 10
+"""Names that a message lists of what there is."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class World:
     by_kind: Mapping[str, Mapping[Key, Resource]]
     class_names: frozenset[str]
     problems: tuple[Problem, ...] = ()
+    _names: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict, repr=False, compare=False)
 
     def all(self, kind: str) -> Iterator[Resource]:
         """Yield the resources of a kind, sorted by namespace and name."""
@@ -30,6 +33,17 @@ class World:
     def find(self, kind: str, namespace: str, name: str) -> Resource | None:
         """Return the resource, broken or not, or None."""
         return self.by_kind.get(kind, {}).get((namespace, name))
+
+    def names(self, kind: str, namespace: str) -> tuple[str, ...]:
+        """Return the first names of a kind in a namespace, for a message that helps to choose: NAMES_SHOWN at most, sorted."""
+        if kind not in self._names:
+            found: dict[str, list[str]] = {}
+            for of_namespace, name in self.by_kind.get(kind, {}):
+                here = found.setdefault(of_namespace, [])
+                if len(here) < NAMES_SHOWN:
+                    here.append(name)
+            self._names[kind] = {of_namespace: tuple(some) for of_namespace, some in found.items()}
+        return self._names[kind].get(namespace, ())
 
     def labels_of_namespace(self, namespace: str) -> Mapping[str, str]:
         """Return the namespace's labels; the one every namespace has on Kubernetes is there without the object too."""

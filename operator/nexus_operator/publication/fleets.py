@@ -31,6 +31,7 @@ class Fleet:
         self._current = current
         self._by_gateway: dict[str, tuple[list[Ack], list[str]]] = {}
         self._everything: tuple[list[Ack], list[str]] = ([], [])
+        self._unopened: dict[str, Mapping[str, str]] = {}
         self._known: dict[tuple[Collection[str] | None, int], Liveness] = {}
         heard = {gateway_of(ack.replica) for ack in self.acks}
         silent = {name: pod for name, pod in pods.items() if pod.ready and name not in heard}
@@ -64,7 +65,12 @@ class Fleet:
 
     def unopened(self, gateway: str) -> Mapping[str, str]:
         """Return what is wrong with listeners that some process could not open, by `Listener.id`."""
-        return {name: sentence for ack in self.acks_of(gateway)[::-1] for name, sentence in ack.listeners.items()}
+        found = self._unopened.get(gateway)
+        if found is None:
+            acks = self.acks_of(gateway)[::-1]
+            found = {name: sentence for ack in acks for name, sentence in ack.listeners.items()}
+            self._unopened[gateway] = found
+        return found
 
     def _count(self, generation: int, gateways: frozenset[str] | None) -> Liveness:
         if gateways is None:

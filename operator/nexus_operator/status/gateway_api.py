@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nexus_core.model import gateway_api as model
@@ -24,10 +24,13 @@ def build(view: View, problems: dict[ObjectRef, list[Problem]]) -> Iterator[Stat
     """Yield the statuses of our GatewayClasses, of their Gateways, and of the ListenerSets at those."""
     yield from _classes(view)
     programmed: dict[str, Condition] = {}
+    sets: dict[ObjectRef, list[ListenerSetStatus]] = {}
+    for listeners in view.translation.listener_sets:
+        sets.setdefault(listeners.gateway, []).append(listeners)
     for gateway in view.translation.gateways:
         obj = view.inventory.get("Gateway", gateway.ref.namespace, gateway.ref.name)
         if obj is not None:
-            state = _gateway_programmed(view, gateway, problems.get(gateway.ref, []))
+            state = _gateway_programmed(view, gateway, sets.get(gateway.ref, ()), problems.get(gateway.ref, []))
             programmed[_id(gateway.ref)] = state
             yield _gateway(view, gateway, obj, state)
     for listeners in view.translation.listener_sets:
@@ -145,7 +148,9 @@ def _nothing() -> Condition:
     return Condition("Programmed", "False", "ListenersNotValid", "No listener of it can be served.")
 
 
-def _gateway_programmed(view: View, status: GatewayStatus, problems: list[Problem]) -> Condition:
+def _gateway_programmed(
+    view: View, status: GatewayStatus, sets: Iterable[ListenerSetStatus], problems: list[Problem]
+) -> Condition:
     name = _id(status.ref)
     front = view.fronts.get(name, NOWHERE)
     if not status.accepted.ok and not status.infrastructure.usable:
@@ -161,7 +166,6 @@ def _gateway_programmed(view: View, status: GatewayStatus, problems: list[Proble
             f"The load balancer has not given {', '.join(missing)}. Ask for an address that it can give, or for none."
         )
         return Condition("Programmed", "False", "AddressNotUsable", view.linked("AddressNotUsable", what))
-    sets = [s for s in view.translation.listener_sets if s.gateway == status.ref]
     every = [*status.listeners, *(listener for s in sets for listener in s.listeners)]
     serving = [listener for listener in every if listener.id in view.listeners]
     if not serving:
