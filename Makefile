@@ -87,6 +87,7 @@ bench: dev ## the gateway beside Envoy (plain, all features), nginx, HAProxy, Ca
 	@$(if $(QUICK),true,$(BIN)/python benchmarks/report.py)
 bench-control: components ## what the control plane costs: translation, operator memory, edit to served request, series
 	@$(BIN)/python benchmarks/control/bench.py $(if $(QUICK),--quick) $(PARTS)
+	@$(if $(QUICK)$(PARTS),true,$(BIN)/python benchmarks/report.py)
 bench-micro: dev ## nanoseconds of each decision of the data path, alone
 	@$(BIN)/python benchmarks/gateway/micro.py
 profile: dev ## where the gateway's hot path spends its time: a table and a flame graph in benchmarks/results

@@ -3,8 +3,8 @@
   report.py          rewrite the tables between the markers
   report.py --check  change nothing; fail when a table is not what the results say
 
-A marker is `<!-- results: NAME -->` and ends at `<!-- end -->`. NAME is a scenario, `churn` for the churn suite's steps, or `goals`
-for the list of what the project wants and what was measured.
+A marker is `<!-- results: NAME -->` and ends at `<!-- end -->`. NAME is a scenario, `churn` for the churn suite's steps, `control` for
+the control plane, or `goals` for the list of what the project wants of the gateway and what was measured.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from control import figures as control_figures
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "explanation" / "performance.md"
@@ -127,7 +129,7 @@ GOALS = (
 def load(folder: Path = RESULTS) -> dict[str, Kept]:
     """Return the kept results by scenario."""
     found = {}
-    for name in (*COLUMNS, "churn"):
+    for name in (*COLUMNS, "churn", "control"):
         path = folder / f"{name}.json"
         if path.exists():
             found[name] = json.loads(path.read_text())
@@ -143,6 +145,8 @@ def render(page: str, kept: Mapping[str, Kept]) -> str:
             body = goals(kept)
         elif name == "churn":
             body = churn(kept.get(name))
+        elif name == "control":
+            body = control_figures.table(kept[name]) if name in kept else _NOT_YET
         else:
             body = _of_scenario(name, kept.get(name))
         return f"{found[1]}{body}{found[3]}"

@@ -166,7 +166,7 @@ def crowd(running: Cluster, gateways: int, routes: int) -> dict[str, float]:
         running.kubectl("create", "namespace", name)
     apply(running, [parameters, *manifests])
     started = time.monotonic()
-    _until(lambda: accepted(running) >= routes, 600.0, pause_s=2.0)
+    _until(lambda: accepted(running) >= routes, 600.0, pause_s=3.0)  # each look costs the API server a second
     pod = running.pods("app.kubernetes.io/component=operator", SYSTEM)[0]["metadata"]["name"]
     pid = running.pod_pid(pod, SYSTEM)
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())

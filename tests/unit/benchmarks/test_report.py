@@ -29,7 +29,7 @@ def test_page_and_results_agree(bench: SimpleNamespace) -> None:
 
 def test_page_shows_every_scenario_and_the_goals(bench: SimpleNamespace) -> None:
     page = bench.report.PAGE.read_text()
-    for name in (*bench.report.COLUMNS, "churn", "goals"):
+    for name in (*bench.report.COLUMNS, "churn", "control", "goals"):
         assert f"<!-- results: {name} -->" in page
 
 
