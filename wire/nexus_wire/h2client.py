@@ -35,6 +35,7 @@ from nexus_wire.http2.frames import (
     StreamBroken,
 )
 from nexus_wire.http2.hpack import DEFAULT_TABLE, EMPTY_TABLE
+from nexus_wire.pieces import JOINED, write_all
 
 CONNECTION_WINDOW = 2**24
 MAX_STREAMS = 100
@@ -96,10 +97,10 @@ class Carrier(asyncio.Protocol):
 
     __slots__ = (
         "_asked", "_block", "_block_flags", "_block_frames", "_block_stream", "_blocks", "_buffer", "_granted", "_greeted", "_heads",
-        "_known", "_most", "_nuisances", "_nuisances_from", "_on_lost", "_on_room", "_paid_from", "_parted", "_plain", "_seen_reads",
-        "_unacked", "answers", "blocked", "calls", "clock", "closed", "deadline", "exchanges", "fresh", "idle_since", "late", "max_frame",
-        "next_stream", "owner", "prefix", "reads", "ready", "retired", "server_name", "stream_window", "streams", "transport", "waiting",
-        "window",
+        "_known", "_most", "_nuisances", "_nuisances_from", "_on_lost", "_on_room", "_out", "_paid_from", "_parted", "_plain",
+        "_seen_reads", "_unacked", "answers", "blocked", "calls", "clock", "closed", "deadline", "exchanges", "fresh", "idle_since",
+        "late", "max_frame", "next_stream", "owner", "prefix", "reads", "ready", "retired", "server_name", "stream_window", "streams",
+        "transport", "waiting", "window",
     )  # fmt: skip
 
     transport: Any
@@ -138,6 +139,7 @@ class Carrier(asyncio.Protocol):
         self._blocks = Blocks(heads.answers)
         self._known = self._blocks.known
         self._buffer = b""
+        self._out: list[bytes] = []
         self._block: list[bytes] | None = None  # of a head that goes on in CONTINUATION frames
         self._block_stream = self._block_flags = self._block_frames = 0
         self._unacked = 0
@@ -199,6 +201,7 @@ class Carrier(asyncio.Protocol):
         self.retired = True
         if self._parted or self.closed:
             return
+        self._flush()
         self._parted = True
         self.transport.write(words)
         unwritten = self.transport.get_write_buffer_size()
@@ -217,8 +220,23 @@ class Carrier(asyncio.Protocol):
         self._take_no_more()
 
     def write(self, data: bytes) -> None:
-        """Write frames."""
-        self.transport.write(data)
+        """Have frames written at the end of this turn, with those of all other exchanges: the socket's call costs more than they do."""
+        out = self._out
+        if not out:
+            asyncio.get_running_loop().call_soon(self._flush)
+        out.append(data)
+
+    def _flush(self) -> None:
+        out = self._out
+        if not out or self.closed or self._parted:
+            return
+        self._out = []
+        if len(out) == 1:
+            self.transport.write(out[0])
+        elif sum(map(len, out)) <= JOINED:
+            self.transport.write(b"".join(out))
+        else:
+            write_all(self.transport, out)
 
     # ---- asyncio's side
 

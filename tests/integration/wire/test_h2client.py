@@ -89,6 +89,46 @@ async def test_many_exchanges_share_a_connection_and_each_serves_again(server: S
     assert not carrier.streams
 
 
+async def test_what_is_sent_in_one_turn_leaves_in_one_write(
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carrier = await connect(server.port)
+    written: list[int] = []
+
+    class Counting:
+        def __init__(self, transport: Any) -> None:
+            self._transport = transport
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._transport, name)
+
+        def write(self, data: bytes) -> None:
+            written.append(len(data))
+            self._transport.write(data)
+
+    monkeypatch.setattr(carrier, "transport", Counting(carrier.transport))
+    small = [begin(carrier.exchange(), GET % b"%d" % number) for number in range(20)]
+    assert not written
+    for answer in small:
+        await done(answer)
+    assert len(written) == 1
+    large = [begin(carrier.exchange(), POST % b"l" + b"content-length: 16000\r\n\r\n" + bytes(16000)) for _ in range(3)]
+    for answer in large:
+        await done(answer)
+    assert [len(call.body) for call in server.calls[20:]] == [16000] * 3
+
+
+async def test_what_waits_to_be_written_leaves_before_the_good_bye(server: Server, connect: Connect) -> None:
+    server.on_call = lambda peer, call, what: None
+    carrier = await connect(server.port)
+    exchange = carrier.exchange()
+    begin(exchange, GET % b"last")
+    exchange.abort()
+    carrier.close()
+    await until(lambda: server.peers[0].terminated)
+    assert [call.header(b":path") for call in server.calls] == [b"/last"]
+
+
 async def test_a_head_becomes_fields_and_what_is_of_http_1_stays_out(server: Server, connect: Connect) -> None:
     carrier = await connect(server.port)
     head = (
