@@ -10,10 +10,14 @@ OTHERS_SHOWN = 8
 
 def render(found: Mapping[str, Any]) -> str:
     """Return the explanation: one line for each fact, two columns, endpoints below their upstream."""
+    if "connection" in found:
+        return _render_connection(found)
     request = found["request"]
     query = f"?{request['query']}" if request.get("query") else ""
     shown = f"{request['method']} {request['host'] or '(any host)'}{request['path']}{query}"
-    if not found["route"]:
+    if found.get("refusal") == "MisdirectedRequest":
+        lines = [f"{shown} is misdirected: another listener of the port takes this host. The gateway answers 421."]
+    elif not found["route"]:
         lines = [f"{shown}: no route takes it. The gateway answers 404."]
     else:
         lines = [f"{shown} goes to {found['route']} (rule {found['rule']})."]
@@ -21,13 +25,45 @@ def render(found: Mapping[str, Any]) -> str:
         lines += list(_rule(found))
         for row in found["upstreams"]:
             lines += list(_upstream(row))
+    if found.get("note"):
+        lines.insert(1, _line("note", found["note"]))
+    lines += _others(found)
+    return "\n".join(lines)
+
+
+def _render_connection(found: Mapping[str, Any]) -> str:
+    asked = found["connection"]
+    name = asked["server_name"] or "no name" if asked["scheme"] == "tls" else ""
+    shown = f"{asked['scheme']}://{asked['server_name'] or '*'}" + (f":{asked['port']}" if asked["port"] else "")
+    listener = found["listener"]
+    if listener is None:
+        return f"{shown} {found['does']}."
+    if found["route"]:
+        lines = [f"{shown} goes to {found['route']}.", _line("why", found["why"])]
+    elif found["does"].endswith("://"):
+        lines = [f"{shown} is not what the listener is for."]
+    else:
+        lines = [f"{shown}: no route takes it. The connection is ended."]
+    host = f", asked for {name}" if name else ""
+    lines.append(
+        _line("listener", f"{listener['id']} ({listener['hostname'] or 'any host'}, port {listener['port']}){host}")
+    )
+    lines.append(_line("", f"which {found['does']}"))
+    for row in found["upstreams"]:
+        lines += _upstream(row)
+    lines += _others(found)
+    return "\n".join(lines)
+
+
+def _others(found: Mapping[str, Any]) -> list[str]:
+    lines = []
     others = found.get("others", [])
     if others:
         lines.append("  others")
         lines += [f"    {other['route']}: {other['why']}" for other in others[:OTHERS_SHOWN]]
         if len(others) > OTHERS_SHOWN:
             lines.append(f"    and {len(others) - OTHERS_SHOWN} more with -o json")
-    return "\n".join(lines)
+    return lines
 
 
 def _line(name: str, text: str, depth: int = 1) -> str:
@@ -72,9 +108,9 @@ _TOLD = frozenset({"rate-limit", "size-limit", "fault", "mirror", "fallback"})
 
 def _upstream(row: Mapping[str, Any]) -> Iterator[str]:
     if not row["upstream"]:
-        yield _line("upstream", f"(not found: its share of {row['share']:.0%} is answered 500)")
+        yield _line("upstream", f"(not found: its share of {row['share']:.0%} is answered 500, or reset)")
         return
-    yield _line("upstream", f"{row['upstream']}, {row['share']:.0%} of the requests (weight {row['weight']})")
+    yield _line("upstream", f"{row['upstream']}, {row['share']:.0%} of what comes (weight {row['weight']})")
     for name, policy in row.get("policies", {}).items():
         if policy["from"] not in ("default", "off"):
             yield _line(name.replace("_", "-"), f"{_pairs(policy['value'])}; from {policy['from']}", 2)

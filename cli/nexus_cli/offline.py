@@ -62,6 +62,8 @@ def explain_request(
     from nexus_core.match.asking import parse_question
     from nexus_core.match.descriptions import describe
     from nexus_core.match.router import Router
+    from nexus_gateway.edge.listeners.asking import Doors, Seen, connect, see
+    from nexus_gateway.edge.listeners.plans import Addresses, build
     from nexus_gateway.telemetry.redactions import is_secret
     from nexus_gateway.telemetry.shown import without_header_values
 
@@ -69,6 +71,16 @@ def explain_request(
         question = parse_question(method, url, headers, client_ip)
     except (hosts.HostRefused, paths.PathRefused) as error:
         raise UserError(f"The gateway answers 400 to {method} {url[:200]!r}: {error} Correct the URL.") from error
+    except ValueError as error:
+        raise UserError(f"{url[:200]!r} cannot be explained: {error}") from error
+    # Ports as `nexus up` would have them; the declared ones are found just as well.
+    doors = Doors(build(snapshot.listeners, Addresses(False, ("127.0.0.1",), ("127.0.0.1", 8080))), {})
+    if question.is_stream:
+        return connect(snapshot, doors, question)
     router: Router[None] = Router(snapshot, lambda route, rule: None)
-    found: dict[str, Any] = without_header_values(describe(snapshot, router, question, secret=is_secret))
+    seen = see(router, doors, question)
+    if not isinstance(seen, Seen):
+        return seen
+    described = describe(snapshot, seen.router, question, secret=is_secret, listeners=seen.listeners)
+    found: dict[str, Any] = {**without_header_values(described), "note": seen.note}
     return found

@@ -335,6 +335,7 @@ class Gateway:
             zone=self.settings.zone,
             samples=self.samples,
             listeners=lambda: self.ports.rows,
+            doors=lambda: self.ports.doors,
         )
         runner = web.AppRunner(Admin(state).application(), access_log=None, shutdown_timeout=1.0)
         await runner.setup()

@@ -141,6 +141,22 @@ def test_grpc(edge: Any, secure: bool) -> None:
         assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_explain_knows_the_ports_that_are_open(edge: Any, nexus: Nexus) -> None:
+    _, port = place(edge, "edge/edge/lines")
+    done = nexus("explain", f"tcp://127.0.0.1:{port}", "--admin", edge.admin, "-o", "json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["route"], found["listener"]["bound"]) == ("TCPRoute/edge/lines", port)
+    replicas = next(each["replicas"] for each in edge.report["services"] if each["service"] == "edge/lines")
+    assert sorted(f"tcp://{each['endpoint']}" for each in found["upstreams"][0]["endpoints"]) == sorted(
+        each["url"] for each in replicas
+    )
+    _, secure = place(edge, "edge/edge/https")
+    done = nexus("explain", f"https://www.example.test:{secure}/inner", "--admin", edge.admin)
+    assert "goes to HTTPRoute/edge/web" in done.stdout
+    assert "listener  edge/edge/https" in done.stdout
+
+
 def test_the_manifests_are_in_order(edge: Any, nexus: Nexus) -> None:
     done = nexus("validate", str(edge.directory))
     assert done.returncode == 0, done.stdout

@@ -14,6 +14,8 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT"
 HELP = """Say where a request goes and why, or what an error reason means.
 
 METHOD URL asks the gateway at --admin, or with -f the manifests themselves, without sending the request.
+The URL's scheme and port choose the listener, as declared or as it is bound: http, https, grpc and grpcs of
+grpc://HOST/SERVICE/METHOD, and for connections tls (the host is the name asked for), tcp and udp. METHOD may be left out.
 With --live the request is sent for real, with a debug token signed with the gateway's NEXUS_DEBUG_KEY, and what is shown is
 what happened to it.
 REASON is what a condition or `nexus validate` printed, such as PathConflict.
@@ -22,6 +24,8 @@ REASON is what a condition or `nexus validate` printed, such as PathConflict.
 Examples:
   nexus explain POST http://127.0.0.1:8080/orders
   nexus explain GET /catalog/items -f examples/shop
+  nexus explain grpcs://calls.example.test/example.Greeter/Hello -f examples/gateway-api
+  nexus explain tls://vault.example.test:443 -f examples/gateway-api
   nexus explain --live GET https://shop.example/orders --key-file debug.key
   nexus explain PathConflict
 
@@ -30,7 +34,7 @@ Exit codes: 0 explained, 1 no route takes the request or no such reason, 2 not u
 
 
 @click.command(help=HELP)
-@click.argument("what", metavar="METHOD|REASON")
+@click.argument("what", metavar="[METHOD] URL|REASON")
 @click.argument("url", required=False)
 @click.option(
     "-f", "--filename", "paths", multiple=True, type=click.Path(path_type=Path), metavar="PATH", help="Manifests."
@@ -66,6 +70,8 @@ def explain(
     from nexus_cli import output
     from nexus_cli.errors import UserError
 
+    if url is None and "://" in what:
+        what, url = ("POST" if what.lower().startswith("grpc") else "GET"), what
     if url is None:
         return _explain_reason(what, as_json=output_format(ctx) == "json")
     if what.upper() not in METHODS:

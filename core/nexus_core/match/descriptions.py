@@ -30,14 +30,21 @@ _DEFAULTS = {each.name: each.default for each in msgspec.structs.fields(Upstream
 
 
 def describe(
-    snapshot: Snapshot, router: Router[T], question: Question, *, secret: Callable[[str], bool], limit: int = 50
+    snapshot: Snapshot,
+    router: Router[T],
+    question: Question,
+    *,
+    secret: Callable[[str], bool],
+    limit: int = 50,
+    listeners: Iterable[Listener] | None = None,
 ) -> dict[str, Any]:
     """Return where the request goes, what is done to it, and why other matches lost (`limit` of them).
 
-    router: of this snapshot. secret: names of headers and query parameters whose values no sentence may tell.
+    router: of this snapshot. listeners: of the port where the request comes, None for all there are.
+    secret: names of headers and query parameters whose values no sentence may tell.
     Walks every match and object: for people, not for the hot path.
-    Keys: request, listeners, route, source, rule, why, plugins, filters, limits, size, fault, mirrors, fallback, upstreams,
-    others. route and rule are empty when nothing takes the request.
+    Keys: request, listeners, refusal, route, source, rule, why, plugins, filters, limits, size, fault, mirrors, fallback, upstreams,
+    others. route and rule are empty when nothing takes the request; refusal is the reason that clients get then.
     """
     headers = question.headers
     found = explain(
@@ -51,7 +58,8 @@ def describe(
             "path": question.path,
             "query": question.query,
         },
-        "listeners": listeners_of(snapshot, router, question.host, entry),
+        "listeners": listeners_of(snapshot.listeners if listeners is None else listeners, router, question.host, entry),
+        "refusal": _refusal(router, question.host) if entry is None else "",
         "route": found.route,
         "source": entry.route.source if entry is not None else "",
         "rule": found.rule,
@@ -104,8 +112,14 @@ def describe(
     return answer
 
 
-def listeners_of(snapshot: Snapshot, router: Router[T], host: str, entry: Entry[T] | None) -> list[dict[str, Any]]:
-    """Return the listeners that take the host, of them only those the entry's route is on."""
+def _refusal(router: Router[T], host: str) -> str:
+    return "MisdirectedRequest" if router.is_misdirected(host) else "RouteNotFound"
+
+
+def listeners_of(
+    listeners: Iterable[Listener], router: Router[T], host: str, entry: Entry[T] | None
+) -> list[dict[str, Any]]:
+    """Return those of the listeners that take the host, of them only those the entry's route is on."""
     allowed = router.allowed_listeners(host)
 
     def takes(listener: Listener) -> bool:
@@ -113,7 +127,7 @@ def listeners_of(snapshot: Snapshot, router: Router[T], host: str, entry: Entry[
 
     return [
         {"id": each.id, "hostname": each.hostname, "port": each.port, "from": each.source}
-        for each in snapshot.listeners
+        for each in listeners
         if takes(each)
     ]
 

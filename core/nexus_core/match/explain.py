@@ -128,7 +128,10 @@ def _why_not(entry: Entry[T], chosen: Entry[T] | None, request: _Request) -> tup
     if not any(hosts.covers(name, request.host) for name in names):
         return 4, f"Its hostnames ({', '.join(names)}) do not cover {request.host!r}."
     if request.allowed is not None and request.allowed.isdisjoint(entry.listeners):
-        return 4, "A listener with a more specific hostname takes this host, and the route is not attached to it."
+        return (
+            4,
+            "It is not attached to the listener that takes this request: that has another port or a more specific hostname.",
+        )
     if not path_covers(match, request.path):
         return 3, _why_not_path(match, request.path)
     if match.method and match.method != request.method:

@@ -16,7 +16,8 @@ from nexus_core.match.asking import parse_question
 from nexus_core.problems import Problem
 
 from nexus_gateway.edge.collectors import MAX_EXPORT_BYTES, ExportInvalid, take_export
-from nexus_gateway.edge.explaining import explain, show_pool
+from nexus_gateway.edge.explaining import CLOSED, explain, show_pool
+from nexus_gateway.edge.listeners.asking import Doors
 from nexus_gateway.edge.listeners.shown import ListenerRow
 from nexus_gateway.edge.measurements import Measurements, encode
 from nexus_gateway.edge.pools import Pools
@@ -40,6 +41,7 @@ class State:
     traces: TraceBook | None
     samples: Samples
     listeners: Callable[[], tuple[ListenerRow, ...]] = tuple
+    doors: Callable[[], Doors] = lambda: CLOSED
     zone: str = ""
 
 
@@ -183,7 +185,7 @@ class Admin:
             )
         except ValueError as error:
             return _json({"error": str(error)}, status=400)
-        return _json(await explain(self._state.runtime(), question, self._state.zone))
+        return _json(await explain(self._state.runtime(), question, self._state.zone, self._state.doors()))
 
     async def samples(self, request: web.Request) -> web.Response:
         """The sample of requests that `nexus diff --replay` takes, redacted."""

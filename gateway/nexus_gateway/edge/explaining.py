@@ -19,23 +19,35 @@ from nexus_core.match.descriptions import describe
 
 from nexus_gateway.balance.availability import available
 from nexus_gateway.balance.outlooks import Reason, foresee, reasons
+from nexus_gateway.edge.listeners.asking import Doors, Seen, connect, see
+from nexus_gateway.edge.listeners.plans import Plan
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.runtimes import Backend, Runtime
 from nexus_gateway.resilience.endpoints import EndpointState
 from nexus_gateway.telemetry.redactions import is_secret, redact_query
 from nexus_gateway.telemetry.shown import without_header_values
 
+CLOSED = Doors(Plan({}, {}, {}), {})
+"""Nothing is open, or it does not matter."""
 
-async def explain(runtime: Runtime, question: Question, zone: str = "") -> dict[str, Any]:
+
+async def explain(runtime: Runtime, question: Question, zone: str = "", doors: Doors = CLOSED) -> dict[str, Any]:
     """Return `descriptions.describe` without secrets, with the gateway's generation, its plugins' states, and for each
     upstream its endpoints (which could serve and why others could not), circuit, places, and which endpoint it would be.
 
-    zone: the gateway's own.
+    zone: the gateway's own. doors: what it has open. Of connections and datagrams, `asking.connect`'s answer with endpoints.
     """
-    answer = await asyncio.to_thread(_describe, runtime, question)
+    if question.is_stream:
+        answer = await asyncio.to_thread(connect, runtime.published.snapshot, doors, question)
+        return _with_endpoints(answer, runtime, zone)
+    seen = see(runtime.router, doors, question)
+    if not isinstance(seen, Seen):
+        return {**seen, "generation": runtime.published.generation}
+    answer = await asyncio.to_thread(_describe, runtime, question, seen)
     answer["generation"] = runtime.published.generation
+    answer["note"] = seen.note
     answer["request"]["query"] = redact_query(question.query)
-    entry = runtime.router.find(question.method, question.host, question.path, question.headers, question.query)
+    entry = seen.router.find(question.method, question.host, question.path, question.headers, question.query)
     if entry is None:
         return answer
     plan = entry.payload
@@ -56,8 +68,18 @@ async def explain(runtime: Runtime, question: Question, zone: str = "") -> dict[
     return answer
 
 
-def _describe(runtime: Runtime, question: Question) -> dict[str, Any]:
-    described = describe(runtime.published.snapshot, runtime.router, question, secret=is_secret)
+def _with_endpoints(answer: dict[str, Any], runtime: Runtime, zone: str) -> dict[str, Any]:
+    answer["generation"] = runtime.published.generation
+    now = monotonic()
+    for row in answer["upstreams"]:
+        pool = runtime.pools.get(row["upstream"])
+        if pool is not None:
+            row.update(_pool(pool, _live(pool, zone, now), now))
+    return answer
+
+
+def _describe(runtime: Runtime, question: Question, seen: Seen) -> dict[str, Any]:
+    described = describe(runtime.published.snapshot, seen.router, question, secret=is_secret, listeners=seen.listeners)
     found: dict[str, Any] = without_header_values(described)
     return found
 

@@ -19,6 +19,7 @@ from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Certificate, Listener, Snapshot
 
 from nexus_gateway.edge.listeners import plans, shown
+from nexus_gateway.edge.listeners.asking import Doors
 from nexus_gateway.edge.listeners.doors import Host, OpenDoor
 from nexus_gateway.edge.listeners.plans import Addresses, Door, Plan
 from nexus_gateway.edge.tls.serving import Contexts, ListenerUnusable, Shown
@@ -87,8 +88,12 @@ class Ports:
     @property
     def rows(self) -> tuple[shown.ListenerRow, ...]:
         """Where each listener is, and what is wrong with it."""
-        bound = {key: door.port for key, door in self._open.items()}
-        return shown.rows(self._listeners, self._plan, bound, self.refused, self._doubtful)
+        return shown.rows(self._listeners, self._plan, self.doors.bound, self.refused, self._doubtful)
+
+    @property
+    def doors(self) -> Doors:
+        """What is open now, for who asks where a request comes."""
+        return Doors(self._plan, {key: door.port for key, door in self._open.items()})
 
     def bound(self, key: str) -> int:
         """Return the port that a door is bound to, 0 for none. key: see `plans`."""
