@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,16 @@ from shop import Shop
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
+INFRA = "infra"
+"""Where some examples are, beside `shop` and `default`."""
 EXAMPLES = Path(__file__).parent.parent.parent / "crds" / "examples"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def namespaces(shop: Shop) -> Iterator[None]:
+    shop.cluster.kubectl("create", "namespace", INFRA)
+    yield
+    shop.cluster.kubectl("delete", "namespace", INFRA, "--wait=false")
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "valid").glob("*.yaml")), ids=lambda path: path.stem)
