@@ -15,13 +15,14 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from nexus_core.match.tables import Entry
 from nexus_wire.server import Stream
 
 from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.attempts import Attempt
 from nexus_gateway.edge.hooked import Hooked
 from nexus_gateway.edge.receiving import Receiving
-from nexus_gateway.edge.runtimes import Backend, Runtime
+from nexus_gateway.edge.runtimes import Backend, Plan, Runtime
 from nexus_gateway.filters.sizes import refuses_request
 from nexus_gateway.resilience import deadlines
 from nexus_gateway.resilience.attempts import IDEMPOTENT
@@ -74,14 +75,31 @@ class Exchange(Receiving):
         router = runtime.routers[self.stream.context.site]
         entry = router.find(line.method, host, line.path, block, line.query)
         if entry is None:
-            self.refuse(runtime.refusal(router, host))
-            return
+            entry = self._find_departed(host)
+            if entry is None:
+                return
         self.entry = entry
         self.plan = plan = entry.payload
         if plan.plain:
             self.choose_backend()
         else:
             self._guard()
+
+    def _find_departed(self, host: str) -> Entry[Plan] | None:
+        """Return what takes a request that the live runtime has nothing for: on a connection to a site that is gone, its last
+        runtime knows. None, and the request is refused, if that has nothing either."""
+        site = self.stream.context.site
+        runtime = self.runtime
+        entry = None
+        if site not in runtime.routers and (last := self.proxy.departures.find(site)) is not None:
+            runtime.left()
+            last.users += 1
+            self.runtime = runtime = last
+            line = self.line
+            entry = last.routers[site].find(line.method, host, line.path, self.block, line.query)
+        if entry is None:
+            self.refuse(runtime.refusal(runtime.routers[site], host))
+        return entry
 
     def _guard(self) -> None:
         """Limits, sizes and faults of the rule, then its plugins and filters."""

@@ -21,6 +21,7 @@ from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.accesslogs import AccessLog
 from nexus_gateway.edge.connectors import Connector
 from nexus_gateway.edge.debugging import Debugging
+from nexus_gateway.edge.departures import Departures
 from nexus_gateway.edge.ending import Ending
 from nexus_gateway.edge.exchanges import Exchange
 from nexus_gateway.edge.hedges import Hedges
@@ -109,6 +110,8 @@ class Proxy:
         self._sites: dict[str, ServerOptions] = {}
         self._ports: Mapping[str, int] = {}
         self._admissions: Mapping[str, object] = {}
+        # A little longer than connections have: their last requests come with the word that they close.
+        self.departures = Departures(loop, SITE_GRACE_S + 1.0)
 
     # ---- sites
 

@@ -349,6 +349,12 @@ class Runtime:
             if slot.running is not None:
                 slot.running.acquire()
 
+    def left(self) -> None:
+        """One user less."""
+        self.users -= 1
+        if self.retired and not self.users:
+            self.idle.set()
+
     async def retire(self) -> None:
         """Wait for the last request, then let go of the plugins; call after the reference moved on."""
         self.retired = True

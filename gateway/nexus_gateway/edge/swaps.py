@@ -124,6 +124,7 @@ class Swaps:
         runtime.hold_plugins()
         means.pools.commit(staged, clock())
         means.proxy.runtime = runtime
+        means.proxy.departures.swapped(former, runtime)
         means.ports.commit(prepared, snapshot)
         if means.clients.use(client):
             means.pools.reconnect()

@@ -311,3 +311,25 @@ async def test_a_connection_of_http2_that_serves_one_host_is_misdirected_for_ano
                     statuses[event.stream_id] = int(dict(event.headers)[b":status"])
             writer.write(client.data_to_send())
     assert statuses == {1: 200, 3: 421, 5: 200}
+
+
+@pytest.mark.parametrize("change", ["host name", "gone"])
+async def test_a_request_on_its_way_to_a_listener_that_changes_is_answered_as_before(
+    gateway: Listeners, change: str
+) -> None:
+    own = gateway.authority.certificate("own", "api.example")
+    before = listener("https", 443, "HTTPS", "api.example", certificates=(own.id,))
+    after = listener("https", 443, "HTTPS", "*.example", certificates=(own.id,))
+    other = listener("other", 443, "HTTPS", "other.example", certificates=(own.id,))
+    up = await gateway.serve("a")
+    await gateway.start(world(before, other, own, answers("a", before), up))
+    kept = await gateway.connect(443, "api.example")
+    assert await ask(*kept, "api.example") == (200, "a")
+    await gateway.publish(world(after if change == "host name" else other, other, own, answers("a", after), up))
+    assert await ask(*kept, "api.example") == (200, "a")
+    assert await asyncio.wait_for(kept[0].read(), 5) == b""  # and is asked to come again
+    assert gateway.gateway is not None
+    former = gateway.gateway.proxy.departures
+    await until(lambda: former.find("tls-listen/api.example") is None, 6.0)
+    if change == "host name":
+        assert await gateway.get(443, "api.example") == (200, "a")
