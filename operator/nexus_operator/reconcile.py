@@ -181,7 +181,9 @@ class Reconciler:
             if self._sealer is None:
                 return  # what is sealed with any other key, no gateway could open
             await self._step("load", self._load())
-            await self._translate()
+            await self._step("translate", self._translate())
+            if self._translation is None:
+                return
         self._registrations = self._wanted_registrations()
         await asyncio.gather(self._step("children", self._sync_children()), self._step("publish", self._to_gateways()))
         await self._step("preview", self._compare())
@@ -249,50 +251,51 @@ class Reconciler:
             log.info("generation %d is published", published.generation)
 
     async def _translate(self) -> None:
-        every = self._reader.read(self._inventory)
-        await self._indexes.follow(_sources(every))
-        last = self._publisher.last
+        """Translate the world and render its children: all of it or, when something raises, nothing, which should not be."""
+        try:
+            every = self._reader.read(self._inventory)
+            await self._indexes.follow(_sources(every))
+            held = hold_back(every, self._held.applied)
+            translation = self._translated(self._session, held.world)
+            candidate = self._translated(self._candidates, every) if held.previewed else None
+            planned = self._plan(translation, held.world)
+            rendered = self._render(planned, held.world)
+            wanted = self._prints.of(translation.snapshot)
+        except Exception:
+            self._config_changed = True  # try again
+            self._session, self._candidates = Session(), Session()  # what they remember may be half of a world
+            raise
         before = self._translation
-        self._held = held = hold_back(every, self._held.applied)
-        resources = held.world
-        self._translation = self._session.translate(
+        self._held, self._translation, self._candidate = held, translation, candidate
+        self._planned, self._rendered, self._wanted = planned, rendered, wanted
+        self._metrics.problems = len(translation.problems)
+        for mirror in before.mirrors if before is not None else ():
+            self._retired[mirror.consul_service] = (mirror, time.monotonic() + RETIRE_S)
+
+    def _translated(self, session: Session, resources: tuple[Resource, ...]) -> Translation:
+        last = self._publisher.last
+        return session.translate(
             resources,
             previous=last.snapshot if last is not None else None,
             indexes=self._indexes.current,
             class_name=self._settings.class_name,
             sealer=self._sealer,
         )
-        self._candidate = None
-        if held.previewed:
-            self._candidate = self._candidates.translate(
-                every,
-                previous=last.snapshot if last is not None else None,
-                indexes=self._indexes.current,
-                class_name=self._settings.class_name,
-                sealer=self._sealer,
-            )
-        self._metrics.problems = len(self._translation.problems)
-        self._planned = self._plan(resources)
-        self._rendered = tuple(
-            child
-            for r in resources
-            if r.ref.kind == NEXUS_SERVICE.kind and not _deleted(r)
-            for child in render(r, self._surroundings)
-        )
-        assert self._fabric is not None
-        for plane in self._planned.planes.values():
-            self._rendered += render_data_plane(plane, self._fabric)
-        self._wanted = self._prints.of(self._translation.snapshot)
-        for mirror in before.mirrors if before is not None else ():
-            self._retired[mirror.consul_service] = (mirror, time.monotonic() + RETIRE_S)
 
-    def _plan(self, resources: tuple[Resource, ...]) -> Planned:
-        assert self._translation is not None
+    def _render(self, planned: Planned, resources: tuple[Resource, ...]) -> tuple[Object, ...]:
+        assert self._fabric is not None
+        services = (r for r in resources if r.ref.kind == NEXUS_SERVICE.kind and not _deleted(r))
+        rendered = [child for r in services for child in render(r, self._surroundings)]
+        for plane in planned.planes.values():
+            rendered += render_data_plane(plane, self._fabric)
+        return tuple(rendered)
+
+    def _plan(self, translation: Translation, resources: tuple[Resource, ...]) -> Planned:
         parameters = {
             (r.ref.namespace, r.ref.name): r for r in resources if r.ref.kind == NEXUS_GATEWAY_PARAMETERS.kind
         }
         return plan_data_planes(
-            self._translation,
+            translation,
             self._inventory,
             parameters,
             namespace=self._settings.namespace,
