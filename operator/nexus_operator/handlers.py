@@ -15,6 +15,7 @@ from nexus_operator.world.kinds import WATCHED, Kind
 
 BACKOFFS_S = (0.2, 0.5, 1.0, 2.0)
 LAST_BACKOFF_S = 3.0
+IDLE_S = 0.1
 
 
 class Patience:
@@ -76,6 +77,9 @@ def build_settings() -> kopf.OperatorSettings:
     settings.networking.request_timeout = 60
     settings.watching.connect_timeout = 5
     settings.watching.reconnect_backoff = 0.2
+    # kopf has a task for each object that something happened to, and each keeps its last event for so long, managedFields and all:
+    # thousands of statuses that we write ourselves come back as events.
+    settings.queueing.idle_timeout = IDLE_S
     settings.queueing.exit_timeout = 0.5
     settings.background.instant_exit_timeout = 0.1
     for kind in WATCHED:
