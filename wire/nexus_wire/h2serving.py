@@ -16,7 +16,7 @@ from nexus_wire.http2.frames import DEFAULT_WINDOW, STREAM_MASK, Code
 from nexus_wire.http2.hpack import Decoder
 from nexus_wire.http2.limits import Watch
 from nexus_wire.http2.requests import Digested
-from nexus_wire.pieces import LARGE, Piece, write_all
+from nexus_wire.pieces import JOINED, LARGE, Piece, write_all
 
 if TYPE_CHECKING:
     from nexus_wire.h2server import Http2
@@ -27,8 +27,6 @@ _MAX_CUT = 256
 """Streams that we ended and whose client may not know it yet."""
 _MAX_UNREAD = 2**18
 """Bytes that wait in the socket's buffer when answers to control frames are still added to it; then the connection is cut off."""
-_JOINED = 2**16
-"""Bytes up to which pieces for one write are copied into one: the socket's call costs more."""
 
 
 class H2Serving(asyncio.Protocol):
@@ -295,7 +293,7 @@ class H2Serving(asyncio.Protocol):
         if len(out) == 1:
             self.transport.write(out[0])
             return
-        large = sum(map(len, out)) > _JOINED and any(len(piece) >= LARGE for piece in out)
+        large = sum(map(len, out)) > JOINED and any(len(piece) >= LARGE for piece in out)
         if large and not self.secure:
             write_all(self.transport, out)
         else:

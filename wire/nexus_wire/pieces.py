@@ -11,6 +11,9 @@ Piece = bytes | memoryview
 LARGE = 2**13
 """Bytes from which on a piece is not copied: below, a view costs more than the copy, and two buffers more than one to a socket."""
 
+JOINED = 2**16
+"""Bytes up to which pieces for one write are copied into one: the socket's call costs more."""
+
 
 def cut(data: bytes, begin: int, end: int) -> Piece:
     """Return `data[begin:end]`, copied only if it is small. Otherwise all of data lives as long as the piece."""
