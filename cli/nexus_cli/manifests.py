@@ -77,7 +77,8 @@ def load(paths: Iterable[Path]) -> Manifests:
         problems.extend(wrong)
         for resource in parsed:
             resources.append((resource, path))
-            problems.extend(resource.problems)
+            # What a readable object says beyond what Nexus implements, translation tells: it knows what may be left out.
+            problems.extend(p for p in resource.problems if resource.spec is None or p.reason != "UnsupportedValue")
     return Manifests(tuple(resources), sort_problems(problems), files)
 
 

@@ -111,13 +111,15 @@ def _running(admin: str) -> tuple[Snapshot, int]:
 
 
 def _candidate(loaded: Any, running: Snapshot) -> tuple[Snapshot, int]:
+    from nexus_core.problems.catalogue import REMARKS
     from nexus_core.snapshot.differences import align
     from nexus_gateway.telemetry.shown import redact_snapshot
 
     from nexus_cli.offline import translate
 
     translation = translate(loaded, previous=running)
-    return align(redact_snapshot(translation.snapshot), running), len(translation.problems)
+    errors = sum(problem.reason not in REMARKS for problem in translation.problems)
+    return align(redact_snapshot(translation.snapshot), running), errors
 
 
 def _samples(admin: str) -> Any:

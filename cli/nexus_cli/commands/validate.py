@@ -18,7 +18,9 @@ Examples:
   nexus validate examples/shop
   nexus validate orders.yaml policies.yaml -o json
 
-Exit codes: 0 all is well, 1 problems found, 2 a path cannot be read.
+A field of the Gateway API that Nexus does not implement, and that the object works without, is a warning.
+
+Exit codes: 0 all is well but for warnings, 1 problems found, 2 a path cannot be read.
 """
 
 
@@ -27,12 +29,16 @@ Exit codes: 0 all is well, 1 problems found, 2 a path cannot be read.
 @output_option
 @click.pass_context
 def validate(ctx: click.Context, paths: tuple[Path, ...]) -> int:
+    from nexus_core.problems.catalogue import REMARKS
+
     from nexus_cli import manifests, output
     from nexus_cli.offline import translate
     from nexus_cli.pages import page_of
 
     loaded = manifests.load(paths)
     problems = translate(loaded).problems
+    errors = sum(problem.reason not in REMARKS for problem in problems)
+    warnings = len(problems) - errors
     if output_format(ctx) == "json":
         output.show_json(
             {
@@ -43,6 +49,7 @@ def validate(ctx: click.Context, paths: tuple[Path, ...]) -> int:
                         "object": str(p.where),
                         "path": p.path,
                         "reason": p.reason,
+                        "severity": "warning" if p.reason in REMARKS else "error",
                         "what": p.what,
                         "fix": p.fix,
                         "page": page_of(p.reason),
@@ -55,11 +62,13 @@ def validate(ctx: click.Context, paths: tuple[Path, ...]) -> int:
         # In a File's problem the object is the file.
         rows = [
             ((loaded.origin(p.where) or p.where.name, "", "") if p.where.kind == "File" else
-             (loaded.origin(p.where) or "", p.where, p.path)) + (p.what, p.fix, p.reason)
+             (loaded.origin(p.where) or "", p.where, p.path))
+            + (p.what, p.fix, f"{p.reason} (warning)" if p.reason in REMARKS else p.reason)
             for p in problems
         ]  # fmt: skip
         output.show_rows(("file", "object", "path", "what", "fix", "reason"), rows)
-        output.note(f"{len(problems)} problem(s) in {len(loaded.resources)} objects. `nexus explain REASON` says more.")
+        found = ", ".join(f"{n} {what}(s)" for n, what in ((errors, "problem"), (warnings, "warning")) if n)
+        output.note(f"{found} in {len(loaded.resources)} objects. `nexus explain REASON` says more.")
     else:
         output.note(f"{len(loaded.resources)} objects in {len(loaded.files)} files: no problems.")
-    return 1 if problems else 0
+    return 1 if errors else 0

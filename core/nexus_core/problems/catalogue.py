@@ -152,6 +152,13 @@ REASONS: Mapping[str, ReasonInfo] = {
 }
 """By reason."""
 
+REMARKS = frozenset(
+    reason
+    for reason, info in REASONS.items()
+    if info.condition in ("nexus.dev/UnsupportedFields", "OverlappingTLSConfig", "InsecureFrontendValidationMode")
+)
+"""Reasons of what is worth to know of objects that are accepted and work."""
+
 HEALTHY = frozenset(
     {"Accepted", "Disabled", "Fetched", "NoConflicts", "Programmed", "Ready", "ResolvedRefs", "WorkloadReady"}
 )

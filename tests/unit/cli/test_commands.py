@@ -197,3 +197,32 @@ def test_a_manifest_that_is_a_link_to_nothing_is_not_passed_over(tmp_path: Path)
     done = run("validate", str(tmp_path))
     assert done.returncode == 2
     assert "b.yaml cannot be read: No such file or directory" in done.stderr
+
+
+UNREAD = """apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: a, namespace: shop}
+spec:
+  parentRefs: [{name: default, namespace: nexus}]
+  useDefaultGateways: All
+  rules: [{filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}]
+"""
+
+
+def test_a_field_that_is_left_out_is_a_warning(tmp_path: Path) -> None:
+    """The object works without it, so that nothing has to be mended."""
+    (tmp_path / "a.yaml").write_text(UNREAD)
+    done = run("validate", str(tmp_path), "-o", "json")
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert (done.returncode, problem["reason"], problem["severity"]) == (0, "FieldsNotImplemented", "warning")
+    told = run("validate", str(tmp_path))
+    assert told.returncode == 0
+    assert "1 warning(s) in 1 objects" in told.stderr
+    assert "FieldsNotImplemented (warning)" in told.stdout
+
+
+def test_a_warning_beside_a_problem_does_not_hide_it(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(UNREAD + "  hostname: a.example\n")
+    told = run("validate", str(tmp_path))
+    assert told.returncode == 1
+    assert "1 problem(s), 1 warning(s) in 1 objects" in told.stderr
