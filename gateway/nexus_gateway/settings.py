@@ -98,7 +98,7 @@ class GatewaySettings:
     """Client connections open at once; more are answered 503 and closed. 0: any number. Default: 35 MB of idle ones, 400 MB over TLS."""
     max_udp_sessions: int = _env("NEXUS_MAX_UDP_SESSIONS", 4096)
     """Clients of UDP routes that are known at once, each with a socket of its own; the one that is silent longest makes room for
-    another. 0: any number."""
+    another. 0: any number. Never more than half of the files that the process may open (`ulimit -n`): TCP needs files as well."""
     udp_idle_s: float = _env("NEXUS_UDP_IDLE_SECONDS", 60.0)
     """A UDP client that is silent for so long, in both directions, may get another endpoint. 0: never."""
     session_secret: str = field(

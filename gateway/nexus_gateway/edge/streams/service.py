@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import random
+import resource
 import socket
 import ssl
 from collections import Counter, OrderedDict
@@ -27,6 +28,9 @@ from nexus_gateway.telemetry.streams import FinishedStream
 
 log = logging.getLogger("nexus.gateway.streams")
 
+_FILES = 2
+"""Of the files that the process may open, sessions of UDP take one in so many at most: anybody can begin one with one datagram from
+whatever address, and TCP needs files as well."""
 _BUFFER = 65535
 """No datagram is longer."""
 
@@ -87,6 +91,7 @@ class Streams:
         self.connections: set[Running] = set()
         self.sessions: OrderedDict[Session, None] = OrderedDict()
         self.buffer = memoryview(bytearray(_BUFFER))
+        self._most_sessions = _most_sessions(means.settings.max_udp_sessions)
         self._active: Counter[tuple[str, str]] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
@@ -120,7 +125,7 @@ class Streams:
 
     def make_room(self) -> None:
         """End the session that is silent longest if there are as many as there may be."""
-        limit = self.settings.max_udp_sessions
+        limit = self._most_sessions
         while limit and len(self.sessions) >= limit:
             next(iter(self.sessions)).end("Evicted")
 
@@ -187,3 +192,10 @@ class Streams:
 
     def _read_active(self) -> Iterator[tuple[tuple[str, str], float]]:
         return ((key, float(count)) for key, count in tuple(self._active.items()))
+
+
+def _most_sessions(limit: int) -> int:
+    """Return how many sessions of UDP clients there may be at once, 0 for any number. limit: by the settings, 0 for none."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    share = files // _FILES if files != resource.RLIM_INFINITY else 0
+    return min(filter(None, (limit, share)), default=0)

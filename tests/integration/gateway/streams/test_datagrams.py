@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -248,6 +249,32 @@ async def test_endpoints_with_names_are_looked_up(lab: Lab, clients: Client, end
     lab.swap([route("dns", one, kind="UDP")], [one])
     client = clients()
     assert split(await client.ask(b"1"))[0] == b"named"
+
+
+async def test_datagrams_from_everywhere_leave_files_for_tcp(endpoint: Endpoint) -> None:
+    """A datagram may name any sender; so many that each takes a file must not keep anybody from connecting."""
+    port, serving = endpoint(), await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    lab = Lab()
+    try:
+        one = upstream("one", port, protocol="udp")
+        plain = upstream("plain", serving.sockets[0].getsockname()[1])
+        lab.swap([route("dns", one, kind="UDP"), route("plain", plain)], [one, plain])
+        await lab.listen()
+        address = lab.listen_udp()
+        for _ in range(300):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.bind(("127.0.0.1", 0))
+                sender.sendto(b"x", address)
+            await asyncio.sleep(0)
+        await until(lambda: len(lab.streams.sessions) >= 50)
+        assert len(lab.streams.sessions) <= 100
+        assert await lab.ask(b"") == b""
+    finally:
+        await lab.close()
+        serving.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_what_waits_for_a_name_is_bounded(lab: Lab, clients: Client, monkeypatch: pytest.MonkeyPatch) -> None:
