@@ -26,7 +26,9 @@ FIGURES: Mapping[str, Mapping[str, Figure]] = {
     "translation": {
         "parse_s": Figure("manifests of {routes} HTTPRoutes, {gateways} Gateways and their Services parsed", "s"),
         "cold_s": Figure("all of them translated from nothing", "s", most=2.0),
+        "cold_cpu_s": Figure("the same, CPU time", "s"),
         "one_change_s": Figure("one route changed: parsed, the world translated again, median", "ms", 1000, 0.1),
+        "one_change_cpu_s": Figure("the same, CPU time, median", "ms", 1000),
         "one_change_max_s": Figure("the longest of these", "ms", 1000),
         "encode_s": Figure("the Snapshot written as chunks", "ms", 1000),
     },

@@ -12,7 +12,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 _NAMES = (
-    "control.figures", "control.worlds",
+    "control.figures", "control.pure", "control.worlds",
     "messages", "results", "report", "routes", "processes", "loads", "loads.h2load", "loads.pace", "loads.wrk", "peers", "peers.beds",
 )  # fmt: skip
 

@@ -63,3 +63,9 @@ def test_an_edition_changes_one_route(bench: SimpleNamespace) -> None:
     assert before["metadata"]["name"] == after["metadata"]["name"]
     assert before["spec"] != after["spec"]
     assert before["spec"]["rules"][1:] == after["spec"]["rules"][1:]
+
+
+def test_translation_is_measured_by_the_names_of_the_table(bench: SimpleNamespace) -> None:
+    found = bench.pure.measure(2, 20)
+    assert found.keys() - bench.figures.FIGURES["translation"].keys() == {"gateways", "routes"}
+    assert bench.figures.FIGURES["translation"].keys() <= found.keys()
