@@ -357,9 +357,17 @@ class Runtime:
 
     async def retire(self) -> None:
         """Wait for the last request, then let go of the plugins; call after the reference moved on."""
+        await self.unused()
+        await self.release_plugins()
+
+    async def unused(self) -> None:
+        """Wait for the last request; call after the reference moved on."""
         self.retired = True
         if self.users:
             await self.idle.wait()
+
+    async def release_plugins(self) -> None:
+        """Count this runtime as a user of its plugins no more. Once."""
         for slot in self.slots.values():
             if slot.running is not None:
                 await slot.running.release()

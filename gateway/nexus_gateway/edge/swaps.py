@@ -217,7 +217,11 @@ class Swaps:
         return runtime
 
     async def _retire(self, former: Runtime) -> None:
-        await former.retire()
+        try:
+            await former.unused()
+        finally:
+            # Also when the gateway stops meanwhile: its requests are cut off by then, and plugins want to be told.
+            await former.release_plugins()
         await run_in_slices(dismantle(former))
         if self.calm:
             # What the swap, or the start, took in passing. In a thread: the interpreter is free meanwhile.

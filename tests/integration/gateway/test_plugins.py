@@ -437,3 +437,20 @@ class Demo(Plugin):
     writer.close()
     assert head.startswith(b"HTTP/1.1 502")
     assert seen == ["PUT"]
+
+
+async def test_a_stop_right_after_a_listener_went_tells_its_plugins(
+    harness: Harness, market: Market, unused_tcp_port: int
+) -> None:
+    """Requests that were on their way to it keep what it had for a while; not beyond the gateway's own end."""
+    instance = market.instance(market.release("1.0"))
+    await publish(harness, instance)
+    assert harness.gateway is not None
+    one = harness.gateway.runtime.published.snapshot
+    [listener] = one.listeners
+    other = msgspec.structs.replace(listener, id="default/nexus/other", port=unused_tcp_port)
+    await harness.publish(msgspec.structs.replace(one, listeners=(listener, other)))
+    await harness.publish(one)
+    assert harness.gateway.proxy.departures.find(f"tcp:{unused_tcp_port}") is not None
+    await harness.gateway.stop(0.5)
+    await stopped(harness, "1.0")
