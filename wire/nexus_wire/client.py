@@ -67,7 +67,8 @@ class Receiver(Protocol):
         """The final response's head, with the first piece of its body.
 
         length: of the body that really follows: 0 for HEAD, 204 and 304 whatever the head says; -1 chunked, -2 raw, until
-        the end. complete: data is the whole body; the connection is free again (`reusable` says whether for more).
+        the end. complete: data is the whole body; the connection is free again (`reusable` says whether for more). A raw one's
+        `connection.trailers` are here as well then.
         """
         ...
 

@@ -15,8 +15,8 @@ from nexus_wire.http2.hpack import Decoder, Entries
 _MAX_KNOWN = 64
 _MAX_KNOWN_BYTES = 512
 
-Said = tuple[StatusLine | None, ResponseBlock | None, bytes]
-"""What a header block says: a head, or trailers."""
+Said = tuple[StatusLine | None, ResponseBlock | None, bytes, bytes]
+"""What a header block says: a head, or trailers. The last: the gRPC status that trailers tell."""
 Key = tuple[bool, bytes]
 """Whether it is read as a head, and the block."""
 
@@ -46,10 +46,11 @@ class Blocks:
         fields = self._decode(block)
         if head:
             status, lines, keep = self._answers.read(fields)
-            said = status, lines, b""
+            said = status, lines, b"", b""
         else:
             pairs = calls.pairs_of(fields)
-            said = None, None, trailer_lines(pairs)
+            trailers = trailer_lines(pairs)
+            said = None, None, trailers, calls.grpc_status(trailers)
             keep = not any(is_secret(name) for name, _ in pairs)
         if keep and len(block) <= _MAX_KNOWN_BYTES:
             self._keep(key, said)

@@ -435,7 +435,7 @@ class Carrier(asyncio.Protocol):
             return
         key = exchange.state == HEAD_COMES, payload
         try:
-            status, block, trailers = self._known.get(key) or self._blocks.read(key)
+            status, block, trailers, grpc = self._known.get(key) or self._blocks.read(key)
         except Refused as refused:
             exchange.on_broken(Broken.PROTOCOL, refused.detail, Code.PROTOCOL_ERROR)
             return
@@ -443,7 +443,7 @@ class Carrier(asyncio.Protocol):
             if status is not None and block is not None:
                 exchange.on_head(status, block, bool(ended))
             else:
-                exchange.on_trailers(trailers, bool(ended))
+                exchange.on_trailers(trailers, grpc, bool(ended))
         except StreamBroken as broken:
             exchange.on_broken(Broken.PROTOCOL, broken.detail, broken.code)
         except Exception as error:

@@ -366,14 +366,20 @@ class H2Exchange:
         elif unacked >= STREAM_WINDOW // 2 and not self.paused:
             self._acknowledge()
 
-    def on_trailers(self, trailers: bytes, ended: bool) -> None:
-        """Take the trailers, and with them the end. Raises `StreamBroken`."""
+    def on_trailers(self, trailers: bytes, grpc: bytes, ended: bool) -> None:
+        """Take the trailers, and with them the end. grpc: the status they tell. Raises `StreamBroken`."""
         if not ended:
             raise self._broken("A second head comes within a response.")
         if self._left > 0:
             raise self._broken("The response is shorter than it says.")
+        if self._left < 0 and self._response is not None:
+            # What nearly all answers to gRPC's calls are: the whole of it in one read.
+            self.grpc = grpc
+            self.trailers = trailers
+            self._whole()
+            return
         self.deliver()
-        self.grpc = calls.grpc_status(trailers)
+        self.grpc = grpc
         receiver = self._over()
         if receiver is not None:
             self.trailers = trailers

@@ -270,6 +270,9 @@ class H2Stream:
                 self._over()
             return
         end = complete and not trailers
+        if complete:
+            # It waits for nothing that its requestor could hold up.
+            self.requestor = None
         self._send_head(head, end=end and not size)
         if connection.blocked:
             self.blocked = True
@@ -279,6 +282,36 @@ class H2Stream:
             self._over()
         if complete and trailers:
             self.finish(trailers)
+
+    def respond_whole(self, status: bytes, lines: bytes, body: Piece, trailers: bytes) -> None:
+        """Write a response that ends with trailers: lines, each with CRLF."""
+        if self.closed:
+            return
+        connection = self.connection
+        heads = connection.shared.heads
+        head = heads.kept.get((status, lines)) or heads.block(status, lines)
+        tail = heads.trailers(trailers)
+        size = len(body)
+        if (
+            self.tunnel
+            or not 0 < size < LARGE
+            or size > self.window
+            or size > connection.window
+            or len(head) > DEFAULT_FRAME
+            or len(tail) > DEFAULT_FRAME
+            or connection.prefix
+        ):
+            self.requestor = None
+            self.respond(status, lines, -2, body, False)
+            self.finish(trailers)
+            return
+        connection.window -= size
+        number = self.number
+        connection.send(
+            b"".join((_pack(len(head) << 8 | HEADERS, 4, number), head, _pack(size << 8, 0, number), body,
+                      _pack(len(tail) << 8 | HEADERS, 5, number), tail))
+        )  # fmt: skip
+        self._over()
 
     def _respond_otherwise(self, status: bytes, lines: bytes, length: int, body: Piece, complete: bool) -> None:
         """Write a response to a client that asked for a WebSocket, and gets none: any 2xx would tell it that it has one (RFC 8441

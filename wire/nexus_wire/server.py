@@ -508,6 +508,11 @@ class ServerConnection(asyncio.Protocol):
         if complete:
             self._over()
 
+    def respond_whole(self, status: bytes, lines: bytes, body: Piece, trailers: bytes) -> None:
+        """Write a response that ends with trailers: lines, each with CRLF. lines: as for a raw one."""
+        self.respond(status, lines, -2, body, False)
+        self.finish(trailers)
+
     def _for_http_1_0(self, lines: bytes, body: Piece) -> tuple[bytes, bytes]:
         """HTTP/1.0 knows no chunks: the connection's end is the body's."""
         self._dechunker = Dechunker()

@@ -128,6 +128,7 @@ class Answer:
         self.length = 0
         self.block: ResponseBlock | None = None
         self.body = bytearray()
+        self.trailers = b""
         self.interim: list[int] = []
         self.broken: Broken | None = None
         self.detail = ""
@@ -149,6 +150,7 @@ class Answer:
         self.body += data
         self.begun.set()
         if complete:
+            self.trailers = connection.trailers
             self.done.set()
 
     def on_data(self, data: bytes) -> None:
@@ -158,6 +160,7 @@ class Answer:
 
     def on_end(self, connection: Upward) -> None:
         assert not self.done.is_set()
+        self.trailers = connection.trailers
         self.done.set()
 
     def on_interim(self, head: bytes, code: int) -> None:

@@ -58,11 +58,17 @@ class Answering(Ending):
         self.status = code
         self.bytes_out = len(data)
         self.over = True
+        connection = attempt.connection
+        # Before the connection is given back, and serves the next one.
+        trailers = connection.trailers if length == -2 and connection is not None else b""
         attempt.release()
         if self.limited is not None:
             self.release_limiter(now - attempt.started_at, now, ok=code < 500)
         self.proxy.ended(self, now)
-        self.stream.respond(line, lines, length, data, True)
+        if trailers:
+            self.stream.respond_whole(line, lines, data, trailers)
+        else:
+            self.stream.respond(line, lines, length, data, True)
 
     def _answered(
         self, attempt: Attempt, status: StatusLine, block: ResponseBlock, length: int, data: Piece, complete: bool
@@ -111,8 +117,13 @@ class Answering(Ending):
         self.bytes_out = len(data)
         stream = self.stream
         if complete:
+            connection = attempt.connection
+            trailers = connection.trailers if length == -2 and connection is not None else b""
             self._over(attempt)
-            stream.respond(status_line, lines, length, data, True)
+            if trailers:
+                stream.respond_whole(status_line, lines, data, trailers)
+            else:
+                stream.respond(status_line, lines, length, data, True)
             return
         assert self.backend is not None
         stream.deadline = self.proxy.clock.tick + self.backend.idle_ticks

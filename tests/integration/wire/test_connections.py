@@ -761,6 +761,8 @@ async def test_a_raw_response_is_sized_when_it_is_here_in_full_and_chunked_with_
         stream = served.stream
         if stream.line.path == "/whole":
             stream.respond(b"HTTP/1.1 200 OK\r\n", b"", -2, b"whole", True)
+        elif stream.line.path == "/trailers":
+            stream.respond_whole(b"HTTP/1.1 200 OK\r\n", b"", b"all", b"x-sum: 3\r\n")
         else:
             stream.respond(b"HTTP/1.1 200 OK\r\n", b"", -2, b"pie", False)
             stream.write(b"ces")
@@ -774,6 +776,9 @@ async def test_a_raw_response_is_sized_when_it_is_here_in_full_and_chunked_with_
     chunks = b"3\r\npie\r\n3\r\nces\r\n0\r\nx-sum: 6\r\n\r\n"
     got = await app.raw(GET % b"whole" + GET % b"pieces" + LAST.replace(b"/last", b"/pieces"))
     assert got == whole + head + b"\r\n" + chunks + head + b"connection: close\r\n\r\n" + chunks
+    got = await app.raw(GET % b"trailers" + LAST.replace(b"/last", b"/trailers"))
+    whole = b"3\r\nall\r\n0\r\nx-sum: 3\r\n\r\n"
+    assert got == head + b"\r\n" + whole + head + b"connection: close\r\n\r\n" + whole
     got = await app.raw((GET % b"pieces").replace(b"/1.1", b"/1.0"))
     assert got == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\npieces"
 

@@ -178,6 +178,30 @@ async def test_trailers_come_with_the_end(server: Server, connect: Connect) -> N
     exchange = (await connect(server.port)).exchange()
     answer = await done(begin(exchange, GET % b""))
     assert (answer.body, exchange.trailers, exchange.grpc) == (b"x", b"grpc-status: 5\r\ngrpc-message: no\r\n", b"5")
+    assert (answer.length, answer.trailers) == (-2, exchange.trailers)
+
+
+@pytest.mark.parametrize("sized", [True, False])
+async def test_trailers_that_come_later_come_with_the_end(server: Server, connect: Connect, sized: bool) -> None:
+    head = [*OK, ("content-length", "4")] if sized else OK
+
+    def on_call(peer: Peer, call: Call, what: str) -> None:
+        if what == "end":
+            peer.h2.send_headers(call.stream, head)
+            peer.h2.send_data(call.stream, b"body")
+
+    server.on_call = on_call
+    carrier = await connect(server.port)
+    exchange = carrier.exchange()
+    for code in (b"0", b"7"):
+        answer = begin(exchange, GET % b"")
+        await asyncio.wait_for(answer.begun.wait(), 5)
+        assert (answer.length, bytes(answer.body), answer.done.is_set()) == (4 if sized else -2, b"body", False)
+        peer = server.peers[0]
+        peer.h2.send_headers(server.calls[-1].stream, [("grpc-status", code.decode())], end_stream=True)
+        peer.flush()
+        await done(answer)
+        assert (answer.trailers, exchange.grpc) == (b"grpc-status: %b\r\n" % code, code)
 
 
 async def test_a_response_of_trailers_alone_tells_its_grpc_status(server: Server, connect: Connect) -> None:

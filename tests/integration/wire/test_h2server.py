@@ -289,8 +289,12 @@ async def test_a_malformed_head_costs_its_stream_alone(start: Start, connect: Co
          b"x" * 100000 + b"y" * 100000, {"a": "b"}),
         ([("respond", (b"HTTP/1.1 204 No Content\r\n", b"", 0, b"", True))], b"", {}),
         ([("respond", (OK, b"a: %b\r\n" % (b"v" * 40000), 0, b"", True))], b"", {}),
+        ([("respond_whole", (OK, b"", b"all", b"grpc-status: 0\r\n"))], b"all", {"grpc-status": "0"}),
+        ([("respond_whole", (OK, b"", b"", b"a: b\r\n"))], b"", {"a": "b"}),
+        ([("respond_whole", (OK, b"", b"x" * 100000, b"a: b\r\n"))], b"x" * 100000, {"a": "b"}),
+        ([("respond_whole", (OK, b"", b"x", b"a: %b\r\n" % (b"v" * 40000)))], b"x", {"a": "v" * 40000}),
     ],
-    ids=range(11),
+    ids=range(15),
 )  # fmt: skip
 async def test_responses_come_in_whatever_framing_they_are_written(
     start: Start, connect: Connect, steps: Any, body: bytes, trailers: dict[str, str]
@@ -305,6 +309,25 @@ async def test_responses_come_in_whatever_framing_they_are_written(
     assert trailers.items() <= headers.items()
     assert "transfer-encoding" not in headers
     await until(lambda: not any(connection.busy for connection in app.connections))
+
+
+@pytest.mark.parametrize(
+    "step", [("respond", (OK, b"", -2, b"x" * 100000, True)), ("respond_whole", (OK, b"", b"x" * 100000, b"a: b\r\n"))]
+)
+async def test_nobody_is_asked_to_wait_for_a_response_that_is_here_in_full(
+    start: Start, connect: Connect, step: Any
+) -> None:
+    """Where it came from may serve others by now."""
+    app = await start()
+    app.on_head = answering(step)
+    client = await connect(app, takes=False)
+    stream = client.request()
+    await client.until(lambda: len(client.body(stream)) == 65535)
+    assert not app.served[0].events
+    for number in (None, stream):
+        client.h2.increment_flow_control_window(50000, number)
+    client.flush()
+    assert len((await client.answer(stream))[2]) == 100000
 
 
 async def test_headers_that_belong_to_http_1_are_left_out(start: Start, connect: Connect) -> None:

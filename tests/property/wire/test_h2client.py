@@ -61,6 +61,7 @@ class Told:
         self.body += bytes(data)
         if complete:
             self.end = "complete"
+            self.trailers = connection.trailers
 
     def on_data(self, data: bytes) -> None:
         assert self.status
