@@ -64,6 +64,8 @@ class Inventory:
             return shelf.drop(key)
         if version < shelf.graves.get(key, -1):
             return False
+        if known is not None and version == version_of(known) > 0 and _uid(known) == _uid(obj):
+            return False  # an echo of what we wrote: it keeps its identity, by which later steps know that nothing has changed
         kept = keep(kind, obj)
         if kept is None:
             return shelf.drop(key)
@@ -95,7 +97,6 @@ class Inventory:
         for key, obj in listed.items():
             held = shelf.objects.get(key)
             if held is None or version_of(held) != version_of(obj):
-                # One that is as it was keeps its identity, by which later steps know that nothing has changed.
                 changed |= self.observe(kind, obj)
         return changed
 
@@ -138,6 +139,10 @@ def key_of(obj: Object) -> Key:
     """Return (namespace, name)."""
     meta = obj.get("metadata") or {}
     return str(meta.get("namespace") or ""), str(meta.get("name") or "")
+
+
+def _uid(obj: Object) -> object:
+    return obj["metadata"].get("uid")
 
 
 def version_of(obj: Object) -> int:

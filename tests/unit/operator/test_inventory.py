@@ -39,6 +39,15 @@ def test_an_older_event_changes_nothing(inventory: Inventory) -> None:
     assert found["spec"] == {"x": 2}
 
 
+def test_an_echo_keeps_the_object(inventory: Inventory) -> None:
+    """What the operator writes comes back as an event, too: what was built of the object need not be built again."""
+    inventory.observe("NexusService", obj("a", 5, spec={"x": 2}))
+    before = inventory.get("NexusService", "shop", "a")
+    assert not inventory.observe("NexusService", obj("a", 5, spec={"x": 2}))
+    assert inventory.get("NexusService", "shop", "a") is before
+    assert inventory.observe("NexusService", obj("a", 5), deleted=True)
+
+
 def test_a_list_drops_what_a_broken_watch_never_told(inventory: Inventory) -> None:
     inventory.observe("NexusService", obj("a", 1))
     inventory.observe("NexusService", obj("b", 2))
