@@ -15,9 +15,15 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
+from nexus_core.certificates import private
+
 MAX_BYTES = 1_048_576
 """What a Secret holds at most."""
 MIN_RSA_BITS = 2048
+MAX_RSA_BITS = 8192
+"""A handshake with one of 8192 bits takes a gateway a few hundredths of a second of CPU, eight times that of 4096; with more, a
+gateway could be brought to a standstill by whoever connects.
+"""
 MAX_REMEMBERED = 4096
 """Verdicts kept: those of every certificate of a large cluster, at about 4 kB each."""
 
@@ -63,20 +69,25 @@ def _read(chain: bytes, key: bytes) -> Pair:
     except (ValueError, UnsupportedAlgorithm):
         return Pair(fault="has a tls.crt that is no certificate in PEM")
     try:
-        private = serialization.load_pem_private_key(key, password=None)
+        public: object = certificates[0].public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return Pair(fault="has a tls.crt with a public key that cannot be read")
+    if weakness := _weakness(public) or _weak_signature(certificates[0]):
+        return Pair(fault=weakness)
+    try:
+        loaded = private.load(key)
     except TypeError:
         return Pair(fault="has a tls.key that is encrypted, and nobody to ask for its password")
     except (ValueError, UnsupportedAlgorithm):
         return Pair(fault="has a tls.key that is no private key in PEM")
     try:
-        public = certificates[0].public_key()
-        matches = _spki(private.public_key()) == _spki(public)
+        matches = _spki(loaded.public_key()) == _spki(public)
     except (ValueError, UnsupportedAlgorithm, AttributeError):
         return Pair(fault="has a tls.crt with a public key that cannot be read")
     if not matches:
         return Pair(fault="has a tls.key that does not belong to its tls.crt")
-    if weakness := _weakness(public) or _weak_signature(certificates[0]):
-        return Pair(fault=weakness)
+    if not private.agrees(loaded):
+        return Pair(fault="has a tls.key whose parts do not belong together")
     return Pair("".join(each.public_bytes(serialization.Encoding.PEM).decode("ascii") for each in certificates))
 
 
@@ -89,6 +100,8 @@ def _spki(public: object) -> bytes:
 
 def _weakness(public: object) -> str:
     if isinstance(public, rsa.RSAPublicKey):
+        if public.key_size > MAX_RSA_BITS:
+            return f"has an RSA key of {public.key_size} bits; {MAX_RSA_BITS} is the most"
         return (
             ""
             if public.key_size >= MIN_RSA_BITS

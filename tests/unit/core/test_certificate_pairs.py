@@ -127,3 +127,59 @@ def test_verdicts_are_remembered_and_bounded(monkeypatch: pytest.MonkeyPatch) ->
         pairs.read_pair(content(f"{name}.crt"), content(f"{name}.key"))
     assert len(pairs._remembered) == 2
     assert "PRIVATE" not in repr(pairs._remembered)
+
+
+def rsa_key(p: int, q: int, /, **changed: int) -> bytes:
+    """A key of two primes, PKCS #1; changed: fields that are off by so much."""
+    n, e = p * q, 65537
+    d = pow(e, -1, (p - 1) * (q - 1))
+    parts = {"n": n, "e": e, "d": d, "p": p, "q": q, "dp": d % (p - 1), "dq": d % (q - 1), "qi": pow(q, -1, p)}
+    body = b"".join(_der(2, _octets(value + changed.get(name, 0))) for name, value in {"version": 0, **parts}.items())
+    text = base64.encodebytes(_der(0x30, body))
+    return b"-----BEGIN RSA PRIVATE KEY-----\n" + text + b"-----END RSA PRIVATE KEY-----\n"
+
+
+def _octets(number: int) -> bytes:
+    return number.to_bytes(number.bit_length() // 8 + 1, "big")
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    length = bytes([size]) if size < 128 else bytes([0x80 | (size.bit_length() + 7) // 8]) + _octets(size).lstrip(b"\0")
+    return bytes([tag]) + length + content
+
+
+def certificate_of(n: int) -> bytes:
+    """A certificate for an RSA key that nobody has to have made."""
+    signer = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(rsa.RSAPublicNumbers(65537, n).public_key())
+        .serial_number(1)
+        .not_valid_before(pem.START)
+        .not_valid_after(pem.START.replace(year=2036))
+        .sign(signer, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM)
+
+
+# Mersenne primes: the largest primes that anybody can write down without looking for them.
+SMALL, LARGE = (2**1279 - 1, 2**2203 - 1), (2**21701 - 1, 2**23209 - 1)
+
+
+def test_a_key_of_large_primes_takes_no_longer_than_another() -> None:
+    """Proving that these two are primes takes minutes, in which an operator would do nothing else."""
+    assert "does not belong" in pairs.read_pair(content("shop.crt"), rsa_key(*LARGE)).fault
+    told = pairs.read_pair(certificate_of(SMALL[0] * LARGE[0]), rsa_key(SMALL[0], LARGE[0])).fault
+    assert "8192 is the most" in told
+
+
+def test_a_key_has_to_agree_with_itself() -> None:
+    chain = certificate_of(SMALL[0] * SMALL[1])
+    assert pairs.read_pair(chain, rsa_key(*SMALL)).fault == ""
+    for field in ("d", "p", "q", "dp", "dq", "qi"):
+        fault = pairs.read_pair(chain, rsa_key(*SMALL, **{field: 2})).fault
+        assert "parts do not belong together" in fault or "no private key" in fault, field

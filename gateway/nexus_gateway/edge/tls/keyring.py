@@ -63,7 +63,7 @@ class Keyring:
         # Here: a gateway that opens nothing does without these libraries, which take 7 MB.
         from cryptography import x509
         from cryptography.hazmat.primitives.asymmetric import rsa
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+        from nexus_core.certificates import private
         from nexus_core.certificates.sealing import SealError
 
         from nexus_gateway.edge.tls.files import names_of
@@ -77,12 +77,12 @@ class Keyring:
         except ValueError as error:
             raise KeyUnusable(f"{certificate.id} holds no certificate in PEM. Write it into tls.crt.") from error
         try:
-            private = load_pem_private_key(key, None)
+            loaded = private.load(key)
         except (ValueError, TypeError) as error:
             raise KeyUnusable(
                 f"The private key of {certificate.id} cannot be read. Write it into tls.key as PEM, without a passphrase."
             ) from error
-        kind = "rsa" if isinstance(private, rsa.RSAPrivateKey) else "ec"
+        kind = "rsa" if isinstance(loaded, rsa.RSAPrivateKey) else "ec"
         return Opened(certificate.id, certificate.chain, key, names_of(leaf), kind, leaf.not_valid_after_utc)
 
 

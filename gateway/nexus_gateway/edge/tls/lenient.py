@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from nexus_core.certificates import private
 from nexus_core.snapshot import ListenerTls
 from OpenSSL import SSL, crypto
 
@@ -59,7 +59,7 @@ class LenientContext:
 def _show(context: SSL.Context, opened: Opened) -> None:
     try:
         first, *rest = x509.load_pem_x509_certificates(opened.chain.encode())
-        key = load_pem_private_key(opened.key, None)
+        key = private.load(opened.key)
         context.use_certificate(first)
         for each in rest:
             context.add_extra_chain_cert(each)
