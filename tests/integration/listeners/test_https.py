@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from h2.connection import H2Connection
 from h2.events import ResponseReceived
 from nexus_core.certificates.sealing import Sealer
-from nexus_core.snapshot import Certificate, StaticAddresses, Upstream
+from nexus_core.snapshot import Certificate, ListenerTls, StaticAddresses, Upstream
+from nexus_gateway.edge.tls.keyring import Opened
+from nexus_gateway.edge.tls.lenient import LenientContext
 from nexus_gateway.testing import until
+from OpenSSL import SSL
 
 from tests.integration.listeners.conftest import Authority, Listeners, answers, ask, listener, world
 
@@ -267,6 +271,15 @@ async def test_large_bodies_pass_a_listener_that_lets_everybody_in(gateway: List
     writer.write(b"GET / HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n")
     async with asyncio.timeout(5):
         assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+
+
+def test_idle_connections_of_a_listener_that_lets_everybody_in_keep_no_buffers() -> None:
+    authority = Authority()
+    chain, key = authority.issue("api.example")
+    opened = Opened("Secret/shop/own", chain, key, ("api.example",), "ec", datetime.now(UTC))
+    tls = ListenerTls(client_authorities=authority.pem, client_optional=True)
+    *_, server = LenientContext([opened], tls, ["http/1.1"]).begin()
+    assert server._connection.get_context().set_mode(0) & SSL.MODE_RELEASE_BUFFERS
 
 
 async def test_what_is_no_tls_is_refused_by_a_listener_that_lets_everybody_in(gateway: Listeners) -> None:

@@ -35,6 +35,8 @@ class LenientContext:
         context.set_cipher_list(TLS12_CIPHERS.encode())
         context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        # As `ssl` does: an idle connection keeps 23 KB instead of 50.
+        context.set_mode(SSL.MODE_RELEASE_BUFFERS)
         for each in opened:
             _show(context, each)
         store = context.get_cert_store()
