@@ -64,11 +64,12 @@ class Inventory:
             return shelf.drop(key)
         if version < shelf.graves.get(key, -1):
             return False
-        if known is not None and version == version_of(known) > 0 and _uid(known) == _uid(obj):
-            return False  # an echo of what we wrote: it keeps its identity, by which later steps know that nothing has changed
         kept = keep(kind, obj)
         if kept is None:
             return shelf.drop(key)
+        if known is not None and version == version_of(known) and not any(_differ(known, kept)):
+            # An echo of what we wrote: it keeps its identity, by which later steps know that nothing has changed.
+            return False
         if isinstance(kept, Packed) and isinstance(known, Packed):
             kept.share(known)
         shelf.objects[key] = kept
@@ -141,8 +142,14 @@ def key_of(obj: Object) -> Key:
     return str(meta.get("namespace") or ""), str(meta.get("name") or "")
 
 
-def _uid(obj: Object) -> object:
-    return obj["metadata"].get("uid")
+def _differ(old: Object, new: Object) -> Iterator[str]:
+    """Yield the parts in which two objects differ."""
+    for part in old.keys() | new.keys():
+        if isinstance(old, Packed) and isinstance(new, Packed):
+            if old.differs(new, part):
+                yield part
+        elif old.get(part) != new.get(part):
+            yield part
 
 
 def version_of(obj: Object) -> int:
@@ -161,12 +168,8 @@ def parse_version(text: str) -> int:
 def matters(kind: str, old: Object, new: Object) -> bool:
     """Return whether two editions of one object differ in anything the operator reads."""
     ignored = set() if kind in _LOUD_STATUS else {"status"}
-    for part in (old.keys() | new.keys()) - ignored - {"metadata"}:
-        if isinstance(old, Packed) and isinstance(new, Packed):
-            if old.differs(new, part):
-                return True
-        elif old.get(part) != new.get(part):
-            return True
+    if any(part not in ignored and part != "metadata" for part in _differ(old, new)):
+        return True
     before = {k: v for k, v in old["metadata"].items() if k not in _QUIET_META}
     after = {k: v for k, v in new["metadata"].items() if k not in _QUIET_META}
     return before != after
