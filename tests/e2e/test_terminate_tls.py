@@ -1,4 +1,4 @@
-"""docs/how-to/terminate-tls.md and docs/how-to/route-tcp-udp-and-tls.md run as they are written."""
+"""The pages of docs/how-to on TLS, TCP and UDP run as they are written."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ STEP = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 PORTS = ("8080", "8081", "8443", "9000")
+BACKEND_PORTS = ("8080", "8081", "9443")
 MORE_PORTS = (*PORTS, "5353", "5432", "9001", "9443")
 
 pytestmark = pytest.mark.timeout(120)
@@ -52,7 +53,13 @@ def said(command: str, output: str, **where: Any) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
-    ("page", "theirs", "wanted"), [("terminate-tls.md", PORTS, 7), ("route-tcp-udp-and-tls.md", MORE_PORTS, 4)]
+    ("page", "theirs", "wanted"),
+    [
+        ("terminate-tls.md", PORTS, 7),
+        ("route-tcp-udp-and-tls.md", MORE_PORTS, 5),
+        ("ask-clients-for-certificates.md", PORTS, 7),
+        ("call-a-backend-by-tls.md", BACKEND_PORTS, 5),
+    ],
 )
 def test_the_page_runs_as_it_says(
     tmp_path: Path,
