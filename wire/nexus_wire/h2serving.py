@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from nexus_wire.h2responses import H2Response
 from nexus_wire.h2streams import H2Stream
 from nexus_wire.http1 import RequestBlock, RequestLine
 from nexus_wire.http2 import frames, requests
@@ -51,7 +52,7 @@ class H2Serving(asyncio.Protocol):
         self.options = options
         self.shared = shared
         self.streams: dict[int, H2Stream] = {}
-        self.waiting: dict[int, H2Stream] = {}
+        self.waiting: dict[int, H2Response] = {}
         self.watch = Watch(shared.limits, shared.period)
         self.window = self.first_window = DEFAULT_WINDOW
         self.prefix = b""
@@ -190,7 +191,7 @@ class H2Serving(asyncio.Protocol):
 
     # ---- ends
 
-    def cut(self, stream: H2Stream, code: Code) -> None:
+    def cut(self, stream: H2Response, code: Code) -> None:
         """End a stream that the client does not know to be over."""
         self._forget_cut(stream.number)
         self.send(frames.reset(stream.number, code))
@@ -203,7 +204,7 @@ class H2Serving(asyncio.Protocol):
             del self._cut[next(iter(self._cut))]
         self._cut[number] = None
 
-    def forget(self, stream: H2Stream) -> None:
+    def forget(self, stream: H2Response) -> None:
         """A stream is over."""
         self.streams.pop(stream.number, None)
         if self.waiting:
