@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import random
+import socket
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from nexus_cli import output, trees
 from nexus_cli.errors import UserError
 from nexus_cli.plugins.edits import EditRefused, set_enabled
 from nexus_cli.tour.traces import build_tree
-from nexus_cli.up import backoff, logs, plans, ports, registries, screen
+from nexus_cli.up import backoff, health, logs, plans, ports, registries, screen
 from nexus_cli.up.supervisor import Group
 from nexus_core.discovery import Endpoint
 from nexus_core.model.load import parse_text
+from nexus_gateway.edge.listeners.shown import ListenerRow
 
 MANIFEST = """apiVersion: nexus.dev/v1alpha1
 kind: NexusService
@@ -248,3 +250,45 @@ async def test_discovery_is_written_when_the_disk_has_room_again(
         while "a.shop" not in file.read_text():  # noqa: ASYNC110 - a file is no event
             await asyncio.sleep(0.01)
     await registry.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "probe"), [("http", "http"), ("graphql", "http"), ("grpc", "tcp"), ("tcp", "tcp"), ("udp", "udp")]
+)
+def test_readiness_is_asked_for_in_a_way_that_the_service_understands(kind: str, probe: str) -> None:
+    assert plan_of("a", f"{{type: {kind}, process: {{command: [x]}}}}")["shop/a"].probe == probe
+
+
+async def test_whoever_takes_a_connection_is_ready() -> None:
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    assert (await health.ask_by("tcp", "127.0.0.1", port, "/")).ok
+    server.close()
+    await server.wait_closed()
+    gone = await health.ask_by("tcp", "127.0.0.1", port, "/")
+    assert (gone.ok, gone.definite) == (False, False)
+    assert str(port) in gone.why
+
+
+async def test_whoever_has_bound_a_udp_port_is_ready() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        assert (await health.ask_by("udp", "127.0.0.1", port, "/")).ok
+        with pytest.raises(UserError, match=str(port)):
+            ports.require_free("127.0.0.1", port, "--x", udp=True)
+    assert not (await health.ask_by("udp", "127.0.0.1", port, "/")).ok
+    ports.require_free("127.0.0.1", port, "--x", udp=True)
+
+
+def test_listeners_are_shown_where_they_are_and_why_not() -> None:
+    found = (
+        ListenerRow("shop/main/a", "Gateway shop/main", "HTTPS", "a.example", 443, 8443, "https://127.0.0.1:8443"),
+        ListenerRow("shop/main/b", "Gateway shop/main", "TCP", "", 7, problem="Port 7 is taken."),
+    )
+    told = screen.render_listeners(found)
+    assert "https://127.0.0.1:8443" in told
+    assert "not open" in told
+    assert screen.closed(found) == ["listener shop/main/b: Port 7 is taken."]
+    assert screen.render_listeners(()) == ""
+    assert [row["url"] for row in screen.listeners(found)] == ["https://127.0.0.1:8443", ""]
