@@ -29,7 +29,8 @@ class Settings:
     prefix: str = "nexus"
     """First segment of every key in Consul, so that several installations can share one Consul."""
     consul_node: str = "nexus-k8s"
-    """Name of the virtual catalog node that carries mirrored endpoints. One operator installation owns one node."""
+    """Name of the virtual catalog node that carries mirrored endpoints. One installation owns one node: what it did not register there,
+    it removes. Default from the environment: the prefix and `-k8s`, so that installations with prefixes of their own do not meet."""
     namespace: str = "default"
     """Namespace the operator runs in: its Lease lives there."""
     class_name: str = "nexus"
@@ -156,7 +157,7 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
         consul_url=url("NEXUS_CONSUL_URL", required=True),
         consul_token=text("NEXUS_CONSUL_TOKEN"),
         prefix=text("NEXUS_CONSUL_PREFIX", "nexus"),
-        consul_node=text("NEXUS_CONSUL_NODE", "nexus-k8s"),
+        consul_node=text("NEXUS_CONSUL_NODE", f"{text('NEXUS_CONSUL_PREFIX', 'nexus')}-k8s"),
         namespace=text("NEXUS_NAMESPACE", "default"),
         class_name=text("NEXUS_GATEWAY_CLASS", "nexus"),
         gateway_url=url("NEXUS_GATEWAY_URL"),

@@ -63,3 +63,11 @@ def test_metrics_are_prometheus_text() -> None:
     assert "# TYPE nexus_operator_publications_total counter" in lines
     assert "# TYPE nexus_operator_generation gauge" in lines
     assert len(lines) == 3 * len(fields(Metrics))
+
+
+def test_installations_that_share_a_consul_have_catalog_nodes_of_their_own() -> None:
+    """Each removes from its node what it did not register: on one node, every endpoint of the other."""
+    url = {"NEXUS_CONSUL_URL": "http://consul:8500"}
+    assert from_environment(url).consul_node == "nexus-k8s"
+    assert from_environment({**url, "NEXUS_CONSUL_PREFIX": "east"}).consul_node == "east-k8s"
+    assert from_environment({**url, "NEXUS_CONSUL_PREFIX": "east", "NEXUS_CONSUL_NODE": "n"}).consul_node == "n"
