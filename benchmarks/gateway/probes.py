@@ -154,6 +154,72 @@ def http2() -> Iterator[Probe]:
         yield Probe(what, statement, names, at_once * count)
 
 
+class _Taker:
+    """Waits for a response."""
+
+    def on_response(self, *told: Any) -> None:
+        pass
+
+
+def calls() -> Iterator[Probe]:
+    """A gRPC call to an upstream and its answer, 32 at once: servers that have their fields in the table, and those that write
+    them out each time."""
+    import asyncio
+
+    import hpack
+    from nexus_wire.clock import Clock
+    from nexus_wire.h2client import Carrier, Heads
+    from nexus_wire.http2 import frames
+
+    at_once = 32
+    head = [
+        (":status", "200"),
+        ("server", "x/1.22"),
+        ("date", "Sat, 21 Nov 2026 10:00:00 GMT"),
+        ("content-type", "application/grpc"),
+    ]
+    request = (
+        b"POST /bench.Items/Get HTTP/1.1\r\nhost: calls.example\r\ncontent-type: application/grpc\r\ncontent-length: 13\r\n"
+        b"x-forwarded-for: 10.0.0.1\r\nx-request-id: 0123456789abcdef0123456789abcdef\r\n"
+        b"traceparent: 00-0123456789abcdef0123456789abcdef-0123456789abcdef-00\r\n\r\n" + bytes(13)
+    )
+
+    def answers(encode: Callable[[list[tuple[str, str]]], bytes]) -> bytes:
+        return b"".join(
+            frames.headers(stream, encode(head), 16384, end=False)
+            + frames.data(stream, bytes(80), end=False)
+            + frames.headers(stream, encode([("grpc-status", "0")]), 16384, end=True)
+            for stream in range(1, 2 * at_once, 2)
+        )
+
+    async def connection() -> Any:
+        clock = Clock(asyncio.get_running_loop())
+        clock.stop()
+        made = Carrier(Heads(), clock, lambda _: None)
+        made.connection_made(_Nowhere())
+        made.data_received(frames.settings({}))
+        made._flush()
+        return made
+
+    tabled = hpack.Encoder()
+    first = answers(tabled.encode)
+    for what, begins, then in (
+        ("call and answer, fields in the table", first, answers(tabled.encode)),
+        ("the same, fields written out", b"", answers(lambda fields: hpack.Encoder().encode(fields))),
+    ):
+        carrier = asyncio.run(connection())
+        places = [carrier.exchange() for _ in range(at_once)]
+        # Something waits to be written already, so that no turn of a loop is asked for.
+        begin = (
+            "carrier._out = [b'']; carrier.next_stream = 1; carrier.window = 1 << 30\n"
+            "for place in places: place.begin(taker, request)\n"
+        )
+        names = {"carrier": carrier, "places": places, "taker": _Taker(), "request": request, "came": begins or then}
+        exec(begin + "carrier.data_received(came)", names)
+        names["came"] = then
+        yield Probe(what, begin + "carrier.data_received(came)", names, at_once)
+
+
 def routing() -> Iterator[Probe]:
     """Look-ups among 5,000 routes."""
     from nexus_core.match.router import Router
@@ -278,6 +344,7 @@ def telemetry() -> Iterator[Probe]:
 GROUPS: Mapping[str, Callable[[], Iterator[Probe]]] = {
     "parsing": parsing,
     "http2": http2,
+    "calls": calls,
     "routing": routing,
     "balancing": balancing,
     "resilience": resilience,

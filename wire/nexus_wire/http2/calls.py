@@ -17,6 +17,12 @@ _NOT_SENT = CONNECTION_SPECIFIC | {b"te", b"http2-settings"}
 _UNIQUE = {name: field(name, b"")[:-1] for name in (b"x-request-id", b"traceparent")}
 """Names whose values never come again, as the beginning of a field."""
 _TELLS_APART = b"\r\nx-request-id: "
+_ID_BYTES = len(_TELLS_APART) - 2
+_ID = _UNIQUE[b"x-request-id"]
+_TRACE = b"traceparent: "
+_TRACE_BYTES = len(_TRACE) + 55
+_TRACE_FIELD = _UNIQUE[b"traceparent"] + bytes((55,))
+"""A trace context's only length (W3C Trace Context section 3.2)."""
 _MAX_BEGINNING = 1024
 _TRAILERS = field(b"te", b"trailers")
 _MAX_SHORT = 127
@@ -50,6 +56,18 @@ class Calls:
         if at > 0:
             found = self._beginnings.get(head[:at])
             if found is not None:
+                # What the gateway's own heads end with: the id, and a trace context.
+                own, _, trace = head[at + 2 :].partition(b"\r\n")
+                size = len(own) - _ID_BYTES
+                if len(trace) == _TRACE_BYTES and size < _MAX_SHORT and trace.startswith(_TRACE) and b"\r" not in trace:
+                    return b"%b%b%c%b%b%b" % (
+                        found[0],
+                        _ID,
+                        size,
+                        own[_ID_BYTES:],
+                        _TRACE_FIELD,
+                        trace[len(_TRACE) :],
+                    ), found[1]
                 fields = [found[0]]
                 for line in head[at + 2 :].split(b"\r\n"):
                     name, _, value = line.partition(b": ")

@@ -33,6 +33,27 @@ def test_heads_that_begin_alike_differ_only_where_they_do() -> None:
     assert read(calls.encode(HEAD + b"\r\nx-request-id: 5\r\nhost: late")[0])[3] == (b":authority", b"late")
 
 
+@pytest.mark.parametrize("request_id", [b"", b"1" * 32, b"1" * 126, b"1" * 127, b"1" * 300])
+@pytest.mark.parametrize(
+    "behind",
+    [
+        [(b"traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01")],
+        [(b"traceparent", b"00-" + b"a" * 20), (b"x", b"y" * 27)],  # as long as one trace context
+        [(b"traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"), (b"x", b"y")],
+        [(b"tracestate", b"a" * 56)],
+        [],
+    ],
+)
+def test_what_follows_a_beginning_is_sent_as_it_is(request_id: bytes, behind: list[tuple[bytes, bytes]]) -> None:
+    fields = [(b"x-request-id", request_id), *behind]
+    head = HEAD + b"".join(b"\r\n%b: %b" % field for field in fields)
+    calls = Calls(b"http")
+    for _ in range(3):
+        block, length = calls.encode(head)
+        assert read(block)[5:] == fields
+        assert length == 0
+
+
 @pytest.mark.parametrize(
     ("line", "length"), [(b"content-length: 12", 12), (b"transfer-encoding: chunked", -1), (b"content-length: 0", 0)]
 )
