@@ -77,6 +77,9 @@ class View:
     preview: Preview | None = None
     candidate_problems: tuple[Problem, ...] = ()
     controller_name: str = CONTROLLER_NAME
+    _live: dict[tuple[int, frozenset[str] | None], Condition] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )  # thousands of routes have few answers among them
 
     def problems(self) -> dict[ObjectRef, list[Problem]]:
         """Return all problems by object, in order."""
@@ -116,6 +119,12 @@ class View:
                 what = f"It is not published yet: {self.consul_fault} Gateways keep serving what they have; it is tried again."
                 return Condition("Programmed", "False", "ConsulUnreachable", self.linked("ConsulUnreachable", what))
             return Condition("Programmed", "Unknown", "Pending", "It is being published.")
+        found = self._live.get((generation, gateways))
+        if found is None:
+            found = self._live[generation, gateways] = self._live_at(generation, gateways)
+        return found
+
+    def _live_at(self, generation: int, gateways: frozenset[str] | None) -> Condition:
         state = self.fleet.liveness(generation, gateways)
         if state.everywhere:
             return Condition("Programmed", "True", "Programmed", str(state))
