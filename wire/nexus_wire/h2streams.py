@@ -179,7 +179,7 @@ class H2Stream(H2Response):
         held, self._held = self._held, 0
         connection.credit(held)
         self._untold = untold = self._untold + held
-        if untold * 2 >= self._room and not self.complete and not self.closed:
+        if untold * 2 >= self._room and (not self.complete or self.tunnel) and not self.closed:
             limits = connection.shared.limits
             if self._room < limits.grown_window:
                 # Its taker keeps up: a larger window costs nothing then, and a distant client needs one.

@@ -814,3 +814,26 @@ async def test_a_client_that_leaves_is_told_of_by_all_its_streams_whatever_one_d
     assert [each.events for each in app.served if isinstance(each, Leaving)] == [["gone"]] * 3
     assert [type(each["exception"]) for each in loop_errors] == [LookupError] * 3
     loop_errors.clear()
+
+
+async def test_a_websocket_s_client_may_send_any_number_of_bytes(start: Start, connect: Connect) -> None:
+    """Its window is renewed as that of a body."""
+    app = await start()
+
+    def serve(served: Served) -> bool:
+        served.stream.switch(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n")
+        return True
+
+    app.on_head = serve
+    client = await connect(app)
+    stream = client.h2.get_next_available_stream_id()
+    client.h2.send_headers(stream, ASK)
+    client.flush()
+    left = 1_000_000
+    while left:
+        await client.until(lambda: client.h2.local_flow_control_window(stream) > 0)
+        size = min(left, 16384, client.h2.local_flow_control_window(stream))
+        client.h2.send_data(stream, bytes(size))
+        client.flush()
+        left -= size
+    await until(lambda: len(app.served[0].body) == 1_000_000)
