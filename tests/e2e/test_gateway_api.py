@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,6 +158,41 @@ def test_explain_knows_the_ports_that_are_open(edge: Any, nexus: Nexus) -> None:
     done = nexus("explain", f"https://www.example.test:{secure}/inner", "--admin", edge.admin)
     assert "goes to HTTPRoute/edge/web" in done.stdout
     assert "listener  edge/edge/https" in done.stdout
+
+
+STEP = re.compile(r"^```sh\n(?P<command>(?:(?!```).*\n)*)```\n```text\n(?P<output>(?:(?!```).*\n)*)```\n", re.MULTILINE)
+
+
+def test_its_page_runs_as_it_says(edge: Any) -> None:
+    """With this test's ports in the place of the reader's."""
+    ours = {
+        "8080": edge.gateway.rpartition(":")[2],
+        "8081": edge.admin.rpartition(":")[2],
+        "8443": str(place(edge, "edge/edge/https")[1]),
+        "8088": str(place(edge, "edge/edge/edge/team/http")[1]),
+        "8007": str(place(edge, "edge/edge/lines")[1]),
+        "8853": str(place(edge, "edge/edge/secrets")[1]),
+        "8053": str(place(edge, "edge/edge/names")[1]),
+    }
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    steps = list(STEP.finditer((Path(__file__).parents[2] / "examples" / "gateway-api" / "README.md").read_text()))
+    assert len(steps) == 7
+    for step in steps:
+        command, output = (
+            re.sub("|".join(ours), lambda found: ours[found[0]], step[part]) for part in ("command", "output")
+        )
+        done = subprocess.run(
+            command,
+            shell=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=edge.directory,
+            env=environment,
+        )
+        for line in output.splitlines():
+            assert line in done.stdout, f"{command}\n{done.stdout}{done.stderr}"
 
 
 def test_the_manifests_are_in_order(edge: Any, nexus: Nexus) -> None:
