@@ -24,7 +24,7 @@ class Settings:
 
     consul_url: str
     """Address of Consul's HTTP API, `http://host:port`. Required: it carries the configuration to the gateways."""
-    consul_token: str = ""
+    consul_token: str = field(default="", repr=False)
     """ACL token for Consul; empty for none."""
     prefix: str = "nexus"
     """First segment of every key in Consul, so that several installations can share one Consul."""

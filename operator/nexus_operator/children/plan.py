@@ -49,6 +49,25 @@ def build_plan(wanted: Iterable[Object], live: Iterable[Object], settled: Mappin
     return Plan(tuple(apply), tuple(delete))
 
 
+def settle_names(wanted: Iterable[Object], live: Iterable[Object]) -> tuple[tuple[Object, ...], tuple[Object, ...]]:
+    """Return what is to be made, and what cannot be because another owner's child has its name: a Gateway `web` and a NexusService
+    `web-nexus` would both have a Service `web-nexus`. Who has it keeps it; of two new ones, the first in order gets it.
+    """
+    owners = {child_key(obj): owner_uid(obj) for obj in live}
+    taken: dict[ChildKey, Object] = {}
+    disputed: list[Object] = []
+    for obj in wanted:
+        key = child_key(obj)
+        other = taken.get(key)
+        if other is not None and not (owner_uid(obj) and owners.get(key) == owner_uid(obj)):
+            disputed.append(obj)
+            continue
+        if other is not None:
+            disputed.append(other)
+        taken[key] = obj
+    return tuple(taken.values()), tuple(disputed)
+
+
 def _rests(live: Object | None, wanted: Object, settled: Settled | None) -> bool:
     """Whether the live object is as it is wanted.
 

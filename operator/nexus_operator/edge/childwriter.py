@@ -21,6 +21,7 @@ from nexus_operator.children.plan import (
     is_unowned,
     owner_of,
     owner_uid,
+    settle_names,
 )
 from nexus_operator.edge.kube import Conflict, KubeApi, KubeAway, KubeError, NotFound
 from nexus_operator.metrics import Metrics
@@ -74,8 +75,8 @@ class ChildWriter:
         Raises KubeAway when some have to be tried again soon. What the API server says of one child keeps no other from
         being written; only when it does not answer at all, the rest is left to the next round.
         """
-        wanted = tuple(wanted)
         live = [obj for kind in CHILDREN for obj in self._inventory.all(kind.kind) if _ours(obj)]
+        wanted, disputed = settle_names(wanted, live)
         plan = build_plan(wanted, live, self._settled)
         owners = {str(o["metadata"].get("uid")) for kind in OWNERS for o in self._inventory.all(kind)}
         late: list[KubeAway] = []
@@ -92,7 +93,7 @@ class ChildWriter:
         await self._apply_all(plan.apply, owners, late)
         if late:
             raise KubeAway(f"{len(late)} children are written later: {late[0]}", late[0].status)
-        return tuple(self._refused[key].problem for key in sorted(self._refused))
+        return (*(_conflict(obj) for obj in disputed), *(self._refused[key].problem for key in sorted(self._refused)))
 
     async def _apply_all(self, objects: Iterable[Object], owners: set[str], late: list[KubeAway]) -> None:
         families: dict[tuple[str, str], list[Object]] = {}
@@ -146,11 +147,7 @@ class ChildWriter:
                 what = f"{kind.kind} {namespace}/{name} of a deleted {owner.kind} is being removed first."
                 raise KubeAway(what, HTTPStatus.CONFLICT)
             if live is not None and not is_unowned(live) and owner_uid(live) != (owner_uid(obj) or None):
-                return Problem(
-                    owner, ".metadata.name", "ChildConflict",
-                    f"There is a {kind.kind} {namespace}/{name} that this {owner.kind} did not make.",
-                    f"Rename the {owner.kind}, or delete the {kind.kind}; it is never overwritten.",
-                )  # fmt: skip
+                return _conflict(obj)
             body = obj if live is None else {**obj, "metadata": {**obj["metadata"], "uid": live["metadata"]["uid"]}}
             # Only what is known to be ours is taken over by force; something created since the look just now is not.
             applied = await self._kube.apply(kind, namespace, name, body, force=live is not None)
@@ -190,6 +187,16 @@ def _only_this(err: KubeAway) -> None:
     """Raise the error if it is no answer to one request: then there is no point in asking for more now."""
     if not err.status:
         raise err
+
+
+def _conflict(obj: Object) -> Problem:
+    kind, namespace, name = child_key(obj)
+    owner = owner_of(obj) or ObjectRef("Gateway", namespace, name)
+    return Problem(
+        owner, ".metadata.name", "ChildConflict",
+        f"There is a {kind} {namespace}/{name} that this {owner.kind} did not make.",
+        f"Rename the {owner.kind}, or delete the {kind}; it is never overwritten.",
+    )  # fmt: skip
 
 
 def _refusal(owner: ObjectRef, what: str, fix: str) -> Problem:

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 from nexus_core.problems import ObjectRef
-from nexus_operator.children.plan import RENDERED, Settled, build_plan, child_key, edition, holds, owner_of, owner_uid
+from nexus_operator.children.plan import (
+    RENDERED,
+    Settled,
+    build_plan,
+    child_key,
+    edition,
+    holds,
+    owner_of,
+    owner_uid,
+    settle_names,
+)
 
 
 def child(name: str = "orders", *, owner: str = "u1", **spec: Any) -> dict[str, Any]:
@@ -101,3 +111,22 @@ def test_an_unwanted_child_is_deleted_and_a_stranger_is_not() -> None:
 )
 def test_holds(held: Any, wanted: Any, expected: bool) -> None:
     assert holds(held, wanted) is expected
+
+
+@pytest.mark.parametrize(
+    ("held", "given", "winner"),
+    [
+        ((), ("u1", "u2"), "u1"),
+        (("u2",), ("u1", "u2"), "u2"),
+        (("u1",), ("u2", "u1"), "u1"),
+        (("stranger",), ("u1", "u2"), "u1"),
+    ],
+)
+def test_of_two_owners_whose_children_have_one_name_the_one_that_has_it_keeps_it(
+    held: tuple[str, ...], given: tuple[str, ...], winner: str
+) -> None:
+    """Neither goes without a word: a NexusService `web-nexus` and a Gateway `web` want the same Service."""
+    wanted = [child("web-nexus", owner=owner) for owner in given]
+    made, disputed = settle_names([*wanted, child("other")], [live(child("web-nexus", owner=owner)) for owner in held])
+    assert [owner_uid(obj) for obj in made] == [winner, "u1"]
+    assert [owner_uid(obj) for obj in disputed] == [owner for owner in given if owner != winner]
