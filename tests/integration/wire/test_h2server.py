@@ -821,7 +821,7 @@ async def test_a_websocket_s_client_may_send_any_number_of_bytes(start: Start, c
     app = await start()
 
     def serve(served: Served) -> bool:
-        served.stream.switch(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n")
+        served.body += served.stream.switch(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n")
         return True
 
     app.on_head = serve
