@@ -63,7 +63,7 @@ class Policies:
     """All NexusPolicies, by target, and the services' own `spec.policy`."""
 
     def __init__(self, world: World, last: LastGood, targets: Targets, upstreams: Collection[str]) -> None:
-        """upstreams: ids of those that are there, for mirrors and fallbacks to name."""
+        """upstreams: ids of those that are there and take requests, for mirrors and fallbacks to name."""
         self._last, self._upstreams = last, upstreams
         self._by_target: dict[ObjectRef, Merged] = {}
         self._own: dict[ObjectRef, Said] = {}
@@ -135,9 +135,7 @@ class Policies:
                 continue
             del wishes[key]
             section = key[0]
-            what = (
-                f'"{name}" is not a NexusService that works in namespace "{ref.namespace}", so there is no {section}.'
-            )
+            what = f'"{name}" is not a NexusService that takes requests in namespace "{ref.namespace}", so there is no {section}.'
             fix = "Create or mend it, or name another."
             self.problems.append(Problem(ref, f"{root}.{section}.service", "BackendNotFound", what, fix))
 

@@ -104,7 +104,9 @@ def translate_with(
     aims = targets.Targets(world, opened)
     installed = plugins.build_plugins(world, last, aims, indexes or {})
     routes = installed.attach(sorted((r for r in settled if r.listeners), key=lambda x: x.id), memory)
-    merging = policies.Policies(world, last, aims, ups.by_id.keys())
+    # Copies and fallbacks are requests: what takes connections or datagrams alone is no place for them.
+    callable_ids = frozenset(u.id for u in ups.by_id.values() if u.protocol in ("http", "h2"))
+    merging = policies.Policies(world, last, aims, callable_ids)
     kept = routed.kept | {f"NexusService/{r.namespace}/{r.name}" for r, s in served.statuses.items() if s.quarantined}
     applied = applying.apply_policies(merging, routes, streams, ups, routed.wishes, kept, memory)
     routes = applied.routes
