@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nexus_testbed import netns, places
@@ -23,6 +23,7 @@ from nexus_testbed.kubelet.volumes import VolumeError, Volumes
 VOLUME_RETRY_S = 0.2
 RETRY_S = 1.0
 CLEAR_ATTEMPTS = 5
+NETWORK_TRIES = 3
 FORCED_GRACE_S = 2.0
 """Grace for a pod that vanished from the API without a word (forced deletion)."""
 
@@ -108,7 +109,7 @@ class PodWorker:
     async def _live(self) -> None:
         """Start everything in order and wait for its end; report a bug of ours as an event instead of dying silently."""
         try:
-            await self._box.create(sysctls_of(self.pod))
+            await self._make_network(sysctls_of(self.pod))
             self._sandbox_ready = True
             self._dirty.set()
             await self._prepare_volumes()
@@ -143,6 +144,21 @@ class PodWorker:
             if not isinstance(err, SysctlError):
                 traceback.print_exception(err)
             self._event("Warning", reason, text)
+
+    async def _make_network(self, sysctls: Mapping[str, str]) -> None:
+        """Make the pod's network; what fails on a busy machine is tried again from nothing, as a real kubelet does."""
+        for _ in range(NETWORK_TRIES - 1):
+            try:
+                await self._box.create(sysctls)
+            except SysctlError:
+                raise
+            except (OSError, netns.NetnsError) as err:
+                self._event("Warning", "FailedCreatePodSandBox", f"{err}; it is tried again")
+                await self._box.remove_network()
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+        await self._box.create(sysctls)
 
     async def _prepare_volumes(self) -> None:
         while True:
