@@ -50,7 +50,7 @@ def _render_connection(found: Mapping[str, Any]) -> str:
     )
     lines.append(_line("", f"which {found['does']}"))
     for row in found["upstreams"]:
-        lines += _upstream(row)
+        lines += _upstream(row, "connections" if asked["scheme"] != "udp" else "clients")
     lines += _others(found)
     return "\n".join(lines)
 
@@ -106,11 +106,14 @@ _TOLD = frozenset({"rate-limit", "size-limit", "fault", "mirror", "fallback"})
 """Filters that have a line of their own."""
 
 
-def _upstream(row: Mapping[str, Any]) -> Iterator[str]:
+def _upstream(row: Mapping[str, Any], what: str = "requests") -> Iterator[str]:
     if not row["upstream"]:
-        yield _line("upstream", f"(not found: its share of {row['share']:.0%} is answered 500, or reset)")
+        yield _line(
+            "upstream",
+            f"(not found: its share of {row['share']:.0%} is {'answered 500' if what == 'requests' else 'reset, or dropped'})",
+        )
         return
-    yield _line("upstream", f"{row['upstream']}, {row['share']:.0%} of what comes (weight {row['weight']})")
+    yield _line("upstream", f"{row['upstream']}, {row['share']:.0%} of the {what} (weight {row['weight']})")
     for name, policy in row.get("policies", {}).items():
         if policy["from"] not in ("default", "off"):
             yield _line(name.replace("_", "-"), f"{_pairs(policy['value'])}; from {policy['from']}", 2)
