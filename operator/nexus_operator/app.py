@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,8 @@ from nexus_operator.world.inventory import Inventory
 from nexus_operator.world.kinds import WATCHED
 
 log = logging.getLogger(__name__)
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.25, 30.0
+"""Between two beginnings; it doubles while they do not last."""
 STOP_S = 10.0
 """How long kopf may take to stop."""
 
@@ -43,6 +46,7 @@ class Operator:
         self._take_signals = take_signals
         self._stop = asyncio.Event()
         self._synced = False
+        self._again = asyncio.Event()
         self.identity = f"{settings.identity or socket.gethostname()}-{secrets.token_hex(3)}"
         self.metrics = Metrics()
         self.inventory = Inventory(kind.kind for kind in WATCHED)
@@ -58,11 +62,23 @@ class Operator:
         """Run until stopped. Raises OSError when the health port is taken."""
         consul = ConsulApi(self._settings.consul_url, self._settings.consul_token)
         reconciler = Reconciler(self._settings, self._kube, consul, self.inventory, self.metrics)
-        lister = Lister(self._kube, self.inventory, every_s=self._settings.relist_s, changed=reconciler.wake_for)
+        lister = Lister(
+            self._kube, self.inventory, every_s=self._settings.relist_s, changed=reconciler.wake_for,
+            kinds_changed=self._again.set,
+        )  # fmt: skip
         self._kube.on_back = lister.list_soon
+        pause_s = FIRST_PAUSE_S
         try:
             await self.health.start()
-            await self._run_parts(reconciler, lister)
+            while not self._stop.is_set():
+                self._again.clear()
+                started = time.monotonic()
+                await self._run_parts(reconciler, lister)
+                await reconciler.close()
+                pause_s = FIRST_PAUSE_S if time.monotonic() - started > LAST_PAUSE_S else min(LAST_PAUSE_S, 2 * pause_s)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._stop.wait()
         finally:
             await reconciler.close()
             await self.health.stop()
@@ -70,12 +86,17 @@ class Operator:
             await self._kube.close()
 
     async def _run_parts(self, reconciler: Reconciler, lister: Lister) -> None:
-        """Run lister, kopf and election until stopped, or until one of them ends, which none should.
+        """Run lister, kopf and election until stopped, or until they have to begin anew: when kinds have come or gone, or kopf ends.
+
+        A kind that goes may end all of kopf's watches, and one that comes back it may not see: it looks at the API server's discovery
+        once for each change of a definition, and that may be late.
 
         They end in the opposite order: first the leader's work and its Lease. kopf goes after that, since when it ends it
         cancels every task that was begun after it.
         """
         stopping: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
+        again: asyncio.Future[Any] = asyncio.ensure_future(self._again.wait())
+        watching: asyncio.Future[Any] | None = None
         parts: list[asyncio.Future[Any]] = []
         try:
             parts.append(asyncio.ensure_future(lister.run()))
@@ -86,14 +107,20 @@ class Operator:
                 self._synced = True
                 known = ", ".join(f"{self.inventory.count(k.kind)} {k.plural}" for k in WATCHED)
                 log.info("every kind is listed: %s", known)
-                parts.append(asyncio.ensure_future(self._watch(reconciler, lister)))
-                parts.append(asyncio.ensure_future(self._compete(reconciler)))
-                await asyncio.wait({stopping, *parts}, return_when=asyncio.FIRST_COMPLETED)
+                watching = asyncio.ensure_future(self._watch(reconciler, lister))
+                parts += [watching, asyncio.ensure_future(self._compete(reconciler))]
+                await asyncio.wait({stopping, again, *parts}, return_when=asyncio.FIRST_COMPLETED)
             for task in parts:
-                if task.done():
+                if not task.done() or task.cancelled():
+                    continue  # kopf may have cancelled it on its way out
+                if task is watching and (fault := task.exception()) is not None:
+                    log.warning("the watches ended (%s: %s); beginning anew", type(fault).__name__, fault)
+                else:
                     task.result()
+            if again.done():
+                log.info("kinds were installed or removed; beginning anew")
         finally:
-            for task in [*reversed(parts), stopping]:
+            for task in [*reversed(parts), stopping, again]:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 

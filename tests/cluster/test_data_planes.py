@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 NS = "planes"
 GATEWAY_API = "gateway.networking.k8s.io/v1"
 CHILDREN = ("serviceaccounts", "secrets", "services", "deployments", "poddisruptionbudgets")
+CHART = str(Path(__file__).resolve().parents[2] / "charts" / "nexus")
 WEBPOD = str(Path(__file__).resolve().parent / "webpod.py")
 ROUTES_IN_A_ROW = int(os.environ.get("NEXUS_ROUTES_IN_A_ROW", "100"))
 """`make test-all` asks for 3000."""
@@ -235,6 +236,147 @@ def test_parameters_that_do_not_exist_are_told_and_nothing_is_made(bed: Cluster)
     bed.apply([gateway("lost", 80, infrastructure=missing)])
     wait_gateway(bed, "lost", "Accepted", "False", "InvalidParameters")
     assert not children(bed, "lost")
+
+
+def test_a_second_release_in_one_cluster_is_refused(bed: Cluster) -> None:
+    """Two operators would undo each other's work."""
+    with pytest.raises(ClusterError, match="One release of Nexus serves a whole cluster"):
+        bed.helm("install", "second", CHART, "-n", NS, "--set", "consul.url=http://consul:8500")
+
+
+def test_what_somebody_else_made_under_its_name_is_left_alone_and_told(bed: Cluster) -> None:
+    theirs = {
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "mine-nexus", "namespace": NS},
+        "spec": {"type": "LoadBalancer", "selector": {"app": "web"}, "ports": [{"port": 9, "targetPort": 8000}]},
+    }  # fmt: skip
+    bed.apply([theirs])
+    bed.loadbalancer_ip("mine-nexus", NS)
+    bed.apply([gateway("mine", 80)])
+    told = wait_gateway(bed, "mine", "Programmed", "False", "NoResources")
+    assert "Service planes/mine-nexus" in conditions(told)["Programmed"]["message"]
+    assert "addresses" not in told["status"]
+    found = bed.get("service", "mine-nexus", NS)
+    assert "ownerReferences" not in found["metadata"]
+    assert [port["port"] for port in found["spec"]["ports"]] == [9]
+    bed.kubectl("delete", "service", "mine-nexus", "-n", NS)
+    address_of(bed, "mine")
+    assert [port["port"] for port in bed.get("service", "mine-nexus", NS)["spec"]["ports"]] == [80]
+
+
+def test_a_child_that_admission_refuses_is_told_and_made_when_it_is_allowed(bed: Cluster) -> None:
+    """As a quota would, or a webhook."""
+    api = "admissionregistration.k8s.io/v1"
+    rules = [
+        {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["deployments"]}
+    ]
+    policy = {
+        "matchConstraints": {"resourceRules": rules},
+        "validations": [{"expression": "!object.metadata.name.startsWith('full')", "message": "There is no room."}],
+    }
+    names = ["-n", NS, "--dry-run=server", "--image=x"]
+    bed.apply(
+        [
+            {"apiVersion": api, "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "full"}, "spec": policy},
+            {"apiVersion": api, "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": "full"},
+             "spec": {"policyName": "full", "validationActions": ["Deny"]}},
+        ]
+    )  # fmt: skip
+    try:
+
+        def is_refused() -> bool:
+            try:
+                bed.kubectl("create", "deployment", "full", *names)
+            except ClusterError:
+                return True
+            return False
+
+        bed.wait(is_refused, "the policy holds")
+        bed.apply([gateway("full", 80)])
+        told = wait_gateway(bed, "full", "Programmed", "False", "NoResources")
+        assert "There is no room." in conditions(told)["Programmed"]["message"]
+        assert bed.get("service", "full-nexus", NS), "its other children are made"
+    finally:
+        bed.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "full")
+    address_of(bed, "full")
+
+
+def test_parameters_change_what_runs_and_the_address_follows_the_kind_of_service(bed: Cluster) -> None:
+    def parameters(replicas: int, kind: str) -> dict[str, Any]:
+        return {
+            "apiVersion": "nexus.dev/v1alpha1", "kind": "NexusGatewayParameters", "metadata": {"name": "changing", "namespace": NS},
+            "spec": {"replicas": replicas, "preStopSeconds": 1, "drainSeconds": 2, "service": {"type": kind}},
+        }  # fmt: skip
+
+    own = {"parametersRef": {"group": "nexus.dev", "kind": "NexusGatewayParameters", "name": "changing"}}
+    bed.apply([parameters(1, "LoadBalancer"), gateway("turns", 80, infrastructure=own), route("turns", "turns")])
+    first = address_of(bed, "turns")
+    wait_route(bed, "turns")
+    bed.apply([parameters(2, "ClusterIP")])
+    inside = bed.get("service", "turns-nexus", NS)["spec"]["clusterIP"]
+    bed.wait(
+        lambda: address_of(bed, "turns") == inside and len(bed.pods(f"{GATEWAY_NAME}=turns", NS)) == 2,
+        "two replicas at the cluster's address",
+        60,
+    )
+    wait_route(bed, "turns")
+    assert status_of(bed, f"http://{inside}/") == 200
+    bed.apply([parameters(1, "LoadBalancer")])
+    bed.wait(lambda: address_of(bed, "turns") not in (inside, ""), "the load balancer gives an address again", 60)
+    address = address_of(bed, "turns")
+    assert first.rpartition(".")[0] == address.rpartition(".")[0]
+    wait_route(bed, "turns")
+    assert status_of(bed, f"http://{address}/") == 200
+
+
+def test_a_deleted_class_leaves_running_what_runs(bed: Cluster) -> None:
+    bed.apply([gateway("kept", 80), route("kept", "kept")])
+    address = address_of(bed, "kept")
+    wait_route(bed, "kept")
+    cls = bed.get("gatewayclass", "nexus")
+    before = bed.get("deployment", "kept-nexus", NS)["metadata"]["generation"]
+    bed.kubectl("delete", "gatewayclass", "nexus")
+    try:
+        bed.apply([gateway("late", 80)])
+        told = wait_gateway(bed, "late", "Programmed", "False", "Pending")
+        assert 'no GatewayClass "nexus"' in conditions(told)["Programmed"]["message"]
+        assert not children(bed, "late")
+        assert bed.get("deployment", "kept-nexus", NS)["metadata"]["generation"] == before
+        assert status_of(bed, f"http://{address}/") == 200
+    finally:
+        meta = {key: cls["metadata"][key] for key in ("name", "labels", "annotations") if key in cls["metadata"]}
+        bed.apply([{**{key: cls[key] for key in ("apiVersion", "kind", "spec")}, "metadata": meta}])
+    address_of(bed, "late")
+    assert bed.get("deployment", "kept-nexus", NS)["metadata"]["generation"] == before
+
+
+def test_a_kind_that_goes_and_comes_back_is_served_and_claimed_again(bed: Cluster) -> None:
+    name = "udproutes.gateway.networking.k8s.io"
+
+    def claims() -> set[str]:
+        status = bed.get("gatewayclass", "nexus")["status"]
+        return {feature["name"] for feature in status["supportedFeatures"]}
+
+    crds = bed.get("crd", "httproutes.gateway.networking.k8s.io")
+    rules = crds["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["rules"]
+    assert ("HTTPRouteRetry" in claims()) == ("retry" in rules["items"]["properties"])
+    assert "UDPRoute" in claims()
+    bed.kubectl("delete", "crd", name)
+    bed.wait(lambda: "UDPRoute" not in claims(), "what cannot be said is not claimed", 30)
+    bed.install_gateway_api()
+    bed.wait(lambda: "UDPRoute" in claims(), "what can be said again is claimed again", 30)
+    datagrams = {"name": "dns", "port": 53, "protocol": "UDP"}
+    bed.apply([gateway("names", listeners=[datagrams])])
+    bed.apply(
+        [
+            {
+                "apiVersion": GATEWAY_API, "kind": "UDPRoute", "metadata": {"name": "names", "namespace": NS},
+                "spec": {"parentRefs": [{"name": "names"}], "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]},
+            }
+        ]
+    )  # fmt: skip
+    bed.wait(
+        lambda: bed.get("udproute", "names", NS).get("status", {}).get("parents"), "the route of that kind is seen", 30
+    )
 
 
 def test_another_controllers_words_stay_whatever_is_written_at_once(bed: Cluster) -> None:

@@ -76,7 +76,7 @@ class Indexes:
                 answered.set()  # from now on a first answer is news like any other
 
     async def close(self) -> None:
-        """Stop following."""
+        """Stop following, until `follow` is called again."""
         tasks = [entry.task for entry in self._entries.values()]
         self._entries.clear()
         for task in tasks:
@@ -84,6 +84,7 @@ class Indexes:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
+            self._session = None
 
     async def _follow(self, name: str, source: str, answered: asyncio.Event) -> None:
         await asyncio.sleep(0)  # let `follow` store the entry

@@ -162,6 +162,14 @@ class KubeApi:
                 return (found.get("schema") or {}).get("openAPIV3Schema")
         return None
 
+    async def served(self, group: str, version: str) -> frozenset[str]:
+        """Return the plurals of the kinds that the server serves of a group's version; none for one that it does not know."""
+        try:
+            found = await self._call("GET", f"/apis/{group}/{version}")
+        except NotFound:
+            return frozenset()
+        return frozenset(str(each.get("name")) for each in found.get("resources") or ())
+
     async def create(self, kind: Kind, namespace: str, body: Object) -> Object:
         """Create an object. Raises Conflict when there is one of that name."""
         return await self._call("POST", kind.path(namespace), body=body)

@@ -17,14 +17,24 @@ RETRIES = {"HTTPRouteRetry", "HTTPRouteRetryBackendTimeout", "HTTPRouteRetryConn
 
 
 class Cluster:
-    """An API server with every kind and no objects. fields: of a rule of HTTPRoutes. status: of answers about definitions."""
+    """An API server with every kind but those that are missing, and no objects. fields: of a rule of HTTPRoutes. status: of answers
+    about definitions.
+    """
 
     def __init__(self) -> None:
         self.fields = ["name", "retry"]
         self.status = 200
         self.asked: list[str] = []
+        self.missing: set[str] = set()
 
     async def get(self, request: web.Request) -> web.Response:
+        plural = request.path.rpartition("/")[2]
+        if plural in self.missing:
+            return web.json_response({"message": "not found"}, status=404)
+        if plural.startswith("v1"):
+            group = request.path.split("/")[2]
+            there = [{"name": k.plural} for k in WATCHED if (k.group, k.version) == (group, plural)]
+            return web.json_response({"resources": [each for each in there if each["name"] not in self.missing]})
         if not request.path.endswith("/customresourcedefinitions"):
             return web.json_response({"metadata": {"resourceVersion": "7"}, "items": []})
         self.asked.append(request.query["fieldSelector"])
@@ -86,3 +96,22 @@ async def test_without_leave_to_look_nothing_is_claimed_and_all_else_works(
     await listed(kube, inventory)
     assert inventory.lacking == RETRIES
     assert inventory.unlisted == ()
+
+
+async def test_a_kind_that_goes_or_comes_is_noticed_between_lists(cluster: tuple[Cluster, KubeApi]) -> None:
+    """Nothing tells of a kind that is gone: its watch ends, and that is all."""
+    api, kube = cluster
+    inventory = Inventory(kind.kind for kind in WATCHED)
+    told = asyncio.Event()
+    lister = Lister(kube, inventory, every_s=3600, changed=lambda _: told.set(), look_s=0.01)
+    task = asyncio.create_task(lister.run())
+    try:
+        await asyncio.wait_for(lister.complete.wait(), 20)
+        for missing in ({"udproutes"}, set()):
+            api.missing = missing
+            while ("UDPRoute" in inventory.lacking) != bool(missing):
+                told.clear()
+                await asyncio.wait_for(told.wait(), 20)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
