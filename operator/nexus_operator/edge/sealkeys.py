@@ -50,7 +50,7 @@ async def ensure_seal_key(kube: KubeApi, namespace: str, name: str) -> bytes:
 
 def _read(secret: Object, name: str) -> bytes:
     data = secret.get("data")
-    text = data.get(KEY, "") if isinstance(data, dict) else ""
+    text = (data.get(KEY) if isinstance(data, dict) else None) or ""  # an empty value may be a null
     try:
         return parse_key(base64.b64decode(text).decode())
     except (SealError, ValueError) as err:

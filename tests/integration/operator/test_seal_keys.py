@@ -75,7 +75,9 @@ async def test_of_two_replicas_that_make_it_at_once_the_faster_ones_holds(server
     assert secrets.created == 0
 
 
-@pytest.mark.parametrize("secret", [{"data": {}}, {"data": None}, {"data": {"key": "c2hvcnQ="}}, holding(b"short")])
+@pytest.mark.parametrize(
+    "secret", [{"data": {}}, {"data": None}, {"data": {"key": None}}, {"data": {"key": "c2hvcnQ="}}, holding(b"short")]
+)
 async def test_one_that_cannot_be_used_is_told_and_not_overwritten(
     server: tuple[Secrets, KubeApi], secret: dict[str, Any]
 ) -> None:
