@@ -109,7 +109,8 @@ class GatewaySettings:
     priority_paths: tuple[str, ...] = _env("NEXUS_PRIORITY_PATHS", ("/healthz", "/readyz", "/livez"))
     """Paths that are still served when the gateway sheds load, so that a load balancer does not take a busy gateway for a dead one."""
     min_body_bytes_per_s: int = _env("NEXUS_MIN_BODY_BYTES_PER_SECOND", 64)
-    """Request bodies that come slower, on average and after NEXUS_HEAD_TIMEOUT_SECONDS, are answered 408. 0: any pace."""
+    """Request bodies that come slower, on average and after NEXUS_HEAD_TIMEOUT_SECONDS, are answered 408. 0: any pace.
+    Not those of gRPC, nor while an answer comes: who talks with a server may say little for long."""
     max_body_replay_bytes: int = _env("NEXUS_MAX_BODY_REPLAY_BYTES", 65536)
     """Bodies of idempotent requests up to this size are held in memory so that they can be sent again; larger ones stream."""
     max_head_bytes: int = _env("NEXUS_MAX_HEAD_BYTES", 32768)

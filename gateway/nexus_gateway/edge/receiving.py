@@ -8,6 +8,7 @@ from time import monotonic
 from nexus_wire.http1 import Refused
 
 from nexus_gateway.edge.trying import Trying
+from nexus_gateway.filters import grpc
 from nexus_gateway.filters.sizes import refuses_request
 from nexus_gateway.resilience import deadlines
 from nexus_gateway.resilience.attempts import Blame, blame_for_delay
@@ -84,15 +85,12 @@ class Receiving(Trying):
             self.refuse("BadRequest", refused.detail)
 
     def too_slow(self) -> None:
-        """The request's body comes slower than the gateway waits for."""
-        if self.over:
+        """The request's body comes slower than the gateway waits for, which holds against uploads alone: who is being answered already
+        talks with the server, as gRPC's streams do from the beginning, and may say little for hours. Silence has its own bound."""
+        if self.over or self.responding or grpc.is_call(self.block.first("content-type")):
             return
-        responding = self.responding
         self.call_off()
-        if responding:
-            self._break_off("SlowClient")
-        else:
-            self.refuse("BodyTimeout")
+        self.refuse("BodyTimeout")
 
     # ---- time
 

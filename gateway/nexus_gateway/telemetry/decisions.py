@@ -9,7 +9,7 @@ LOG = 1
 TRACE = 2
 """Record the spans."""
 
-BROKEN_OFF = frozenset({"ClientClosed", "UpstreamReset", "BodyTimeout", "SlowClient"})
+BROKEN_OFF = frozenset({"ClientClosed", "UpstreamReset", "BodyTimeout"})
 """Reasons that say a request or its response was cut short, whatever status had gone out. Any other reason beside a status
 below 400 says so too: the gateway refuses with more."""
 

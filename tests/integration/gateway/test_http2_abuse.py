@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest.mock import ANY
 
+import pytest
 from nexus_gateway.testing import Harness, simple, until
 from nexus_wire.http2 import frames, hpack
+
+from tests.integration.h2_servers import OK, Call, Peer, Server
 
 Clients = Callable[..., Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 Peers = Callable[..., Awaitable[int]]
@@ -97,3 +101,42 @@ async def test_what_a_websocket_s_client_sends_ahead_is_no_second_request(
     assert seen[1:] == [b"", smuggled]
     writer.close()
     await settled(clients=False)
+
+
+# ---- slow ones, and those that only seem to be
+
+
+@pytest.mark.parametrize("answers_early", [True, False])
+@pytest.mark.parametrize("content_type", [b"application/grpc", b"application/connect+proto"])
+async def test_a_conversation_is_no_slow_upload(
+    harness: Harness, clients: Clients, settled: Any, content_type: bytes, *, answers_early: bool
+) -> None:
+    """A call of gRPC may say little for hours; so may whoever is being answered already."""
+    server = Server()
+
+    def on_call(peer: Peer, call: Call, what: str) -> None:
+        if what == ("data" if answers_early else "end") and not call.trailers:
+            call.trailers = [(b"begun", b"")]
+            peer.h2.send_headers(call.stream, OK)
+            peer.h2.send_data(call.stream, b"hello")
+        if what == "end":
+            peer.h2.send_headers(call.stream, [("grpc-status", "0")], end_stream=True)
+
+    server.on_call = on_call
+    listening = await server.listen()
+    await harness.start(simple(server.port, protocol="h2"), head_timeout_s=0.3, min_body_bytes_per_s=64)
+    assert harness.gateway is not None
+    clock = harness.gateway.proxy.clock
+    reader, writer = await clients(
+        HELLO
+        + head(1, (b"content-type", content_type), method=b"POST", end=False)
+        + frames.data(1, b"hello", end=False)
+    )
+    until_tick = clock.tick + 25  # the gateway looks once a second
+    await until(lambda: clock.tick >= until_tick)
+    writer.write(frames.data(1, b"bye", end=True))
+    slow = not answers_early and content_type != b"application/grpc"
+    assert await answer_of(reader, 1) == ((b"408", ANY) if slow else (b"200", b"hello"))
+    writer.close()
+    await settled()
+    listening.close()
