@@ -92,7 +92,10 @@ def _without(tables: dict[str, Table[T]], gone: Sequence[Entry[T]]) -> Generator
             yield
     tables = tables.copy()
     for hostname, entries in lost.items():
-        tables[hostname] = table = tables[hostname].copy()
+        former = tables.get(hostname)
+        if former is None:
+            continue  # all that was left there were expressions that cannot be read, which take no request and have no place
+        tables[hostname] = table = former.copy()
         table.remove(entries)
         yield
         # Also when nothing is added: what is shared is sealed.
