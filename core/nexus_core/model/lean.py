@@ -21,7 +21,7 @@ class _Lean(Resource):
         object.__setattr__(self, "_readable", resource.readable)
 
     @property
-    def spec(self) -> Model | None:  # type: ignore[override]
+    def spec(self) -> Model | None:
         """The model, made anew each time."""
         return parse(self.raw).spec if self._readable else None
 

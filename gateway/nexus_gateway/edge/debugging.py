@@ -59,7 +59,9 @@ class Debugging:
             "generation": runtime.published.generation,
             "status": status,
             "reason": done.reason,
-            "listeners": [each["id"] for each in listeners_of(runtime.published.snapshot.listeners, runtime.router, host, entry)],
+            "listeners": [
+                each["id"] for each in listeners_of(runtime.published.snapshot.listeners, runtime.router, host, entry)
+            ],
             "route": done.route,
             "rule": done.rule,
             "plugins": [
