@@ -2,7 +2,8 @@
 
 Input: `objects` as the API server holds them; `published`: objects of the Snapshot that is out (default: the same ones), or
 null; `acks`: gateways as `{name, generation?, plugins?, gateway?, listeners?}`; `consulFault`, `counts`; `fronts`: by
-`<namespace>/<name>` of a Gateway, the `addresses` of its data plane, how many replicas are `ready` (1), `ports` that are open (all).
+`<namespace>/<name>` of a Gateway, the `addresses` of its data plane, how many replicas are `ready` (1), `ports` that are open (all);
+`childProblems`: what went wrong with children.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from nexus_core.marketplace import Index
 from nexus_core.model.load import parse
+from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Ack, PluginReport, Published, Release, wire
 from nexus_core.translate import translate
 from nexus_core.translate.features import NEEDED_FIELDS
@@ -77,6 +79,10 @@ def view_of(case: dict[str, Any]) -> View:
         now_utc="2026-02-02T00:00:00Z",
         docs_base="docs/errors/",
         consul_fault=case.get("consulFault", ""),
+        child_problems=tuple(
+            Problem(ObjectRef.parse(p["where"]), p["path"], p["reason"], p["what"], p["fix"])
+            for p in case.get("childProblems", ())
+        ),
         counts={name: tuple(pair) for name, pair in case.get("counts", {}).items()},
         mirrored=frozenset(mirror.consul_service for mirror in translation.mirrors),
         fronts={name: front(**told) for name, told in case.get("fronts", {}).items()},
