@@ -17,8 +17,12 @@ from nexus_core.snapshot import Snapshot
 from nexus_core.snapshot.samples import Sample, decode_samples
 from nexus_core.snapshot.wire import WireError
 
+from nexus_operator.world.kinds import ROUTES
+
 ANNOTATION = "nexus.dev/preview"
-KINDS = frozenset({"Gateway", "HTTPRoute", "NexusPlugin", "NexusPolicy", "NexusService"})
+KINDS = frozenset(
+    {"Gateway", "ListenerSet", "NexusPlugin", "NexusPolicy", "NexusService", *(kind.kind for kind in ROUTES)}
+)
 
 
 def is_previewed(resource: Resource) -> bool:

@@ -12,10 +12,13 @@ from nexus_operator.status.conditions import Condition, from_problems, merge
 from nexus_operator.status.view import PAGES, View
 from nexus_operator.status.writes import StatusWrite
 from nexus_operator.world.inventory import Object
+from nexus_operator.world.kinds import ROUTES
 
 TYPE = "Preview"
 _NOT_APPLIED = "It is previewed, not applied; remove the annotation nexus.dev/preview to apply it."
 EXAMPLES_SHOWN = 3
+_AT_PARENTS = frozenset(kind.kind for kind in ROUTES)
+"""Kinds whose conditions stand at each parent."""
 
 
 def add_previews(view: View, writes: Iterable[StatusWrite]) -> Iterator[StatusWrite]:
@@ -30,7 +33,7 @@ def add_previews(view: View, writes: Iterable[StatusWrite]) -> Iterator[StatusWr
             continue  # accepted all the same
         problems.setdefault(problem.where, []).append(problem)
     # Held back without an earlier version that this operator knows: translation takes them for broken, and they are not.
-    unread = {resource.ref for resource in view.resources if resource.spec is None}
+    unread = {resource.ref for resource in view.resources if not resource.readable}
     for write in writes:
         meta = write.obj["metadata"]
         ref = ObjectRef(write.kind, str(meta.get("namespace") or ""), str(meta["name"]))
@@ -66,7 +69,7 @@ def _added(view: View, write: StatusWrite, shown: list[Condition]) -> Mapping[st
     """Return the status with the conditions in place of those of their types; only `Preview` is added where it was not."""
     held = write.obj.get("status") or {}
     status = dict(write.status)
-    if write.kind != "HTTPRoute":
+    if write.kind not in _AT_PARENTS:
         status["conditions"] = _merged(view, write.obj, held, status.get("conditions", ()), shown)
         return status
     parents = []

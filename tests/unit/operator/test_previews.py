@@ -33,7 +33,7 @@ SAMPLES = tuple(Sample("GET", "", path) for path in ("/orders", "/orders/7", "/c
 
 
 def manifest(kind: str, name: str, spec: dict[str, Any], *, preview: bool = False, uid: str = "") -> dict[str, Any]:
-    api = GATEWAY_API if kind in ("Gateway", "HTTPRoute", "GatewayClass") else "nexus.dev/v1alpha1"
+    api = "nexus.dev/v1alpha1" if kind.startswith("Nexus") else GATEWAY_API
     meta: dict[str, Any] = {"name": name, "namespace": "shop", "uid": uid or f"{kind}-{name}", "generation": 1}
     meta["resourceVersion"] = "1"
     if kind == "GatewayClass":
@@ -220,6 +220,47 @@ def test_a_route_shows_it_at_its_parent() -> None:
     assert told["reason"] == "ReplayCompared", told
     assert conditions(seen, "shop")["Accepted"]["reason"] == "Pending", "it is not broken, it is held back"
     assert "0 of 3 sampled requests change route; 1 would find a route where there was none" in told["message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "protocol"), [("GRPCRoute", "HTTP"), ("TLSRoute", "TLS"), ("TCPRoute", "TCP"), ("UDPRoute", "UDP")]
+)
+def test_routes_of_every_kind_are_held_back(kind: str, protocol: str) -> None:
+    cls = manifest("GatewayClass", "nexus", {"controllerName": "nexus.dev/gateway-controller"})
+    listener = {"name": "x", "port": 90, "protocol": protocol}
+    if protocol == "TLS":
+        listener["tls"] = {"mode": "Passthrough"}
+    gateway = manifest("Gateway", "web", {"gatewayClassName": "nexus", "listeners": [listener]})
+    ports = {"ports": [{"port": 80, "protocol": "UDP" if kind == "UDPRoute" else "TCP"}]}
+    backend = {**manifest("Service", "back", ports), "apiVersion": "v1"}
+    spec: dict[str, Any] = {"parentRefs": [{"name": "web"}], "rules": [{"backendRefs": [{"name": "back", "port": 80}]}]}
+    if kind == "TLSRoute":
+        spec["hostnames"] = ["a.example"]
+    route = manifest(kind, "shop", spec, preview=True)
+    alone = snapshot(held(cls, gateway, backend, route))
+    assert not alone.routes, "nothing of it serves"
+    assert not alone.streams
+    seen = view(cls, gateway, backend, route)
+    told = conditions(seen, "shop")
+    assert told["Preview"]["reason"] == "ReplayCompared", told
+    assert told["Accepted"]["reason"] == "Pending"
+    applied = snapshot(held(cls, gateway, backend, manifest(kind, "shop", spec)))
+    assert len(applied.routes) + len(applied.streams) == 1
+
+
+def test_listeners_of_a_set_are_held_back() -> None:
+    cls = manifest("GatewayClass", "nexus", {"controllerName": "nexus.dev/gateway-controller"})
+    listener = {"name": "x", "port": 80, "protocol": "HTTP"}
+    allowed = {"namespaces": {"from": "All"}}
+    gateway = manifest(
+        "Gateway", "web", {"gatewayClassName": "nexus", "listeners": [listener], "allowedListeners": allowed}
+    )
+    more = {"parentRef": {"name": "web"}, "listeners": [{**listener, "port": 81}]}
+    applied = snapshot(held(cls, gateway, manifest("ListenerSet", "more", more)))
+    previewed = held(cls, gateway, manifest("ListenerSet", "more", more, preview=True))
+    assert len(applied.listeners) == 2
+    assert len(snapshot(previewed).listeners) == 1
+    assert len(snapshot(previewed, applied).listeners) == 2, "what is out goes on"
 
 
 def test_the_condition_goes_with_the_annotation_and_is_not_written_twice() -> None:
