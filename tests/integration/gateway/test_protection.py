@@ -610,7 +610,10 @@ SHARED = Cors(("https://*.shop.example",), ("GET", "PUT"), ("x-token",), ("x-tot
 async def test_a_preflight_is_answered_here(harness: Harness, peers: Peers) -> None:
     service = Service()
     await harness.start(snapshot(route(rule("shop/orders", filters=(SHARED,))), upstream(await peers(service))))
-    asked = b"OPTIONS /a" + HOST + b"access-control-request-method: PUT\r\nconnection: close\r\norigin: "
+    asked = (
+        b"OPTIONS /a" + HOST + b"access-control-request-method: PUT\r\naccess-control-request-headers: x-token\r\n"
+        b"connection: close\r\norigin: "
+    )
     answer = await harness.raw(asked + b"https://web.shop.example\r\n\r\n")
     assert status_of(answer) == 200
     for line in (
