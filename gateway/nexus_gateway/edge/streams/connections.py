@@ -21,7 +21,7 @@ from typing import Any, Literal
 from nexus_wire.clock import NEVER, ticks_of
 
 from nexus_gateway.edge.streams.dialling import Dial
-from nexus_gateway.edge.streams.fars import Far, ignore
+from nexus_gateway.edge.streams.fars import Far, Side, ignore
 from nexus_gateway.edge.streams.plans import StreamPlan
 from nexus_gateway.edge.streams.service import Streams
 from nexus_gateway.edge.streams.sockets import keep_alive, reset
@@ -39,19 +39,17 @@ LINGER_S = 5.0
 to the endpoint has no half-closed state here."""
 
 
-class TcpConnection(asyncio.Protocol):
+class TcpConnection(Side):
     """A client's connection. plan: where it goes, None for nowhere. peer: the client's address. bytes_in: from the client.
 
     deadline, closed: for the clock.
     """
 
     __slots__ = (
-        "_admission", "_blocked", "_context", "_counted", "_eof", "_far", "_held", "_linger", "_lost", "_moved", "_paused",
+        "_admission", "_blocked", "_context", "_counted", "_far", "_held", "_linger", "_lost", "_moved",
         "_plan", "_reason", "_send", "_server_name", "_silent_since", "_started_at", "_task", "_upstream", "_visits", "bytes_in",
-        "closed", "deadline", "listener", "peer", "protocol", "streams", "transport",
+        "closed", "deadline", "listener", "peer", "protocol", "streams",
     )  # fmt: skip
-
-    transport: Any
 
     def __init__(
         self,
@@ -63,6 +61,7 @@ class TcpConnection(asyncio.Protocol):
         server_name: str = "",
     ) -> None:
         """listener: its id. protocol, server_name: what the client speaks and asked for, for the log."""
+        super().__init__()
         self.streams = streams
         self.listener = listener
         self.protocol = protocol
@@ -82,9 +81,7 @@ class TcpConnection(asyncio.Protocol):
         self._far: Far | None = None
         self._send: Callable[[bytes], None] = self._hold
         self._held: list[bytes] = []
-        self._eof = False
         self._lost = False
-        self._paused = False
         self._blocked = False
         self._linger = False
         self._counted = (0, 0)
@@ -131,7 +128,7 @@ class TcpConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still wait for an answer."""
-        first, self._eof = not self._eof, True
+        first, self.eof = not self.eof, True
         if first and self._far is not None:
             self._pass_eof(self._far)
         return True
@@ -211,7 +208,7 @@ class TcpConnection(asyncio.Protocol):
             far.pause()
         if not far.blocked:
             self.resume()
-        if self._eof:
+        if self.eof:
             self._pass_eof(far)
         clock = self.streams.clock
         self._silent_since = clock.tick
@@ -232,7 +229,7 @@ class TcpConnection(asyncio.Protocol):
     def far_ended(self) -> None:
         """The endpoint's direction has ended."""
         self.answers()
-        if self._eof:
+        if self.eof:
             self._part()
         elif not self.transport.is_closing():
             self.transport.write_eof()
@@ -266,20 +263,6 @@ class TcpConnection(asyncio.Protocol):
         visit = self._visits[-1]
         if not visit.judged:
             visit.succeeded(monotonic())
-
-    def pause(self) -> None:
-        """Read no more from the client: the endpoint reads slowly."""
-        # After its end there is nothing to read; asyncio would tell of it again.
-        if not self._paused and not self._eof and not self.transport.is_closing():
-            self._paused = True
-            self.transport.pause_reading()
-
-    def resume(self) -> None:
-        """Read on."""
-        if self._paused:
-            self._paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
 
     # ---- time
 

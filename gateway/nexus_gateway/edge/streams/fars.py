@@ -36,24 +36,47 @@ class Near(Protocol):
         ...
 
 
-class Far(asyncio.Protocol):
-    """The side of the endpoint. received: bytes. eof: it sends no more. lost: it is closed. blocked: it reads slowly.
+class Side(asyncio.Protocol):
+    """One side of a splice. eof: it sends no more."""
+
+    __slots__ = ("_paused", "eof", "transport")
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self._paused = False
+        self.eof = False
+
+    def pause(self) -> None:
+        """Read no more from it: the other side reads slowly."""
+        # After its end there is nothing to read; asyncio would tell of it again.
+        if not self._paused and not self.eof and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+
+class Far(Side):
+    """The side of the endpoint. received: bytes. lost: it is closed. blocked: it reads slowly.
 
     write: takes what comes, on the client's transport.
     """
 
-    __slots__ = ("_near", "_paused", "_tls", "blocked", "eof", "lost", "received", "transport", "write")
-
-    transport: Any
+    __slots__ = ("_near", "_tls", "blocked", "lost", "received", "write")
 
     def __init__(self, near: Near, *, tls: bool) -> None:
+        super().__init__()
         self._near: Near | None = near
         self._tls = tls
-        self._paused = False
         self.transport = None
         self.write = near.transport.write
         self.received = 0
-        self.eof = False
         self.lost = False
         self.blocked = False
 
@@ -102,19 +125,6 @@ class Far(asyncio.Protocol):
         self.blocked = False
         if self._near is not None:
             self._near.resume()
-
-    def pause(self) -> None:
-        """Read no more for now."""
-        if not self._paused and not self.eof and not self.transport.is_closing():
-            self._paused = True
-            self.transport.pause_reading()
-
-    def resume(self) -> None:
-        """Read on."""
-        if self._paused:
-            self._paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
 
 
 def ignore(data: bytes) -> None:
