@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from nexus_core.model.base import ForeignModel
+from nexus_core.model.gateway_api.shared import BackendObjectRef
 
 
 class HTTPHeader(ForeignModel):
@@ -49,14 +50,8 @@ class RedirectFilter(ForeignModel):
     status_code: int = 302
 
 
-class MirrorBackendRef(ForeignModel):
-    """Where copies go. namespace: None for the route's own."""
-
-    group: str = ""
-    kind: str = "Service"
-    name: str
-    namespace: str | None = None
-    port: int | None = None
+class MirrorBackendRef(BackendObjectRef):
+    """Where copies go."""
 
 
 class Fraction(ForeignModel):

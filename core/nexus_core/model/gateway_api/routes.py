@@ -6,7 +6,7 @@ from pydantic import Field
 
 from nexus_core.model.base import ForeignModel
 from nexus_core.model.gateway_api.filters import RouteFilter
-from nexus_core.model.gateway_api.shared import ParentRef
+from nexus_core.model.gateway_api.shared import ParentRef, WeightedBackendRef
 
 
 class PathMatch(ForeignModel):
@@ -41,15 +41,9 @@ class RouteMatch(ForeignModel):
     method: str = ""
 
 
-class BackendRef(ForeignModel):
-    """A share of the requests. namespace: None for the route's own."""
+class BackendRef(WeightedBackendRef):
+    """A share of the requests."""
 
-    group: str = ""
-    kind: str = "Service"
-    name: str
-    namespace: str | None = None
-    port: int | None = None
-    weight: int = Field(default=1, ge=0, le=1_000_000)
     filters: tuple[RouteFilter, ...] = ()
 
 

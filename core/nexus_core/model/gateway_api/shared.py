@@ -22,6 +22,22 @@ class ParentRef(ForeignModel):
     port: int | None = None
 
 
+class BackendObjectRef(ForeignModel):
+    """What is called. namespace: None for the route's own."""
+
+    group: str = ""
+    kind: str = "Service"
+    name: str
+    namespace: str | None = None
+    port: int | None = None
+
+
+class WeightedBackendRef(BackendObjectRef):
+    """A share of what comes."""
+
+    weight: int = Field(default=1, ge=0, le=1_000_000)
+
+
 class Expression(ThinModel):
     """One requirement of a label selector."""
 

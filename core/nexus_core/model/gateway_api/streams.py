@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from nexus_core.model.base import ForeignModel
-from nexus_core.model.gateway_api.shared import ParentRef
+from nexus_core.model.gateway_api.shared import ParentRef, WeightedBackendRef
 
 
-class StreamBackendRef(ForeignModel):
-    """A share of the connections. namespace: None for the route's own."""
-
-    group: str = ""
-    kind: str = "Service"
-    name: str
-    namespace: str | None = None
-    port: int | None = None
-    weight: int = Field(default=1, ge=0, le=1_000_000)
+class StreamBackendRef(WeightedBackendRef):
+    """A share of the connections."""
 
 
 class StreamRule(ForeignModel):
