@@ -605,6 +605,34 @@ def test_networks_that_two_remove_at_once_are_gone_for_both() -> None:
     assert not set(names) & set(netns.names())
 
 
+def test_pods_that_come_do_not_change_the_hardware_address_of_their_bridge() -> None:
+    name = f"{places.PREFIX}bridge"
+    netns.create(name)
+    try:
+        lowest = "02:00:00:00:00:01"
+        netns.ip(
+            "-n",
+            name,
+            "link",
+            "add",
+            "v1",
+            "address",
+            lowest,
+            "master",
+            netns.BRIDGE,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "p1",
+        )
+        netns.ip("-n", name, "link", "set", "v1", "up")
+        (bridge,) = json.loads(netns.ip("-n", name, "-json", "link", "show", netns.BRIDGE))
+        assert bridge["address"] == netns.BRIDGE_MAC != lowest
+    finally:
+        netns.delete([name])
+
+
 def links() -> set[str]:
     return set(os.listdir("/sys/class/net"))
 

@@ -18,6 +18,7 @@ from nexus_testbed import places
 
 CLONE_NEWNET = 0x40000000
 BRIDGE = "cni0"
+BRIDGE_MAC = "02:00:0a:f4:00:01"
 
 
 class NetnsError(RuntimeError):
@@ -51,14 +52,18 @@ def names_of(cluster_id: str) -> list[str]:
 
 
 def create(name: str) -> None:
-    """Make the cluster's namespace with its addresses, bridge and local ranges."""
+    """Make the cluster's namespace with its addresses, bridge and local ranges.
+
+    The bridge gets its hardware address here: one without takes the lowest of its ports', and with each change the pods that
+    know the old one lose their way to the node, for up to 50 s if two changes follow within a second.
+    """
     ip("netns", "add", name)
     ip(
         "-n", name, "-batch", "-",
         batch="\n".join([
             "link set lo up",
             f"addr add {places.NODE_IP}/32 dev lo",
-            f"link add {BRIDGE} type bridge",
+            f"link add {BRIDGE} address {BRIDGE_MAC} type bridge",
             f"addr add {places.POD_GATEWAY_IP}/16 dev {BRIDGE}",
             f"link set {BRIDGE} up",
             f"route add local {places.SERVICE_CIDR} dev lo src {places.NODE_IP}",
