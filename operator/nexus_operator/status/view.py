@@ -112,7 +112,8 @@ class View:
         """
         fingerprint = self.wanted.get(source)
         if fingerprint is None:
-            return Condition("Programmed", "False", "NotProgrammed", "Nothing of it is in the gateways' configuration.")
+            what = "Nothing of it is in the gateways' configuration."
+            return Condition("Programmed", "False", "NotProgrammed", self.linked("NotProgrammed", what))
         generation = self.since(source, fingerprint)
         if self.published is None or generation is None:
             if self.consul_fault:
