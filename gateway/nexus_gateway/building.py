@@ -92,6 +92,8 @@ def build_discovery(settings: GatewaySettings) -> Discovery:
     if settings.consul_url:
         from nexus_sdk.discovery.consul import ConsulDiscovery
 
-        found = ConsulDiscovery(settings.consul_url, token=settings.consul_token or None)
+        found = ConsulDiscovery(
+            settings.consul_url, token=settings.consul_token or None, installation=settings.consul_prefix
+        )
         return KeptDiscovery(found, settings.state_dir / "endpoints") if settings.state_dir is not None else found
     return MemoryDiscovery()

@@ -80,6 +80,7 @@ class Reconciler:
         self._indexes = Indexes(ttl_s=settings.index_ttl_s, changed=self._on_config)
         self._surroundings = Surroundings(
             consul_url=settings.workload_consul_url or settings.consul_url,
+            consul_prefix=settings.prefix,
             otlp_endpoint=settings.otlp_endpoint,
             security=settings.workload_security,
         )
@@ -376,7 +377,7 @@ class Reconciler:
         }
         mirrors = [*wanted.values(), *(mirror for mirror, _ in self._retired.values())]
         services = dict(self._inventory.items("Service"))
-        return build_registrations(mirrors, services, slices_by_service(self._inventory))
+        return build_registrations(mirrors, services, slices_by_service(self._inventory), self._settings.prefix)
 
     async def _hear(self) -> None:
         """Wait for the first word of the gateways: a new leader would else tell of every object that no gateway has it."""

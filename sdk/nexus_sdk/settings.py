@@ -24,6 +24,8 @@ class ConsulSettings:
 
     url: `http(s)://host:port` of the agent; None: no Consul. (NEXUS_CONSUL_URL)
     token: ACL token, None: anonymous. (NEXUS_CONSUL_TOKEN)
+    prefix: of the installation of Nexus that the service belongs to: pods of another one in the same Consul are not found.
+    (NEXUS_CONSUL_PREFIX)
     register: whether the service registers itself; default: when `url` is set. The operator sets false, because it
     mirrors EndpointSlices. (NEXUS_CONSUL_REGISTER)
     ttl_s: the TTL check fails when the service was silent that long. 15: three beats of 5 s. (NEXUS_CONSUL_TTL_SECONDS)
@@ -33,6 +35,7 @@ class ConsulSettings:
 
     url: str | None = None
     token: str | None = field(default=None, repr=False)
+    prefix: str = "nexus"
     register: bool = False
     ttl_s: float = 15.0
     forget_after_s: float = 90.0
@@ -116,6 +119,7 @@ def parse(environ: Mapping[str, str], *, default_name: str = "") -> Settings:
         consul=ConsulSettings(
             url=url,
             token=environ.get("NEXUS_CONSUL_TOKEN") or None,
+            prefix=environ.get("NEXUS_CONSUL_PREFIX") or "nexus",
             register=_flag(environ, "NEXUS_CONSUL_REGISTER", default=True) and url is not None,
             ttl_s=_number(environ, "NEXUS_CONSUL_TTL_SECONDS", 15.0, low=1, high=3600),
             forget_after_s=_number(environ, "NEXUS_CONSUL_FORGET_SECONDS", 90.0, low=60, high=86400),

@@ -19,6 +19,8 @@ from nexus_operator.world.kinds import DEPLOYMENT, MANAGED_BY, NEXUS_SERVICE, SE
 
 CONTAINER = "service"
 PORT_NAME = "http"
+DEFAULT_PREFIX = "nexus"
+"""What the SDK takes NEXUS_CONSUL_PREFIX to be when it is not told. Telling anyhow would start every workload anew on an upgrade."""
 DATA_VOLUME = "data"
 """A volume of this name is where the SDK and the platform services keep their state."""
 PRE_STOP_S = 3
@@ -37,6 +39,7 @@ class Surroundings:
     """What every rendered workload is told. Empty strings are left out."""
 
     consul_url: str = ""
+    consul_prefix: str = ""
     otlp_endpoint: str = ""
     security: WorkloadSecurity = "compatible"
 
@@ -159,6 +162,8 @@ def _env(resource: Resource, workload: Workload, surroundings: Surroundings) -> 
     ]
     if surroundings.consul_url:
         own.append({"name": "NEXUS_CONSUL_URL", "value": surroundings.consul_url})
+    if surroundings.consul_prefix not in ("", DEFAULT_PREFIX):
+        own.append({"name": "NEXUS_CONSUL_PREFIX", "value": surroundings.consul_prefix})
     if surroundings.otlp_endpoint:
         own.append({"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": surroundings.otlp_endpoint})
     data = next((v.mount_path for v in workload.volumes if v.name == DATA_VOLUME), "")

@@ -35,15 +35,19 @@ def build_registrations(
     mirrors: Iterable[Mirror],
     services: Mapping[tuple[str, str], Object],
     slices: Mapping[tuple[str, str], Iterable[Object]],
+    installation: str,
 ) -> dict[str, Registration]:
-    """Return every registration the catalog should hold, by id. A Service that does not exist has none."""
+    """Return every registration the catalog should hold, by id. A Service that does not exist has none.
+
+    installation: marks them, so that gateways of another cluster in the same Consul leave them alone.
+    """
     wanted: dict[str, Registration] = {}
     for mirror in mirrors:
         key = (mirror.namespace, mirror.service)
         service = services.get(key)
         if service is None:
             continue
-        for entry in _of_mirror(mirror, service, slices.get(key, ())):
+        for entry in _of_mirror(mirror, service, slices.get(key, ()), installation):
             known = wanted.get(entry.id)
             # One endpoint may stand in two slices while they are reshuffled: ready in any is ready.
             if known is None or (entry.passing and not known.passing):
@@ -51,7 +55,7 @@ def build_registrations(
     return wanted
 
 
-def _of_mirror(mirror: Mirror, service: Object, slices: Iterable[Object]) -> Iterable[Registration]:
+def _of_mirror(mirror: Mirror, service: Object, slices: Iterable[Object], installation: str) -> Iterable[Registration]:
     spec = service.get("spec") or {}
     # A Service may have one number twice: for TCP and for UDP.
     fitting = (p for p in spec.get("ports") or () if (p.get("protocol") or "TCP") == mirror.protocol)
@@ -70,17 +74,19 @@ def _of_mirror(mirror: Mirror, service: Object, slices: Iterable[Object]) -> Ite
             continue
         for endpoint in piece.get("endpoints") or ():
             for address in endpoint.get("addresses") or ():
-                yield _registration(mirror, endpoint, str(address), int(number))
+                yield _registration(mirror, endpoint, str(address), int(number), installation)
 
 
-def _registration(mirror: Mirror, endpoint: Mapping[str, Any], address: str, port: int) -> Registration:
+def _registration(
+    mirror: Mirror, endpoint: Mapping[str, Any], address: str, port: int, installation: str
+) -> Registration:
     conditions = endpoint.get("conditions") or {}
     # An absent `ready` means ready (discovery/v1).
     terminating = bool(conditions.get("terminating"))
     passing = conditions.get("ready") is not False and not terminating
     target = endpoint.get("targetRef") or {}
     pod = str(target.get("name") or address)
-    meta = dict(mirror.meta)
+    meta = {**mirror.meta, "nexus-installation": installation}
     if endpoint.get("zone"):
         meta["nexus-zone"] = str(endpoint["zone"])
     if terminating:

@@ -32,8 +32,12 @@ DRAINING = "nexus-draining"
 """Service meta: `true` marks an instance that ends soon; the operator writes it while a pod terminates."""
 ZONE = "nexus-zone"
 """Service meta, or else the node's: the zone the instance runs in."""
+INSTALLATION = "nexus-installation"
+"""Service meta: the installation of Nexus (its `consul.prefix`) whose cluster the instance runs in; the operator writes it."""
 OF_SERVICE = frozenset({"nexus-type", "nexus-openapi", "nexus-namespace"})
 """Meta that all instances share: it says what the service is, and tells no instance from another."""
+OF_INSTANCE = frozenset({DRAINING, ZONE, INSTALLATION})
+"""Meta that tells of one instance what Nexus itself reads."""
 LARGEST_WEIGHT = 65_535
 
 
@@ -96,13 +100,15 @@ def _joined(shown: Endpoints, answered: Endpoints) -> Endpoints:
     return tuple(sorted(found.values()))
 
 
-def parse_instances(document: Any) -> tuple[Endpoints, Mapping[str, str]]:
+def parse_instances(document: Any, installation: str = "") -> tuple[Endpoints, Mapping[str, str]]:
     """Return the endpoints that take requests (sorted, unique) and the service's meta, from `/v1/health/service/<name>`.
 
     Left out: instances with a check that is not passing, and weight 0. There, but draining: those whose only such check is
     Consul's maintenance mode, of the node or of the instance, and those whose meta say so, whatever their checks: pods that
     terminate are no longer ready, so that nobody else chooses them.
     meta: of all instances, the first in address order wins. Raises ValueError if it is not such a document.
+    installation: whose instances count, beside those that belong to none; empty: everybody's. Kubernetes Services of one name
+    and namespace in two clusters are two services, though Consul's catalog holds them under one name.
     """
     if document is None:
         return (), {}
@@ -113,8 +119,10 @@ def parse_instances(document: Any) -> tuple[Endpoints, Mapping[str, str]]:
     for instance in sorted(document, key=_order):
         service, node = instance["Service"], instance.get("Node") or {}
         own = service.get("Meta") or {}
+        if installation and own.get(INSTALLATION, installation) != installation:
+            continue
         for key, value in own.items():
-            if key not in (DRAINING, ZONE):
+            if key not in OF_INSTANCE:
                 meta.setdefault(str(key), str(value))
         weight = (service.get("Weights") or {}).get("Passing", 1)
         address = service.get("Address") or node.get("Address")
@@ -129,7 +137,7 @@ def parse_instances(document: Any) -> tuple[Endpoints, Mapping[str, str]]:
             id=str(service.get("ID", "")),
             weight=min(int(weight), LARGEST_WEIGHT),
             zone=str(own.get(ZONE) or (node.get("Meta") or {}).get(ZONE) or ""),
-            meta=tuple(sorted((str(k), str(v)) for k, v in own.items() if k not in OF_SERVICE | {DRAINING, ZONE})),
+            meta=tuple(sorted((str(k), str(v)) for k, v in own.items() if k not in OF_SERVICE | OF_INSTANCE)),
             draining=draining,
         )
         key = (endpoint.address, endpoint.port)

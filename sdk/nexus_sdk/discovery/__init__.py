@@ -19,5 +19,5 @@ def choose(settings: Settings) -> Discovery:
     if settings.consul.url is not None:
         from nexus_sdk.discovery.consul import ConsulDiscovery  # imported on demand: py-consul costs 0.05 s
 
-        return ConsulDiscovery(settings.consul.url, token=settings.consul.token)
+        return ConsulDiscovery(settings.consul.url, token=settings.consul.token, installation=settings.consul.prefix)
     return MemoryDiscovery()

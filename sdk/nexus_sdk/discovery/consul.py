@@ -43,10 +43,20 @@ class ConsulDiscovery:
     """
 
     def __init__(
-        self, url: str, *, token: str | None = None, hold_s: float = HOLD_S, rng: random.Random | None = None
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        installation: str = "",
+        hold_s: float = HOLD_S,
+        rng: random.Random | None = None,
     ) -> None:
-        """url: `http(s)://host:port`. hold_s: how long an empty answer is not believed after Consul was away or reset."""
+        """url: `http(s)://host:port`. hold_s: how long an empty answer is not believed after Consul was away or reset.
+
+        installation: whose instances are found, beside those that no operator registered; empty: everybody's.
+        """
         self._connection = Connection(url, token)
+        self._installation = installation
         self._hold_s = hold_s
         self._rng = rng or random.Random()
         self._log = logs.make("discovery")
@@ -84,7 +94,7 @@ class ConsulDiscovery:
                 answer = await self._read_health(
                     service, tag, cursor.index, cursor.wait_s(started), of_leader=cursor.asks_leader
                 )
-                endpoints, _ = _understand(answer, service)
+                endpoints, _ = self._understand(answer, service)
                 shown = cursor.note_answer(answer.index, answer.known_leader, endpoints, loop.time())
                 if shown is not None:
                     feed.latest.set(shown)
@@ -124,7 +134,7 @@ class ConsulDiscovery:
         return await self._connection.read(f"/v1/health/service/{service}", params, within_s)
 
     async def resolve(self, service: str, *, tag: str = "") -> Endpoints:
-        return _understand(await self._read_health(service, tag, 0, 0), service)[0]
+        return self._understand(await self._read_health(service, tag, 0, 0), service)[0]
 
     async def services(self) -> Mapping[str, ServiceEntry]:
         answer = await self._connection.read("/v1/catalog/services", {"stale": ""})
@@ -138,7 +148,7 @@ class ConsulDiscovery:
             async with parallel:
                 # Also those that are not passing: a service keeps its meta while none of its instances is up.
                 health = await self._connection.read(f"/v1/health/service/{name}", {"stale": ""})
-            endpoints, meta = _understand(health, name)
+            endpoints, meta = self._understand(health, name)
             return ServiceEntry(name, endpoints, meta)
 
         try:
@@ -147,6 +157,12 @@ class ConsulDiscovery:
         except* ConnectionError as errors:
             raise errors.exceptions[0] from None
         return {task.result().name: task.result() for task in tasks}
+
+    def _understand(self, answer: Answer, service: str) -> tuple[Endpoints, Mapping[str, str]]:
+        try:
+            return parse_instances(answer.document, self._installation)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConsulAway(f"Consul's health of {service!r} cannot be understood: {error}") from error
 
     async def close(self) -> None:
         self._closed = True
@@ -160,10 +176,3 @@ class ConsulDiscovery:
         for feed in feeds:
             feed.latest.close()
         await self._connection.close()
-
-
-def _understand(answer: Answer, service: str) -> tuple[Endpoints, Mapping[str, str]]:
-    try:
-        return parse_instances(answer.document)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConsulAway(f"Consul's health of {service!r} cannot be understood: {error}") from error

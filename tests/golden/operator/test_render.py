@@ -39,3 +39,12 @@ def test_the_security_setting_shows_in_the_pod(security: str, root_allowed: bool
     pod = deployment["spec"]["template"]["spec"]
     assert pod.get("securityContext", {}).get("runAsNonRoot", False) is not root_allowed
     assert ("securityContext" in pod["containers"][0]) is hardened
+
+
+@pytest.mark.parametrize(("prefix", "told"), [("nexus", []), ("east", ["east"])])
+def test_a_workload_is_told_of_an_installation_that_is_not_the_usual(prefix: str, told: list[str]) -> None:
+    """Telling of the usual one would start every workload anew when the operator is upgraded."""
+    doc = yaml.safe_load((CASES / "workload-minimal.in.yaml").read_text())
+    deployment, _ = render(parse(doc), Surroundings(consul_prefix=prefix))
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert [each["value"] for each in container["env"] if each["name"] == "NEXUS_CONSUL_PREFIX"] == told

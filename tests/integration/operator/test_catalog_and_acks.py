@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import urllib.request
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from nexus_operator.edge.ackwatch import AckWatch
 from nexus_operator.edge.catalog import Catalog
 from nexus_operator.edge.consul import ConsulApi, ConsulAway
 from nexus_operator.mirror.registrations import Registration
+from nexus_sdk.discovery.consul import ConsulDiscovery
 
 pytestmark = pytest.mark.connected
 
@@ -52,6 +54,21 @@ async def test_gateways_see_ready_endpoints_alone(consul: ConsulApi, shared_cons
     assert [e["Service"]["ID"] for e in await ask(shared_consul, path)] == ["health.shop/b:8000"]
     await catalog.sync({})
     assert await ask(shared_consul, "/v1/health/service/health.shop") == []
+
+
+async def test_two_clusters_have_services_of_one_name(consul: ConsulApi, shared_consul: Any) -> None:
+    for cluster in ("east", "west"):
+        marked = replace(entry(cluster, "both.shop"), meta=(("nexus-installation", cluster),))
+        await Catalog(consul, f"{cluster}-k8s").sync(by_id(marked))
+    for cluster in ("east", "west"):
+        discovery = ConsulDiscovery(shared_consul.url, installation=cluster)
+        try:
+            assert [each.id for each in await discovery.resolve("both.shop")] == [f"both.shop/{cluster}:8000"]
+            async for found in discovery.watch("both.shop"):
+                assert [each.id for each in found] == [f"both.shop/{cluster}:8000"]
+                break
+        finally:
+            await discovery.close()
 
 
 async def test_what_a_dead_operator_left_is_removed(consul: ConsulApi) -> None:

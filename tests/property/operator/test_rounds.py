@@ -77,7 +77,7 @@ def view_of(inventory: Inventory) -> View:
     ledger.record(published)
     services = {key_of(obj): obj for obj in inventory.all("Service")}
     slices = slices_by_service(inventory)
-    build_registrations(translation.mirrors, services, slices)
+    build_registrations(translation.mirrors, services, slices, "nexus")
     return View(
         inventory=inventory,
         resources=resources,

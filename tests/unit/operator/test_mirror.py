@@ -27,14 +27,14 @@ def piece(*endpoints: dict[str, Any], port: int = 8000, name: str = "http", fami
 
 def mirror(*pieces: dict[str, Any], of: dict[str, Any] | None = None) -> dict[str, Registration]:
     key = ("shop", "orders")
-    return build_registrations([MIRROR], {key: of or service()}, {key: pieces})
+    return build_registrations([MIRROR], {key: of or service()}, {key: pieces}, "nexus")
 
 
 def test_a_ready_pod_is_registered_passing_under_its_own_port() -> None:
     [entry] = mirror(piece(endpoint("10.0.0.1", "orders-a", ready=True))).values()
     assert entry == Registration(
         id="orders.shop/orders-a:8000", service="orders.shop", address="10.0.0.1", port=8000, passing=True,
-        meta=(("nexus-type", "http"),),
+        meta=(("nexus-installation", "nexus"), ("nexus-type", "http"),),
     )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_of_two_ports_with_one_number_the_mirrors_protocol_tells_which() -> None
     dns = Mirror("dns.shop.53.udp", "shop", "orders", 53, protocol="UDP")
     both = service({"name": "tcp", "port": 53, "protocol": "TCP"}, {"name": "udp", "port": 53, "protocol": "UDP"})
     pieces = [piece(endpoint("10.0.0.1"), port=5300, name="tcp"), piece(endpoint("10.0.0.1"), port=5353, name="udp")]
-    [entry] = build_registrations([dns], {("shop", "orders"): both}, {("shop", "orders"): pieces}).values()
+    [entry] = build_registrations([dns], {("shop", "orders"): both}, {("shop", "orders"): pieces}, "nexus").values()
     assert entry.port == 5353
 
 
@@ -102,7 +102,7 @@ def test_a_port_that_is_not_there_has_no_endpoints(of: dict[str, Any]) -> None:
 
 
 def test_a_service_that_does_not_exist_has_no_endpoints() -> None:
-    assert build_registrations([MIRROR], {}, {("shop", "orders"): [piece(endpoint("10.0.0.1"))]}) == {}
+    assert build_registrations([MIRROR], {}, {("shop", "orders"): [piece(endpoint("10.0.0.1"))]}, "nexus") == {}
 
 
 def test_addresses_that_are_names_are_left_out() -> None:

@@ -201,6 +201,16 @@ def test_what_tells_an_instance_from_others_is_its_meta_and_zone() -> None:
     assert shared == {"nexus-type": "http", "nexus-namespace": "shop", "version": "v2", "nexus-version": "1"}
 
 
+def test_pods_of_another_cluster_are_left_alone() -> None:
+    own = instance("a", "10.0.0.1", 1, Meta={"nexus-installation": "east", "version": "v1"})
+    others = instance("b", "10.0.0.2", 2, Meta={"nexus-installation": "west", "version": "v2"})
+    machine = instance("c", "10.0.0.3", 3)
+    endpoints, shared = parse_instances([others, own, machine], "east")
+    assert endpoints == (Endpoint("10.0.0.1", 1, "a", meta=(("version", "v1"),)), Endpoint("10.0.0.3", 3, "c"))
+    assert shared == {"version": "v1"}
+    assert [each.id for each in parse_instances([others, own, machine])[0]] == ["a", "b", "c"]
+
+
 def test_meta_is_known_while_no_instance_passes() -> None:
     down = instance("a", "10.0.0.1", 1, status="critical", Meta={"nexus-type": "http", "nexus-draining": "false"})
     assert parse_instances([down]) == ((), {"nexus-type": "http"})
