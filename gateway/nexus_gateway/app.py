@@ -29,7 +29,7 @@ from nexus_gateway.building import (
     NothingToServe,
     addresses_of,
     build_discovery,
-    build_sealer,
+    build_opener,
     build_source,
     place_of,
 )
@@ -317,7 +317,7 @@ class Gateway:
             from nexus_gateway.edge.tls.store import Certificates
 
             self.certificates = Certificates(settings.tls_certificates)
-        keyring = Keyring(lambda: build_sealer(settings))
+        keyring = Keyring(lambda: build_opener(settings))
         self.ports = Ports(
             addresses, self.place, Reception(proxy, self.streams, self.certificates), TlsContexts(keyring)
         )

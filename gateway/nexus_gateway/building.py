@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nexus_core.certificates.keys import process_key
 from nexus_core.discovery import Discovery
 from nexus_sdk.discovery.file import FileDiscovery
 from nexus_sdk.discovery.memory import MemoryDiscovery
@@ -19,7 +20,7 @@ from nexus_gateway.edge.workers.sockets import every_address
 from nexus_gateway.settings import LISTEN, GatewaySettings, SettingInvalid, split_address
 
 if TYPE_CHECKING:
-    from nexus_core.certificates.sealing import Sealer
+    from nexus_core.certificates.sealing import Opener, Sealer
 
 
 class NothingToServe(ValueError):
@@ -47,15 +48,17 @@ def addresses_of(settings: GatewaySettings) -> Addresses:
     )
 
 
-def build_sealer(settings: GatewaySettings) -> Sealer:
-    """Return what opens private keys: with the key of the settings, else with that of this process, for Snapshots made in it.
+def build_opener(settings: GatewaySettings) -> Opener | Sealer:
+    """Return what opens private keys: those of one Gateway where the process serves one, else all. With the key of the settings,
+    else with that of this process, for Snapshots made for it alone.
 
     Raises `SettingInvalid`.
     """
     # Here: a gateway without TLS listeners does without the library behind it, which takes 7 MB.
-    from nexus_core.certificates.sealing import Sealer, process_sealer
+    from nexus_core.certificates.sealing import Opener, Sealer
 
-    return Sealer(_seal_key(settings)) if settings.seal_key else process_sealer()
+    key = _seal_key(settings) if settings.seal_key else process_key()
+    return Opener(key, settings.gateway) if settings.gateway else Sealer(key)
 
 
 def _seal_key(settings: GatewaySettings) -> bytes:

@@ -18,7 +18,7 @@ from nexus_core.snapshot.filters import (
     SizeLimit,
     UrlRewrite,
 )
-from nexus_core.snapshot.listeners import Certificate, GatewayPart, Listener, ListenerTls, gateway_of
+from nexus_core.snapshot.listeners import Certificate, GatewayPart, Holder, Listener, ListenerTls, gateway_of
 from nexus_core.snapshot.plugins import PluginInstance, Release
 from nexus_core.snapshot.policies import (
     Balancing,
@@ -57,6 +57,7 @@ __all__ = [
     "HeaderModifier",
     "HealthCheck",
     "Hedge",
+    "Holder",
     "Listener",
     "ListenerTls",
     "Match",

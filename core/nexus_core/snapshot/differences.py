@@ -48,8 +48,9 @@ def _walk(old: Snapshot, new: Snapshot) -> Iterator[Difference]:
 
 
 def _is_sealed_anew(one: Any, other: Any) -> bool:
-    """Whether two certificates differ in nothing but the seal on their key: a chain has but one key that belongs to it."""
-    return isinstance(one, Certificate) and msgspec.structs.replace(one, key=other.key) == other
+    """Whether two certificates differ in nothing but the seal on their key: a chain has but one key that belongs to it, and who can
+    open it is told by the listeners that show it."""
+    return isinstance(one, Certificate) and msgspec.structs.replace(one, key=other.key, holders=other.holders) == other
 
 
 def _fields(path: str, one: Any, other: Any, depth: int) -> Iterator[str]:

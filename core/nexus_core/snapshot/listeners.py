@@ -60,17 +60,28 @@ class GatewayPart(msgspec.Struct, frozen=True, omit_defaults=True):
     client_certificate: str = ""
 
 
+class Holder(msgspec.Struct, frozen=True):
+    """A Gateway that can open a certificate's private key.
+
+    gateway: `<namespace>/<name>`. key: what the private key is sealed with, sealed with the Gateway's own seal key.
+    """
+
+    gateway: str
+    key: str
+
+
 class Certificate(msgspec.Struct, frozen=True, omit_defaults=True):
     """A certificate with its private key.
 
     id: `Secret/<namespace>/<name>`. chain: PEM, the server's own first. key: PEM, sealed (`nexus_core.certificates.sealing`) about
-    this id: a Snapshot never holds a private key in clear.
+    this id: a Snapshot never holds a private key in clear. holders: the Gateways that show it, sorted; nobody else can open it.
     """
 
     id: str
     source: str
     chain: str
     key: str
+    holders: tuple[Holder, ...]
 
 
 def gateway_of(listener_id: str) -> str:

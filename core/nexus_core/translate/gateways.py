@@ -101,9 +101,13 @@ def build_gateways(world: World, last: LastGood, sealer: Sealer | None = None) -
         )
         found.by_gateway[DEFAULT_GATEWAY] = (only,)
     found.sets.sort(key=lambda status: status.ref)
-    shown = {c for o in found.listeners() if o.listener.tls is not None for c in o.listener.tls.certificates}
-    shown |= {part.client_certificate for part in found.parts}
-    found.certificates = [certificates.by_id[name] for name in sorted(shown & certificates.by_id.keys())]
+    shown = [
+        (c, o.listener.gateway)
+        for o in found.listeners()
+        if o.listener.tls is not None
+        for c in o.listener.tls.certificates
+    ]
+    found.certificates = certificates.seal([*shown, *((part.client_certificate, part.id) for part in found.parts)])
     return found
 
 

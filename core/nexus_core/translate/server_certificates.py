@@ -7,7 +7,8 @@ gone at once: somebody took it away on purpose.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nexus_core.model import gateway_api, kubernetes
@@ -31,13 +32,23 @@ class Shown:
     problem: Problem | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A certificate before it is known who shows it. key: in PEM, in clear."""
+
+    id: str
+    source: str
+    chain: str
+    key: bytes = field(repr=False)
+
+
 class Certificates:
-    """The certificates of one translation, made when first asked for. by_id: those that were used."""
+    """The certificates of one translation, read when first asked for, and sealed when it is known who shows them."""
 
     def __init__(self, world: World, last: LastGood, grants: Grants, sealer: Sealer | None) -> None:
         self._world, self._last, self._grants, self._sealer = world, last, grants, sealer
-        self._known: dict[tuple[str, str], tuple[Certificate | None, str]] = {}
-        self.by_id: dict[str, Certificate] = {}
+        self._known: dict[tuple[str, str], tuple[_Read | None, str]] = {}
+        self._used: dict[str, _Read] = {}
 
     def find(self, owner: ObjectRef, ref: gateway_api.CertificateRef, path: str, reason: str) -> Shown:
         """Return the certificate that `owner` names at `path`. reason: of problems other than a missing permission."""
@@ -59,7 +70,7 @@ class Certificates:
             problem = Problem(owner, f"{path}.name", reason, what, fix)
         if certificate is None:
             return Shown("", problem)
-        self.by_id[certificate.id] = certificate
+        self._used[certificate.id] = certificate
         return Shown(certificate.id, problem)
 
     def keep(self, owner: ObjectRef, certificate_id: str) -> bool:
@@ -67,13 +78,27 @@ class Certificates:
         _, namespace, name = certificate_id.split("/", 2)
         return bool(self.find(owner, gateway_api.CertificateRef(name=name, namespace=namespace), ".", "").id)
 
-    def _secret(self, namespace: str, name: str) -> tuple[Certificate | None, str]:
+    def seal(self, shown: Iterable[tuple[str, str]]) -> list[Certificate]:
+        """Return the certificates that are shown, sorted, each for those that show it. shown: ids of certificates, and
+        `<namespace>/<name>` of the Gateway, in any order and as often as they come.
+        """
+        gateways: dict[str, set[str]] = {}
+        for name, gateway in shown:
+            gateways.setdefault(name, set()).add(gateway)
+        found = []
+        for name in sorted(gateways.keys() & self._used.keys()):
+            read = self._used[name]
+            key, holders = self._get_sealer().seal(read.key, read.id, gateways[name])
+            found.append(Certificate(read.id, read.source, read.chain, key, holders))
+        return found
+
+    def _secret(self, namespace: str, name: str) -> tuple[_Read | None, str]:
         key = namespace, name
         if key not in self._known:
             self._known[key] = self._read(namespace, name)
         return self._known[key]
 
-    def _read(self, namespace: str, name: str) -> tuple[Certificate | None, str]:
+    def _read(self, namespace: str, name: str) -> tuple[_Read | None, str]:
         """Return a Secret's certificate, or the last good one and what is wrong, as the end of a sentence."""
         resource = self._world.find("Secret", namespace, name)
         if resource is None:
@@ -83,29 +108,28 @@ class Certificates:
         if not isinstance(content, kubernetes.SecretContent):
             return self._kept(certificate_id), "is broken"
         chain, key = content.find("tls.crt"), content.find("tls.key")
-        for field, value in (("tls.crt", chain), ("tls.key", key)):
+        for entry, value in (("tls.crt", chain), ("tls.key", key)):
             if value is None:
-                return self._kept(certificate_id), f"has no {field}"
+                return self._kept(certificate_id), f"has no {entry}"
         from nexus_core.certificates.pairs import read_pair
 
         pair = read_pair(chain or b"", key or b"")
         if pair.fault:
             return self._kept(certificate_id), pair.fault
-        sealed = self._get_sealer().seal((key or b"").strip() + b"\n", certificate_id)
-        return Certificate(certificate_id, str(resource.ref), pair.chain, sealed), ""
+        return _Read(certificate_id, str(resource.ref), pair.chain, (key or b"").strip() + b"\n"), ""
 
-    def _kept(self, certificate_id: str) -> Certificate | None:
+    def _kept(self, certificate_id: str) -> _Read | None:
         from nexus_core.certificates.sealing import SealError
 
         found = self._last.certificates.get(certificate_id)
         if found is None:
             return None
         try:
-            # Sealed with a key that is no longer ours, no gateway could open it.
-            self._get_sealer().unseal(found.key, found.id)
+            # Opened, as other Gateways may show it now. Sealed with a key that is no longer ours, it is lost.
+            key = self._get_sealer().unseal(found)
         except SealError:
             return None
-        return found
+        return _Read(found.id, found.source, found.chain, key)
 
     def _get_sealer(self) -> Sealer:
         if self._sealer is None:

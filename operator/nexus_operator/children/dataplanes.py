@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nexus_core.certificates.sealing import gateway_key
 from nexus_core.model.base import Model
 from nexus_core.model.gateway_parameters import DisruptionBudget, GatewayService, NexusGatewayParametersSpec
 from nexus_core.problems import ObjectRef
@@ -50,7 +51,8 @@ class Fabric:
     """What the pods of every Gateway are given by the operator.
 
     image, pull_policy, pull_secrets: what they run. consul_url, consul_token, consul_prefix: where they find configuration and
-    endpoints. otlp_endpoint: where spans go; empty sends none. seal_key: 32 bytes. log_level: of their logs.
+    endpoints. otlp_endpoint: where spans go; empty sends none. seal_key: the installation's, 32 bytes, of which each Gateway is
+    given its own. log_level: of their logs.
     """
 
     image: str
@@ -173,7 +175,9 @@ def _secret_values(plane: DataPlane, fabric: Fabric) -> dict[str, bytes]:
     gateway = f"{plane.gateway.namespace}/{plane.gateway.name}"
     # One for all replicas of the Gateway, so that a client's session holds whichever of them it meets.
     session = hmac.digest(fabric.seal_key, f"session secret of {gateway}".encode(), hashlib.sha256).hex()
-    values = {SEAL_KEY: base64.b64encode(fabric.seal_key), SESSION_KEY: session.encode()}
+    # Its own alone: whoever reads this Secret opens what this Gateway shows, and nothing of the others.
+    seal_key = gateway_key(fabric.seal_key, gateway)
+    values = {SEAL_KEY: base64.b64encode(seal_key), SESSION_KEY: session.encode()}
     if fabric.consul_token:
         values[TOKEN_KEY] = fabric.consul_token.encode()
     return values

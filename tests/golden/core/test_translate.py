@@ -102,7 +102,13 @@ def render(translation: Translation, texts: list[str]) -> str:
     }
     shown = {"gateways": [msgspec.to_builtins(part) for part in snapshot.gateways], **shown}
     shown["certificates"] = [
-        {"id": each.id, "source": each.source, "chain": each.chain.count("BEGIN"), "key": pem.told(SEALER, each)}
+        {
+            "id": each.id,
+            "source": each.source,
+            "chain": each.chain.count("BEGIN"),
+            "key": pem.told(SEALER, each),
+            "holders": [holder.gateway for holder in each.holders],
+        }
         for each in snapshot.certificates
     ]
     for listener in shown["listeners"]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from nexus_core.certificates.sealing import Opener, Sealer, SealError, parse_key
 from nexus_core.model.gateway_parameters import NexusGatewayParametersSpec
 from nexus_core.problems import ObjectRef
+from nexus_core.snapshot import Certificate
 from nexus_core.translate.translation import Infrastructure
 from nexus_operator.children.dataplanes import DataPlane, Fabric, label_of, name_of, render_data_plane
 from nexus_operator.children.plan import RENDERED
@@ -70,6 +73,11 @@ def children(**asked: Any) -> dict[str, dict[str, Any]]:
     return {str(o["kind"]): dict(o) for o in render_data_plane(plane(case), fabric(asked.get("fabric", {})))}
 
 
+def seal_key(data: dict[str, str]) -> bytes:
+    """The key as the pod reads it."""
+    return parse_key(base64.b64decode(data["seal-key"]).decode())
+
+
 def test_a_gateway_cannot_take_the_labels_by_which_its_pods_are_found() -> None:
     asked = {"gateway.networking.k8s.io/gateway-name": "another", "app.kubernetes.io/component": "x", "team": "shop"}
     made = children(labels=asked)
@@ -98,16 +106,32 @@ def test_another_secret_is_another_pod() -> None:
     assert template(consulToken="a") == template(consulToken="a")
 
 
-def test_the_session_secret_is_each_gateways_own_and_the_seal_key_everybodys() -> None:
+def test_seal_key_and_session_secret_are_each_gateways_own() -> None:
     one, other = (
         children()["Secret"]["data"],
         children(gateway={"name": "other", "namespace": "shop"})["Secret"]["data"],
     )
-    assert one["seal-key"] == other["seal-key"]
-    assert base64.b64decode(base64.b64decode(one["seal-key"])) == KEY
+    certificate = Certificate(
+        "Secret/shop/tls", "Secret shop/tls", "", *Sealer(KEY).seal(b"key", "Secret/shop/tls", ["shop/web"])
+    )
+    assert Opener(seal_key(one), "shop/web").unseal(certificate) == b"key"
+    for gateway in ("shop/web", "shop/other"):
+        with pytest.raises(SealError):
+            Opener(seal_key(other), gateway).unseal(certificate)
+    assert base64.b64encode(KEY).decode() not in {base64.b64decode(value).decode() for value in one.values()}
     assert one["session-secret"] != other["session-secret"]
     assert len(base64.b64decode(one["session-secret"])) >= 16
     assert "consul-token" not in one
+
+
+def test_another_key_of_the_installation_is_another_pod() -> None:
+    asked: dict[str, Any] = {"gateway": {"name": "web", "namespace": "shop"}, "ports": [[443, "TCP"]]}
+
+    def mark(key: bytes) -> str:
+        made = {str(o["kind"]): o for o in render_data_plane(plane(asked), replace(fabric({}), seal_key=key))}
+        return str(made["Deployment"]["spec"]["template"]["metadata"]["annotations"]["nexus.dev/secrets"])
+
+    assert mark(KEY) == mark(KEY) != mark(bytes(32))
 
 
 @pytest.mark.parametrize(("gateway", "name"), [("web", "web-nexus"), ("w" * 57, "w" * 57 + "-nexus")])

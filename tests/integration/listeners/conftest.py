@@ -74,7 +74,7 @@ class Authority:
         """Return a certificate for a Snapshot. name: of its Secret."""
         chain, key = self.issue(*names, kind=kind)
         about = f"Secret/shop/{name}"
-        return Certificate(about, f"Secret shop/{name}", chain, process_sealer().seal(key, about))
+        return Certificate(about, f"Secret shop/{name}", chain, *process_sealer().seal(key, about, ["shop/main"]))
 
     def write(self, folder: Path, stem: str, *names: str, uris: Sequence[str] = ()) -> tuple[Path, Path]:
         """Write a pair of files."""

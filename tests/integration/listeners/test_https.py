@@ -150,7 +150,8 @@ async def test_a_certificate_changes_without_a_connection_lost(gateway: Listener
 async def test_a_key_that_cannot_be_opened_costs_its_listener_alone(gateway: Listeners) -> None:
     good = gateway.authority.certificate("good", "good.example")
     chain, key = gateway.authority.issue("bad.example")
-    bad = Certificate("Secret/shop/bad", "Secret shop/bad", chain, Sealer(bytes(32)).seal(key, "Secret/shop/bad"))
+    sealed = Sealer(bytes(32)).seal(key, "Secret/shop/bad", ["shop/main"])
+    bad = Certificate("Secret/shop/bad", "Secret shop/bad", chain, *sealed)
     one = listener("good", 443, "HTTPS", "good.example", certificates=(good.id,))
     two = listener("bad", 443, "HTTPS", "bad.example", certificates=(bad.id,))
     await gateway.start(world(one, two, good, bad, answers("a", one, two), await gateway.serve("a")))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from nexus_core.certificates.sealing import Sealer
+from nexus_core.certificates.sealing import Seal
 from nexus_operator.edge.kube import KubeApi, KubeError
 from nexus_operator.edge.sealkeys import ensure_seal_key
 
@@ -63,8 +63,8 @@ async def test_it_is_made_at_random_and_then_the_same_for_everybody(server: tupl
     again = await asyncio.gather(*(ensure_seal_key(kube, "nexus-system", "key") for _ in range(3)))
     assert [*again] == [first] * 3
     assert secrets.created == 1
-    sealed = Sealer(first).seal(b"private", "Secret/shop/web")
-    assert Sealer(again[0]).unseal(sealed, "Secret/shop/web") == b"private"
+    sealed = Seal(first).seal(b"private", "Secret/shop/web")
+    assert Seal(again[0]).unseal(sealed, "Secret/shop/web") == b"private"
     assert await ensure_seal_key(kube, "nexus-system", "another") != first
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from nexus_core.snapshot import Certificate
 
 if TYPE_CHECKING:
-    from nexus_core.certificates.sealing import Sealer
+    from nexus_core.certificates.sealing import Opener, Sealer
 
 
 class KeyUnusable(Exception):
@@ -42,9 +42,9 @@ class Opened:
 class Keyring:
     """Opens certificates, each once as long as it stays in use."""
 
-    def __init__(self, sealer: Callable[[], Sealer]) -> None:
-        """sealer: asked for when there is something to open."""
-        self._sealer = sealer
+    def __init__(self, opener: Callable[[], Opener | Sealer]) -> None:
+        """opener: asked for when there is something to open."""
+        self._opener = opener
         self._opened: dict[Certificate, Opened] = {}
 
     def open(self, certificate: Certificate) -> Opened:
@@ -69,7 +69,7 @@ class Keyring:
         from nexus_gateway.edge.tls.files import names_of
 
         try:
-            key = self._sealer().unseal(certificate.key, certificate.id)
+            key = self._opener().unseal(certificate)
         except SealError as error:
             raise KeyUnusable(str(error)) from error
         try:
