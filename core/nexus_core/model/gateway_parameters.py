@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictInt, StrictStr
 
+from nexus_core.model.autoscaling import Autoscaling
 from nexus_core.model.base import Model
 from nexus_core.model.rules import Rule
 from nexus_core.model.workloads import EnvVar, Resources
@@ -83,7 +84,15 @@ class NexusGatewayParametersSpec(Model):
     A Gateway's own parameters win field by field over those of its class; maps are joined, lists replaced.
     """
 
-    replicas: int | None = Field(default=None, ge=0, le=1000, description="How many replicas run. Default: 2.")
+    replicas: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="How many replicas run; with autoscaling, how many it starts with. Default: 2.",
+    )
+    autoscaling: Autoscaling | None = Field(
+        default=None, description="Lets a HorizontalPodAutoscaler say how many replicas run. Default: none is made."
+    )
     workers: Annotated[StrictInt | Annotated[StrictStr, Field(max_length=4)], WORKERS] | None = Field(
         default=None,
         description="Worker processes of each replica, or auto: one for each CPU of its limit. Replicas are the better way to scale. "

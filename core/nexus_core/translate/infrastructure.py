@@ -8,7 +8,7 @@ from typing import Any
 
 import pydantic
 
-from nexus_core.model import gateway_api
+from nexus_core.model import autoscaling, gateway_api
 from nexus_core.model.gateway_parameters import NexusGatewayParametersSpec
 from nexus_core.model.kinds import CONTROLLER_NAME, GROUP
 from nexus_core.model.resources import Resource
@@ -62,7 +62,7 @@ class Infrastructures:
                     problem = merged
                 else:
                     parameters = merged
-        problem = _unsupported_address(ref, spec) or problem
+        problem = _unsupported_address(ref, spec) or problem or _unscalable(ref, wanted, parameters)
         infrastructure = Infrastructure(
             labels=dict(sorted(wanted.labels.items())),
             annotations=dict(sorted(wanted.annotations.items())),
@@ -134,6 +134,16 @@ def _joined(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(before, Mapping) and isinstance(value, Mapping)
         found[key] = _joined(before, value) if both else value  # type: ignore[arg-type]  # both are maps
     return found
+
+
+def _unscalable(
+    ref: ObjectRef, wanted: gateway_api.GatewayInfrastructure, parameters: NexusGatewayParametersSpec | None
+) -> Problem | None:
+    fault = autoscaling.fault_of(parameters.autoscaling, parameters.resources) if parameters is not None else None
+    if fault is None:
+        return None
+    path = ".spec.infrastructure.parametersRef.name" if wanted.parameters_ref is not None else ".spec.gatewayClassName"
+    return Problem(ref, path, "InvalidParameters", f"The parameters cannot be used: {fault[0]}", fault[1])
 
 
 def _unsupported_address(ref: ObjectRef, spec: gateway_api.GatewaySpec) -> Problem | None:

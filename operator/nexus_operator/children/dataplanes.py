@@ -1,4 +1,4 @@
-"""The data plane of one Gateway: its account, Secret, Service, Deployment and disruption budget.
+"""The data plane of one Gateway: its account, Secret, Service, Deployment, disruption budget and autoscaler.
 
 Ports open and close with the Snapshot, inside the running pods: only the Service names them. What every Gateway's pods are told
 is in `Surroundings`; what one Gateway asks for, in its `Infrastructure`, the parameters of its class merged into it.
@@ -20,9 +20,11 @@ from nexus_core.model.gateway_parameters import DisruptionBudget, GatewayService
 from nexus_core.problems import ObjectRef
 from nexus_core.translate.translation import Infrastructure
 
+from nexus_operator.children import autoscalers
 from nexus_operator.children.plan import RENDERED
 from nexus_operator.world.inventory import Object
 from nexus_operator.world.kinds import (
+    AUTOSCALER,
     DEPLOYMENT,
     DISRUPTION_BUDGET,
     GATEWAY_CLASS_NAME,
@@ -123,11 +125,22 @@ def render_data_plane(plane: DataPlane, fabric: Fabric) -> tuple[Object, ...]:
     if plane.infrastructure.ports:
         children.append(_service(plane, parameters.service or GatewayService()))
     children.append(_deployment(plane, parameters, fabric))
-    replicas = REPLICAS if parameters.replicas is None else parameters.replicas
     budget = parameters.pod_disruption_budget or DisruptionBudget()
-    if budget.enabled if budget.enabled is not None else replicas > 1:
+    if budget.enabled if budget.enabled is not None else _replicas(parameters)[1] > 1:
         children.append(_budget(plane, budget))
+    if parameters.autoscaling is not None and autoscalers.is_on(parameters):
+        spec = autoscalers.spec_of(parameters.autoscaling, name_of(plane.gateway.name), REPLICAS)
+        children.append(_object(plane, AUTOSCALER, spec=spec))
     return tuple(_stamped(child) for child in children)
+
+
+def _replicas(parameters: NexusGatewayParametersSpec) -> tuple[int, int]:
+    """How many there are at first, and how many there may be."""
+    count = REPLICAS if parameters.replicas is None else parameters.replicas
+    if parameters.autoscaling is None or not autoscalers.is_on(parameters):
+        return count, count
+    least, most = autoscalers.bounds_of(parameters.autoscaling, REPLICAS)
+    return max(least, min(count, most)), most
 
 
 def _selector(plane: DataPlane) -> dict[str, str]:
@@ -230,7 +243,7 @@ def _deployment(plane: DataPlane, parameters: NexusGatewayParametersSpec, fabric
         plane,
         DEPLOYMENT,
         spec={
-            "replicas": REPLICAS if parameters.replicas is None else parameters.replicas,
+            "replicas": _replicas(parameters)[0],
             "selector": {"matchLabels": _selector(plane)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": {

@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 from nexus_core.problems import ObjectRef, Problem
 
+from nexus_operator.children.autoscalers import Scaling, left_open, scalings
 from nexus_operator.children.plan import (
     OWNERS,
     ChildKey,
@@ -23,10 +24,10 @@ from nexus_operator.children.plan import (
     owner_uid,
     settle_names,
 )
-from nexus_operator.edge.kube import Conflict, KubeApi, KubeAway, KubeError, NotFound
+from nexus_operator.edge.kube import FIELD_MANAGER, Conflict, KubeApi, KubeAway, KubeError, NotFound
 from nexus_operator.metrics import Metrics
 from nexus_operator.world.inventory import Inventory, Object
-from nexus_operator.world.kinds import BY_NAME, CHILDREN, MANAGED_BY
+from nexus_operator.world.kinds import AUTOSCALER, BY_NAME, CHILDREN, MANAGED_BY
 
 log = logging.getLogger(__name__)
 RETRY_S = 3.0
@@ -68,6 +69,7 @@ class ChildWriter:
         self._metrics = metrics
         self._settled: dict[ChildKey, Settled] = {}
         self._refused: dict[ChildKey, _Refused] = {}
+        self._scaled: Mapping[ChildKey, Scaling] = {}
 
     async def sync(self, wanted: Iterable[Object], kept: Kept) -> tuple[Problem, ...]:
         """Apply and delete what is needed; return a problem for each child that cannot be.
@@ -77,6 +79,8 @@ class ChildWriter:
         """
         live = [obj for kind in CHILDREN for obj in self._inventory.all(kind.kind) if _ours(obj)]
         wanted, disputed = settle_names(wanted, live)
+        self._scaled = scalings(wanted, self._inventory.all(AUTOSCALER.kind))
+        wanted = tuple(left_open(obj, self._scaled) for obj in wanted)
         plan = build_plan(wanted, live, self._settled)
         owners = {str(o["metadata"].get("uid")) for kind in OWNERS for o in self._inventory.all(kind)}
         late: list[KubeAway] = []
@@ -148,7 +152,7 @@ class ChildWriter:
                 raise KubeAway(what, HTTPStatus.CONFLICT)
             if live is not None and not is_unowned(live) and owner_uid(live) != (owner_uid(obj) or None):
                 return _conflict(obj)
-            body = obj if live is None else {**obj, "metadata": {**obj["metadata"], "uid": live["metadata"]["uid"]}}
+            body = self._body(key, obj, live)
             # Only what is known to be ours is taken over by force; something created since the look just now is not.
             applied = await self._kube.apply(kind, namespace, name, body, force=live is not None)
         except Conflict as err:
@@ -168,6 +172,19 @@ class ChildWriter:
         self._inventory.observe(kind.kind, applied)
         log.info("applied %s %s/%s", kind.kind, namespace, name)
         return None
+
+    def _body(self, key: ChildKey, obj: Object, live: Object | None) -> Object:
+        """Return what to apply over the live object, if there is one: to that very object, and with the replicas that it has now where
+        these are an autoscaler's.
+        """
+        scaling = self._scaled.get(key)
+        if scaling is not None:
+            obj = {**obj, "spec": {**obj["spec"], "replicas": scaling.replicas_for(live, FIELD_MANAGER)}}
+        if live is None:
+            return obj
+        # Scaled since that look, it is at another version: nothing is applied then, and we look again.
+        known = ("uid", "resourceVersion") if scaling is not None else ("uid",)
+        return {**obj, "metadata": {**obj["metadata"], **{name: live["metadata"][name] for name in known}}}
 
     async def _delete(self, obj: Object) -> None:
         kind, namespace, name = child_key(obj)

@@ -65,14 +65,16 @@ ENDPOINT_SLICE = Kind("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice
 DEPLOYMENT = Kind("apps", "v1", "deployments", "Deployment", selector="=".join(MANAGED_BY))
 SERVICE_ACCOUNT = Kind("", "v1", "serviceaccounts", "ServiceAccount", selector="=".join(MANAGED_BY))
 DISRUPTION_BUDGET = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", selector="=".join(MANAGED_BY))
+AUTOSCALER = Kind("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
+"""All of them: one that somebody else made for a Deployment of ours says how many replicas that has."""
 POD = Kind("", "v1", "pods", "Pod", selector=f"{'='.join(MANAGED_BY)},{GATEWAY_NAME}")
 CRD = Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 """Looked at one by one, by name: not watched."""
 
 ROUTES: tuple[Kind, ...] = (HTTP_ROUTE, GRPC_ROUTE, TLS_ROUTE, TCP_ROUTE, UDP_ROUTE)
 """The kinds of routes of the Gateway API."""
-CHILDREN: tuple[Kind, ...] = (SERVICE_ACCOUNT, SECRET, DEPLOYMENT, SERVICE, DISRUPTION_BUDGET)
-"""What the operator makes, in the order in which it does: a Deployment finds its Secret and its account."""
+CHILDREN: tuple[Kind, ...] = (SERVICE_ACCOUNT, SECRET, DEPLOYMENT, SERVICE, DISRUPTION_BUDGET, AUTOSCALER)
+"""What the operator makes, in the order in which it does: a Deployment finds its Secret and its account, an autoscaler its Deployment."""
 WATCHED: tuple[Kind, ...] = (
     NEXUS_SERVICE,
     NEXUS_POLICY,
@@ -93,9 +95,12 @@ WATCHED: tuple[Kind, ...] = (
     DEPLOYMENT,
     SERVICE_ACCOUNT,
     DISRUPTION_BUDGET,
+    AUTOSCALER,
     POD,
 )
 BY_NAME = {kind.kind: kind for kind in WATCHED}
 
-RUNTIME = frozenset({"EndpointSlice", "Deployment", "ServiceAccount", "PodDisruptionBudget", "Pod"})
+RUNTIME = frozenset(
+    {"EndpointSlice", "Deployment", "ServiceAccount", "PodDisruptionBudget", "HorizontalPodAutoscaler", "Pod"}
+)
 """Kinds whose objects say how things run, not how they should: they never enter the translation."""

@@ -1,7 +1,8 @@
 """What is kept in memory of kinds that hold more than the operator needs.
 
 Of a Secret: its certificate, key and authority; of one that has none, that it is there. Of a ConfigMap: an authority, else
-nothing at all. Of a Pod: its name, labels, and whether it is ready. The rest is dropped before anything else sees it.
+nothing at all. Of a Pod: its name, labels, and whether it is ready. Of a HorizontalPodAutoscaler: its spec; of one that is not ours,
+what it scales. The rest is dropped before anything else sees it.
 """
 
 from __future__ import annotations
@@ -49,6 +50,14 @@ def _pod(obj: Object) -> Object:
     return {**_kind(obj), "metadata": shown, "status": {"phase": status.get("phase"), "conditions": conditions}}
 
 
+def _autoscaler(obj: Object) -> Object:
+    meta, spec = obj.get("metadata") or {}, obj.get("spec") or {}
+    ours = (meta.get("labels") or {}).get(MANAGED_BY[0]) == MANAGED_BY[1]
+    if ours:
+        return {**_kind(obj), "metadata": {**_identity(meta), **_described(meta)}, "spec": spec}
+    return {**_kind(obj), "metadata": _identity(meta), "spec": {"scaleTargetRef": spec.get("scaleTargetRef")}}
+
+
 def _kind(obj: Object) -> dict[str, Any]:
     return {key: obj[key] for key in ("apiVersion", "kind") if key in obj}
 
@@ -67,4 +76,5 @@ _TRIMMERS: Mapping[str, Callable[[Object], Object | None]] = {
     "Secret": _secret,
     "ConfigMap": _config_map,
     "Pod": _pod,
+    "HorizontalPodAutoscaler": _autoscaler,
 }

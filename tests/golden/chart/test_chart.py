@@ -61,6 +61,8 @@ def test_without_consul_the_rendering_ends_with_the_remedy(helm: Helm) -> None:
         ("workloads.security=tight", "workloads.security"),
         ("gatway.replicas=3", "gatway"),
         ("gateway.workers=0", "gateway.workers"),
+        ("gateway.autoscaling.maxReplicas=0", "gateway.autoscaling.maxReplicas"),
+        ("gateway.autoscaling.enabled=true,gateway.autoscaling.minReplicas=11", "gateway.autoscaling.minReplicas"),
         ("gateway.podDisruptionBudget.maxUnavailable=half", "gateway.podDisruptionBudget.maxUnavailable"),
         ("gateway.tls.secrets={Not_A_Name}", "gateway.tls.secrets"),
     ],

@@ -34,7 +34,7 @@ CASES = Path(__file__).parent / "status"
 GENERATION = 42
 
 
-RUNTIME_KINDS = ("Deployment", "EndpointSlice", "Pod", "ServiceAccount", "PodDisruptionBudget")
+RUNTIME_KINDS = ("Deployment", "EndpointSlice", "Pod", "ServiceAccount", "PodDisruptionBudget", "HorizontalPodAutoscaler")
 
 
 def front(addresses: list[str], ready: int = 1, ports: Sequence[int] = range(1, 65536)) -> Front:

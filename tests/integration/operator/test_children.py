@@ -18,11 +18,15 @@ from nexus_operator.world.kinds import WATCHED
 
 
 class ApiServer:
-    """Answers as an API server. objects: those it has, by name alone. answers: HTTP status of an apply by object name; 200 for others."""
+    """Answers as an API server. objects: those it has, by name alone. answers: HTTP status of an apply by object name; 200 for others.
+
+    applied: names in the order of the applies. bodies: the last one of each name.
+    """
 
     def __init__(self) -> None:
         self.answers: dict[str, int] = {}
         self.applied: list[str] = []
+        self.bodies: dict[str, dict[str, Any]] = {}
         self.objects: dict[str, dict[str, Any]] = {}
 
     async def get(self, request: web.Request) -> web.Response:
@@ -38,6 +42,7 @@ class ApiServer:
             return web.json_response({"kind": "Status", "message": "duplicate entries for key"}, status=status)
         self.applied.append(name)
         body: dict[str, Any] = json.loads(await request.read())
+        self.bodies[name] = json.loads(json.dumps(body))
         body["metadata"] |= {"uid": f"uid-{name}", "generation": 1, "resourceVersion": str(len(self.applied))}
         return web.json_response(body)
 
@@ -46,7 +51,11 @@ class ApiServer:
 async def server() -> AsyncIterator[tuple[ApiServer, KubeApi]]:
     found = ApiServer()
     app = web.Application()
-    for plural in ("apis/apps/v1/namespaces/{namespace}/deployments", "api/v1/namespaces/{namespace}/services"):
+    for plural in (
+        "apis/apps/v1/namespaces/{namespace}/deployments",
+        "api/v1/namespaces/{namespace}/services",
+        "apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers",
+    ):
         app.router.add_get(f"/{plural}/{{name}}", found.get)
         app.router.add_patch(f"/{plural}/{{name}}", found.apply)
     runner = web.AppRunner(app, access_log=None)
@@ -138,3 +147,54 @@ async def test_what_somebody_else_made_is_never_taken_over(
     problems = await writer(kube).sync([wanted], Kept())
     assert [p.reason for p in problems] == ([] if is_ours else ["ChildConflict"])
     assert api.applied == (["web-nexus"] if is_ours else [])
+
+
+def scaled_deployment(replicas: int = 2, *, ready_s: int = 0) -> list[Object]:
+    """A data plane's Deployment that has an autoscaler."""
+    spec = {"replicas": replicas, "minReadySeconds": ready_s}
+    meta = {"namespace": "shop", "name": "web-nexus", "ownerReferences": [{**REFERENCE, "uid": "u1"}]}
+    labels = {"gateway.networking.k8s.io/gateway-name": "web", "app.kubernetes.io/managed-by": "nexus"}
+    ref = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web-nexus"}
+    return [
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {**meta, "labels": labels}, "spec": spec},
+        {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {**meta, "name": "scales", "labels": labels},
+         "spec": {"scaleTargetRef": ref, "minReplicas": 2, "maxReplicas": 6}},
+    ]  # fmt: skip
+
+
+async def test_an_apply_carries_the_replicas_that_an_autoscaler_gave_and_fails_if_it_gives_others_meanwhile(
+    server: tuple[ApiServer, KubeApi],
+) -> None:
+    """A field that its only owner applies no more is reset, and a number that was read a moment ago may be old."""
+    api, kube = server
+    inventory = Inventory(kind.kind for kind in WATCHED)
+    inventory.observe("Gateway", {"metadata": {"name": "web", "namespace": "shop", "uid": "u1"}})
+    writing = ChildWriter(kube, inventory, Metrics())
+    await writing.sync(scaled_deployment(), Kept())
+    assert api.bodies["web-nexus"]["spec"]["replicas"] == 2
+    assert "resourceVersion" not in api.bodies["web-nexus"]["metadata"]
+    held = {**api.bodies["web-nexus"], "spec": {"replicas": 5, "minReadySeconds": 0}}
+    held["metadata"] |= {"uid": "uid-web-nexus", "resourceVersion": "41"}
+    api.objects["web-nexus"] = held
+    await writing.sync(scaled_deployment(ready_s=1), Kept())
+    assert api.bodies["web-nexus"]["spec"] == {"replicas": 5, "minReadySeconds": 1}
+    assert api.bodies["web-nexus"]["metadata"]["resourceVersion"] == "41"
+    deployment, _ = scaled_deployment(3, ready_s=1)
+    await writing.sync([deployment], Kept())
+    assert api.bodies["web-nexus"]["spec"]["replicas"] == 3
+    assert "resourceVersion" not in api.bodies["web-nexus"]["metadata"]
+
+
+async def test_a_scaled_deployment_is_no_reason_to_apply_anything(server: tuple[ApiServer, KubeApi]) -> None:
+    api, kube = server
+    inventory = Inventory(kind.kind for kind in WATCHED)
+    writing = ChildWriter(kube, inventory, Metrics())
+    await writing.sync(scaled_deployment(), Kept())
+    applied = len(api.applied)
+    live = inventory.get("Deployment", "shop", "web-nexus")
+    assert live is not None
+    for number in (6, 2, 9):
+        meta = {**live["metadata"], "generation": number, "resourceVersion": str(100 + number)}
+        inventory.observe("Deployment", {**live, "metadata": meta, "spec": {**live["spec"], "replicas": number}})
+        await writing.sync(scaled_deployment(), Kept())
+    assert len(api.applied) == applied

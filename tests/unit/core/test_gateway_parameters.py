@@ -58,14 +58,70 @@ def world(base: dict[str, Any], own: dict[str, Any]) -> Translation:
             {"podDisruptionBudget": {"maxUnavailable": "10%"}},
             {"podDisruptionBudget": {"enabled": False, "maxUnavailable": "10%"}},
         ),
+        (
+            {"autoscaling": {"maxReplicas": 9, "behavior": {"scaleUp": {"a": 1}}, "metrics": [{"type": "Pods"}]}},
+            {"autoscaling": {"minReplicas": 3, "behavior": {"scaleDown": {}}, "metrics": [{"type": "Object"}]}},
+            {"autoscaling": {"minReplicas": 3, "maxReplicas": 9, "behavior": {"scaleUp": {"a": 1}, "scaleDown": {}},
+                             "metrics": [{"type": "Object"}]}},
+        ),
+        ({"autoscaling": {"enabled": False}}, {"replicas": 4}, {"replicas": 4, "autoscaling": {"enabled": False}}),
     ],
-)
+)  # fmt: skip
 def test_the_gateways_own_win_field_by_field(base: Any, own: Any, expected: Any) -> None:
     (status,) = world(base, own).gateways
     assert status.accepted.ok
     found = status.infrastructure.parameters
     assert found is not None
     assert found.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True) == expected
+
+
+MEMORY = {
+    "type": "Resource",
+    "resource": {"name": "memory", "target": {"type": "Utilization", "averageUtilization": 70}},
+}
+OF_A_CONTAINER = {
+    "type": "ContainerResource",
+    "containerResource": {"container": "gateway", "name": "cpu", "target": {"type": "Utilization"}},
+}
+PLAIN = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "AverageValue", "averageValue": "200m"}}}
+NONE: dict[str, Any] = {}
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "told"),
+    [
+        ({"autoscaling": {"maxReplicas": 4}}, NONE, ""),
+        ({"autoscaling": {"maxReplicas": 4}}, {"resources": {"requests": {"memory": "1Gi"}}}, "utilization of cpu"),
+        (
+            {"autoscaling": {"maxReplicas": 4}, "resources": {"requests": {"cpu": "1"}}},
+            {"resources": {"limits": NONE}},
+            "",
+        ),
+        ({"autoscaling": {"maxReplicas": 4}}, {"resources": {"limits": {"cpu": 2}}}, ""),
+        ({"autoscaling": {"minReplicas": 4}}, NONE, "no maxReplicas"),
+        ({"autoscaling": {"minReplicas": 4}}, {"autoscaling": {"maxReplicas": 4}}, ""),
+        ({"autoscaling": {"minReplicas": 4}}, {"autoscaling": {"maxReplicas": 3}}, "minReplicas is larger"),
+        ({"autoscaling": {"minReplicas": 4}}, {"autoscaling": {"enabled": False}}, ""),
+        ({"autoscaling": {"maxReplicas": 4, "metrics": [PLAIN]}}, {"resources": {"requests": {"memory": "1Gi"}}}, ""),
+        (
+            {"autoscaling": {"maxReplicas": 4, "metrics": [MEMORY]}},
+            {"resources": {"requests": {"cpu": 1}}},
+            "of memory",
+        ),
+        ({"autoscaling": {"maxReplicas": 4, "metrics": [OF_A_CONTAINER]}}, {"resources": NONE}, "of cpu"),
+        (
+            {"autoscaling": {"maxReplicas": 4, "metrics": [{"type": "Resource", "resource": "x"}]}},
+            {"resources": NONE},
+            "",
+        ),
+    ],
+)
+def test_autoscaling_is_judged_by_what_both_say_together(base: Any, own: Any, told: str) -> None:
+    (status,) = world(base, own).gateways
+    assert (status.accepted.reason, status.infrastructure.usable) == (
+        ("InvalidParameters", False) if told else ("Accepted", True)
+    )
+    assert told in status.accepted.message
 
 
 def test_what_both_together_may_not_say_is_told_and_changes_nothing() -> None:

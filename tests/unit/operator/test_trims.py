@@ -53,6 +53,17 @@ def test_a_config_map_without_an_authority_is_dropped_also_when_it_had_one() -> 
     assert inventory.count("ConfigMap") == 0
 
 
+def test_of_an_autoscaler_its_state_is_dropped_and_of_a_strangers_all_but_what_it_scales() -> None:
+    ref = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web-nexus"}
+    meta = {"name": "web", "namespace": "shop", "resourceVersion": "1", "annotations": {"note": "x"}}
+    obj = {"metadata": meta, "spec": {"scaleTargetRef": ref, "maxReplicas": 3}, "status": {"currentReplicas": 2}}
+    assert trim("HorizontalPodAutoscaler", obj) == {
+        "metadata": {"name": "web", "namespace": "shop", "resourceVersion": "1"}, "spec": {"scaleTargetRef": ref},
+    }  # fmt: skip
+    ours = {**obj, "metadata": {**meta, "labels": OURS}}
+    assert trim("HorizontalPodAutoscaler", ours) == {"metadata": ours["metadata"], "spec": obj["spec"]}
+
+
 def test_of_a_pod_its_readiness_matters_and_little_else() -> None:
     inventory = Inventory(["Pod"])
 
