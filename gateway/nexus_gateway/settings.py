@@ -63,8 +63,8 @@ class GatewaySettings:
     gateway: str = _env("NEXUS_GATEWAY", "")
     """`<namespace>/<name>` of the one Gateway that this process serves; empty serves all."""
     seal_key: str = field(default="", metadata={"env": "NEXUS_SEAL_KEY"}, repr=False)
-    """Opens the private keys in the Snapshot: base64 of 32 bytes, the same for the operator and its gateways. Not needed where manifests
-    come from files."""
+    """Opens the private keys in the Snapshot: base64 of 32 bytes. With NEXUS_GATEWAY the key that the operator gave that Gateway, in the
+    Secret of its data plane; else the operator's own. Not needed where manifests come from files."""
     tls_certificates: Path | None = _env("NEXUS_TLS_CERTIFICATES")  # noqa: RUF009 - `_env` makes a dataclass field
     """Directory of certificates for NEXUS_GATEWAY_TLS_LISTEN: pairs NAME.crt and NAME.key, or subdirectories with tls.crt and tls.key.
     Chosen by the name a client asks for; read again when they change. For clients whom no HTTPS or TLS listener serves."""

@@ -227,7 +227,7 @@ class Reconciler:
             image=given.gateway_image,
             seal_key=key,
             consul_url=given.workload_consul_url or given.consul_url,
-            consul_token=given.consul_token,
+            consul_token=given.gateway_consul_token or given.consul_token,
             consul_prefix=given.prefix,
             otlp_endpoint=given.otlp_endpoint,
             log_level=given.log_level,

@@ -26,6 +26,8 @@ class Settings:
     """Address of Consul's HTTP API, `http://host:port`. Required: it carries the configuration to the gateways."""
     consul_token: str = field(default="", repr=False)
     """ACL token for Consul; empty for none."""
+    gateway_consul_token: str = field(default="", repr=False)
+    """ACL token that the gateways are given, which need not write the configuration. Empty: the operator's own."""
     prefix: str = "nexus"
     """First segment of every key in Consul, so that several installations can share one Consul."""
     consul_node: str = "nexus-k8s"
@@ -156,6 +158,7 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
     settings = Settings(
         consul_url=url("NEXUS_CONSUL_URL", required=True),
         consul_token=text("NEXUS_CONSUL_TOKEN"),
+        gateway_consul_token=text("NEXUS_GATEWAY_CONSUL_TOKEN"),
         prefix=text("NEXUS_CONSUL_PREFIX", "nexus"),
         consul_node=text("NEXUS_CONSUL_NODE", f"{text('NEXUS_CONSUL_PREFIX', 'nexus')}-k8s"),
         namespace=text("NEXUS_NAMESPACE", "default"),

@@ -41,6 +41,15 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
       key: {{ .key }}
 {{- end }}
 {{- end }}
+{{- with .Values.consul.gatewayTokenSecret }}
+{{- if .name }}
+- name: NEXUS_GATEWAY_CONSUL_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ .name }}
+      key: {{ .key }}
+{{- end }}
+{{- end }}
 {{- with .Values.otlp.endpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
   value: {{ . | quote }}

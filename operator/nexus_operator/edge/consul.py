@@ -1,13 +1,15 @@
 """Consul as the operator uses it: keys with compare-and-set, a blocking watch of a prefix, the catalog of one node.
 
-The only module that knows `py-consul`. Of that client it works around two things: its aiohttp adapter sets no deadline of
-its own, so every call here is bounded; and it builds its session with arguments that aiohttp has deprecated, so the
-session is made here.
+The only module that knows `py-consul`. Of that client it works around three things: its aiohttp adapter sets no deadline of
+its own, so every call here is bounded; it builds its session with arguments that aiohttp has deprecated, so the
+session is made here; and where it has a token, what it writes into the catalog holds a field that Consul refuses, so those two
+requests are made here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,6 +19,7 @@ import aiohttp
 import consul
 import consul.aio
 import consul.base
+from consul.callback import CB
 
 from nexus_operator.mirror.registrations import Registration
 
@@ -132,16 +135,23 @@ class ConsulApi:
             "Status": "passing" if entry.passing else "critical",
             "ServiceID": entry.id,
         }
-        call = self._consul.catalog.register(node, NODE_ADDRESS, service=service, check=check)
-        await self._call(call, f"register {entry.id}")
+        body = {"Node": node, "Address": NODE_ADDRESS, "Service": service, "Check": check}
+        await self._call(self._write("/v1/catalog/register", body), f"register {entry.id}")
 
     async def deregister(self, node: str, service_id: str) -> None:
         """Remove one service instance of a node with its check; absent is fine."""
-        await self._call(self._consul.catalog.deregister(node, service_id=service_id), f"deregister {service_id}")
+        body = {"Node": node, "ServiceID": service_id}
+        await self._call(self._write("/v1/catalog/deregister", body), f"deregister {service_id}")
 
     async def close(self) -> None:
         """Close the connections."""
         await self._consul.close()
+
+    def _write(self, path: str, body: Mapping[str, Any]) -> Awaitable[bool]:
+        call: Awaitable[bool] = self._consul.http.put(
+            CB.boolean(), path, headers=self._consul.prepare_headers(), data=json.dumps(body)
+        )
+        return call
 
     async def _call(self, call: Awaitable[T], what: str, *, timeout_s: float = REQUEST_TIMEOUT_S) -> T:
         try:

@@ -37,7 +37,9 @@ def free_ports(count: int) -> list[int]:
 class ConsulProcess:
     """One single-server Consul. start() returns once it has a leader."""
 
-    def __init__(self, program: Path, directory: Path) -> None:
+    def __init__(self, program: Path, directory: Path, token: str = "") -> None:
+        """token: of its management, where it is to refuse everybody else; empty for one without ACLs."""
+        self._token = token
         self._program = program
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,6 +52,11 @@ class ConsulProcess:
             f"ports {{ http = {http} server = {server} serf_lan = {serf} serf_wan = -1 dns = -1 grpc = -1 }} "
             "performance { raft_multiplier = 1 } disable_update_check = true leave_on_terminate = false"
         )
+        if self._token:
+            config += (
+                ' acl { enabled = true default_policy = "deny" tokens '
+                f'{{ initial_management = "{self._token}" agent = "{self._token}" }} }}'
+            )
         self._directory.mkdir(parents=True, exist_ok=True)
         with (self._directory.parent / "consul.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -76,8 +83,13 @@ class ConsulProcess:
         if self._process is not None:
             self.kill()
 
-    def ask(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=5) as reply:
+    def ask(self, path: str, body: Any = None) -> Any:
+        """Return the answer to a GET, or to a PUT of the body as JSON."""
+        data = None if body is None else json.dumps(body).encode()
+        asked = urllib.request.Request(f"{self.url}{path}", data, method="GET" if data is None else "PUT")
+        if self._token:
+            asked.add_header("X-Consul-Token", self._token)
+        with urllib.request.urlopen(asked, timeout=5) as reply:
             return json.load(reply)
 
     def _wait_for_leader(self) -> None:
