@@ -33,7 +33,7 @@ from nexus_gateway.building import (
     build_source,
     place_of,
 )
-from nexus_gateway.edge import allocator, gauges
+from nexus_gateway.edge import allocator, files, gauges
 from nexus_gateway.edge.accesslogs import AccessLog
 from nexus_gateway.edge.admin import Admin, State
 from nexus_gateway.edge.health.checker import Checked, Checker
@@ -490,6 +490,7 @@ def run(settings: GatewaySettings, manifests: Path | None = None) -> None:
         return
     allocator.settle()
     logs.install(settings.log_level, {"service": "nexus-gateway", "replica": settings.replica})
+    files.settle()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(settings, manifests))
 

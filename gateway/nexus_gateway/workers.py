@@ -17,6 +17,7 @@ from pathlib import Path
 from aiohttp import web
 from nexus_sdk import logs
 
+from nexus_gateway.edge import files
 from nexus_gateway.edge.collecting import Collector
 from nexus_gateway.edge.workers.admin import MergedAdmin, Render
 from nexus_gateway.edge.workers.supervisor import CannotStart, Plan, Supervisor
@@ -60,6 +61,7 @@ def run(settings: GatewaySettings, manifests: Path | None, render: Render) -> No
             settings.otlp_endpoint, os.environ
         )  # for what is wrong with its settings: said once, not by every worker
     logs.install(settings.log_level, {"service": "nexus-gateway", "replica": settings.replica, "worker": "supervisor"})
+    files.settle()
     asyncio.run(serve(settings, build_plan(settings, manifests, os.environ), render))
 
 
