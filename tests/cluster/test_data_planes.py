@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 NS = "planes"
 GATEWAY_API = "gateway.networking.k8s.io/v1"
 CHILDREN = ("serviceaccounts", "secrets", "services", "deployments", "poddisruptionbudgets")
+AUTOSCALERS = "horizontalpodautoscalers"
 CHART = str(Path(__file__).resolve().parents[2] / "charts" / "nexus")
 WEBPOD = str(Path(__file__).resolve().parent / "webpod.py")
 ROUTES_IN_A_ROW = int(os.environ.get("NEXUS_ROUTES_IN_A_ROW", "100"))
@@ -83,7 +84,7 @@ def clean(bed: Cluster) -> Iterator[None]:
 def children(bed: Cluster, name: str = "") -> dict[str, list[str]]:
     """Names of what was made for a Gateway, or for all of the namespace, by plural kind; kinds with none are left out."""
     found: dict[str, list[str]] = {}
-    for kind in CHILDREN:
+    for kind in (*CHILDREN, AUTOSCALERS):
         for obj in bed.find(kind, NS):
             labels = obj["metadata"].get("labels", {})
             if labels.get(GATEWAY_NAME) and name in ("", labels[GATEWAY_NAME]):
@@ -326,6 +327,114 @@ def test_parameters_change_what_runs_and_the_address_follows_the_kind_of_service
     assert first.rpartition(".")[0] == address.rpartition(".")[0]
     wait_route(bed, "turns")
     assert status_of(bed, f"http://{address}/") == 200
+
+
+def scaled(autoscaling: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
+    """Parameters of Gateway `scaled`. Its pods request CPU, a share of which counts; None: it has the replicas that are written."""
+    spec = {"replicas": 2, "preStopSeconds": 1, "drainSeconds": 2, **more}
+    if autoscaling is not None:
+        spec["autoscaling"] = autoscaling
+    return {
+        "apiVersion": "nexus.dev/v1alpha1", "kind": "NexusGatewayParameters", "metadata": {"name": "scaled", "namespace": NS},
+        "spec": spec,
+    }  # fmt: skip
+
+
+SCALED = {"parametersRef": {"group": "nexus.dev", "kind": "NexusGatewayParameters", "name": "scaled"}}
+
+
+def wait_replicas(bed: Cluster, count: int) -> None:
+    """Wait until Gateway `scaled` has so many replicas that take traffic, and none that leaves."""
+
+    def look() -> bool:
+        state = bed.get("deployment", "scaled-nexus", NS)
+        status = state["status"]
+        counts = [status.get(key) for key in ("replicas", "readyReplicas", "updatedReplicas")]
+        seen = status.get("observedGeneration") == state["metadata"]["generation"]
+        return seen and [state["spec"]["replicas"], *counts] == [count] * 4
+
+    bed.wait(look, f"Deployment scaled-nexus has {count} replicas", 90)
+
+
+def history(bed: Cluster, kind: str, name: str, since: str) -> list[dict[str, Any]]:
+    """Return every version of an object since another one, oldest first; no version at all is missed."""
+    group = "apps/v1" if kind == "deployments" else GATEWAY_API
+    query = f"watch=1&resourceVersion={since}&timeoutSeconds=2&fieldSelector=metadata.name%3D{name}"
+    told = bed.kubectl("get", "--raw", f"/apis/{group}/namespaces/{NS}/{kind}?{query}")
+    return [json.loads(line)["object"] for line in told.splitlines() if line]
+
+
+def test_an_autoscaler_has_the_replicas_of_a_data_plane(bed: Cluster) -> None:
+    """From two replicas to an autoscaler, which is never undone, and back."""
+    bed.apply([scaled(None), gateway("scaled", 80, infrastructure=SCALED), route("scaled", "scaled")])
+    address = address_of(bed, "scaled")
+    wait_replicas(bed, 2)
+    wait_gateway(bed, "scaled")
+    since = bed.get("deployment", "scaled-nexus", NS)["metadata"]["resourceVersion"]
+    gateway_since = bed.get("gateway", "scaled", NS)["metadata"]["resourceVersion"]
+
+    bed.apply([scaled({"maxReplicas": 5})])
+    bed.wait(lambda: bed.find(AUTOSCALERS, NS), "the autoscaler is there", 30)
+    autoscaler = bed.get(AUTOSCALERS, "scaled-nexus", NS)
+    [owner] = autoscaler["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"]) == ("Gateway", "scaled")
+    assert (autoscaler["spec"]["minReplicas"], autoscaler["spec"]["maxReplicas"]) == (2, 5)
+    assert autoscaler["spec"]["scaleTargetRef"]["name"] == "scaled-nexus"
+
+    # As the controller scales: through the subresource. Then what others want changes, of the pods and of the Service.
+    bed.kubectl("scale", "deployment/scaled-nexus", "-n", NS, "--replicas=4")
+    wait_replicas(bed, 4)
+    bed.apply([gateway("scaled", 80, 8080, infrastructure={**SCALED, "labels": {"team": "shop"}})])
+    wait_gateway(bed, "scaled")
+    bed.wait(
+        lambda: bed.get("deployment", "scaled-nexus", NS)["metadata"]["labels"].get("team") == "shop", "applied", 30
+    )
+    wait_replicas(bed, 4)
+    wait_gateway(bed, "scaled")
+    budget = bed.get("poddisruptionbudget", "scaled-nexus", NS)
+    assert budget["status"]["expectedPods"] == 4
+
+    # And the controller itself, which keeps to the bounds without any metrics.
+    bed.apply([scaled({"minReplicas": 5, "maxReplicas": 6})])
+    wait_replicas(bed, 5)
+    wait_gateway(bed, "scaled")
+    wait_route(bed, "scaled")
+    assert status_of(bed, f"http://{address}/") == 200
+    counts = [obj["spec"]["replicas"] for obj in history(bed, "deployments", "scaled-nexus", since)]
+    assert counts == sorted(counts), "no moment with fewer replicas than before"
+    assert set(counts) == {4, 5}, "and of the two that there were, none before the scaling"
+    claims = [conditions(obj)["Programmed"]["status"] for obj in history(bed, "gateways", "scaled", gateway_since)]
+    assert set(claims) <= {"True"}, "it is served while replicas come"
+
+    bed.apply([scaled(None, replicas=1)])
+    wait_replicas(bed, 1)
+    bed.wait(lambda: not bed.find(AUTOSCALERS, NS), "the autoscaler is gone", 30)
+    wait_gateway(bed, "scaled")
+
+
+def test_somebody_elses_autoscaler_is_not_undone(bed: Cluster) -> None:
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "scaled-nexus"}
+    theirs = {
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "by-hand", "namespace": NS},
+        "spec": {"scaleTargetRef": target, "minReplicas": 3, "maxReplicas": 3},
+    }  # fmt: skip
+    bed.apply([scaled(None, replicas=1), gateway("scaled", 80, infrastructure=SCALED)])
+    address_of(bed, "scaled")
+    wait_replicas(bed, 1)
+    bed.apply([theirs])
+    try:
+        wait_replicas(bed, 3)
+        since = bed.get("deployment", "scaled-nexus", NS)["metadata"]["resourceVersion"]
+        bed.apply([gateway("scaled", 80, 8080, infrastructure={**SCALED, "annotations": {"note": "new"}})])
+        wait_gateway(bed, "scaled")
+        bed.wait(
+            lambda: bed.get("deployment", "scaled-nexus", NS)["metadata"]["annotations"].get("note") == "new", "applied"
+        )
+        wait_replicas(bed, 3)
+        assert {obj["spec"]["replicas"] for obj in history(bed, "deployments", "scaled-nexus", since)} == {3}
+    finally:
+        bed.kubectl("delete", AUTOSCALERS, "by-hand", "-n", NS)
+    wait_replicas(bed, 1)
 
 
 def test_a_deleted_class_leaves_running_what_runs(bed: Cluster) -> None:

@@ -201,7 +201,14 @@ def left(bed: Cluster) -> list[dict[str, Any]]:
 def made_for(bed: Cluster, gateway: str, namespace: str) -> set[str]:
     """Plural kinds of what is there of a Gateway's data plane."""
     found: set[str] = set()
-    for kind in ("deployments", "services", "secrets", "serviceaccounts", "poddisruptionbudgets"):
+    for kind in (
+        "deployments",
+        "services",
+        "secrets",
+        "serviceaccounts",
+        "poddisruptionbudgets",
+        "horizontalpodautoscalers",
+    ):
         if any(obj["metadata"]["name"] == f"{gateway}-nexus" for obj in bed.find(kind, namespace)):
             found.add(kind)
     return found

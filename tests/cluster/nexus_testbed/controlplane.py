@@ -29,6 +29,7 @@ CONTROLLERS = (
     "endpointslice-controller",
     "endpointslice-mirroring-controller",
     "garbage-collector-controller",
+    "horizontal-pod-autoscaler-controller",
     "job-controller",
     "namespace-controller",
     "pod-garbage-collector-controller",
@@ -93,6 +94,8 @@ def _controller_manager(at: Places, programs: Mapping[str, Path]) -> list[str]:
         f"--service-account-private-key-file={at.pki}/sa.key", f"--controllers={','.join(CONTROLLERS)}",
         # The defaults batch EndpointSlice changes for a big cluster's sake; tests of reactions want them at once.
         "--endpointslice-updates-batch-period=0s", "--endpoint-updates-batch-period=0s",
+        # No metrics are served: autoscalers keep to their bounds and do nothing else, and tests see it soon.
+        "--horizontal-pod-autoscaler-sync-period=1s",
     ]  # fmt: skip
 
 
