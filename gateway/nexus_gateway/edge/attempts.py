@@ -1,6 +1,6 @@
 """One try of an exchange on one endpoint: what it makes of the endpoint's answer, and what the endpoint is told by it.
 
-An attempt owns its place on the endpoint from its making to `release`, and gives exactly one verdict on it.
+An attempt owns its place on the endpoint from its making to `release`, and gives exactly one verdict on it (`judging`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from nexus_wire.client import Broken, Upward
 from nexus_wire.http1 import ResponseBlock, StatusLine
 from nexus_wire.pieces import Piece
 
-from nexus_gateway.balance import latency
 from nexus_gateway.edge.connectors import NOT_PROVED, RETRY_OPEN
+from nexus_gateway.edge.judging import Call, Judging
 from nexus_gateway.resilience.attempts import Outcome, outcome_of
 from nexus_gateway.resilience.endpoints import EndpointState
 from nexus_gateway.telemetry.finished import Tried
@@ -22,32 +22,13 @@ if TYPE_CHECKING:
     from nexus_gateway.edge.trying import Trying
 
 
-class Attempt:
+class Attempt(Judging):
     """One try on one endpoint.
 
-    number: 0 for the first. probe: it tests a half-open circuit. fresh: on a new connection. context: the trace context lines
-    it sends. hedge: it ran beside another one. outcome: empty until the endpoint's verdict. started_at, ended_at: monotonic
-    seconds; ended_at is when the response's head came, or when it was clear that it would not.
+    number: 0 for the first. fresh: on a new connection. context: the trace context lines it sends. hedge: it ran beside another one.
     """
 
-    __slots__ = (
-        "_held",
-        "_judged",
-        "breaker_state",
-        "connection",
-        "context",
-        "ended_at",
-        "endpoint",
-        "exchange",
-        "fresh",
-        "hedge",
-        "number",
-        "outcome",
-        "probe",
-        "released",
-        "started_at",
-        "status",
-    )  # fmt: skip
+    __slots__ = ("_held", "breaker_state", "connection", "context", "fresh", "hedge", "number", "released")
 
     def __init__(self, exchange: Trying, endpoint: EndpointState, number: int, probe: bool, now: float) -> None:
         self.exchange = exchange
@@ -66,6 +47,7 @@ class Attempt:
         self.breaker_state = endpoint.breaker.state
         self._judged = False
         self._held: list[bytes] | None = None
+        self._call: Call | None = None
         endpoint.active += 1
         endpoint.attempts += 1
 
@@ -113,7 +95,7 @@ class Attempt:
         data: Piece,
         complete: bool,
     ) -> None:
-        """Judge the endpoint by the response's head, then pass it on or try again."""
+        """Judge the endpoint by the response's head, or by the gRPC status that is here already; then pass it on or try again."""
         exchange = self.exchange
         code = status.code
         self.status = code
@@ -122,13 +104,19 @@ class Attempt:
         endpoint = self.endpoint
         pool = exchange.pool
         assert pool is not None
+        grpc = connection.grpc
+        if grpc and grpc != b"0" and code == 200:
+            code = self._told(grpc)
         if code < 500:
-            if endpoint.strikes and pool.outliers is not None:
-                pool.outliers.success(endpoint)
-            breaker = endpoint.breaker
-            if breaker.watching:
-                breaker.success(now, probe=self.probe)
-            if code >= 400 and exchange.repeats(code) and exchange.may_follow(self, Outcome.ANSWERED, now):
+            if not complete and pool.upstream.protocol == "h2" and self._waits_for_end(block):
+                self._put_off(now)
+            else:
+                if endpoint.strikes and pool.outliers is not None:
+                    pool.outliers.success(endpoint)
+                breaker = endpoint.breaker
+                if breaker.watching:
+                    breaker.success(now, probe=self.probe)
+            if code >= 400 and exchange.repeats(code) and self._is_repeated(Outcome.ANSWERED, code, data, now):
                 exchange.proxy.measurements.attempt(exchange.upstream_id, "answered")
                 self._discard(connection, complete)
                 return
@@ -137,7 +125,7 @@ class Attempt:
                 exchange.answered(self, status, block, length, data, complete, now)
                 return
             service = pool.service_breaker
-            if service is not None and service.watching:
+            if service is not None and service.watching and self._judged:
                 service.success(now, probe=exchange.took_service_probe())
             seconds = now - self.started_at
             if pool.hedged:
@@ -149,43 +137,23 @@ class Attempt:
             self.outcome = outcome.value
             self._blame(outcome, now)
             named = outcome is not Outcome.ANSWERED or exchange.repeats(code)
-            if named and exchange.may_follow(self, outcome, now):
+            if named and self._is_repeated(outcome, code, data, now):
                 exchange.proxy.measurements.attempt(exchange.upstream_id, outcome.value)
                 self._discard(connection, complete)
                 return
         exchange.proxy.measurements.attempt(exchange.upstream_id, self.outcome or "answered")
         exchange.answered(self, status, block, length, data, complete, now)
 
-    def _blame(self, outcome: Outcome, now: float) -> None:
-        """Tell breaker, outlier detection and service breaker of a failure. An ordinary 500 is the outlier's business alone."""
-        endpoint = self.endpoint
-        pool = self.exchange.pool
-        assert pool is not None
-        self._judged = True
-        if pool.outliers is not None and pool.outliers.failure(endpoint, pool.endpoints, now):
-            pool.dirty()
-            self.exchange.proxy.measurements.ejection(pool.upstream.id)
-        breaker = endpoint.breaker
-        service = pool.service_breaker
-        if outcome is Outcome.ANSWERED:  # an ordinary 500
-            if breaker.watching:
-                breaker.success(now, probe=self.probe)
-            if service is not None and service.watching:
-                service.success(now, probe=self.exchange.took_service_probe())
-            return
-        endpoint.failures += 1
-        if pool.observe is not None:
-            # Otherwise an endpoint that fails fast would look like the fastest.
-            latency.observe_failure(endpoint, now - self.started_at, now)
-        breaker.failure(now, probe=self.probe)
-        if breaker.state != "closed":
-            pool.dirty()
-        if service is not None:
-            service.failure(now, probe=self.exchange.took_service_probe())
+    def _is_repeated(self, outcome: Outcome, code: int, data: Piece, now: float) -> bool:
+        """Return whether the answer is not passed on, since another attempt follows. A call's error after a message is the end of
+        something that its client was to see."""
+        return not (data and self._call is not None) and self.exchange.may_follow(self, outcome, code, now)
 
     def _discard(self, connection: Upward, complete: bool) -> None:
         """Let a response go that is not passed on."""
         exchange = self.exchange
+        if self._call is not None:
+            exchange.extras().meant = 0
         if complete and connection.reusable and exchange.complete:
             self.release()
         else:
@@ -200,6 +168,8 @@ class Attempt:
 
     def on_end(self, connection: Upward) -> None:
         """The response is complete."""
+        if connection.grpc:
+            self._ended(connection.grpc)
         if self._held is not None:
             self._held.append(b"")
         else:
@@ -214,6 +184,7 @@ class Attempt:
         if self.released:
             return
         if self.exchange.responding and self.exchange.attempt is self:
+            self._judged = True  # as little is said of a call that broke off as of any answer
             self.exchange.broke_off(self)
             return
         if why is Broken.UNSEEN:
@@ -289,11 +260,7 @@ class Attempt:
         endpoint = self.endpoint
         endpoint.active -= 1
         if not self._judged:
-            # Something else ended it (the client left): no word on the endpoint, but a probe's place must not stay taken.
-            self.outcome = self.outcome or "abandoned"
-            endpoint.breaker.abandon(probe=self.probe)
-            if self.probe and self.exchange.pool is not None:
-                self.exchange.pool.dirty()
+            self._left()
         connection = self.connection
         if connection is None or connection.closed or connection.receiver is not None:
             return
@@ -309,6 +276,7 @@ class Attempt:
         return Tried(
             self.endpoint.authority, self.context, self.started_at, self.ended_at or now, self.status,
             self.outcome or ("answered" if self.status else "abandoned"), self.breaker_state, self.hedge,
+            self._call.code if self._call is not None else 0,
         )  # fmt: skip
 
     def _fail(self, outcome: Outcome, reason: str, *, nothing_sent: bool, blamed: bool = True) -> None:

@@ -165,7 +165,7 @@ class Ending(Standing):
         """What the bulkhead's limit is found from is the time to the response's head, without queue and body."""
         attempt = self.attempt
         seconds = attempt.ended_at - attempt.started_at if attempt is not None and attempt.status else 0.0
-        self.release_limiter(seconds, now, ok=0 < self.status < 500 and seconds > 0.0)
+        self.release_limiter(seconds, now, ok=0 < self.outcome_status < 500 and seconds > 0.0)
 
     def _leave_queue(self) -> None:
         """Give the place in the bulkhead's queue up, if there is one."""

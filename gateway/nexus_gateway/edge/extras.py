@@ -21,11 +21,12 @@ class Extras:
     that nobody takes yet. delay: until the next step. waiting: for a first endpoint. queued: the bulkhead
     in which it waits for a place. service_probe: it tests the whole service's half-open circuit. fell_back: it is at the
     rule's fallback. until_body: nothing is sent until the body is complete. tunnel: it was upgraded. debug: its client may be told.
-    grpc: the status that the gateway itself answered a gRPC call with, digits.
+    grpc: the status that the gateway itself answered a gRPC call with, digits. meant: the HTTP status that says what upstream's
+    gRPC status does, of a call that failed; 0 else.
     """
 
     __slots__ = (
-        "debug", "delay", "failed", "fell_back", "grpc", "hash_key", "hedge", "holding", "pending", "pending_bytes",
+        "debug", "delay", "failed", "fell_back", "grpc", "hash_key", "hedge", "holding", "meant", "pending", "pending_bytes",
         "picked", "queued", "response_lines", "service_probe", "sticky", "tried", "tunnel", "until_body", "waiting",
     )  # fmt: skip
 
@@ -49,3 +50,4 @@ class Extras:
         self.tunnel = False
         self.debug = False
         self.grpc = ""
+        self.meant = 0

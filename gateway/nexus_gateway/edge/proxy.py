@@ -211,7 +211,7 @@ class Proxy:
         if runtime.retired and not runtime.users:
             runtime.idle.set()
         seconds = now - exchange.started_at
-        status = exchange.status
+        status = exchange.status if exchange.extra is None else exchange.outcome_status
         backend = exchange.backend
         red = backend.red if backend is not None else None
         if status:

@@ -14,6 +14,8 @@ from nexus_gateway.edge.extras import Extras
 from nexus_gateway.edge.hooked import Hooked
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.runtimes import Backend, Plan, Runtime
+from nexus_gateway.filters import grpc
+from nexus_gateway.resilience import deadlines
 from nexus_gateway.resilience.concurrency import Limiter
 from nexus_gateway.telemetry.finished import Finished
 
@@ -102,6 +104,25 @@ class Standing:
     def upgrades(self) -> bool:
         """Whether the client asked for a WebSocket. HTTP/1.0 cannot (RFC 9110 section 7.8)."""
         return self.block.upgrade == b"websocket" and self.line.method == "GET" and self.line.minor == 1
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether it is a gRPC call."""
+        return grpc.is_call(self.block.first("content-type"))
+
+    @property
+    def hurried(self) -> bool:
+        """Whether its client allows less time than the route does."""
+        aside, backend = self.block.aside, self.backend
+        client_s = deadlines.client_timeout_s(aside) if aside is not None else None
+        request_s = backend.timeouts.request_s if backend is not None else 0.0
+        return client_s is not None and (not request_s or client_s < request_s)
+
+    @property
+    def outcome_status(self) -> int:
+        """The status that says how it went: HTTP's, or what upstream's gRPC status means in its place. 0 until answered."""
+        extra = self.extra
+        return extra.meant if extra is not None and extra.meant and self.status == 200 else self.status
 
     def took_service_probe(self) -> bool:
         """Return whether it holds a probe's place in the service's circuit; the verdict that follows gives it back."""

@@ -249,19 +249,21 @@ class Trying(Answering):
         backend = self.backend
         return backend is not None and names(backend.retry, Outcome.ANSWERED, status)
 
-    def may_follow(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
-        """Return whether a response is not passed on, because another attempt runs or follows."""
+    def may_follow(self, attempt: Attempt, outcome: Outcome, status: int, now: float) -> bool:
+        """Return whether a response is not passed on, because another attempt runs or follows. status: that it means."""
         extra = self.extras()
         other = self.attempt if attempt is extra.hedge else extra.hedge
         if other is not None and not other.released:
             self.attempt, extra.hedge = other, None
-        elif not self._try_again(attempt, outcome, nothing_sent=False, now=now):
+        elif not self._try_again(attempt, outcome, nothing_sent=False, now=now, status=status):
             return False
         extra.failed.append(attempt)
         return True
 
-    def _try_again(self, attempt: Attempt, outcome: Outcome, *, nothing_sent: bool, now: float) -> bool:
-        """Return whether another attempt follows; it is arranged then."""
+    def _try_again(
+        self, attempt: Attempt, outcome: Outcome, *, nothing_sent: bool, now: float, status: int = 0
+    ) -> bool:
+        """Return whether another attempt follows; it is arranged then. status: of the answer, 0 for none."""
         pool, backend = self.pool, self.backend
         assert pool is not None
         assert backend is not None
@@ -269,15 +271,10 @@ class Trying(Answering):
         idempotent = self.line.method in IDEMPOTENT
         wait_s = may_retry(
             idempotent, outcome, retry, self.attempts, self.replayable, nothing_sent, pool.budget, now,
-            self.deadline_at or None, self.proxy.rng, attempt.status,
+            self.deadline_at or None, self.proxy.rng, status,
         )  # fmt: skip
         if wait_s is None:
-            if (
-                self.replayable
-                and idempotent
-                and self.attempts <= retry.attempts
-                and names(retry, outcome, attempt.status)
-            ):
+            if self.replayable and idempotent and self.attempts <= retry.attempts and names(retry, outcome, status):
                 self.proxy.measurements.budget_spent(self.upstream_id)
             return False
         extra = self.extras()

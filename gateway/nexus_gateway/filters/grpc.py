@@ -1,6 +1,8 @@
-"""What a gRPC client is told when the gateway answers itself: a status of gRPC's, where a page for people would be lost on it.
+"""gRPC's statuses and HTTP's: what a gRPC client is told when the gateway answers itself, where a page for people would be lost
+on it, and what a service means that answers a call.
 
-Source: gRPC over HTTP/2, "Responses" (Trailers-Only), and gRPC's "HTTP to gRPC Status Code Mapping".
+Source: gRPC over HTTP/2, "Responses" (Trailers-Only), and gRPC's "HTTP to gRPC Status Code Mapping". The other direction has no
+mapping of gRPC's own; it is the one of Google's APIs (`google.rpc.Code`), which transcoders and other proxies use.
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ _BY_REASON = {
     "HeadTooLarge": RESOURCE_EXHAUSTED, "InternalError": INTERNAL, "BackendNotFound": UNAVAILABLE, "NoBackends": UNAVAILABLE,
 }  # fmt: skip
 """Where the reason says more than its status. The last two: what the Gateway API asks of a GRPCRoute without a valid backend."""
+_HTTP = {
+    0: 200, 1: 499, 2: 500, 3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400, 12: 501, 13: 500, 14: 503,
+    15: 500, 16: 401,
+}  # fmt: skip
 _LEFT_OUT = frozenset({"content-type", "content-length", "cache-control"})
 _MAX_MESSAGE = 1024
 _PLAIN = frozenset(range(0x20, 0x7F)) - {0x25}
@@ -32,6 +38,11 @@ def is_call(content_type: str | None) -> bool:
 def status_of(status: int, reason: str) -> int:
     """Return the gRPC status that says what an HTTP status does. reason: the gateway's own, empty for somebody else's answer."""
     return _BY_REASON.get(reason) or _BY_STATUS.get(status, UNKNOWN)
+
+
+def http_status_of(code: int) -> int:
+    """Return the HTTP status that says what a gRPC status does. One that gRPC does not know means `UNKNOWN`, as to its clients."""
+    return _HTTP.get(code, 500)
 
 
 def build_reply(reply: Reply, code: int) -> Reply:

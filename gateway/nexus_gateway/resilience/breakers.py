@@ -251,6 +251,22 @@ class Breaker:
         if first and self.state is CLOSED and self._cells is not None:
             self._cells.mark()  # so that successes elsewhere set the count back
 
+    def relapse(self, now: float, began_at: float) -> None:
+        """Count the failure of a probe that had counted as a success: its answer began well, and ended with an error.
+
+        began_at: when it was let through. For `reset_s` from then, what it brought about is taken back: the circuit opens again. An
+        answer that went on for longer was one, and its failure counts like any attempt's.
+        """
+        self.mirror(now)
+        if self.state is OPEN or self.opened_at > began_at:
+            return  # opened again meanwhile, by others that know more
+        if now >= began_at + self.policy.reset_s:
+            self.failure(now)
+        elif self.state is HALF_OPEN:
+            self._tell(_fail)
+        else:
+            self._machine.open()
+
     def abandon(self, *, probe: bool = False) -> None:
         """Give an acquired pass back without a verdict: the client left before the answer. probe: as for `success`."""
         if self.state is HALF_OPEN and probe:

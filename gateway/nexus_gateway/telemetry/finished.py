@@ -72,7 +72,7 @@ class _Short:
 class Tried(msgspec.Struct, frozen=True, gc=False):
     """One attempt. endpoint: its authority. lines: its context lines. started_at, ended_at: monotonic seconds; it ends with the
     response's head. status: 0 without one. outcome: of `resilience.exchanges.Outcome`. breaker: state in which it was let through.
-    hedge: whether it ran beside another attempt."""
+    hedge: whether it ran beside another attempt. grpc: the error that a gRPC call was answered with; 0 for none."""
 
     endpoint: str
     lines: bytes
@@ -82,6 +82,7 @@ class Tried(msgspec.Struct, frozen=True, gc=False):
     outcome: str
     breaker: str = "closed"
     hedge: bool = False
+    grpc: int = 0
 
 
 class Hook(msgspec.Struct, frozen=True, gc=False):

@@ -137,8 +137,9 @@ def _attempt(done: Finished, tried: Tried, number: int, request: Span, offset_ns
         offset_ns + int(tried.started_at * _NS),
         offset_ns + int(tried.ended_at * _NS),
         # Semantic conventions: a client span is an error for 4xx too.
-        outcome != "answered" or status >= 400,
-        _of_attempt(method, upstream, tried.endpoint, tried.breaker, outcome, status, number, tried.hedge),
+        # Of gRPC: every status but OK.
+        outcome != "answered" or status >= 400 or tried.grpc != 0,
+        _of_attempt(method, upstream, tried.endpoint, tried.breaker, outcome, status, number, tried.hedge, tried.grpc),
         {},
     )
 
@@ -169,7 +170,15 @@ def _of_request(
 
 @lru_cache(4096)
 def _of_attempt(
-    method: str, upstream: str, endpoint: str, breaker: str, outcome: str, status: int, number: int, hedge: bool
+    method: str,
+    upstream: str,
+    endpoint: str,
+    breaker: str,
+    outcome: str,
+    status: int,
+    number: int,
+    hedge: bool,
+    grpc: int,
 ) -> Fixed:
     address, _, port = endpoint.rpartition(":")
     values: dict[str, Value] = {
@@ -188,7 +197,11 @@ def _of_attempt(
         values["nexus.hedge"] = True
     if status:
         values["http.response.status_code"] = status
-    if outcome != "answered":
+    if grpc:
+        values["rpc.system"] = "grpc"
+        values["rpc.grpc.status_code"] = grpc
+        values["error.type"] = str(grpc)
+    elif outcome != "answered":
         values["error.type"] = outcome
     elif status >= 400:
         values["error.type"] = str(status)

@@ -67,12 +67,16 @@ class Echo(grpc.GenericRpcHandler):
     async def spread(self, message: bytes, context: Any) -> AsyncIterator[bytes]:
         metadata = await self._begin(context)
         count, size = int(metadata.get("x-count", "3")), int(metadata.get("x-size", "1"))
+        if "x-head" in metadata:
+            await context.send_initial_metadata(())
         try:
             self.running += 1
             for number in range(count):
                 yield message + bytes([number % 256]) * size
                 if "x-sleep" in metadata:
                     await asyncio.sleep(float(metadata["x-sleep"]))
+            if "x-fail" in metadata:
+                await context.abort(grpc.StatusCode[metadata["x-fail"]], "in the end")
         except asyncio.CancelledError:
             self.cancelled += 1
             raise

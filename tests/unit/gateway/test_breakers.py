@@ -45,6 +45,68 @@ def test_the_error_ratio_opens_once_there_are_enough_requests(text: str, state: 
     assert breaker.state is state
 
 
+def half_open(policy: CircuitBreaker) -> Breaker:
+    """Return a breaker that opened at 1 and let a probe through at 6."""
+    breaker = Breaker(policy)
+    outcomes(breaker, "-" * policy.failures, 1.0)
+    assert breaker.acquire(6.0)
+    assert breaker.state is HALF_OPEN
+    return breaker
+
+
+@pytest.mark.parametrize(("at", "state"), [(6.0, OPEN), (10.9, OPEN), (11.0, CLOSED), (9000.0, CLOSED)])
+def test_a_probe_that_fails_after_all_takes_back_what_it_brought_about_while_it_is_new(at: float, state: str) -> None:
+    breaker = half_open(CircuitBreaker(failures=2, reset_s=5.0))
+    breaker.success(6.0, probe=True)
+    assert breaker.state is CLOSED
+    breaker.relapse(at, 6.0)
+    assert breaker.state is state
+    assert breaker.failing, "it is a failure all the same"
+    if state is OPEN:
+        assert (breaker.opened_at, breaker.would_allow(at + 4.9), breaker.acquire(at + 5.0)) == (at, False, True)
+    else:
+        breaker.failure(at)
+        assert breaker.state is OPEN
+
+
+def test_a_probe_that_fails_after_all_opens_a_circuit_that_waits_for_others() -> None:
+    breaker = half_open(CircuitBreaker(failures=1, reset_s=5.0, probes=2))
+    breaker.success(6.1, probe=True)
+    assert breaker.acquire(6.2)
+    assert breaker.state is HALF_OPEN
+    breaker.relapse(6.3, 6.0)
+    assert breaker.state is OPEN
+    breaker.success(6.4, probe=True)
+    assert (breaker.state, breaker.opened_at) == (OPEN, 6.3), "the other one is late"
+
+
+def test_a_probe_of_long_ago_says_nothing_of_a_circuit_that_opened_since() -> None:
+    breaker = half_open(CircuitBreaker(failures=1, reset_s=5.0))
+    breaker.success(6.0, probe=True)
+    breaker.failure(7.0)
+    breaker.relapse(7.5, 6.0)
+    assert (breaker.state, breaker.opened_at) == (OPEN, 7.0)
+    assert breaker.acquire(12.0)
+    breaker.relapse(12.1, 6.0)
+    assert breaker.state is HALF_OPEN
+    breaker.success(12.2, probe=True)
+    assert breaker.state is CLOSED
+
+
+def test_a_relapse_is_seen_by_other_workers() -> None:
+    cells = Cells(bytearray(1 << 16))
+    policy = CircuitBreaker(failures=1, reset_s=5.0)
+    one, other = Breaker(policy, cells=cells, key="a"), Breaker(policy, cells=cells, key="a")
+    one.failure(1.0)
+    assert one.acquire(6.0)
+    one.success(6.0, probe=True)
+    other.mirror(6.0)
+    assert other.state is CLOSED
+    one.relapse(6.5, 6.0)
+    other.mirror(6.5)
+    assert (other.state, other.reopens_at) == (OPEN, 11.5)
+
+
 def test_what_left_the_window_no_longer_counts() -> None:
     breaker = Breaker(RATIO)
     outcomes(breaker, "-" * 9, 0.5)

@@ -34,6 +34,17 @@ def test_statuses_follow_grpcs_mapping_but_where_the_reason_says_more(status: in
     assert grpc.status_of(status, reason) == code
 
 
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (0, 200), (1, 499), (2, 500), (3, 400), (4, 504), (5, 404), (6, 409), (7, 403), (8, 429), (9, 400), (10, 409), (11, 400),
+        (12, 501), (13, 500), (14, 503), (15, 500), (16, 401), (17, 500), (999, 500),
+    ],
+)  # fmt: skip
+def test_a_services_status_means_one_of_http(code: int, status: int) -> None:
+    assert grpc.http_status_of(code) == status
+
+
 def test_a_problem_becomes_its_title_and_detail() -> None:
     reply = grpc.build_reply(replies.problem("RateLimited", "r", "Wait.", retry_after_s=2.0), 14)
     assert reply == Reply(
