@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from h2.connection import H2Connection
 from h2.events import ResponseReceived
-from nexus_core.certificates.sealing import Sealer
+from nexus_core.certificates.sealing import Sealer, process_sealer
 from nexus_core.snapshot import Certificate, ListenerTls, StaticAddresses, Upstream
 from nexus_gateway.edge.tls.keyring import Opened
 from nexus_gateway.edge.tls.lenient import LenientContext
@@ -164,6 +165,22 @@ async def test_a_key_that_cannot_be_opened_costs_its_listener_alone(gateway: Lis
     problems = await gateway.ask("/problems")
     assert "ListenerNotOpen" in str(problems)
     assert key.decode().splitlines()[1] not in str(problems)
+
+
+async def test_a_certificate_that_is_sealed_with_a_new_key_is_shown_on(gateway: Listeners) -> None:
+    """The process does not have the new key: one that does takes its place, and until then clients notice nothing."""
+    own = gateway.authority.certificate("own", "api.example")
+    https = listener("https", 443, "HTTPS", certificates=(own.id,))
+    rest = (https, answers("a", https), await gateway.serve("a"))
+    await gateway.start(world(own, *rest))
+    key, holders = Sealer(bytes(32)).seal(process_sealer().unseal(own), own.id, ["shop/main"])
+    for number in (1, 2):  # the second Snapshot finds what the first one kept
+        await gateway.publish(world(msgspec.structs.replace(own, key=key, holders=holders), *rest))
+        assert await gateway.get(443, "api.example") == (200, "a"), number
+        assert not gateway.source.acks[-1].listeners
+    other = gateway.authority.certificate("own", "api.example")
+    await gateway.publish(world(msgspec.structs.replace(other, key=key, holders=holders), *rest))
+    assert list(gateway.source.acks[-1].listeners) == [https.id]
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import ssl
 import tempfile
@@ -15,6 +16,8 @@ from nexus_core.snapshot import Certificate
 
 if TYPE_CHECKING:
     from nexus_core.certificates.sealing import Opener, Sealer
+
+log = logging.getLogger("nexus.gateway.tls")
 
 
 class KeyUnusable(Exception):
@@ -51,13 +54,25 @@ class Keyring:
         """Return the certificate with its key. Blocks for about a millisecond when it is new. Raises `KeyUnusable`."""
         found = self._opened.get(certificate)
         if found is None:
-            found = self._opened[certificate] = self._open(certificate)
+            found = self._opened[certificate] = self._reopened(certificate)
         return found
 
     def keep(self, used: Sequence[Certificate]) -> None:
         """Forget all others: a key that is used no more has no place in memory."""
         wanted = set(used)
         self._opened = {certificate: opened for certificate, opened in self._opened.items() if certificate in wanted}
+
+    def _reopened(self, certificate: Certificate) -> Opened:
+        try:
+            return self._open(certificate)
+        except KeyUnusable as error:
+            # Sealed with a newer key, which this process does not have: it serves on until one takes its place that does. A chain has
+            # but one private key that belongs to it.
+            for known, opened in self._opened.items():
+                if (known.id, known.chain) == (certificate.id, certificate.chain):
+                    log.warning("%s is shown with the private key that it had before: %s", certificate.id, error)
+                    return opened
+            raise
 
     def _open(self, certificate: Certificate) -> Opened:
         # Here: a gateway that opens nothing does without these libraries, which take 7 MB.
