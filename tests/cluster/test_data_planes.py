@@ -437,6 +437,45 @@ def test_somebody_elses_autoscaler_is_not_undone(bed: Cluster) -> None:
     wait_replicas(bed, 1)
 
 
+def test_another_load_balancer_is_told_and_taken_once_the_service_is_deleted(bed: Cluster) -> None:
+    """Kubernetes lets nobody change it. Ports go on following the listeners meanwhile."""
+
+    def parameters(**service: Any) -> dict[str, Any]:
+        return {
+            "apiVersion": "nexus.dev/v1alpha1", "kind": "NexusGatewayParameters", "metadata": {"name": "classed", "namespace": NS},
+            "spec": {"replicas": 1, "preStopSeconds": 1, "drainSeconds": 2, "service": service},
+        }  # fmt: skip
+
+    def told(words: str) -> None:
+        found = wait_gateway(bed, "classed", "Programmed", "False", "NoResources")
+        assert words in conditions(found)["Programmed"]["message"]
+
+    own = {"parametersRef": {"group": "nexus.dev", "kind": "NexusGatewayParameters", "name": "classed"}}
+    bed.apply([parameters(externalTrafficPolicy="Cluster"), gateway("classed", 80, infrastructure=own)])
+    address = address_of(bed, "classed")
+
+    bed.apply([parameters(loadBalancerClass="example.com/other")])
+    bed.wait(lambda: conditions(bed.get("gateway", "classed", NS))["Programmed"]["status"] == "False", "it is told", 30)
+    told('Service planes/classed-nexus from none to "example.com/other"')
+    bed.apply([gateway("classed", 80, 8080, infrastructure=own)])
+    bed.wait(lambda: len(bed.get("service", "classed-nexus", NS)["spec"]["ports"]) == 2, "the port is opened", 30)
+    held = bed.get("service", "classed-nexus", NS)
+    assert "loadBalancerClass" not in held["spec"]
+    assert held["status"]["loadBalancer"]["ingress"] == [{"ip": address, "ipMode": "VIP"}]
+    told("loadBalancerClass")
+    bed.kubectl("delete", "service", "classed-nexus", "-n", NS)
+    wait_gateway(bed, "classed", "Programmed", "False", "AddressNotAssigned")
+    assert bed.get("service", "classed-nexus", NS)["spec"]["loadBalancerClass"] == "example.com/other"
+
+    bed.apply([parameters(externalTrafficPolicy="Cluster")])
+    bed.wait(
+        lambda: conditions(bed.get("gateway", "classed", NS))["Programmed"]["reason"] == "NoResources", "it is told", 30
+    )
+    told('from "example.com/other" to none')
+    bed.kubectl("delete", "service", "classed-nexus", "-n", NS)
+    assert address_of(bed, "classed")
+
+
 def test_a_deleted_class_leaves_running_what_runs(bed: Cluster) -> None:
     bed.apply([gateway("kept", 80), route("kept", "kept")])
     address = address_of(bed, "kept")

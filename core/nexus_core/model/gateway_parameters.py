@@ -46,7 +46,10 @@ class GatewayService(Model):
         default=None, description="Local keeps the clients' addresses and sends traffic to nodes with replicas alone."
     )
     load_balancer_class: str | None = Field(
-        default=None, min_length=1, max_length=317, description="Which load balancer takes it. Default: the cluster's."
+        default=None,
+        min_length=1,
+        max_length=317,
+        description="Which load balancer takes it. Default: the cluster's. Another one asks for another Service: delete it.",
     )
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (

@@ -83,7 +83,7 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
     },
     "WorkloadReady": {
         "ChildConflict": "An object that Nexus wants to create exists already and belongs to somebody else.",
-        "ChildRefused": "The API server refuses what Nexus makes of a workload.",
+        "ChildRefused": "The API server refuses what Nexus makes of a workload or a Gateway.",
         "NotOnKubernetes": "A NexusService says how `nexus up` runs it, and nothing runs it on Kubernetes.",
         "WorkloadFailed": "Replicas of a workload do not start.",
         "WorkloadProgressing": "Replicas of a workload are starting.",

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from nexus_core.problems import ObjectRef, Problem
 
 from nexus_operator.children.autoscalers import Scaling, left_open, scalings
+from nexus_operator.children.immutable import applicable
 from nexus_operator.children.plan import (
     OWNERS,
     ChildKey,
@@ -152,7 +153,8 @@ class ChildWriter:
                 raise KubeAway(what, HTTPStatus.CONFLICT)
             if live is not None and not is_unowned(live) and owner_uid(live) != (owner_uid(obj) or None):
                 return _conflict(obj)
-            body = self._body(key, obj, live)
+            can = applicable(obj, live, FIELD_MANAGER)
+            body = self._body(key, can.body, live)
             # Only what is known to be ours is taken over by force; something created since the look just now is not.
             applied = await self._kube.apply(kind, namespace, name, body, force=live is not None)
         except Conflict as err:
@@ -171,7 +173,7 @@ class ChildWriter:
         self._settled[key] = Settled(obj, edition(applied))
         self._inventory.observe(kind.kind, applied)
         log.info("applied %s %s/%s", kind.kind, namespace, name)
-        return None
+        return Problem(owner, _PLACES[owner.kind][0], "ChildRefused", can.what, can.fix) if can.what else None
 
     def _body(self, key: ChildKey, obj: Object, live: Object | None) -> Object:
         """Return what to apply over the live object, if there is one: to that very object, and with the replicas that it has now where
