@@ -30,10 +30,14 @@ class Nowhere:
 
 @pytest.fixture
 def reconciler() -> Reconciler:
+    return made()
+
+
+def made(**more: Any) -> Reconciler:
     inventory = Inventory(kind.kind for kind in WATCHED)
     for kind in WATCHED:
         inventory.replace(kind.kind, (), 1)
-    settings = Settings(consul_url="http://consul:8500", seal_key=bytes(32))
+    settings = Settings(consul_url="http://consul:8500", seal_key=bytes(32), **more)
     kube: KubeApi = Nowhere(KubeAway("away"))  # type: ignore[assignment]  # only its errors matter here
     consul: ConsulApi = Nowhere(ConsulAway("away"))  # type: ignore[assignment]
     found = Reconciler(settings, kube, consul, inventory, Metrics())
@@ -60,6 +64,22 @@ async def test_a_fault_in_translation_ends_nothing_and_leaves_what_was_there(rec
     assert reconciler._failures["translate"] == 1
     await reconciler._round()
     assert "translate" not in reconciler._failures, "it is tried again, from nothing, though nothing else has changed"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"consul_token": "ours", "gateway_consul_token": "theirs"}, "theirs"),
+        ({"consul_token": "ours"}, "ours"),
+        ({"gateway_consul_token": "theirs"}, "theirs"),
+        ({}, ""),
+    ],
+)
+async def test_gateways_are_given_their_own_token_where_there_is_one(given: dict[str, str], told: str) -> None:
+    reconciler = made(**given)
+    await reconciler._round()
+    assert reconciler._fabric is not None
+    assert reconciler._fabric.consul_token == told
 
 
 async def test_children_are_all_or_none_of_a_translation(reconciler: Reconciler) -> None:
