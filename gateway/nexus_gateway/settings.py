@@ -112,7 +112,8 @@ class GatewaySettings:
     """Request bodies that come slower, on average and after NEXUS_HEAD_TIMEOUT_SECONDS, are answered 408. 0: any pace.
     Not those of gRPC, nor while an answer comes: who talks with a server may say little for long."""
     max_body_replay_bytes: int = _env("NEXUS_MAX_BODY_REPLAY_BYTES", 65536)
-    """Bodies of idempotent requests up to this size are held in memory so that they can be sent again; larger ones stream."""
+    """Bodies of idempotent requests up to this size are held in memory so that they can be sent again; larger ones stream.
+    Mirrors are sent copies of bodies up to this size."""
     max_head_bytes: int = _env("NEXUS_MAX_HEAD_BYTES", 32768)
     """Size of a request's line and headers together; more is answered 431."""
     head_timeout_s: float = _env("NEXUS_HEAD_TIMEOUT_SECONDS", 10.0)

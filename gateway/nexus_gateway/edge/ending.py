@@ -140,7 +140,13 @@ class Ending(Standing):
             self._give_place_back(now)
         self.proxy.ended(self, now)
 
+    def _give_copies_up(self, extra: Extras) -> None:
+        collected, extra.copied = extra.copied, None
+        if collected is not None:
+            self.proxy.mirrors.give_up(collected.pools)
+
     def _settle(self, extra: Extras) -> None:
+        self._give_copies_up(extra)
         if extra.delay is not None:
             extra.delay.cancel()
         pool = self.pool

@@ -21,6 +21,7 @@ from nexus_wire.server import Stream
 from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.attempts import Attempt
 from nexus_gateway.edge.hooked import Hooked
+from nexus_gateway.edge.mirrors import Collected
 from nexus_gateway.edge.receiving import Receiving
 from nexus_gateway.edge.runtimes import Backend, Plan, Runtime
 from nexus_gateway.filters.sizes import refuses_request
@@ -330,11 +331,29 @@ class Exchange(Receiving):
             self.body = b"".join((self.body, *extra.pending))
             extra.pending = None
         if self.plan.mirrors and (extra is None or not extra.fell_back):
-            if self.complete:
-                self.proxy.mirrors.send(self, self.plan.mirrors)
-            else:
-                self.proxy.mirrors.give_up(self.plan.mirrors)
+            self._mirror()
         self._try(now)
+
+    def _mirror(self) -> None:
+        """Send the copies, or have them sent when the body is over: a conversation must not wait for its own end."""
+        mirrors = self.proxy.mirrors
+        pools = mirrors.draw(self, self.plan.mirrors)
+        if self.complete:
+            mirrors.send(self, pools, self.body)
+        elif self.block.length >= 0:
+            mirrors.give_up(pools)
+        elif pools:
+            extra = self.extras()
+            extra.copied = Collected(pools, self.proxy.max_replay_bytes)
+            for piece in (self.body, *(extra.pending or ())):
+                self.copy(piece)
+
+    def send_copies(self) -> None:
+        """The body that is copied has come to its end."""
+        extra = self.extras()
+        collected, extra.copied = extra.copied, None
+        if collected is not None:
+            self.proxy.mirrors.send(self, collected.pools, b"".join(collected.pieces))
 
     # ---- what the proxy says
 

@@ -10,6 +10,7 @@ from nexus_gateway.resilience.endpoints import EndpointState
 
 if TYPE_CHECKING:
     from nexus_gateway.edge.attempts import Attempt
+    from nexus_gateway.edge.mirrors import Collected
 
 
 class Extras:
@@ -22,11 +23,11 @@ class Extras:
     in which it waits for a place. service_probe: it tests the whole service's half-open circuit. fell_back: it is at the
     rule's fallback. until_body: nothing is sent until the body is complete. tunnel: it was upgraded. debug: its client may be told.
     grpc: the status that the gateway itself answered a gRPC call with, digits. meant: the HTTP status that says what upstream's
-    gRPC status does, of a call that failed; 0 else.
+    gRPC status does, of a call that failed; 0 else. copied: a body that is collected for the rule's mirrors while it is sent.
     """
 
     __slots__ = (
-        "debug", "delay", "failed", "fell_back", "grpc", "hash_key", "hedge", "holding", "meant", "pending", "pending_bytes",
+        "copied", "debug", "delay", "failed", "fell_back", "grpc", "hash_key", "hedge", "holding", "meant", "pending", "pending_bytes",
         "picked", "queued", "response_lines", "service_probe", "sticky", "tried", "tunnel", "until_body", "waiting",
     )  # fmt: skip
 
@@ -51,3 +52,4 @@ class Extras:
         self.debug = False
         self.grpc = ""
         self.meant = 0
+        self.copied: Collected | None = None

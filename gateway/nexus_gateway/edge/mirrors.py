@@ -146,6 +146,29 @@ class Copy:
                 connection.close()
 
 
+class Collected:
+    """What has come of a body whose length nobody knows, and which is passed on as it comes; copied when it is over.
+
+    pools: the mirrors whose turn it is. left: bytes that it may still grow by.
+    """
+
+    __slots__ = ("left", "pieces", "pools")
+
+    def __init__(self, pools: tuple[Pool, ...], most: int) -> None:
+        self.pools = pools
+        self.left = most
+        self.pieces: list[bytes] = []
+
+    def take(self, data: bytes) -> bool:
+        """Keep a piece; return whether there was room for it."""
+        self.left -= len(data)
+        if self.left < 0:
+            self.pieces.clear()
+            return False
+        self.pieces.append(data)
+        return True
+
+
 class Mirrors:
     """Sends copies. running: copies on their way."""
 
@@ -153,15 +176,15 @@ class Mirrors:
         self.proxy = proxy
         self.running = 0
 
-    def send(self, exchange: Exchange, plans: tuple[MirrorPlan, ...]) -> None:
-        """Send the exchange's request, which is here in full, to the mirrors that the draw chooses. A WebSocket's handshake is
-        not copied: nobody would speak behind it."""
+    def draw(self, exchange: Exchange, plans: tuple[MirrorPlan, ...]) -> tuple[Pool, ...]:
+        """Return the mirrors whose turn it is. A WebSocket's handshake is not copied: nobody would speak behind it."""
         if exchange.upgrades:
-            return
-        for plan in plans:
-            pool = plan.pool
-            if pool is None or not plan.draw():
-                continue
+            return ()
+        return tuple(plan.pool for plan in plans if plan.pool is not None and plan.draw())
+
+    def send(self, exchange: Exchange, pools: tuple[Pool, ...], body: bytes) -> None:
+        """Send the exchange's request, which is here in full, to these mirrors."""
+        for pool in pools:
             now = monotonic()
             if now >= pool.look_again_at:
                 pool.refresh(now)
@@ -172,17 +195,16 @@ class Mirrors:
             context = self.proxy.contexts.again(exchange.context, exchange.block.aside)
             if exchange.hostless:
                 context += b"host: %b\r\n" % endpoint.authority.encode()
-            data = b"".join((exchange.lines, context, LINE, b"\r\n", exchange.body))
+            data = b"".join((exchange.lines, context, LINE, b"\r\n", body))
             self.running += 1
             trailers = exchange.stream.trailers if exchange.block.length == -2 else None
             Copy(self, pool, endpoint, data, exchange.head_only, exchange.host, trailers)
             self.proxy.measurements.mirrored(pool.upstream.id, True)
 
-    def give_up(self, plans: tuple[MirrorPlan, ...]) -> None:
-        """Count the copies of a request that cannot be copied: its body is not here in full, and is not waited for."""
-        for plan in plans:
-            if plan.pool is not None and plan.draw():
-                self.proxy.measurements.mirrored(plan.pool.upstream.id, False)
+    def give_up(self, pools: tuple[Pool, ...]) -> None:
+        """Count the copies of a request that cannot be copied: its body is too large, or nobody waits for its end any more."""
+        for pool in pools:
+            self.proxy.measurements.mirrored(pool.upstream.id, False)
 
     def close(self) -> None:
         """Copies end with their connections, which the connector closes."""

@@ -50,6 +50,10 @@ class Receiving(Trying):
             else:
                 self._more_time()
             return
+        if extra is not None and extra.copied is not None:
+            self.copy(data)
+            if complete:
+                self.send_copies()
         attempt = self.attempt
         if attempt is None or attempt.connection is None:
             # Nobody takes it yet: plugins are at work, or the connection is being opened.
@@ -70,6 +74,12 @@ class Receiving(Trying):
         elif self.backend is not None:
             # The answer streams already, and what is silent then is neither side alone.
             self.stream.deadline = self.proxy.clock.tick + self.backend.idle_ticks
+
+    def copy(self, data: bytes) -> None:
+        """Keep a piece of the body for its copies, unless it grows too large for them."""
+        extra = self.extras()
+        if extra.copied is not None and not extra.copied.take(data):
+            self._give_copies_up(extra)
 
     def _content(self) -> int:
         """Return how much of the body has come, or is announced by the chunk that is coming: without the chunks' framing."""
@@ -188,4 +198,8 @@ class Receiving(Trying):
 
     def _whole(self, now: float) -> None:
         """Send the request, and its copies if all of it is here."""
+        raise NotImplementedError
+
+    def send_copies(self) -> None:
+        """The body that is copied has come to its end."""
         raise NotImplementedError

@@ -16,13 +16,15 @@ SERVICE = "shop.Echo"
 
 
 class Echo(grpc.GenericRpcHandler):
-    """seen: metadata of each call. cancelled: calls whose client left. remaining_s: time that each call had left."""
+    """seen: metadata of each call. cancelled: calls whose client left. remaining_s: time that each call had left. collected: answers
+    of `Collect`."""
 
     def __init__(self) -> None:
         self.seen: list[dict[str, Any]] = []
         self.cancelled = 0
         self.remaining_s: list[float | None] = []
         self.running = 0
+        self.collected: list[bytes] = []
 
     def service(self, details: Any) -> Any:
         method = details.method.rpartition("/")[2]
@@ -62,7 +64,8 @@ class Echo(grpc.GenericRpcHandler):
 
     async def collect(self, messages: AsyncIterator[bytes], context: Any) -> bytes:
         metadata = await self._begin(context)
-        return metadata.get("x-join", ",").encode().join([message async for message in messages])
+        self.collected.append(metadata.get("x-join", ",").encode().join([message async for message in messages]))
+        return self.collected[-1]
 
     async def spread(self, message: bytes, context: Any) -> AsyncIterator[bytes]:
         metadata = await self._begin(context)

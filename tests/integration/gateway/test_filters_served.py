@@ -140,9 +140,9 @@ async def test_a_mirror_gets_its_share_as_it_was_sent(harness: Harness, port: in
     "body",
     [
         b"content-length: 300000\r\n\r\n" + b"x" * 300_000,
-        b"transfer-encoding: chunked\r\n\r\n4\r\nbody\r\n" + b"0\r\n\r\n",
+        b"transfer-encoding: chunked\r\n\r\n4\r\nbody\r\n3e8\r\n" + b"x" * 1000 + b"\r\n0\r\n\r\n",
     ],
-    ids=["too large", "chunks"],
+    ids=["too large", "chunks that are too large"],
 )
 async def test_copies_that_cannot_be_made_are_counted(harness: Harness, port: int, body: bytes) -> None:
     """The body is passed on as it comes: nobody has all of it."""

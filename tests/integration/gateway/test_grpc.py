@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from nexus_core.snapshot import Fault, Timeouts
+from nexus_core.snapshot import Fault, Mirror, Timeouts
 from nexus_gateway.testing import Harness, route, rule, simple, snapshot, until, upstream
 
 from tests.integration.gateway.grpc_peers import Client, Echo, Service
@@ -242,6 +242,41 @@ async def test_a_service_that_stops_ends_its_calls_and_is_sent_no_more(harness: 
     assert [await client.unary(b"ab") for _ in range(10)] == [b"ba"] * 10
     await services[1].stop()
     await client.close()
+
+
+# ---- copies
+
+
+async def test_calls_are_mirrored_when_they_are_over_and_not_held_up(
+    harness: Harness, service: Service, echo: Echo
+) -> None:
+    shadow = Echo()
+    other = Service(shadow)
+    world = snapshot(
+        route(rule("shop/orders", filters=(Mirror("shop/copies"),))),
+        upstream(service.port, protocol="h2"),
+        upstream(await other.start(), upstream_id="shop/copies", protocol="h2"),
+    )
+    gateway = await harness.start(world)
+    client = Client(gateway.port)
+    collecting = client.collect(metadata=(("x-join", "-"),))
+    for each in (b"a", b"b", b"c"):
+        await collecting.write(each)
+        await asyncio.sleep(0.05)
+    assert not shadow.seen
+    await collecting.done_writing()
+    assert await collecting == b"a-b-c"
+    await until(lambda: shadow.collected == [b"a-b-c"])
+    talking = client.talk()
+    for number in range(3):
+        await talking.write(b"turn %d" % number)
+        assert await talking.read() == b"TURN %d" % number, "no copy keeps a conversation waiting"
+    assert len(shadow.seen) == 1
+    await talking.done_writing()
+    assert await talking.read() is grpc.aio.EOF
+    await until(lambda: len(shadow.seen) == 2)
+    await client.close()
+    await other.stop()
 
 
 # ---- what is told of it

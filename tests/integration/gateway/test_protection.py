@@ -29,6 +29,7 @@ from nexus_core.snapshot import (
     WeightedBackend,
 )
 from nexus_core.snapshot.policies import HashKey
+from nexus_gateway.telemetry import names
 from nexus_gateway.testing import Harness, route, rule, simple, snapshot, until, upstream
 
 Peers = Callable[..., Awaitable[int]]
@@ -575,6 +576,51 @@ async def test_a_small_body_is_copied_however_it_comes(
         await reader.readuntil(b"ok")
     await until(lambda: got, 3)
     assert got == [b"hello"]
+
+
+async def test_a_body_of_unknown_length_is_copied_when_it_is_over_and_waits_for_nobody(
+    harness: Harness, peers: Peers, clients: Clients, settled: Settled
+) -> None:
+    pieces = [b"5\r\nhello\r\n", b"6\r\n world\r\n", b"0\r\n\r\n"]
+    got: list[bytes] = []
+    taken = bytearray()
+
+    async def main(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        while not taken.endswith(b"0\r\n\r\n"):
+            taken.extend(await reader.read(1000))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        got.append(await reader.readuntil(b"0\r\n\r\n"))
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    made, *both = mirrored(await peers(main), await peers(copy))
+    await harness.start(snapshot(route(made), *both))
+    reader, writer = await clients(b"POST /a" + HOST + b"transfer-encoding: chunked\r\n\r\n")
+    for count, piece in enumerate(pieces, 1):
+        writer.write(piece)
+        await until(lambda count=count: bytes(taken) == b"".join(pieces[:count]))  # type: ignore[misc]
+    async with asyncio.timeout(5):
+        await reader.readuntil(b"ok")
+    await until(lambda: got, 3)
+    assert got == [b"".join(pieces)]
+    await settled(clients=False)
+
+
+async def test_a_body_that_breaks_off_is_not_copied_and_counts_as_failed(
+    harness: Harness, peers: Peers, clients: Clients, settled: Settled
+) -> None:
+    main, copy = Service("main"), Service("copy")
+    made, *both = mirrored(await peers(main), await peers(copy))
+    gateway = await harness.start(snapshot(route(made), *both))
+    _, writer = await clients(b"POST /a" + HOST + b"transfer-encoding: chunked\r\n\r\n5\r\nhel")
+    await until(lambda: gateway.proxy.in_flight == 1)
+    writer.transport.abort()
+    await settled()
+    failed = gateway.measurements.tally(names.MIRRORED, "shop/copy", "failed")
+    assert (failed.value, copy.got) == (1.0, [])
 
 
 async def test_a_fallback_is_not_mirrored_again(harness: Harness, peers: Peers) -> None:
