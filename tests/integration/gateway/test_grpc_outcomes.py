@@ -264,3 +264,19 @@ async def test_a_place_in_a_bulkhead_is_given_back_by_a_failed_call(
         assert (await streams(client.spread(b"", metadata=failing("UNAVAILABLE", *more))))[1] == "UNAVAILABLE"
     assert await client.unary(b"ab") == b"ba"
     await settled(clients=False)
+
+
+@pytest.mark.parametrize("more", [("x-count=0",), IN_TRAILERS], ids=["at once", "in trailers"])
+async def test_the_adaptive_limit_learns_nothing_from_calls_that_fail_fast(
+    start: Start, harness: Harness, more: tuple[str, ...]
+) -> None:
+    client = await start(concurrency=Concurrency(adaptive=True), breaker=CircuitBreaker(failures=0))
+    (pool,) = harness.gateway.pools.all().values()  # type: ignore[union-attr]
+    gradient = pool.limiter._gradient  # type: ignore[union-attr]
+    assert gradient is not None
+    for _ in range(4):
+        assert (await streams(client.spread(b"", metadata=failing("UNAVAILABLE", *more))))[1] == "UNAVAILABLE"
+    assert not gradient._samples
+    for _ in range(2):
+        assert (await streams(client.spread(b"", metadata=failing("NOT_FOUND", *more))))[1] == "NOT_FOUND"
+    assert len(gradient._samples) == 2
