@@ -33,6 +33,8 @@ from nexus_operator.world.kinds import AUTOSCALER, BY_NAME, CHILDREN, MANAGED_BY
 log = logging.getLogger(__name__)
 RETRY_S = 3.0
 """Pause before a refused child is tried again: what stood in its way may be gone, and is not always watched."""
+LOOKS = 5
+"""At a Deployment that changes between a look and the apply, before that is left to the next round."""
 PARALLEL = 8
 """Owners whose children are written at once; those of one owner are written in their order."""
 _PLACES: Mapping[str, tuple[str, str]] = {
@@ -129,13 +131,23 @@ class ChildWriter:
         known = self._refused.get(key)
         if known is not None and known.wanted == obj and time.monotonic() < known.retry_at:
             return
-        problem = await self._apply(key, obj, owners)
+        problem = await self._apply_soon(key, obj, owners)
         if problem is None:
             self._refused.pop(key, None)
         else:
             if known is None or known.problem != problem:
                 log.warning("%s %s/%s: %s %s", *key, problem.what, problem.fix)
             self._refused[key] = _Refused(obj, problem, time.monotonic() + RETRY_S)
+
+    async def _apply_soon(self, key: ChildKey, obj: Object, owners: set[str]) -> Problem | None:
+        """Apply, and look again at once when a Deployment has changed since the look: while it is scaled, it does all the time."""
+        for _ in range(LOOKS if key in self._scaled else 0):
+            try:
+                return await self._apply(key, obj, owners)
+            except KubeAway as err:
+                if err.status != HTTPStatus.CONFLICT:
+                    raise
+        return await self._apply(key, obj, owners)
 
     async def _apply(self, key: ChildKey, obj: Object, owners: set[str]) -> Problem | None:
         kind, (_, namespace, name) = BY_NAME[key[0]], key

@@ -20,13 +20,15 @@ from nexus_operator.world.kinds import WATCHED
 class ApiServer:
     """Answers as an API server. objects: those it has, by name alone. answers: HTTP status of an apply by object name; 200 for others.
 
-    applied: names in the order of the applies. bodies: the last one of each name.
+    applied: names in the order of the applies. bodies: the last one of each name. conflicts: so many applies of a name are told
+    first that somebody was faster.
     """
 
     def __init__(self) -> None:
         self.answers: dict[str, int] = {}
         self.applied: list[str] = []
         self.bodies: dict[str, dict[str, Any]] = {}
+        self.conflicts: dict[str, int] = {}
         self.objects: dict[str, dict[str, Any]] = {}
 
     async def get(self, request: web.Request) -> web.Response:
@@ -38,6 +40,9 @@ class ApiServer:
     async def apply(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         status = self.answers.get(name, 200)
+        if self.conflicts.get(name):
+            self.conflicts[name] -= 1
+            status = 409
         if status != 200:
             return web.json_response({"kind": "Status", "message": "duplicate entries for key"}, status=status)
         self.applied.append(name)
@@ -183,6 +188,21 @@ async def test_an_apply_carries_the_replicas_that_an_autoscaler_gave_and_fails_i
     await writing.sync([deployment], Kept())
     assert api.bodies["web-nexus"]["spec"]["replicas"] == 3
     assert "resourceVersion" not in api.bodies["web-nexus"]["metadata"]
+
+
+@pytest.mark.parametrize(("conflicts", "applied"), [(1, True), (5, True), (6, False)])
+async def test_a_deployment_that_is_scaled_at_this_moment_is_looked_at_again(
+    server: tuple[ApiServer, KubeApi], conflicts: int, applied: bool
+) -> None:
+    api, kube = server
+    api.conflicts["web-nexus"] = conflicts
+    writing = writer(kube)
+    if applied:
+        await writing.sync(scaled_deployment(), Kept())
+    else:
+        with pytest.raises(KubeAway, match="1 children are written later"):
+            await writing.sync(scaled_deployment(), Kept())
+    assert ("web-nexus" in api.applied) is applied
 
 
 async def test_a_scaled_deployment_is_no_reason_to_apply_anything(server: tuple[ApiServer, KubeApi]) -> None:
