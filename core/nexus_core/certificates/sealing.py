@@ -16,7 +16,6 @@ import binascii
 import functools
 import hashlib
 import hmac
-from collections import OrderedDict
 from collections.abc import Iterable
 
 from cryptography.exceptions import InvalidTag
@@ -26,7 +25,7 @@ from nexus_core.certificates.keys import KEY_BYTES, process_key
 from nexus_core.snapshot.listeners import Certificate, Holder
 
 MAX_REMEMBERED = 4096
-"""Sealed texts, and Gateways whose keys are ready, at about 3 kB each: those of every certificate of a large cluster."""
+"""Certificates whose sealed texts are kept, and Gateways whose keys are, at about 3 kB each: those of a large cluster."""
 
 _PREFIX = "v1:"
 _NONCE_BYTES = 12
@@ -73,24 +72,24 @@ class Sealer:
         _check(key)
         self._contents = _derive(key, "nexus seal: contents")
         self._of = functools.lru_cache(MAX_REMEMBERED)(lambda gateway: Seal(gateway_key(key, gateway)))
-        self._sealed: OrderedDict[tuple[bytes, tuple[str, ...]], tuple[str, tuple[Holder, ...]]] = OrderedDict()
+        self._sealed: dict[bytes, tuple[str, tuple[Holder, ...]]] = {}
 
     def seal(self, clear: bytes, about: str, gateways: Iterable[str]) -> tuple[str, tuple[Holder, ...]]:
         """Return the sealed text and who can open it. about: a certificate's id. gateways: `<namespace>/<name>` each, in any order."""
         # Of what is sealed: equal secrets give equal text, and a Gateway that held the last one cannot open the next.
         content = hmac.digest(self._contents, _said(clear, about), hashlib.sha256)
         # Every translation of the world asks for all certificates. By a digest: what opens one is not kept.
-        asked = hashlib.sha256(content).digest(), tuple(sorted(set(gateways)))
-        found = self._sealed.get(asked)
-        if found is None:
-            holders = tuple(Holder(gateway, self._of(gateway).seal(content, about)) for gateway in asked[1])
-            found = Seal(content).seal(clear, about), holders
-            while len(self._sealed) >= MAX_REMEMBERED:
-                self._sealed.popitem(last=False)
-            self._sealed[asked] = found
-        else:
-            self._sealed.move_to_end(asked)
-        return found
+        mark = hashlib.sha256(content).digest()
+        text, holders = self._sealed.pop(mark, ("", ()))
+        asked = sorted(set(gateways))
+        if [holder.gateway for holder in holders] != asked:
+            known = {holder.gateway: holder for holder in holders}
+            holders = tuple(known.get(name) or Holder(name, self._of(name).seal(content, about)) for name in asked)
+        text = text or Seal(content).seal(clear, about)
+        self._sealed[mark] = text, holders
+        if len(self._sealed) > MAX_REMEMBERED:
+            del self._sealed[next(iter(self._sealed))]  # asked for longest ago: dicts keep their order
+        return text, holders
 
     def unseal(self, certificate: Certificate) -> bytes:
         """Return a certificate's private key, in PEM. Raises SealError."""

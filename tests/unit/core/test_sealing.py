@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
+from nexus_core.certificates import sealing
 from nexus_core.certificates.sealing import Opener, Seal, Sealer, SealError, gateway_key, parse_key, process_sealer
 from nexus_core.snapshot import Certificate, Holder, Listener, ListenerTls, Snapshot
 from nexus_core.snapshot.differences import find_differences
@@ -120,9 +121,20 @@ def test_sealing_again_gives_the_same_and_other_gateways_change_nothing_but_who_
     assert sealed(sealer, "shop/b", "shop/a") == first == sealed(Sealer(KEY), "shop/a", "shop/b")
     more = sealed(sealer, "shop/a", "shop/b", "shop/c")
     assert (more.key, more.holders[:2]) == (first.key, first.holders)
+    for gateways in (("shop/c",), ("shop/a", "shop/c"), (), ("shop/b", "shop/a")):
+        assert sealed(sealer, *gateways) == sealed(Sealer(KEY), *gateways), "what it remembers changes nothing"
     assert b"very secret" not in b"".join(
         base64.b64decode(text[3:]) for text in (first.key, *(holder.key for holder in first.holders))
     )
+
+
+def test_a_sealer_remembers_a_bounded_number_of_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealing, "MAX_REMEMBERED", 3)
+    sealer = Sealer(KEY)
+    for number in (0, 1, 2, 0, 3, 0, 4, 1):
+        about = f"Secret/shop/{number}"
+        assert sealed(sealer, "shop/main", about=about) == sealed(Sealer(KEY), "shop/main", about=about)
+        assert len(sealer._sealed) <= 3
 
 
 def test_a_certificate_that_nobody_holds_is_opened_by_nobody() -> None:
