@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from nexus_core.snapshot import CircuitBreaker, Retry
+from aiohttp import ClientError
+from h2.exceptions import StreamClosedError
+from nexus_core.snapshot import CircuitBreaker, Outlier, Retry
+from nexus_gateway.resilience.breakers import _PROBES as PROBES
 from nexus_gateway.testing import Harness, simple, until
 
 from tests.integration.h2_servers import Call, Peer, Server
@@ -61,8 +66,9 @@ def in_pieces(status: int) -> Answer:
         peer.h2.send_headers(call.stream, OK)
 
         def end() -> None:
-            peer.h2.send_headers(call.stream, [("grpc-status", str(status))], end_stream=True)
-            peer.flush()
+            with contextlib.suppress(StreamClosedError):  # the client has left
+                peer.h2.send_headers(call.stream, [("grpc-status", str(status))], end_stream=True)
+                peer.flush()
 
         asyncio.get_running_loop().call_later(0.05, end)
 
@@ -173,3 +179,61 @@ async def test_log_and_trace_show_the_services_status(
     for span in (root, attempt):
         assert (span["attributes"]["rpc.grpc.status_code"], span["status"]) == (14, "error"), span["kind"]
         assert span["attributes"]["http.response.status_code"] == 200
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_no_place_of_a_probe_is_lost_however_calls_end(
+    harness: Harness, server: Server, settled: Callable[..., Awaitable[None]], seed: int
+) -> None:
+    """Well, badly, in pieces, broken off by either side; and in the end a good call closes the circuits."""
+    rng = random.Random(seed)
+
+    def reset(peer: Peer, call: Call) -> None:
+        peer.h2.send_headers(call.stream, OK)
+
+        def end() -> None:
+            with contextlib.suppress(StreamClosedError):
+                peer.h2.reset_stream(call.stream)
+                peer.flush()
+
+        asyncio.get_running_loop().call_later(0.01, end)
+
+    def silent(peer: Peer, call: Call) -> None:
+        if rng.random() < 0.5:
+            peer.h2.send_headers(call.stream, OK)
+
+    makers = (trailers_only, whole, in_pieces, in_pieces)
+
+    def on_call(peer: Peer, call: Call, what: str) -> None:
+        if what == "end":
+            made = rng.choice((reset, silent, *(maker(rng.choice((0, 0, 4, 5, 13, 14, 14))) for maker in makers)))
+            made(peer, call)
+
+    server.on_call = on_call
+    circuit = CircuitBreaker(failures=2, reset_s=0.03, probes=2)
+    world = simple(server.port, protocol="h2", breaker=circuit, service_breaker=circuit, outlier=Outlier(failures=3))
+    gateway = await harness.start(world, max_in_flight=1000)
+
+    async def client() -> None:
+        for _ in range(25):
+            with contextlib.suppress(TimeoutError, ClientError):
+                async with asyncio.timeout(rng.choice((0.03, 0.1))):
+                    await ask(harness, rng.choice(("POST", "PUT")))
+            await asyncio.sleep(0.01)
+
+    await asyncio.gather(*(client() for _ in range(6)))
+    await settled(clients=False)
+    (pool,) = gateway.pools.all().values()
+    assert pool.service_breaker is not None
+    assert len(server.calls) > 40
+    breakers = (pool.service_breaker, *(state.breaker for state in pool.endpoints))
+    assert [breaker._slot.view[breaker._slot.at + PROBES] for breaker in breakers] == [0.0, 0.0]
+    answering(server, whole(0, MESSAGE))
+
+    async def closed() -> None:
+        while any(breaker.state != "closed" for breaker in breakers):
+            await ask(harness)
+            await asyncio.sleep(0.01)
+
+    async with asyncio.timeout(5):
+        await closed()
