@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import ssl
@@ -410,6 +411,47 @@ def test_an_autoscaler_has_the_replicas_of_a_data_plane(bed: Cluster) -> None:
     wait_replicas(bed, 1)
     bed.wait(lambda: not bed.find(AUTOSCALERS, NS), "the autoscaler is gone", 30)
     wait_gateway(bed, "scaled")
+
+
+def test_no_scaling_is_lost_to_an_apply_at_the_same_time(bed: Cluster) -> None:
+    """The Deployment is scaled many times a second while what is applied to it changes as well; no number comes back."""
+    unplaced = scaled({"maxReplicas": 30}, nodeSelector={"nowhere": "at-all"})  # pods that wait cost nothing
+    bed.apply([unplaced, gateway("scaled", 80, infrastructure=SCALED)])
+    bed.wait(lambda: bed.find(AUTOSCALERS, NS), "the autoscaler is there", 30)
+    before = bed.get("deployment", "scaled-nexus", NS)
+    stop, given = threading.Event(), []
+    path = f"/apis/apps/v1/namespaces/{NS}/deployments/scaled-nexus/scale"
+    scale = {
+        "apiVersion": "autoscaling/v1",
+        "kind": "Scale",
+        "metadata": {"name": "scaled-nexus", "namespace": NS},
+    }
+
+    def rescale() -> None:
+        with contextlib.closing(Direct(bed)) as api:
+            while not stop.wait(0.05):
+                count = 3 + len(given) % 20
+                api.ask("PUT", path, {**scale, "spec": {"replicas": count}})
+                given.append(count)
+
+    def notes() -> list[str]:
+        found = history(bed, "deployments", "scaled-nexus", before["metadata"]["resourceVersion"])
+        return [obj["metadata"]["annotations"].get("note", "") for obj in found]
+
+    thread = threading.Thread(target=rescale, daemon=True)
+    thread.start()
+    try:
+        for number in range(10):
+            bed.apply([gateway("scaled", 80, infrastructure={**SCALED, "annotations": {"note": str(number)}})])
+        bed.wait(lambda: notes()[-1] == "9", "the last change is applied under way", 60)
+    finally:
+        stop.set()
+        thread.join(30)
+    versions = history(bed, "deployments", "scaled-nexus", before["metadata"]["resourceVersion"])
+    counts = [before["spec"]["replicas"], *(obj["spec"]["replicas"] for obj in versions)]
+    changes = [count for last, count in itertools.pairwise(counts) if count != last]
+    assert changes == given
+    print(f"{len(given)} scalings beside {len(set(notes()))} editions")
 
 
 def test_somebody_elses_autoscaler_is_not_undone(bed: Cluster) -> None:
