@@ -63,6 +63,7 @@ def test_without_consul_the_rendering_ends_with_the_remedy(helm: Helm) -> None:
         ("gateway.workers=0", "gateway.workers"),
         ("gateway.autoscaling.maxReplicas=0", "gateway.autoscaling.maxReplicas"),
         ("gateway.autoscaling.enabled=true,gateway.autoscaling.minReplicas=11", "gateway.autoscaling.minReplicas"),
+        ("gateway.autoscaling.enabled=true,gateway.resources.requests.cpu=null", "gateway.resources.requests.cpu"),
         ("gateway.podDisruptionBudget.maxUnavailable=half", "gateway.podDisruptionBudget.maxUnavailable"),
         ("gateway.tls.secrets={Not_A_Name}", "gateway.tls.secrets"),
     ],
