@@ -51,8 +51,9 @@ spec:
 """
 
 
+@pytest.mark.parametrize("only", ["", "shop/main"])
 @pytest.mark.parametrize("seal_key", ["", base64.b64encode(bytes(range(32))).decode()])
-async def test_https_is_served_from_files(gateway: Listeners, tmp_path: Path, seal_key: str) -> None:
+async def test_https_is_served_from_files(gateway: Listeners, tmp_path: Path, seal_key: str, only: str) -> None:
     upstream = await gateway.serve("a")
     port = upstream.endpoints.addresses[0][1]  # type: ignore[union-attr]
     chain, key = gateway.authority.issue("api.example")
@@ -67,6 +68,7 @@ async def test_https_is_served_from_files(gateway: Listeners, tmp_path: Path, se
         access_log=False,
         plugin_cache=tmp_path / "plugins",
         seal_key=seal_key,
+        gateway=only,
     )
     made = Gateway(settings, build_source(settings, folder), MemoryDiscovery())
     await made.start()
