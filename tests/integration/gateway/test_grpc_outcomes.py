@@ -151,17 +151,17 @@ async def test_the_error_ratio_counts_calls_by_their_status(start: Start, harnes
 async def test_the_services_circuit_opens_and_closes_by_calls(start: Start, harness: Harness, echo: Echo) -> None:
     client = await start(
         breaker=CircuitBreaker(failures=0),
-        service_breaker=CircuitBreaker(failures=2, reset_s=0.5),
+        service_breaker=CircuitBreaker(failures=2, reset_s=1.0),
         retry=Retry(attempts=0),
     )
     await fails(client.unary(b"", metadata=failing("UNAVAILABLE")))
     await streams(client.spread(b"", metadata=failing("UNAVAILABLE", *IN_TRAILERS)))
     assert await streams(client.spread(b"")) == (0, "UNAVAILABLE")
     assert len(echo.seen) == 2
-    await asyncio.sleep(0.55)  # the breaker's own open time, on its own clock
+    await asyncio.sleep(1.05)  # the breaker's own open time, on its own clock
     assert await streams(client.spread(b"", metadata=failing("UNAVAILABLE", *IN_TRAILERS))) == (1, "UNAVAILABLE")
     assert await streams(client.spread(b"")) == (0, "UNAVAILABLE"), "the probe failed in the end"
-    await asyncio.sleep(0.55)
+    await asyncio.sleep(1.05)
     assert await streams(client.spread(b"", metadata=(("x-head", "1"), ("x-sleep", "0.02")))) == (3, "OK")
     assert await client.unary(b"ab") == b"ba"
 
@@ -173,13 +173,13 @@ async def test_the_services_circuit_opens_and_closes_by_calls(start: Start, harn
 async def test_a_probe_that_fails_opens_the_circuit_again(
     start: Start, harness: Harness, echo: Echo, metadata: tuple[tuple[str, str], ...]
 ) -> None:
-    client = await start(breaker=CircuitBreaker(failures=3, reset_s=0.5))
+    client = await start(breaker=CircuitBreaker(failures=3, reset_s=1.0))
     for _ in range(3):
         await fails(client.unary(b"", metadata=failing("UNAVAILABLE")))
-    await asyncio.sleep(0.55)
+    await asyncio.sleep(1.05)
     assert (await streams(client.spread(b"", metadata=metadata)))[1] == "UNAVAILABLE"
     assert await circuit(harness) == "open", "one failure is enough"
-    await asyncio.sleep(0.55)
+    await asyncio.sleep(1.05)
     assert await client.unary(b"ab") == b"ba"
     assert await circuit(harness) == "closed"
 
