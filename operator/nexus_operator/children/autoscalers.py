@@ -19,6 +19,7 @@ from nexus_operator.world.inventory import Object, key_of
 from nexus_operator.world.kinds import AUTOSCALER, DEPLOYMENT, GATEWAY_NAME
 
 CPU_PERCENT = 80
+"""Of what the replicas request. Kubernetes' own default of an autoscaler without metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,9 @@ class Scaling:
         if live is None:
             return self.start
         count = int((live.get("spec") or {}).get("replicas", 1))
-        if count == 0 and _is_anothers(live, manager):
-            return 0  # to Kubernetes, an autoscaler that somebody switched off for a while
-        return self._bounded(count)
-
-    def _bounded(self, count: int) -> int:
+        if count == 0:
+            # To Kubernetes, an autoscaler that is switched off: for a while, if somebody else did; by our parameters before, if not.
+            return 0 if _is_anothers(live, manager) else self.start
         return max(self.least, count if self.most is None else min(count, self.most))
 
 
