@@ -151,6 +151,22 @@ async def test_a_port_that_is_taken_costs_its_listeners_alone_and_is_tried_again
     assert "ListenerNotOpen" not in str(await gateway.ask("/problems"))
 
 
+async def test_a_listener_that_was_not_open_can_go(gateway: Listeners) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        first, second = listener("first", 80), listener("second", other.getsockname()[1])
+        upstream = await gateway.serve("a")
+        await gateway.start(world(first, second, answers("a", first, second), upstream))
+        assert list(gateway.source.acks[-1].listeners) == [second.id]
+        third = listener("third", free_port())
+        await gateway.publish(world(first, third, answers("a", first, third), upstream))
+        await until(lambda: not gateway.source.acks[-1].listeners)
+        assert await gateway.get(third.port, "api.example", plain=True) == (200, "a")
+        assert "ListenerNotOpen" not in str(await gateway.ask("/problems"))
+        # And it is not tried again: the next change finds nothing in its way.
+        await gateway.publish(world(first, answers("b", first), await gateway.serve("b")))
+        assert await gateway.get(80, "api.example", plain=True) == (200, "b")
+
+
 async def test_tls_ends_or_goes_on_by_the_name_on_one_port(gateway: Listeners) -> None:
     own = gateway.authority.certificate("own", "https.example", "ends.example")
     port = free_port()

@@ -145,13 +145,14 @@ class Ports:
 
     def commit(self, prepared: Prepared, snapshot: Snapshot) -> None:
         """Put the plan in force; goes with the runtime's change, without a pause between the two."""
+        before = {**self._doubtful, **self.refused} if self._sources else {}
         self._gone += [door for key, door in self._open.items() if key not in prepared.plan.doors]
         self._open = {key: door for key, door in self._open.items() if key in prepared.plan.doors}
         self._open.update(prepared.fresh)
-        self._plan = prepared.plan
+        # These go together: what failed is of this plan's doors, and is looked up among them.
+        self._plan, self._failed = prepared.plan, dict(prepared.failed)
         self._shown = prepared.shown
-        before = {**self._doubtful, **self.refused} if self._sources else {}
-        self._refused, self._doubtful, self._failed = prepared.refused, prepared.doubtful, dict(prepared.failed)
+        self._refused, self._doubtful = prepared.refused, prepared.doubtful
         self._sources = {listener.id: listener.source for listener in snapshot.listeners}
         self._listeners = snapshot.listeners
         self._contexts.end(snapshot.certificates)
