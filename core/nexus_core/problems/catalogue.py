@@ -45,6 +45,7 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "NotAllowedByListeners": "No listener allows routes from the object's namespace.",
         "PathConflict": "Another NexusService, or an HTTPRoute, that has precedence has the same path.",
         "PolicyConflict": "Two policies set one field of one target to different values.",
+        "PortUnavailable": "A listener asks for a port that Nexus needs for itself.",
         "ProtocolConflict": "Listeners of different protocols ask for one port.",
         "UnknownKind": "The group nexus.dev has no such kind.",
         "UnsupportedAddress": "A Gateway asks for an address of a type that Nexus cannot give.",

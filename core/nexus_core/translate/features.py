@@ -6,6 +6,9 @@ from collections.abc import Collection, Mapping
 
 from nexus_core.snapshot.listeners import Protocol
 
+ADMIN_PORT = 15020
+"""Where data planes in a cluster tell how they are: no listener can have it. The same holds for files, which may go to a cluster."""
+
 Field = tuple[str, str]
 """(plural of a kind, path of a field with dots, lists passed over)"""
 

@@ -14,7 +14,7 @@ from nexus_core.model.base import HOSTNAME_PATTERN
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Listener, ListenerTls
 from nexus_core.translate.client_validation import ClientValidation
-from nexus_core.translate.features import KINDS_OF_PROTOCOL, PROTOCOLS
+from nexus_core.translate.features import ADMIN_PORT, KINDS_OF_PROTOCOL, PROTOCOLS
 from nexus_core.translate.listeners import Draft
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.server_certificates import Certificates
@@ -181,6 +181,9 @@ def _refusal(owner: ObjectRef, path: str, item: gateway_api.ListenerSpec) -> Pro
     if len(item.name) > 253 or not _NAME.fullmatch(item.name):
         what, fix = f'"{item.name[:80]}" is no listener name.', "Use lower-case letters, digits and '-'."
         return Problem(owner, f"{path}.name", "InvalidSpec", what, fix)
+    if item.port == ADMIN_PORT and item.protocol != "UDP":
+        what = f'Listener "{item.name}" asks for port {ADMIN_PORT}, where Nexus itself tells of its health and metrics.'
+        return Problem(owner, f"{path}.port", "PortUnavailable", what, "Choose another port.")
     given = item.allowed_routes.namespaces.from_
     if given not in ("Same", "All", "Selector"):
         what = f'Listener "{item.name}" allows routes from "{given[:80]}", which Nexus does not know.'

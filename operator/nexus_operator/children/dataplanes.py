@@ -18,6 +18,7 @@ from nexus_core.certificates.sealing import gateway_key
 from nexus_core.model.base import Model
 from nexus_core.model.gateway_parameters import DisruptionBudget, GatewayService, NexusGatewayParametersSpec
 from nexus_core.problems import ObjectRef
+from nexus_core.translate.features import ADMIN_PORT
 from nexus_core.translate.translation import Infrastructure
 
 from nexus_operator.children import autoscalers
@@ -39,7 +40,6 @@ from nexus_operator.world.kinds import (
 SUFFIX = "-nexus"
 NAME_LIMIT = 63
 """Of a Service's name, and of a label's value."""
-ADMIN_PORT = 15020
 """The pods' own port: probes and metrics. High, so that no listener is likely to ask for it."""
 REPLICAS, WORKERS, PRE_STOP_S, DRAIN_S = 2, 1, 5, 20
 RESOURCES: Mapping[str, Any] = {"requests": {"cpu": "100m", "memory": "128Mi"}}
