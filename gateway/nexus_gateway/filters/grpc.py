@@ -22,9 +22,12 @@ _BY_REASON = {
 }  # fmt: skip
 """Where the reason says more than its status. The last two: what the Gateway API asks of a GRPCRoute without a valid backend."""
 _HTTP = {
-    0: 200, 1: 499, 2: 500, 3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400, 12: 501, 13: 500, 14: 503,
+    0: 200, 1: 499, 2: 500, 3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400, 12: 404, 13: 500, 14: 503,
     15: 500, 16: 401,
 }  # fmt: skip
+"""`UNIMPLEMENTED` is 404, the status that means it in the other direction, and not 501: it is clients who choose the method's name,
+and asking for one that is not there must not count against an endpoint.
+"""
 _LEFT_OUT = frozenset({"content-type", "content-length", "cache-control"})
 _MAX_MESSAGE = 1024
 _PLAIN = frozenset(range(0x20, 0x7F)) - {0x25}
