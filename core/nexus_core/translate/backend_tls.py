@@ -1,6 +1,7 @@
 """BackendTLSPolicies: which ports of Services are spoken to over TLS, and what they have to prove.
 
-A policy that cannot be carried out costs the port it is on: it is not spoken to at all, never in clear.
+A policy that cannot be carried out costs the port it is on: it is not spoken to at all, never in clear. A target that is not there is no
+port that it is on: the policy is not attached to it (Gateway API, LocalPolicyTargetReferenceWithSectionName), and says so.
 
 Of two policies on one port the one that names the port by its section comes before one on the whole Service; between two that
 are equally close the older one holds, then the first by name, and the other is told (Gateway API: GEP-713, GEP-1897).
@@ -9,7 +10,7 @@ are equally close the older one holds, then the first by name, and the other is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pydantic
@@ -45,7 +46,9 @@ class Refused:
 
 @dataclass
 class _Policy:
-    """tls: None when the policy cannot be carried out. lost: targets that other policies have, with those."""
+    """tls: None when the policy cannot be carried out. lost: targets that other policies have, with those. vain: targets that are not
+    there, with what is wrong; of those, the policy has none.
+    """
 
     resource: Resource
     accepted: Verdict = ACCEPTED
@@ -53,6 +56,7 @@ class _Policy:
     tls: UpstreamTls | None = None
     targets: list[Target] = field(default_factory=list)
     lost: dict[Target, ObjectRef] = field(default_factory=dict)
+    vain: dict[Target, Problem] = field(default_factory=dict)
     remarks: tuple[Remark, ...] = ()
 
 
@@ -88,6 +92,8 @@ class BackendTls:
                 gateways.setdefault((namespace, service, section), set()).update(found)
         for policy in sorted(self._all, key=lambda each: each.resource.ref):
             using = {g for target in policy.targets for g in gateways.get(target, ())}
+            for namespace, service, _ in policy.vain:
+                using |= gateways.get((namespace, service, ""), set())
             ancestors = tuple(self._at(policy, gateway, gateways) for gateway in sorted(using)[:MAX_ANCESTORS])
             yield BackendTlsStatus(policy.resource.ref, policy.resource.generation, ancestors, policy.remarks)
 
@@ -96,7 +102,17 @@ class BackendTls:
         accepted = policy.accepted
         if lost:
             accepted = Verdict(False, "Conflicted", "\n".join(_conflict(t, policy.lost[t]) for t in lost))
-        return AncestorStatus(gateway, accepted, policy.resolved)
+        if not policy.vain:
+            return AncestorStatus(gateway, accepted, policy.resolved)
+        missing = "\n".join(f"{p.path}: {p.what} {p.fix}" for p in policy.vain.values())
+        if not any(gateway in gateways.get(target, ()) for target in policy.targets):
+            # Whatever else is wrong with it, nothing here is closed because of it.
+            also = f"\n{accepted.message}" if accepted.reason == "Invalid" else ""
+            accepted = Verdict(False, "TargetNotFound", missing + also)
+        resolved = Verdict(False, "TargetNotFound", missing)
+        if not policy.resolved.ok:
+            resolved = replace(policy.resolved, message=f"{policy.resolved.message}\n{missing}")
+        return AncestorStatus(gateway, accepted, resolved)
 
     def _port_name(self, namespace: str, service: str, number: int) -> str:
         resource = self._world.find("Service", namespace, service)
@@ -145,19 +161,13 @@ class BackendTls:
                 fix = 'Target a Service, with group: ""; a NexusService has its own policy.tls.'
                 self.problems.append(Problem(ref, f"{path}.kind", "UnsupportedValue", what, fix))
                 continue
-            service = self._world.find("Service", ref.namespace, target.name)
-            if service is None:
-                what = f'There is no Service "{target.name}" in namespace "{ref.namespace}".'
-                fix = "Create it, or name another; targets are of the same namespace as the policy."
-                self.problems.append(Problem(ref, f"{path}.name", "TargetNotFound", what, fix))
-            elif target.section_name and isinstance(service.spec, kubernetes.ServiceSpec):
-                names = sorted(p.name for p in service.spec.ports if p.name)
-                if target.section_name not in names:
-                    what = f'Service "{target.name}" has no port of the name "{target.section_name}".'
-                    fix = f"Name one of: {', '.join(names)}." if names else "Leave sectionName out, or name the port."
-                    self.problems.append(Problem(ref, f"{path}.sectionName", "TargetNotFound", what, fix))
             key = (ref.namespace, target.name, target.section_name or "")
-            if key in policy.targets:
+            if key in policy.targets or key in policy.vain:
+                continue
+            missing = self._missing(ref, target, path)
+            if missing is not None:
+                policy.vain[key] = missing
+                self.problems.append(missing)
                 continue
             policy.targets.append(key)
             owner = self._by_target.setdefault(key, policy)
@@ -165,6 +175,25 @@ class BackendTls:
                 policy.lost[key] = owner.resource.ref
                 what = _conflict(key, owner.resource.ref)
                 self.problems.append(Problem(ref, path, "Conflicted", what, "Remove one of the two policies."))
+
+    def _missing(self, ref: ObjectRef, target: gateway_api.PolicyTargetRef, path: str) -> Problem | None:
+        """Return what of a target is not there, and what that means for those who meant to protect it."""
+        service = self._world.find("Service", ref.namespace, target.name)
+        if service is None:
+            what = f'There is no Service "{target.name}" in namespace "{ref.namespace}".'
+            fix = "Create it, or name another; targets are of the same namespace as the policy."
+            return Problem(ref, f"{path}.name", "TargetNotFound", what, fix)
+        if not target.section_name or not isinstance(service.spec, kubernetes.ServiceSpec):
+            return None
+        names = sorted(p.name for p in service.spec.ports if p.name)
+        if target.section_name in names:
+            return None
+        what = (
+            f'Service "{target.name}" has no port of the name "{target.section_name}", so this target protects nothing: '
+            "a port that no policy is on is spoken to in clear."
+        )
+        fix = f"Name one of: {', '.join(names)}." if names else "Leave sectionName out, or name the port."
+        return Problem(ref, f"{path}.sectionName", "TargetNotFound", what, fix)
 
     def _validation(self, policy: _Policy, said: gateway_api.BackendValidation) -> None:
         ref = policy.resource.ref
