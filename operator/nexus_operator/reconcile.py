@@ -22,7 +22,7 @@ from nexus_core.problems import Problem
 from nexus_core.translate import Mirror, Session, Translation
 
 from nexus_operator.children.dataplanes import Fabric, render_data_plane
-from nexus_operator.children.gateways import Planned, plan_data_planes
+from nexus_operator.children.gateways import Planned, of_deleted_classes, plan_data_planes
 from nexus_operator.children.render import Surroundings, render
 from nexus_operator.edge.ackwatch import AckWatch
 from nexus_operator.edge.catalog import Catalog
@@ -280,6 +280,7 @@ class Reconciler:
             previous=last.snapshot if last is not None else None,
             indexes=self._indexes.current,
             class_name=self._settings.class_name,
+            standing=of_deleted_classes(self._inventory),
             sealer=self._sealer,
         )
 

@@ -538,6 +538,35 @@ def test_a_deleted_class_leaves_running_what_runs(bed: Cluster) -> None:
     assert bed.get("deployment", "kept-nexus", NS)["metadata"]["generation"] == before
 
 
+def test_a_deleted_class_of_any_name_leaves_running_what_runs(bed: Cluster) -> None:
+    """`kubectl replace --force`, or a chart that makes its class anew, is no outage."""
+    second = {
+        "apiVersion": GATEWAY_API, "kind": "GatewayClass", "metadata": {"name": "second"},
+        "spec": {"controllerName": "nexus.dev/gateway-controller"},
+    }  # fmt: skip
+    bed.apply([second, gateway("kept", 80, cls="second"), route("kept", "kept")])
+    try:
+        address = address_of(bed, "kept")
+        wait_route(bed, "kept")
+        made = children(bed, "kept")
+        uid = bed.get("service", "kept-nexus", NS)["metadata"]["uid"]
+        bed.kubectl("delete", "gatewayclass", "second")
+        # A change after the deletion that is served tells that the deletion was seen.
+        bed.apply([route("kept", "kept", path="/later")])
+        wait_route(bed, "kept")
+        assert status_of(bed, f"http://{address}/later") == 200
+        assert children(bed, "kept") == made
+        assert address_of(bed, "kept") == address
+        bed.apply([second])
+        assert address_of(bed, "kept") == address
+        assert bed.get("service", "kept-nexus", NS)["metadata"]["uid"] == uid
+        bed.kubectl("delete", "gatewayclass", "second")
+        bed.kubectl("delete", "gateway", "kept", "-n", NS)
+        bed.wait(lambda: not children(bed, "kept"), "everything made for it is gone", 60)
+    finally:
+        bed.kubectl("delete", "gatewayclass", "second", "--ignore-not-found")
+
+
 def test_a_kind_that_goes_and_comes_back_is_served_and_claimed_again(bed: Cluster) -> None:
     name = "udproutes.gateway.networking.k8s.io"
 

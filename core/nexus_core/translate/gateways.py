@@ -90,7 +90,7 @@ def build_gateways(world: World, last: LastGood, sealer: Sealer | None = None) -
     certificates = Certificates(world, last, grants, sealer)
     infrastructures = Infrastructures(world)
     found.classes, found.problems = infrastructures.statuses, infrastructures.problems
-    ours = [r for r in world.all("Gateway") if _class_of(r) in world.class_names]
+    ours = [r for r in world.all("Gateway") if _class_of(r) in world.class_names or r.ref in world.standing]
     sets = listener_sets.by_gateway(world, last, frozenset(r.ref for r in ours), found.problems)
     for resource in ours:
         _Builder(found, world, last, grants, certificates, resource).build(infrastructures, sets.get(resource.ref, ()))

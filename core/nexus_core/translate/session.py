@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from nexus_core.marketplace import Index
 from nexus_core.model.resources import Resource
+from nexus_core.problems import ObjectRef
 from nexus_core.snapshot import Snapshot
 from nexus_core.translate.memory import Memory
 from nexus_core.translate.translation import Translation
@@ -29,11 +30,18 @@ class Session:
         previous: Snapshot | None = None,
         indexes: Mapping[str, Index] | None = None,
         class_name: str = "nexus",
+        standing: Iterable[ObjectRef] = (),
         sealer: Sealer | None = None,
     ) -> Translation:
         """As `whole.translate`. resources: those that did not change since the last call have to be the same objects, or they are
         translated anew.
         """
         return translate_with(
-            self._memory, resources, previous=previous, indexes=indexes, class_name=class_name, sealer=sealer
+            self._memory,
+            resources,
+            previous=previous,
+            indexes=indexes,
+            class_name=class_name,
+            standing=standing,
+            sealer=sealer,
         )

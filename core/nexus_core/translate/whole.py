@@ -55,16 +55,26 @@ def translate(
     previous: Snapshot | None = None,
     indexes: Mapping[str, Index] | None = None,
     class_name: str = "nexus",
+    standing: Iterable[ObjectRef] = (),
     sealer: Sealer | None = None,
 ) -> Translation:
     """Return the Snapshot of all resources, what is wrong with them, and what their statuses should say.
 
     resources: the whole world, in any order. previous: the published Snapshot; broken objects keep what it holds of
     them. indexes: marketplace indexes that could be read, by the NexusMarketplace's name. class_name: the GatewayClass
-    that counts as ours without its object. sealer: of private keys in the Snapshot; None takes one that this process alone has.
+    that counts as ours without its object. standing: Gateways that are ours although the object of their class was deleted.
+    sealer: of private keys in the Snapshot; None takes one that this process alone has.
     Never raises; equal worlds give equal translations. A `Session` does the same for one world after another in less time.
     """
-    return translate_with(Memory(), resources, previous=previous, indexes=indexes, class_name=class_name, sealer=sealer)
+    return translate_with(
+        Memory(),
+        resources,
+        previous=previous,
+        indexes=indexes,
+        class_name=class_name,
+        standing=standing,
+        sealer=sealer,
+    )
 
 
 def translate_with(
@@ -74,10 +84,11 @@ def translate_with(
     previous: Snapshot | None,
     indexes: Mapping[str, Index] | None,
     class_name: str,
+    standing: Iterable[ObjectRef],
     sealer: Sealer | None,
 ) -> Translation:
     """Do what `translate` does. memory: of the translation before, and afterwards of this; it changes nothing of what comes out."""
-    world = worlds.build_world(resources, class_name)
+    world = worlds.build_world(resources, class_name, standing)
     last = LastGood(previous or EMPTY)
     opened = gateways.build_gateways(world, last, sealer)
     secured = backend_tls.BackendTls(world)

@@ -9,7 +9,7 @@ from typing import Any
 from nexus_core.model import gateway_api
 from nexus_core.model.kinds import CONTROLLER_NAME, KINDS
 from nexus_core.model.resources import Resource
-from nexus_core.problems import Problem
+from nexus_core.problems import ObjectRef, Problem
 
 Key = tuple[str, str]
 """(namespace, name)"""
@@ -19,11 +19,14 @@ NAMES_SHOWN = 10
 
 @dataclass(frozen=True)
 class World:
-    """by_kind: resources of each kind by (namespace, name), in that order. problems: objects given twice, unknown kinds."""
+    """by_kind: resources of each kind by (namespace, name), in that order. problems: objects given twice, unknown kinds. standing:
+    Gateways that are ours although their class is not there.
+    """
 
     by_kind: Mapping[str, Mapping[Key, Resource]]
     class_names: frozenset[str]
     problems: tuple[Problem, ...] = ()
+    standing: frozenset[ObjectRef] = frozenset()
     _names: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict, repr=False, compare=False)
 
     def all(self, kind: str) -> Iterator[Resource]:
@@ -51,8 +54,8 @@ class World:
         return {"kubernetes.io/metadata.name": namespace, **(found.labels if found else {})}
 
 
-def build_world(resources: Iterable[Resource], class_name: str) -> World:
-    """Return the index. class_name: GatewayClass that is ours even when its object is not there (files)."""
+def build_world(resources: Iterable[Resource], class_name: str, standing: Iterable[ObjectRef] = ()) -> World:
+    """Return the index. class_name: GatewayClass that is ours even when its object is not there (files). standing: see `World`."""
     found: dict[str, dict[Key, Resource]] = {}
     problems: list[Problem] = []
     for resource in resources:
@@ -69,7 +72,8 @@ def build_world(resources: Iterable[Resource], class_name: str) -> World:
             resource = min(other, resource, key=_text_of)
         here[key] = resource
     by_kind = {kind: dict(sorted(items.items())) for kind, items in sorted(found.items())}
-    return World(by_kind, _our_classes(by_kind.get("GatewayClass", {}), class_name), tuple(problems))
+    classes = _our_classes(by_kind.get("GatewayClass", {}), class_name)
+    return World(by_kind, classes, tuple(problems), frozenset(standing))
 
 
 def precedence(resource: Resource) -> tuple[bool, str, str, str]:

@@ -8,17 +8,29 @@ from typing import Any, Literal
 
 from nexus_core.model.gateway_parameters import NexusGatewayParametersSpec
 from nexus_core.model.resources import Resource
+from nexus_core.problems import ObjectRef
 from nexus_core.snapshot import Snapshot, gateway_of
 from nexus_core.translate import Translation
 from nexus_core.translate.gateways import DEFAULT_GATEWAY
 from nexus_core.translate.translation import Infrastructure
 
-from nexus_operator.children.dataplanes import DataPlane, name_of
-from nexus_operator.children.plan import ChildKey
+from nexus_operator.children.dataplanes import DataPlane, label_of, name_of
+from nexus_operator.children.plan import ChildKey, owner_uid
 from nexus_operator.world.inventory import Inventory, Key, Object
-from nexus_operator.world.kinds import GATEWAY, GATEWAY_CLASS, NEXUS_GATEWAY_PARAMETERS, SERVICE, Kind
+from nexus_operator.world.kinds import (
+    DEPLOYMENT,
+    GATEWAY,
+    GATEWAY_CLASS,
+    GATEWAY_CLASS_NAME,
+    MANAGED_BY,
+    NEXUS_GATEWAY_PARAMETERS,
+    SERVICE,
+    Kind,
+)
 
 DEFAULT_ID = f"{DEFAULT_GATEWAY.namespace}/{DEFAULT_GATEWAY.name}"
+WITNESSES = (DEPLOYMENT.kind, SERVICE.kind)
+"""Children that tell by which class they were made. Either may be missing: a Gateway without ports has no Service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,30 @@ class Planned:
     def all(self) -> Mapping[str, DataPlane]:
         """Both, by the Gateway."""
         return {**self.standing, **self.planes}
+
+
+def of_deleted_classes(inventory: Inventory) -> frozenset[ObjectRef]:
+    """Return the Gateways whose class is not there, and was ours: what was made for them by that class is still there and says so. One
+    that was moved to a class that nobody has has children of its class before.
+    """
+    return frozenset(
+        ObjectRef(GATEWAY.kind, *key)
+        for key, obj in inventory.items(GATEWAY.kind)
+        if (name := _class_of(obj)) and inventory.get(GATEWAY_CLASS.kind, "", name) is None
+        if any(_was_made_by(inventory.get(kind, key[0], name_of(key[1])), obj, name) for kind in WITNESSES)
+    )
+
+
+def _was_made_by(child: Object | None, gateway: Object, class_name: str) -> bool:
+    """Whether the operator made an object for a Gateway while that was of a class."""
+    if child is None or owner_uid(child) != str(gateway["metadata"].get("uid")):
+        return False
+    labels = child["metadata"].get("labels") or {}
+    return labels.get(MANAGED_BY[0]) == MANAGED_BY[1] and labels.get(GATEWAY_CLASS_NAME) == label_of(class_name)
+
+
+def _class_of(gateway: Object) -> str:
+    return str((gateway.get("spec") or {}).get("gatewayClassName") or "")
 
 
 def plan_data_planes(
@@ -66,7 +102,7 @@ def plan_data_planes(
             namespace=status.ref.namespace,
             infrastructure=replace(status.infrastructure, ports=ports),
             owner=owner_reference(GATEWAY, obj),
-            class_name=str((obj.get("spec") or {}).get("gatewayClassName") or ""),
+            class_name=_class_of(obj),
         )
         classless = inventory.get(GATEWAY_CLASS.kind, "", plane.class_name) is None
         if status.quarantined or not status.infrastructure.usable or classless:

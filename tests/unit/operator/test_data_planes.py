@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from nexus_core.model.load import parse
 from nexus_core.translate import translate
-from nexus_operator.children.gateways import Planned, plan_data_planes
+from nexus_operator.children.dataplanes import label_of
+from nexus_operator.children.gateways import Planned, of_deleted_classes, plan_data_planes
 from nexus_operator.mirror.endpoints import slices_by_service
 from nexus_operator.publication.fleets import Replica
 from nexus_operator.status.fronts import fronts_of, replicas_of
@@ -52,7 +53,7 @@ def world(*objects: dict[str, Any], installed: bool = True) -> tuple[Inventory, 
     resources = [parse(obj) for kind in kinds for obj in inventory.all(kind)]
     parameters = {(r.ref.namespace, r.ref.name): r for r in resources if r.ref.kind == "NexusGatewayParameters"}
     planned = plan_data_planes(
-        translate(resources),
+        translate(resources, standing=of_deleted_classes(inventory)),
         inventory,
         parameters,
         namespace="nexus-system",
@@ -92,6 +93,50 @@ def test_a_gateway_whose_class_was_deleted_keeps_what_it_has() -> None:
     assert planned.planes == {}
     assert set(planned.standing) == {"shop/web"}
     assert planned.owners == {"u0"}
+
+
+def made(kind: str, by: str, uid: str = "u1", owner: str = "web", **more: str) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/managed-by": "nexus", "gateway.networking.k8s.io/gateway-class-name": by, **more}
+    meta = {"name": "web-nexus", "namespace": "shop", "labels": labels, "ownerReferences": [owned_by(owner, uid)]}
+    return {"kind": kind, "metadata": meta, "spec": {}}
+
+
+LONG = "second-" + "x" * 90
+
+
+@pytest.mark.parametrize(
+    ("name", "children", "stands"),
+    [
+        ("second", [made("Deployment", "second"), made("Service", "second")], True),
+        ("second", [made("Deployment", "second")], True),
+        ("second", [made("Service", "second")], True),
+        (LONG, [made("Deployment", label_of(LONG))], True),
+        ("second", [], False),
+        ("nexsu", [made("Deployment", "nexus"), made("Service", "nexus")], False),  # moved there
+        ("second", [made("Deployment", "second", uid="u9")], False),  # of a Gateway of this name before
+        ("second", [made("Deployment", "second", **{"app.kubernetes.io/managed-by": "other"})], False),
+    ],
+)
+def test_a_gateway_stays_ours_while_what_its_deleted_class_made_is_there(
+    name: str, children: list[dict[str, Any]], stands: bool
+) -> None:
+    _, planned = world(CLASS, gateway(gatewayClassName=name), *children)
+    assert planned.planes == {}
+    assert set(planned.standing) == ({"shop/web"} if stands else set())
+    assert planned.owners == (frozenset({"u1"}) if stands else frozenset())
+
+
+def test_what_a_deleted_class_made_goes_once_another_controller_has_that_class() -> None:
+    theirs = {**CLASS, "metadata": {"name": "second"}, "spec": {"controllerName": "example.com/other"}}
+    _, planned = world(gateway(gatewayClassName="second"), theirs, made("Deployment", "second"))
+    assert planned.all == {}
+
+
+def test_a_deleted_class_that_comes_back_has_its_data_planes_again() -> None:
+    back = {**CLASS, "metadata": {"name": "second"}}
+    _, planned = world(gateway(gatewayClassName="second"), back, made("Deployment", "second"))
+    assert set(planned.planes) == {"shop/web"}
+    assert planned.owners == frozenset()
 
 
 def test_a_gateway_without_a_listener_that_serves_keeps_its_service() -> None:
