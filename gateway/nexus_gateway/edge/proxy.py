@@ -25,6 +25,7 @@ from nexus_gateway.edge.departures import Departures
 from nexus_gateway.edge.ending import Ending
 from nexus_gateway.edge.exchanges import Exchange
 from nexus_gateway.edge.hedges import Hedges
+from nexus_gateway.edge.listeners.plans import Site
 from nexus_gateway.edge.measurements import Measurements
 from nexus_gateway.edge.mirrors import Mirrors
 from nexus_gateway.edge.recording import Recorder
@@ -78,7 +79,7 @@ class Proxy:
         self.access_log = access_log
         self._decide = decisions.end
         self.runtime: Runtime = empty()
-        self.forwarding = Forwarding(settings.trusted_proxies, declared=settings.ports == "declared")
+        self.forwarding = Forwarding(settings.trusted_proxies)
         self.tls = Originations()
         self.parser = RequestParser(
             aside=requests.ASIDE,
@@ -108,7 +109,7 @@ class Proxy:
         self._draining = False
         self._paused: set[ServerConnection] = set()
         self._sites: dict[str, ServerOptions] = {}
-        self._ports: Mapping[str, int] = {}
+        self._planned: Mapping[str, Site] = {}
         self._admissions: Mapping[str, object] = {}
         # A little longer than connections have: their last requests come with the word that they close.
         self.departures = Departures(loop, SITE_GRACE_S + 1.0)
@@ -140,14 +141,14 @@ class Proxy:
         options.paused = self._paused
         return options
 
-    def sites(self, ports: Mapping[str, int], admissions: Mapping[str, object]) -> None:
+    def sites(self, sites: Mapping[str, Site], admissions: Mapping[str, object]) -> None:
         """Take note of the sites there are now; see `listeners.doors.Host`."""
-        self._ports = ports
+        self._planned = sites
         before, self._admissions = self._admissions, admissions
         left = [
             self._sites.pop(site)
             for site in tuple(self._sites)
-            if site not in ports or before.get(site) != admissions.get(site)
+            if site not in sites or before.get(site) != admissions.get(site)
         ]
         for options in left:
             options.draining = True
@@ -262,8 +263,13 @@ class Proxy:
             self.measurements.refused("TooManyConnections")
             connection.turn_away(self._render(replies.problem("Overloaded", "")))
             return False
+        planned = self._planned.get(site)
         connection.context = self.forwarding.peer(
-            connection.peer, secure=connection.secure, site=site, port=self._ports.get(site, 0)
+            connection.peer,
+            secure=connection.secure,
+            site=site,
+            port=planned.port if planned is not None else 0,
+            elsewhere=planned is None or planned.elsewhere,
         )
         self.connections.add(connection)
         self._no_connections.clear()

@@ -57,16 +57,26 @@ class Peer:
     """What the gateway knows of one client connection, and what it says of it upstream.
 
     address: text. site, port: where it came in, as `listeners.plans` has it, and the port that the listeners there declare, 0 for
-    none. own_lines: Host and forwarding lines of the last `authority`, since a connection's requests mostly
-    share one.
+    none. elsewhere: whether clients reach it at another one. own_lines: Host and forwarding lines of the last `authority`, since a
+    connection's requests mostly share one.
     """
 
-    __slots__ = ("address", "authority", "encoded", "own_lines", "port", "scheme", "site", "trusted")
+    __slots__ = ("address", "authority", "elsewhere", "encoded", "own_lines", "port", "scheme", "site", "trusted")
 
-    def __init__(self, address: str, *, secure: bool, trusted: bool, site: str = PLAIN, port: int = 0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        secure: bool,
+        trusted: bool,
+        site: str = PLAIN,
+        port: int = 0,
+        elsewhere: bool = True,
+    ) -> None:
         self.address = address
         self.site = site
         self.port = port
+        self.elsewhere = elsewhere
         self.encoded = address.encode()
         self.scheme = "https" if secure else "http"
         self.trusted = trusted
@@ -77,14 +87,12 @@ class Peer:
 class Forwarding:
     """Makes the lines that tell upstreams where a request comes from."""
 
-    def __init__(self, trusted: Sequence[Network], *, declared: bool = False) -> None:
-        """declared: whether ports are bound as listeners declare them; else clients use others, and Host says which."""
+    def __init__(self, trusted: Sequence[Network]) -> None:
         self._trusted = trusted
-        self._declared = declared
 
-    def peer(self, address: str, *, secure: bool, site: str = PLAIN, port: int = 0) -> Peer:
+    def peer(self, address: str, *, secure: bool, site: str = PLAIN, port: int = 0, elsewhere: bool = True) -> Peer:
         """Return what is known of a new connection."""
-        return Peer(address, secure=secure, trusted=self.is_trusted(address), site=site, port=port)
+        return Peer(address, secure=secure, trusted=self.is_trusted(address), site=site, port=port, elsewhere=elsewhere)
 
     def is_trusted(self, address: str) -> bool:
         """Return whether the address's forwarding headers are believed."""
@@ -156,7 +164,7 @@ class Forwarding:
         """
         if scheme != peer.scheme:
             return said
-        return peer.port if self._declared or not said else said
+        return said if said and peer.elsewhere else peer.port
 
 
 def request_id(aside: Mapping[bytes, bytes] | None) -> bytes | None:

@@ -12,8 +12,8 @@ from nexus_core.hooks import Reply, RequestHead, ResponseHead
 class Place:
     """Where the request matched.
 
-    matched: the match's path, no slash at its end save `/`. scheme: as the client used it. port: the one the client
-    used, 0 when its Host header named none.
+    matched: the match's path, no slash at its end save `/`. scheme: as the client used it. port: the listener's, or the one that
+    the client named where it is reached at another; 0 for the scheme's own.
     """
 
     matched: str = "/"

@@ -27,7 +27,7 @@ class RedirectFilter:
             path = policy.path or "/"
         elif policy.path_kind == "prefix":
             path = replace_prefix(head.path, place.matched, policy.path)
-        # Gateway API: a scheme without a port takes the scheme's well-known port; neither keeps the client's.
+        # Gateway API: a scheme without a port takes the scheme's well-known port; neither takes the listener's.
         port = policy.port or (0 if policy.scheme else place.port)
         authority = policy.hostname or head.host
         if port and port != _DEFAULT_PORT[scheme]:

@@ -1,4 +1,4 @@
-"""Redirects name the listener's port, as declared, wherever it is bound (Gateway API, HTTPRequestRedirectFilter.port)."""
+"""Redirects name the listener's port (Gateway API, HTTPRequestRedirectFilter.port), save where clients have to use another."""
 
 from __future__ import annotations
 
@@ -57,6 +57,17 @@ async def test_a_port_that_is_opened_elsewhere_is_the_one_that_the_client_names(
     http = listener("http", 80)
     await gateway.start(world(http, redirect(http, hostname="new.example")))
     assert await location(gateway, 80, host) == expected
+
+
+@pytest.mark.parametrize("host", ["shop.example", "shop.example:1234", "shop.example:PORT"])
+async def test_a_port_that_a_laptop_opens_as_declared_counts_whatever_the_client_names(
+    gateway: Listeners, host: str
+) -> None:
+    usual, own = listener("usual", 80), listener("own", free_port())
+    await gateway.start(world(usual, own, redirect(usual, own, path_kind="full", path="/x")))
+    assert gateway.bound(own.port) == own.port
+    expected = f"http://shop.example:{own.port}/x"
+    assert await location(gateway, own.port, host.replace("PORT", str(own.port))) == expected
 
 
 async def test_https_keeps_its_scheme_and_needs_no_port(gateway: Listeners) -> None:

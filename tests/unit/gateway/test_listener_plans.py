@@ -139,3 +139,15 @@ def test_certificates_of_a_directory_are_a_site_with_the_routes_of_http() -> Non
     plan = build([one("http", 80)], addresses)
     assert opened(plan) == {PLAIN: (8080, 80, "http"), SECURE: (8443, 0, "tls")}
     assert plan.sites[CERTIFICATES].listeners == plan.sites[PLAIN].listeners
+    assert (plan.sites[CERTIFICATES].port, plan.sites[CERTIFICATES].elsewhere) == (443, True)
+
+
+def test_a_site_tells_whether_its_port_is_opened_elsewhere() -> None:
+    listeners = [
+        one("http", 80), one("more", 8090, hostname="a.example"), one("https", 443, "HTTPS", "a.example"),
+        one("open", 9443, "HTTPS", "a.example"), one("low", 81),
+    ]  # fmt: skip
+    local = {site.port: site.elsewhere for site in build(listeners, LOCAL).sites.values()}
+    assert local == {80: True, 81: True, 443: True, 8090: False, 9443: False}
+    declared = build(listeners, DECLARED)
+    assert {site.port: site.elsewhere for site in declared.sites.values()} == dict.fromkeys(local, False)

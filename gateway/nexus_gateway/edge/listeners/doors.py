@@ -14,7 +14,7 @@ from nexus_wire.server import ServerOptions
 from nexus_wire.tls import INTERNAL_ERROR, UNRECOGNIZED_NAME, Choice, Ends, Failure, PassesOn, Refuses, TlsListener
 
 from nexus_gateway.edge.listeners import plans
-from nexus_gateway.edge.listeners.plans import Door, Front
+from nexus_gateway.edge.listeners.plans import Door, Front, Site
 from nexus_gateway.edge.tls.serving import Shown
 from nexus_gateway.edge.workers.places import Listening, Place
 
@@ -37,9 +37,9 @@ class Host(Protocol):
         """Return the options of a site's connections. site: one that `sites` named."""
         ...
 
-    def sites(self, ports: Mapping[str, int], admissions: Mapping[str, object]) -> None:
-        """Take note of all sites there are, with the ports that their listeners declare, and what clients prove there: connections to
-        others, and those that proved something else, are asked to leave."""
+    def sites(self, sites: Mapping[str, Site], admissions: Mapping[str, object]) -> None:
+        """Take note of all sites there are, by key, and what clients prove there: connections to others, and those that proved
+        something else, are asked to leave."""
         ...
 
     def tls_failed(self, failure: Failure, peer: str, words: str) -> None:

@@ -36,13 +36,14 @@ SHIFT = 8000
 class Site:
     """Where HTTP requests come. listeners: of the port; hostname: of the one that TLS chose, None where it chose none.
 
-    port: as declared, 0 for none.
+    port: as declared, 0 for none. elsewhere: whether another one is bound for it, so that only clients know which they use.
     """
 
     key: str
     listeners: tuple[Listener, ...]
     hostname: str | None = None
     port: int = 0
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +121,16 @@ def build(listeners: Iterable[Listener], addresses: Addresses) -> Plan:
     sites: dict[str, Site] = {}
     for door in doors.values():
         if door.family == "http":
-            sites[door.key] = Site(door.key, door.listeners, None, door.declared)
+            sites[door.key] = Site(door.key, door.listeners, None, door.declared, door.port != door.declared)
         for front in door.fronts.values():
             if front.ends and front.http:
-                sites[front.key] = Site(front.key, door.listeners, front.hostname, door.declared)
+                elsewhere = door.port != door.declared
+                sites[front.key] = Site(front.key, door.listeners, front.hostname, door.declared, elsewhere)
     if addresses.always_secure and PLAIN in doors:
         plain = doors[PLAIN]
-        sites[CERTIFICATES] = Site(CERTIFICATES, plain.listeners, None, 443)
+        sites[CERTIFICATES] = Site(
+            CERTIFICATES, plain.listeners, None, 443, SECURE in doors and doors[SECURE].port != 443
+        )
     return Plan(doors, sites, refused)
 
 

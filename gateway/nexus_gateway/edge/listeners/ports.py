@@ -162,7 +162,7 @@ class Ports:
     def _put_in_force(self) -> None:
         for key, door in self._open.items():
             door.follow(self._plan.doors[key], self._shown)
-        self._host.sites({key: site.port for key, site in self._plan.sites.items()}, self._admissions())
+        self._host.sites(self._plan.sites, self._admissions())
         if self._failed:
             self.wanting.set()
         else:

@@ -44,9 +44,9 @@ class Reception:
         """See `Host`."""
         return self._proxy.options(site)
 
-    def sites(self, ports: Mapping[str, int], admissions: Mapping[str, object]) -> None:
+    def sites(self, sites: Mapping[str, plans.Site], admissions: Mapping[str, object]) -> None:
         """See `Host`."""
-        self._proxy.sites(ports, admissions)
+        self._proxy.sites(sites, admissions)
 
     def tls_failed(self, failure: Failure, peer: str, words: str) -> None:
         """Count it. Anybody can cause these at any rate: a line for each is for whoever looks for one."""
