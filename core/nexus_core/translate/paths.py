@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from nexus_core.match.paths import plain_escapes
+
+
+def exact(path: str) -> str:
+    """Return a path as the Snapshot wants it: with the escapes that requests have, too."""
+    return plain_escapes(path)
+
 
 def without_trailing_slash(path: str) -> str:
-    """Return a prefix as the Snapshot wants it: no slash at its end, save `/` itself."""
-    return path.rstrip("/") or "/"
+    """Return a prefix as the Snapshot wants it: no slash at its end, save `/` itself; escapes as in `exact`."""
+    return plain_escapes(path).rstrip("/") or "/"
 
 
 def fault_of(path: str) -> str:

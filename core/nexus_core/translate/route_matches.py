@@ -10,7 +10,7 @@ from nexus_core.model.services import Method
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import HeaderMatch, Match, QueryMatch
 from nexus_core.translate import regexes
-from nexus_core.translate.paths import fault_of, without_trailing_slash
+from nexus_core.translate.paths import exact, fault_of, without_trailing_slash
 from nexus_core.translate.route_filters import HEADER_NAME
 
 METHODS = frozenset(get_args(Method))
@@ -72,7 +72,9 @@ class MatchBuilder:
         if fault:
             what = f'The path "{match.value[:80]}" {fault}.'
             self._refuse(f"{path}.value", "InvalidSpec", what, "Write it as a plain path, for example /orders.")
-        return (match.value, "exact") if match.type == "Exact" else (without_trailing_slash(match.value), "prefix")
+        return (
+            (exact(match.value), "exact") if match.type == "Exact" else (without_trailing_slash(match.value), "prefix")
+        )
 
     def _kind(self, given: str, value: str, of: str, path: str) -> Kind:
         if given not in KINDS:

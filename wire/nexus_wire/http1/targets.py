@@ -1,7 +1,8 @@
 """Request targets: origin form, absolute form, asterisk; paths in the one form that every reader takes alike.
 
-Nothing is decoded. What two parsers could read in two ways is refused: encoded slashes, backslashes, dots and NUL, `..` above
-the root, parameters on dot segments. `//` becomes `/`, dot segments are resolved (RFC 3986 section 5.2.4).
+Escapes of characters that need none are decoded, others get upper-case digits (RFC 3986 section 6.2.2). `//` becomes `/`, dot
+segments are resolved (section 5.2.4). What two parsers could read in two ways is refused: encoded slashes, backslashes, dots and
+NUL, `..` above the root, parameters on dot segments.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from nexus_wire.http1.refusals import bad_request
 # Possessive, so that a long path with one bad byte at its end is refused in one pass.
 _ALLOWED = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=:@/|\"<>^`{}\[\]-]++|%[0-9A-Fa-f]{2})*+")
 _REFUSED_ESCAPE = re.compile(rb"%(?:2[eEfF]|5[cC]|00)")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~")
+"""All but the dot, whose escapes are refused."""
 _VISIBLE = bytes(range(33, 127))
 _LABEL = rb"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _HOST = re.compile(rb"(?:(" + _LABEL + rb"(?:\." + _LABEL + rb")*)\.?|(\[[0-9A-Fa-f:.]+\]))(?::([0-9]{0,5}))?")
@@ -31,6 +35,8 @@ def normalise(path: bytes) -> bytes:
         raise bad_request(
             "The request path holds an encoded slash, backslash, dot or NUL; send them unencoded or not at all."
         )
+    if b"%" in path:
+        path = _ESCAPE.sub(_plain, path)
     if b"//" not in path and b"/." not in path:
         return path
     kept: list[bytes] = []
@@ -51,6 +57,11 @@ def normalise(path: bytes) -> bytes:
     if not kept:
         return b"/"
     return b"/" + b"/".join(kept) + (b"/" if segments[-1] in (b"", b".", b"..") else b"")
+
+
+def _plain(escape: re.Match[bytes]) -> bytes:
+    byte = int(escape[1], 16)
+    return bytes((byte,)) if byte in _UNRESERVED else escape[0].upper()
 
 
 def split(target: bytes, method: bytes) -> tuple[bytes, bytes, bytes]:

@@ -112,7 +112,7 @@ class RequestReader:
             raise bad_request("The scheme is neither http nor https.")
         if authority is None:
             authority = host
-        elif host is not None and host != authority:
+        elif host is not None and host != authority and _entity(host, scheme) != _entity(authority, scheme):
             raise Malformed("The authority and the Host header contradict each other.")
         return self._head(method, path, authority, lines, cookies)
 
@@ -163,3 +163,8 @@ def read_trailers(fields: list[Digested]) -> bytes:
         elif kind not in (COOKIE, HOST):  # which only a head may hold, and which are left out like others of that kind
             raise Malformed("A trailer is a pseudo-header, or no field at all.")
     return trailer_lines(pairs)
+
+
+def _entity(authority: bytes, scheme: bytes) -> bytes:
+    """Return what two spellings of one authority have in common (RFC 9113 section 8.3.1): case and the scheme's own port aside."""
+    return authority.lower().removesuffix(b":443" if scheme == b"https" else b":80")

@@ -50,6 +50,9 @@ def test_pieces_of_a_cookie_are_put_together() -> None:
 def test_a_host_header_stands_in_for_the_authority_and_may_repeat_it() -> None:
     _, block = reader().read([digest(*pair) for pair in [*but(authority=None), (b"host", b"a.example")]])
     assert block.host == "a.example"
+    for host in (b"a.example", b"A.Example", b"a.example:443"):
+        _, block = reader().read([digest(*pair) for pair in [*but(authority=b"a.example"), (b"host", host)]])
+        assert block.authority == b"a.example"
     _, block = reader().read([digest(*pair) for pair in [*but(authority=b"a.example"), (b"host", b"a.example")]])
     assert block.authority == b"a.example"
 
@@ -101,6 +104,8 @@ MALFORMED: list[Pairs] = [
     [*GET, (b"te", b"gzip")],
     [*GET, (b"te", b"trailers, gzip")],
     [*GET, (b"host", b"other.example")],
+    [*GET, (b"host", b"shop.example")],
+    [*but(authority=b"a.example"), (b"host", b"a.example:80")],
     but(path=b"/a\r\nhost: b"),
     but(method=b"GET\r\n"),
     but(authority=b"a\x00b"),
