@@ -116,7 +116,8 @@ def _upstream(row: Mapping[str, Any], what: str = "requests") -> Iterator[str]:
     yield _line("upstream", f"{row['upstream']}, {row['share']:.0%} of the {what} (weight {row['weight']})")
     for name, policy in row.get("policies", {}).items():
         if policy["from"] not in ("default", "off"):
-            yield _line(name.replace("_", "-"), f"{_pairs(policy['value'])}; from {policy['from']}", 2)
+            said = "off" if name in _BREAKERS and _is_off(policy["value"]) else _pairs(policy["value"])
+            yield _line(name.replace("_", "-"), f"{said}; from {policy['from']}", 2)
     kept = [name for name, policy in row.get("policies", {}).items() if policy["from"] == "default"]
     if kept:
         yield _line("defaults", ", ".join(name.replace("_", "-") for name in kept), 2)
@@ -133,6 +134,14 @@ def _upstream(row: Mapping[str, Any], what: str = "requests") -> Iterator[str]:
     pick = row.get("pick")
     if pick is not None and row.get("endpoints"):
         yield _line("goes to", f"{pick['endpoint'] or 'any that serves'}: {pick['why']}", 2)
+
+
+_BREAKERS = frozenset({"breaker", "service_breaker"})
+
+
+def _is_off(breaker: Mapping[str, Any]) -> bool:
+    """Return whether nothing opens this circuit: that the other fields are set means nothing then."""
+    return breaker.get("failures") == 0 and not breaker.get("error_ratio")
 
 
 def _endpoint(endpoint: Mapping[str, Any]) -> str:

@@ -72,6 +72,11 @@ class CircuitBreaker(msgspec.Struct, frozen=True, omit_defaults=True):
     probes: int = 1
     """Requests let through at once while half-open; as many successes close the circuit."""
 
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing opens the circuit."""
+        return not self.failures and not self.error_ratio
+
 
 class Outlier(msgspec.Struct, frozen=True, omit_defaults=True):
     """When an endpoint is taken out for a while because of how it answered. Unlike a circuit it counts every 5xx."""

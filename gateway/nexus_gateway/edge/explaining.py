@@ -23,6 +23,7 @@ from nexus_gateway.edge.listeners.asking import Doors, Seen, connect, see
 from nexus_gateway.edge.listeners.plans import Plan
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.runtimes import Backend, Runtime
+from nexus_gateway.resilience import breakers
 from nexus_gateway.resilience.endpoints import EndpointState
 from nexus_gateway.telemetry.redactions import is_secret, redact_query
 from nexus_gateway.telemetry.shown import without_header_values
@@ -126,11 +127,16 @@ def _endpoint(pool: Pool, state: EndpointState, live: tuple[EndpointState, ...],
         "active": state.active,
         "attempts": state.attempts,
         "failures": state.failures,
-        "circuit": state.breaker.state,
+        "circuit": _circuit(state.breaker),
         "healthy": state.healthy,
         "serves": serves,
         "why_not": [_reason(each) for each in against],
     }
+
+
+def _circuit(breaker: breakers.Breaker) -> str:
+    """Return the circuit's state, `off` for one that nothing opens."""
+    return "off" if breaker.policy.is_off and breaker.state == breakers.CLOSED else breaker.state
 
 
 def _pick(

@@ -93,6 +93,20 @@ async def test_an_open_circuit_is_told_with_the_time_that_it_stays_open(harness:
     assert told["upstreams"][0]["pick"]["endpoint"] == f"127.0.0.1:{good}", "nobody else is left"
 
 
+@pytest.mark.parametrize(
+    ("breaker", "expected"),
+    [
+        (CircuitBreaker(failures=0), "off"),
+        (CircuitBreaker(failures=0, error_ratio=0.5), "closed"),
+        (CircuitBreaker(), "closed"),
+    ],
+)
+async def test_a_circuit_that_nothing_opens_is_off(harness: Harness, breaker: CircuitBreaker, expected: str) -> None:
+    await harness.start(snapshot(route(rule("shop/orders")), upstream(9000, breaker=breaker)))
+    told = await harness.ask("/explain?url=/")
+    assert [each["circuit"] for each in told["upstreams"][0]["endpoints"]] == [expected]
+
+
 @pytest.mark.parametrize("algorithm", ["ring-hash", "maglev"])
 async def test_the_endpoint_that_is_told_is_the_one_that_serves(harness: Harness, algorithm: Any) -> None:
     ports = [await harness.upstreams.start(name) for _ in range(4)]
