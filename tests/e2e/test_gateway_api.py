@@ -124,6 +124,21 @@ def test_udp(edge: Any) -> None:
         assert asking.recv(100) == b"WHO IS IT"
 
 
+def test_grpc_as_the_readme_asks_it(edge: Any) -> None:
+    """By a shell, with nothing replaced but the port: the output is what the page shows, to the byte."""
+    page = (edge.directory / "README.md").read_text()
+    command, shown = re.findall(r"```sh\n([^`]*example\.Greeter/Hello[^`]*)```\n```text\n([^`]*)```", page)[0]
+    _, port = place(edge, "edge/edge/http")
+    assert "127.0.0.1:8080" in command
+    done = subprocess.run(
+        ["bash", "-c", command.replace("127.0.0.1:8080", f"127.0.0.1:{port}")],
+        capture_output=True,
+        timeout=40,
+        check=False,
+    )
+    assert (done.stderr, done.stdout) == (b"", shown.encode())
+
+
 @pytest.mark.parametrize("secure", [False, True])
 def test_grpc(edge: Any, secure: bool) -> None:
     """A call and a stream, in clear and over TLS; what no route takes is told in gRPC's own words."""
