@@ -25,6 +25,7 @@ class Asking:
         self.subjects: Mapping[Callable[..., Any], Any] = {
             World.find: world,
             Gateways.listeners_of: gateways,
+            Gateways.refusal_of: gateways,
             Grants.permit: grants,
             Upstreams.kubernetes_service: upstreams,
             Upstreams.find: upstreams,
@@ -35,6 +36,10 @@ class Asking:
     def listeners_of(self, parent: ObjectRef) -> tuple[OpenListener, ...] | None:
         """As `Gateways.listeners_of`."""
         return self.log.ask(Gateways.listeners_of, self._gateways, parent)
+
+    def refusal_of(self, parent: ObjectRef) -> str:
+        """As `Gateways.refusal_of`."""
+        return self.log.ask(Gateways.refusal_of, self._gateways, parent)
 
     def namespace(self, name: str) -> Resource | None:
         """Return the namespace, whose labels listeners may look at."""

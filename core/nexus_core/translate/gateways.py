@@ -47,8 +47,8 @@ DEFAULT_GATEWAY = ObjectRef("Gateway", "nexus", "default")
 
 @dataclass
 class Gateways:
-    """by_gateway, by_set: the listeners that routes may attach to, of each Gateway and ListenerSet of ours, in its order; those of
-    a Gateway are its own alone. statuses, sets: without attached routes yet.
+    """by_gateway, by_set: the listeners that routes may attach to, open or not, of each Gateway and ListenerSet of ours, in its order;
+    those of a Gateway are its own alone. statuses, sets: without attached routes yet. refusals: why one has no listeners at all.
     """
 
     by_gateway: dict[ObjectRef, tuple[OpenListener, ...]] = field(default_factory=dict)
@@ -59,12 +59,17 @@ class Gateways:
     parts: list[GatewayPart] = field(default_factory=list)
     certificates: list[Certificate] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    refusals: dict[ObjectRef, str] = field(default_factory=dict)
     _gateway_of_set: dict[ObjectRef, ObjectRef] = field(default_factory=dict)
 
     def listeners_of(self, parent: ObjectRef) -> tuple[OpenListener, ...] | None:
         """Return the listeners of a Gateway or ListenerSet that routes may attach to; None when it is not one of ours."""
         found = self.by_gateway.get(parent)
         return self.by_set.get(parent) if found is None else found
+
+    def refusal_of(self, parent: ObjectRef) -> str:
+        """Return why a Gateway or ListenerSet of ours has no listeners at all, in sentences; empty when it has some."""
+        return self.refusals.get(parent, "")
 
     def gateway_of(self, parent: ObjectRef) -> ObjectRef:
         """Return the Gateway that a parent of ours is, or belongs to."""
@@ -74,6 +79,8 @@ class Gateways:
         """Note a ListenerSet and its listeners."""
         self.sets.append(status)
         self.by_set[status.ref] = listeners
+        if not listeners:
+            self.refusals[status.ref] = status.accepted.message
         self._gateway_of_set[status.ref] = status.gateway
 
     def listeners(self) -> Iterable[OpenListener]:
@@ -196,6 +203,8 @@ class _Builder:
             first = self.resource.problems[0] if self.resource.problems else None
             message = f"{first.path}: {first.what} {first.fix}" if first else "The Gateway is broken."
             self._keep_part()
+            if not own:
+                self.found.refusals[self.ref] = message
             status = GatewayStatus(
                 self.ref,
                 self.resource.generation,

@@ -48,6 +48,10 @@ class Judge:
             prefix += f"/{owner.namespace}/{owner.name}"
         draft = Draft(owner, self.gateway, path, f"{prefix}/{item.name}", item.name, None, item)
         draft.refusal = _refusal(owner, path, item)
+        if draft.refusal is not None and draft.refusal.path != f"{path}.name":
+            # For routes to name; a protocol that is not known takes none.
+            protocol = PROTOCOLS.get(item.protocol, _DEFAULT.protocol)
+            draft.listener = Listener(draft.id, str(owner), item.port, (item.hostname or "").lower(), protocol)
         if item.protocol not in KINDS_OF_PROTOCOL:
             return draft
         self._kinds(draft, item)

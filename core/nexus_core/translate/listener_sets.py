@@ -130,9 +130,13 @@ class Member:
 
 
 def refuse_repeats(drafts: Sequence[Draft]) -> None:
-    """Refuse all but the first of listeners with one name: nothing could tell them apart (the API server lets none in)."""
+    """Refuse all but the first of listeners with one name: nothing could tell them apart (the API server lets none in). Routes that
+    name it mean the first.
+    """
     seen: set[str] = set()
     for draft in drafts:
+        if draft.name in seen:
+            draft.listener = None
         if draft.name in seen and draft.refusal is None:
             what = f'There is a listener "{draft.name}" already.'
             draft.refusal = Problem(draft.owner, f"{draft.path}.name", "InvalidSpec", what, "Give it another name.")

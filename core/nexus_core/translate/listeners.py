@@ -22,8 +22,8 @@ class OpenListener:
     """A listener that takes routes. owner: the Gateway or ListenerSet that declares it. name: its section name there.
     kinds: of routes it takes, sorted. spec: None for the default and for a quarantined owner's.
 
-    serves: it is in the Snapshot; one that is not (its certificate is missing, say) takes routes all the same, which then wait for
-    it. known_routes: ids of routes a quarantined listener had; they stay.
+    closed: why it is not in the Snapshot, in sentences; empty when it is. Routes attach to a closed one all the same, and wait for it
+    (Gateway API, ListenerStatus.attachedRoutes). known_routes: ids of routes a quarantined listener had; they stay.
     """
 
     listener: Listener
@@ -33,8 +33,13 @@ class OpenListener:
     kinds: tuple[str, ...]
     spec: gateway_api.ListenerSpec | None = None
     is_default: bool = False
-    serves: bool = True
+    closed: str = ""
     known_routes: frozenset[str] = frozenset()
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is in the Snapshot."""
+        return not self.closed
 
     def allows(self, world: World, namespace: str, route: str, kind: str) -> bool:
         """Whether routes of a kind and a namespace may attach. kind: of the Gateway API, or NexusService for its `expose`."""
@@ -62,7 +67,8 @@ def selects(world: World, allowed: gateway_api.AllowedNamespaces | None, own: st
 
 @dataclass
 class Draft:
-    """A listener on its way. refusal: why it is not accepted. conflict: with which other it cannot be.
+    """A listener on its way. listener: None when routes could not name it. refusal: why it is not accepted. conflict: with which other it
+    cannot be.
     unresolved: what it refers to in vain, the certificates first. missing: it cannot serve for want of them. ignored: fields left out.
     overlap: a host name of another listener of its port that has clients in common with it.
     """
@@ -86,29 +92,29 @@ class Draft:
     @property
     def claim(self) -> Claim | None:
         """What it asks for; None for one that is refused."""
-        if self.listener is None or not self._is_whole:
+        # Of one whose clients cannot be told apart all is known but whom to believe: it is not accepted, and has its port.
+        if self.listener is None or (self.refusal is not None and self.refusal.reason != "NoValidCACertificate"):
             return None
         it = self.listener
         return Claim(self.owner, self.path, self.name, it.port, it.protocol, it.hostname)
 
     @property
-    def _is_whole(self) -> bool:
-        """Whether all it lacks is what it refers to."""
-        return self.refusal is None or self.refusal.reason == "NoValidCACertificate"
-
-    @property
-    def attachable(self) -> bool:
-        """Whether routes may attach."""
-        return self.listener is not None and self.conflict is None and self._is_whole
-
-    @property
     def serves(self) -> bool:
         """Whether it is in the Snapshot."""
-        return self.attachable and self.refusal is None and not self.missing
+        return self.listener is not None and self.refusal is None and self.conflict is None and not self.missing
+
+    def _closed(self) -> str:
+        """Return why it is not in the Snapshot, in sentences."""
+        reasons = [p for p in (self.refusal, self.conflict) if p is not None]
+        if not reasons and self.missing:
+            reasons = self.unresolved
+            if not reasons:  # the last good version of a broken owner's
+                return "None of its certificates is there any more. Mend the object that declares it."
+        return " ".join(dict.fromkeys(f"{p.what} {p.fix}" for p in reasons))
 
     def open(self) -> OpenListener | None:
         """Return what routes attach to."""
-        if self.listener is None or not self.attachable:
+        if self.listener is None:
             return None
         return OpenListener(
             self.listener,
@@ -117,7 +123,7 @@ class Draft:
             self.owner,
             self.kinds,
             self.spec,
-            serves=self.serves,
+            closed=self._closed(),
             known_routes=self.known_routes,
         )
 

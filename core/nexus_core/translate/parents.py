@@ -25,6 +25,10 @@ KINDS = frozenset({"Gateway", "ListenerSet"})
 """Kinds of parents that are ours to answer for; a mesh's Services are not."""
 
 
+CLOSED_SHOWN = 4
+"""Closed listeners that a route's condition tells of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Named:
     """A parent of ours that a route names. index: in its list. raw: the parentRef as written. ref: the object meant."""
@@ -37,7 +41,9 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """What one parent makes of a route. listeners: those that take it, in the parent's order; none when it is not accepted."""
+    """What one parent makes of a route. listeners: those that take it, closed ones too, in the parent's order; none when it is not
+    accepted. accepted: where it is, its message names the closed ones.
+    """
 
     named: Named
     listeners: tuple[OpenListener, ...]
@@ -78,9 +84,12 @@ class Parents:
             problems.append(Problem(route, path, reason, what, fix))
             return Attachment(named, (), Verdict(False, reason, f"{what} {fix}"))
 
+        if not there and (refusal := self._asking.refusal_of(ref)):
+            what = f"{ref} has no listeners: {refusal}"
+            return refuse(path, "NoMatchingParent", what, "Or name another parent.")
         found = [o for o in there if parent.section_name in (None, o.name) and parent.port in (None, o.listener.port)]
         if not found:
-            known = ", ".join(f"{o.name} (port {o.listener.port})" for o in there) or "none that works"
+            known = ", ".join(f"{o.name} (port {o.listener.port})" for o in there) or "none"
             what = f"{ref} has no listener with that sectionName or port; it has {known}."
             return refuse(path, "NoMatchingParent", what, "Name one of them, or leave sectionName and port out.")
         allowed = [o for o in found if o.allows(self._world, route.namespace, route_id, route.kind)]
@@ -91,6 +100,8 @@ class Parents:
                 protocols = ", ".join(sorted({o.listener.protocol for o in found}))
                 what = f"No listener of {ref} takes {route.kind}s; their protocol is {protocols}."
                 fix = f"Name one with protocol {' or '.join(PROTOCOLS[route.kind])}, or add it."
+            if closed := _closed(found):
+                what, fix = f"{what} {closed}", "Mend it, or name another listener."
             return refuse(path, "NotAllowedByListeners", what, fix)
         matching = tuple(o for o in allowed if hostnames.intersect_all((o.listener.hostname,), names) is not None)
         if not matching:
@@ -98,7 +109,8 @@ class Parents:
             what = f"None of the host names {', '.join(names)} is served by {ref}; it serves {served}."
             fix = "Use a host name of a listener, or add a listener for this one."
             return refuse(".spec.hostnames", "NoMatchingListenerHostname", what, fix)
-        return Attachment(named, matching, ACCEPTED)
+        closed = _closed(matching)
+        return Attachment(named, matching, Verdict(True, ACCEPTED.reason, closed) if closed else ACCEPTED)
 
     def strays(self, route: ObjectRef, refs: Sequence[gateway_api.ParentRef]) -> Iterator[Problem]:
         """Yield what is wrong with a route without a parent of ours: one without any that exists is a mistake; one at others'
@@ -136,6 +148,15 @@ PROTOCOLS: Mapping[str, tuple[str, ...]] = {
     "UDPRoute": ("UDP",),
 }
 """Protocols of listeners by kind of route."""
+
+
+def _closed(listeners: Iterable[OpenListener]) -> str:
+    """Return which of some listeners take no requests or connections, and why; empty when all do."""
+    closed = [o for o in listeners if o.closed]
+    lines = [f'Listener "{o.name}" of {o.owner} is closed: {o.closed}' for o in closed[:CLOSED_SHOWN]]
+    if len(closed) > CLOSED_SHOWN:
+        lines.append(f"And {len(closed) - CLOSED_SHOWN} more listeners are.")
+    return "\n".join(lines)
 
 
 def readable_parents(resource: Resource) -> Iterator[gateway_api.ParentRef]:

@@ -157,14 +157,15 @@ class RouteBuilder(ABC, Generic[Item, RulesT]):
         self._finish(parents, quarantined=kept)
 
     def _serve(self, attached: Sequence[Attachment], names: tuple[str, ...], rules: RulesT) -> bool:
-        """Put the route in its place, if a listener takes it. Returns whether that is the last good version instead."""
-        opened = {o.listener.id: o for a in attached for o in a.listeners}
+        """Put the route in its place, if a listener that is open takes it. Returns whether that is the last good version instead."""
+        found = self.around.found
+        gateways = {o.gateway for a in attached for o in a.listeners}
+        for service in self.backends.services if gateways else ():
+            found.uses.setdefault(service, set()).update(gateways)
+        opened = {o.listener.id: o for a in attached for o in a.listeners if o.serves}
         both = hostnames.intersect_all((o.listener.hostname for o in opened.values()), names) if opened else None
         if both is None:
             return False
-        found = self.around.found
-        for service in self.backends.services:
-            found.uses.setdefault(service, set()).update(o.gateway for o in opened.values())
         kept = self._last_resolved() if any(p.reason == "BackendNotFound" for p in self.problems) else None
         if kept is None:
             self.place()[self.ref] = self.item(tuple(sorted(opened)), both, rules)

@@ -49,7 +49,8 @@ class Remark:
 @dataclass(frozen=True, slots=True)
 class ParentStatus:
     """A route at one of its parents. parent: the parentRef as written. gateway: the Gateway that the parent is, or belongs to.
-    listeners: ids it attached to, sorted.
+    listeners: ids it attached to and is served at, sorted. accepted: where ok, its message names the listeners it attached to that are
+    closed.
     """
 
     parent: Mapping[str, Any]

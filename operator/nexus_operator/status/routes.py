@@ -104,6 +104,8 @@ def _ready_at(
 ) -> Condition:
     if not parent.accepted.ok:
         return Condition("Ready", "False", parent.accepted.reason, "It is not accepted here.")
+    if not parent.listeners and parent.accepted.message:  # every listener that takes it is closed
+        return Condition("Ready", "False", "NotProgrammed", view.linked("NotProgrammed", parent.accepted.message))
     gateway = f"{parent.gateway.namespace}/{parent.gateway.name}"
     told = view.programmed(str(status.ref), frozenset({gateway}))
     if told.status == "True" and not parent.resolved.ok:
