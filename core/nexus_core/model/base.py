@@ -73,6 +73,11 @@ class ForeignModel(Model):
 
     model_config = ConfigDict(extra="allow")
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """The names of fields that are written here and that we do not know, sorted. Empty ones say nothing."""
+        return tuple(name for name, value in sorted((self.model_extra or {}).items()) if value not in (None, [], {}))
+
 
 class ThinModel(Model):
     """Base of kinds of which we read a few fields and rightly leave the rest to others."""

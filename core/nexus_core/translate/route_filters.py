@@ -102,6 +102,8 @@ class FilterBuilder:
         value = fields[item.type]
         name = NAMES.get(item.type, item.type[0].lower() + item.type[1:])
         extra = sorted(kind for kind, other in fields.items() if other is not None and kind != item.type)
+        if value is None and not extra and item.unread:
+            return None  # its setting is misspelt, and refused as a field that nobody knows
         if value is None or extra:
             what = (
                 f"A filter of type {item.type} has {'no ' + name if value is None else 'the settings of ' + extra[0]}."
@@ -227,6 +229,8 @@ class FilterBuilder:
                 what = "ReplacePrefixMatch stands on a rule that also matches other than by path prefix."
                 self._refuse(path, "InvalidSpec", what, "Match by PathPrefix only, or use ReplaceFullPath.")
             return "prefix", without_trailing_slash(value.replace_prefix_match)
+        if value.unread:
+            return "none", ""  # likewise
         what = (
             f'A path is replaced by ReplaceFullPath or ReplacePrefixMatch with their setting, not "{value.type}" alone.'
         )
