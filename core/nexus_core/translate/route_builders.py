@@ -151,6 +151,7 @@ class RouteBuilder(ABC, Generic[Item, RulesT]):
                 tuple(sorted(o.listener.id for o in a.listeners)),
                 a.accepted,
                 resolved,
+                a.named.index,
             )
             for a in attached
         )
@@ -199,6 +200,7 @@ class RouteBuilder(ABC, Generic[Item, RulesT]):
                 tuple(sorted(i for i in listeners if is_of(i, named.ref))),
                 refused,
                 RESOLVED,
+                named.index,
             )
             for named in ours
         )

@@ -50,7 +50,7 @@ class Remark:
 class ParentStatus:
     """A route at one of its parents. parent: the parentRef as written. gateway: the Gateway that the parent is, or belongs to.
     listeners: ids it attached to and is served at, sorted. accepted: where ok, its message names the listeners it attached to that are
-    closed.
+    closed. index: in the route's parentRefs.
     """
 
     parent: Mapping[str, Any]
@@ -58,6 +58,7 @@ class ParentStatus:
     listeners: tuple[str, ...]
     accepted: Verdict
     resolved: Verdict
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

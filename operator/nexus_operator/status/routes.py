@@ -14,6 +14,7 @@ from nexus_core.model import gateway_api as model
 from nexus_core.model.kinds import CONTROLLER_NAME
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Discovered, Route, StreamRoute, Upstream
+from nexus_core.translate.backends import UNRESOLVED
 from nexus_core.translate.translation import BackendTlsStatus, ParentStatus, RouteStatus
 
 from nexus_operator.status.conditions import Condition, from_problems
@@ -157,10 +158,10 @@ def _route(
         before: Mapping[str, Any] = next(
             (e for e in held if e.get("controllerName") == CONTROLLER_NAME and e.get("parentRef") == ref), {}
         )
-        accepted = judged(view, "Accepted", parent.accepted, problems)
+        accepted = judged(view, "Accepted", parent.accepted, _of_parent(parent, problems))
         if status is not None and status.quarantined and accepted.status == "False":
             accepted = Condition("Accepted", "False", accepted.reason, f"{accepted.message}\n{LAST_GOOD}")
-        conditions = [accepted, judged(view, "ResolvedRefs", parent.resolved, problems), told]
+        conditions = [accepted, judged(view, "ResolvedRefs", parent.resolved, problems, UNRESOLVED), told]
         if status is not None:
             conditions += remarked(view, status.remarks)
         if parent.accepted.ok:
@@ -171,6 +172,19 @@ def _route(
     if not mine and len(others) == len(held):
         return StatusWrite(kind, obj, {})  # nothing of ours in it, nothing to add
     return StatusWrite(kind, obj, {"parents": [*others, *mine][:MAX_PARENTS]})
+
+
+def _of_parent(parent: ParentStatus, problems: Iterable[Problem]) -> list[Problem]:
+    """Return the problems of a route but for those that it has with its other parents."""
+    own = f".spec.parentRefs[{parent.index}]"
+    verdict = parent.accepted
+    return [
+        p
+        for p in problems
+        if not (p.path.startswith(".spec.parentRefs[") and p.path != own and not p.path.startswith(f"{own}."))
+        # Of the host names each parent says something else, at one place.
+        and (p.reason != "NoMatchingListenerHostname" or f"{p.what} {p.fix}" == verdict.message)
+    ]
 
 
 def _policy(view: View, status: BackendTlsStatus | None, obj: Object) -> StatusWrite:

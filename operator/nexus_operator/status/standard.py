@@ -33,12 +33,20 @@ def condition(view: View, kind: str, verdict: Verdict) -> Condition:
     return Condition(kind, "True" if verdict.ok else "False", verdict.reason, message)
 
 
-def judged(view: View, kind: str, verdict: Verdict, problems: Iterable[Problem]) -> Condition:
-    """Return a verdict with every problem that gave it rather than the first alone."""
-    matching = [problem for problem in problems if problem.reason == verdict.reason]
-    if verdict.ok or not matching:
+def judged(
+    view: View, kind: str, verdict: Verdict, problems: Iterable[Problem], others: frozenset[str] = frozenset()
+) -> Condition:
+    """Return a verdict with every problem that gave it rather than the first alone. others: reasons that would have given it, too."""
+    by_reason: dict[str, list[Problem]] = {verdict.reason: []}
+    for problem in problems:
+        if problem.reason == verdict.reason or problem.reason in others:
+            by_reason.setdefault(problem.reason, []).append(problem)
+    if verdict.ok or not by_reason[verdict.reason]:
         return condition(view, kind, verdict)
-    return from_problems(kind, matching, docs_base=view.docs_base, pages=PAGES)
+    # One of each reason comes before the second of any: a condition shows no more than a few.
+    first = [alike[0] for alike in by_reason.values()]
+    rest = [problem for alike in by_reason.values() for problem in alike[1:]]
+    return from_problems(kind, [*first, *rest], docs_base=view.docs_base, pages=PAGES)
 
 
 def remarked(view: View, remarks: Iterable[Remark]) -> list[Condition]:
