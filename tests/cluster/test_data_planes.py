@@ -52,6 +52,13 @@ def route(name: str, *parents: str, path: str = "/", backend: str = "web") -> di
     }  # fmt: skip
 
 
+def listener_set(name: str, parent: str, port: int = 81) -> dict[str, Any]:
+    return {
+        "apiVersion": GATEWAY_API, "kind": "ListenerSet", "metadata": {"name": name, "namespace": NS},
+        "spec": {"parentRef": {"name": parent}, "listeners": [{"name": "more", "port": port, "protocol": "HTTP"}]},
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def bed(shop: Shop) -> Iterator[Cluster]:
     """The cluster of the shop, with a namespace that has one web pod behind a Service."""
@@ -78,7 +85,7 @@ def bed(shop: Shop) -> Iterator[Cluster]:
 @pytest.fixture(autouse=True)
 def clean(bed: Cluster) -> Iterator[None]:
     yield
-    bed.kubectl("delete", "gateways,httproutes", "--all", "-n", NS)
+    bed.kubectl("delete", "gateways,httproutes,listenersets", "--all", "-n", NS)
     bed.wait(lambda: not children(bed), "no data plane is left", 60)
 
 
@@ -111,6 +118,23 @@ def wait_gateway(
 
     try:
         bed.wait(look, f"Gateway {name} is {kind}={status} {reason}", 60)
+    except ClusterError as err:
+        raise AssertionError(f"{err}\n{json.dumps(last.get('status'), indent=1)}") from err
+    return last
+
+
+def wait_set(bed: Cluster, name: str, kind: str, status: str) -> dict[str, Any]:
+    """Return the ListenerSet once the condition is so for its newest generation."""
+    last: dict[str, Any] = {}
+
+    def look() -> bool:
+        last.clear()
+        last.update(bed.get("listenerset", name, NS))
+        found = conditions(last).get(kind, {})
+        return found.get("observedGeneration") == last["metadata"]["generation"] and found["status"] == status
+
+    try:
+        bed.wait(look, f"ListenerSet {name} is {kind}={status}", 60)
     except ClusterError as err:
         raise AssertionError(f"{err}\n{json.dumps(last.get('status'), indent=1)}") from err
     return last
@@ -176,10 +200,51 @@ def test_a_deleted_gateway_leaves_nothing(bed: Cluster) -> None:
 
 
 def test_a_gateway_that_changes_its_class_loses_its_data_plane(bed: Cluster) -> None:
-    bed.apply([gateway("moved", 80)])
+    open_to = {"allowedListeners": {"namespaces": {"from": "Same"}}}
+    bed.apply([gateway("moved", 80, **open_to)])
     address_of(bed, "moved")
-    bed.apply([gateway("moved", 80, cls="another")])
+    bed.apply([listener_set("more", "moved")])
+    wait_set(bed, "more", "Programmed", "True")
+    bed.apply([gateway("moved", 80, cls="another", **open_to)])
     bed.wait(lambda: not children(bed, "moved"), "everything made for it is gone", 60)
+    told = wait_gateway(bed, "moved", "Programmed", "Unknown", "Pending")
+    assert 'no GatewayClass "another"' in conditions(told)["Programmed"]["message"]
+    assert set(told["status"]) == {"conditions"}
+    assert set(wait_set(bed, "more", "Accepted", "Unknown")["status"]) == {"conditions"}
+    bed.apply([gateway("moved", 80, **open_to)])
+    address_of(bed, "moved")
+    wait_set(bed, "more", "Programmed", "True")
+
+
+def test_a_listener_set_says_nothing_of_a_gateway_that_it_has_left(bed: Cluster) -> None:
+    bed.apply([gateway("strict", 80, allowedListeners={"namespaces": {"from": "None"}})])
+    bed.apply([gateway("typo", 80, cls="another"), listener_set("more", "strict")])
+    refused = wait_set(bed, "more", "Accepted", "False")
+    assert conditions(refused)["Accepted"]["reason"] == "NotAllowed"
+    bed.apply([listener_set("more", "nosuch")])
+    told = wait_set(bed, "more", "Accepted", "False")
+    assert 'no Gateway "nosuch"' in conditions(told)["Accepted"]["message"]
+    bed.apply([listener_set("more", "typo")])
+    told = wait_set(bed, "more", "Accepted", "Unknown")
+    assert "Gateway planes/typo" in conditions(told)["Accepted"]["message"]
+
+
+def test_what_another_controller_says_of_a_gateway_is_left_alone(bed: Cluster) -> None:
+    """Also where Nexus served that Gateway before, and its class is not there."""
+    bed.apply([gateway("theirs", 80)])
+    address_of(bed, "theirs")
+    bed.apply([gateway("theirs", 80, cls="another")])
+    wait_gateway(bed, "theirs", "Programmed", "Unknown", "Pending")
+    held = bed.get("gateway", "theirs", NS)
+    said = [{**c, "status": "True", "message": "theirs"} for c in held["status"]["conditions"]]
+    status = {"conditions": said, "addresses": [{"type": "IPAddress", "value": "192.0.2.9"}]}
+    bed.kubectl(
+        "patch", "gateway", "theirs", "-n", NS, "--subresource=status", "--type=merge", "--field-manager=other",
+        "-p", json.dumps({"status": status}),
+    )  # fmt: skip
+    bed.apply([gateway("ours", 80)])  # a status written after it tells that it was seen
+    address_of(bed, "ours")
+    assert bed.get("gateway", "theirs", NS)["status"] == status
 
 
 def test_ports_open_and_close_without_a_restart(bed: Cluster) -> None:

@@ -25,10 +25,10 @@ from nexus_operator.children.plan import (
     owner_uid,
     settle_names,
 )
-from nexus_operator.edge.kube import FIELD_MANAGER, Conflict, KubeApi, KubeAway, KubeError, NotFound
+from nexus_operator.edge.kube import Conflict, KubeApi, KubeAway, KubeError, NotFound
 from nexus_operator.metrics import Metrics
 from nexus_operator.world.inventory import Inventory, Object
-from nexus_operator.world.kinds import AUTOSCALER, BY_NAME, CHILDREN, MANAGED_BY
+from nexus_operator.world.kinds import AUTOSCALER, BY_NAME, CHILDREN, FIELD_MANAGER, MANAGED_BY
 
 log = logging.getLogger(__name__)
 RETRY_S = 3.0

@@ -20,10 +20,9 @@ from kubernetes.aio import client as api
 from kubernetes.aio import config
 
 from nexus_operator.world.inventory import Object, parse_version
-from nexus_operator.world.kinds import CRD, Kind
+from nexus_operator.world.kinds import CRD, FIELD_MANAGER, Kind
 from nexus_operator.world.packed import keep
 
-FIELD_MANAGER = "nexus-operator"
 REQUEST_TIMEOUT_S = 15.0
 PAGE = 500
 """Objects per list request, so that a list of a large kind does not time out."""

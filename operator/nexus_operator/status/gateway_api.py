@@ -15,6 +15,7 @@ from nexus_operator.status.standard import condition, merged, remarked
 from nexus_operator.status.view import Front, View
 from nexus_operator.status.writes import StatusWrite
 from nexus_operator.world.inventory import Object, key_of
+from nexus_operator.world.words import is_our_word
 
 LAST_GOOD = "Its last good version keeps serving."
 NOWHERE = Front(exists=False)
@@ -37,12 +38,43 @@ def build(view: View, problems: dict[ObjectRef, list[Problem]]) -> Iterator[Stat
         obj = view.inventory.get("ListenerSet", listeners.ref.namespace, listeners.ref.name)
         if obj is not None:
             yield _listener_set(view, listeners, obj, programmed.get(_id(listeners.gateway)))
+    yield from _moved(view)
     yield from _orphans(view)
 
 
+def _moved(view: View) -> Iterator[StatusWrite]:
+    """Yield what takes our word back of Gateways that were moved to a class that is not there: what was made for them is deleted.
+
+    What another controller said last is left alone, and so is all that is of a class: whose that is writes over ours.
+    """
+    known = {status.ref for status in view.translation.gateways}
+    for obj in view.inventory.all("Gateway"):
+        ref = ObjectRef("Gateway", *key_of(obj))
+        if ref in known or _has_class(view, ref) or not _is_ours(obj):
+            continue
+        what = f'There is no GatewayClass "{_class_name(view, ref)}", so nothing serves it.'
+        taken = {"addresses": None, "listeners": None, "attachedListenerSets": None}
+        yield StatusWrite("Gateway", obj, {**taken, "conditions": _waiting(view, obj, what)})
+
+
+def _is_ours(obj: Object) -> bool:
+    return any(is_our_word(obj, kind) for kind in ("Accepted", "Programmed"))
+
+
+def _has_class(view: View, gateway: ObjectRef) -> bool:
+    return view.inventory.get("GatewayClass", "", _class_name(view, gateway)) is not None
+
+
+def _waiting(view: View, obj: Object, what: str) -> list[dict[str, Any]]:
+    """Return the conditions of an object that no controller has claimed, as its CRD gives them to a new one."""
+    conditions = [Condition(kind, "Unknown", "Pending", what) for kind in ("Accepted", "Programmed")]
+    return merged(view, obj, obj.get("status") or {}, conditions)
+
+
 def _orphans(view: View) -> Iterator[StatusWrite]:
-    """Yield what ListenerSets say that their Gateway served until it was deleted: the object does not tell whose word that was, and
-    it is not true of any controller. One that claims nothing any more is left alone.
+    """Yield what takes back what ListenerSets say of a Gateway that they are at no more: it was deleted, or moved to another class, or
+    they name another one. Where there is no such Gateway a claim to be served is not true of any controller, whosever word it was;
+    else what another one said last is left alone.
     """
     known = {status.ref for status in view.translation.listener_sets}
     for obj in view.inventory.all("ListenerSet"):
@@ -53,12 +85,19 @@ def _orphans(view: View) -> Iterator[StatusWrite]:
             for c in held.get("conditions") or ()
         )
         parent = (obj.get("spec") or {}).get("parentRef")
-        if ref in known or not claims or not isinstance(parent, Mapping):
+        ours = _is_ours(obj)
+        if ref in known or not (claims or ours) or not isinstance(parent, Mapping):
             continue
         namespace, name = str(parent.get("namespace") or ref.namespace), str(parent.get("name"))
-        if parent.get("kind", "Gateway") != "Gateway" or view.inventory.get("Gateway", namespace, name) is not None:
+        if parent.get("kind", "Gateway") != "Gateway":
             continue
-        what = f'There is no Gateway "{name}" in namespace "{namespace}" any more.'
+        if view.inventory.get("Gateway", namespace, name) is not None:
+            if ours:
+                gateway = ObjectRef("Gateway", namespace, name)
+                what = f'{gateway} is of GatewayClass "{_class_name(view, gateway)}", which is not served by Nexus.'
+                yield StatusWrite("ListenerSet", obj, {"conditions": _waiting(view, obj, what), "listeners": None})
+            continue
+        what = f'There is no Gateway "{name}" in namespace "{namespace}".'
         conditions = [
             Condition("Accepted", "False", "ParentNotAccepted", what),
             Condition("Programmed", "False", "Pending", what),

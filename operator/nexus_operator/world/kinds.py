@@ -34,6 +34,8 @@ class Kind:
         return "/".join(parts)
 
 
+FIELD_MANAGER = "nexus-operator"
+"""The operator's name in managedFields, of all that it writes."""
 NEXUS_GROUP = "nexus.dev"
 GATEWAY_GROUP = "gateway.networking.k8s.io"
 MANAGED_BY = ("app.kubernetes.io/managed-by", "nexus")

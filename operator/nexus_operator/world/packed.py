@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from nexus_operator.world import words
 from nexus_operator.world.kinds import ROUTES
 from nexus_operator.world.trims import LAST_APPLIED, trim
 
@@ -73,13 +74,16 @@ def keep(kind: str, obj: Object) -> Object | None:
     trimmed = trim(kind, obj)
     if trimmed is None:
         return None
-    slim = _slim(trimmed)
+    slim = _slim(kind, trimmed)
     return Packed(slim) if kind in PACKED else slim
 
 
-def _slim(obj: Object) -> Object:
-    """Drop what is often the largest part of an object and never read here: managedFields, and the copy that kubectl keeps."""
+def _slim(kind: str, obj: Object) -> Object:
+    """Drop what is often the largest part of an object and hardly read here: managedFields, and the copy that kubectl keeps."""
     meta = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}
+    writers = words.writers_of(obj["metadata"]) if kind in words.KINDS else []
+    if writers:
+        meta["managedFields"] = writers
     annotations = meta.get("annotations") or {}
     if LAST_APPLIED in annotations:
         meta["annotations"] = {k: v for k, v in annotations.items() if k != LAST_APPLIED}

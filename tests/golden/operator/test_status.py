@@ -21,6 +21,7 @@ from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Ack, PluginReport, Published, Release, wire
 from nexus_core.translate import translate
 from nexus_core.translate.features import NEEDED_FIELDS
+from nexus_operator.children.gateways import of_deleted_classes
 from nexus_operator.publication.acks import Ledger, fingerprints
 from nexus_operator.publication.fleets import Fleet
 from nexus_operator.status.build import build_statuses
@@ -34,7 +35,14 @@ CASES = Path(__file__).parent / "status"
 GENERATION = 42
 
 
-RUNTIME_KINDS = ("Deployment", "EndpointSlice", "Pod", "ServiceAccount", "PodDisruptionBudget", "HorizontalPodAutoscaler")
+RUNTIME_KINDS = (
+    "Deployment",
+    "EndpointSlice",
+    "Pod",
+    "ServiceAccount",
+    "PodDisruptionBudget",
+    "HorizontalPodAutoscaler",
+)
 
 
 def front(addresses: list[str], ready: int = 1, ports: Sequence[int] = range(1, 65536)) -> Front:
@@ -59,7 +67,7 @@ def view_of(case: dict[str, Any]) -> View:
     resources = tuple(
         parse(obj) for kind in WATCHED if kind.kind not in RUNTIME_KINDS for obj in inventory.all(kind.kind)
     )
-    translation = translate(resources, previous=previous)
+    translation = translate(resources, previous=previous, standing=of_deleted_classes(inventory))
     acks = tuple(
         Ack(
             a["name"], a.get("generation", GENERATION), published.digest if published and "generation" not in a else "other",
