@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 from aiohttp import ClientResponseError, ClientSession, web
 from nexus_core.snapshot import Ack, Discovered, Published, Snapshot, Upstream, wire
 from nexus_gateway.app import Gateway
+from nexus_gateway.edge.sources import files
 from nexus_gateway.edge.sources.consul import ConsulSource
 from nexus_gateway.edge.sources.files import FileSource
+from nexus_gateway.edge.sources.making import Fingerprint, Made, MakerGone
 from nexus_gateway.edge.sources.workshop import Workshop
 from nexus_gateway.settings import GatewaySettings
 from nexus_gateway.testing import Upstreams, route, rule, snapshot, until, upstream
@@ -216,6 +219,24 @@ def paths_of(published: Published) -> set[str]:
     return {match.path for route in published.snapshot.routes for rule in route.rules for match in rule.matches}
 
 
+class Patient(Workshop):
+    """Makes nothing until it may. fails: how many calls end at once without anything made."""
+
+    def __init__(self, cache: Path, *, fails: int = 0) -> None:
+        super().__init__(cache)
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+        self._fails = fails
+
+    async def make(self, found: Fingerprint) -> Made:
+        if self._fails:
+            self._fails -= 1
+            raise MakerGone("it is not well")
+        self.asked.set()
+        await self.go_on.wait()
+        self.go_on.clear()
+        return await super().make(found)
+
+
 class TestFiles:
     async def test_changes_are_followed_and_broken_edits_cost_only_themselves(self, tmp_path: Path) -> None:
         folder = tmp_path / "manifests"
@@ -258,6 +279,44 @@ class TestFiles:
         folder.mkdir()
         write(folder, "orders")
         assert paths_of(await waiting) == {"/orders"}
+        await here.close()
+        await watch.aclose()
+
+    async def test_reading_that_takes_long_is_told_in_one_line(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The maker ends only after it was told, or at once where nothing is to be."""
+        caplog.set_level(logging.INFO, "nexus.gateway.files")
+        write(tmp_path, "orders")
+        maker = Patient(tmp_path / "cache")
+        here = FileSource(tmp_path, maker, poll_s=0.05, slow_s=0.0)
+        watch = here.watch()
+        for lines in (["reading the manifests…"], ["reading the changed manifests…"]):
+            caplog.clear()
+            waiting = asyncio.create_task(following(watch))
+            await until(lambda: bool(caplog.messages))
+            maker.go_on.set()
+            await waiting
+            assert caplog.messages == lines
+            write(tmp_path, "catalog")
+        await here.close()
+        await watch.aclose()
+
+    async def test_nothing_is_told_of_a_reading_that_is_over(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first one fails at once; the second begins after the time at which the first would have been told."""
+        caplog.set_level(logging.INFO, "nexus.gateway.files")
+        monkeypatch.setattr(files, "AGAIN_S", 0.3)
+        write(tmp_path, "orders")
+        maker = Patient(tmp_path / "cache", fails=1)
+        here = FileSource(tmp_path, maker, poll_s=0.05, slow_s=0.1)
+        watch = here.watch()
+        waiting = asyncio.create_task(following(watch))
+        await maker.asked.wait()
+        assert [line for line in caplog.messages if "could not be read" not in line] == []
+        maker.go_on.set()
+        await waiting
         await here.close()
         await watch.aclose()
 

@@ -14,14 +14,15 @@ from pathlib import Path
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Ack, Published
 
-from nexus_gateway.edge.sources.making import Fingerprint, Maker, MakerGone
+from nexus_gateway.edge.sources.making import Fingerprint, Made, Maker, MakerGone
 
 log = logging.getLogger("nexus.gateway.files")
 
 POLL_S = 0.25
 AGAIN_S = 2.0
 """Pause after nobody could read the manifests."""
-
+SLOW_S = 1.0
+"""From when on reading takes long enough to be told: who reads may have to be started, and is a nicer process than what serves."""
 
 _GONE_FIX = (
     "It is tried again by itself; if it does not go away, see whether the gateway has enough memory and processes."
@@ -31,11 +32,12 @@ _GONE_FIX = (
 class FileSource:
     """The `SnapshotSource` over manifests on disk. It sees when they change; its maker reads them."""
 
-    def __init__(self, path: Path, maker: Maker, *, poll_s: float = POLL_S) -> None:
-        """path: a file or directory. maker: closed with the source."""
+    def __init__(self, path: Path, maker: Maker, *, poll_s: float = POLL_S, slow_s: float = SLOW_S) -> None:
+        """path: a file or directory. maker: closed with the source. slow_s: a reading that takes longer is told."""
         self._path = path
         self._maker = maker
         self._poll_s = poll_s
+        self._slow_s = slow_s
         self._problems: tuple[Problem, ...] = ()
         self._digest = ""
         self._generation = 0
@@ -65,7 +67,7 @@ class FileSource:
             seen = found
             if found is not None and settled and (found != applied or loop.time() >= due_at):
                 try:
-                    made = await self._maker.make(found)
+                    made = await self._make(found, "changed " if applied not in (None, found) else "")
                 except MakerGone as error:
                     if self._closed.is_set():
                         return
@@ -82,6 +84,14 @@ class FileSource:
                     told = made.digest
                     yield Published(self._generation, made.digest, made.snapshot)
             await self._pause(self._poll_s)
+
+    async def _make(self, found: Fingerprint, changed: str) -> Made:
+        """Have the files read; say so if it takes long, lest whoever saved one of them believes that nobody saw it."""
+        telling = asyncio.get_running_loop().call_later(self._slow_s, log.info, "reading the %smanifests…", changed)
+        try:
+            return await self._maker.make(found)
+        finally:
+            telling.cancel()
 
     async def _pause(self, for_s: float) -> None:
         try:
