@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from nexus_core.model import gateway_api, kubernetes
@@ -61,6 +62,17 @@ class ClientValidation:
             if spec is not None and spec.mode == "AllowInsecureFallback":
                 places.append(f"at port {port}")
         return places
+
+    def unused(self, ports: Collection[int]) -> list[Problem]:
+        """Return a problem for each entry of `perPort` without effect. ports: those of the Gateway's HTTPS listeners."""
+        found = []
+        for port, (index, _) in self._by_port.items():
+            if port not in ports:
+                what = f"The Gateway has no HTTPS listener at port {port}; what is said of its clients has no effect."
+                fix = "Name the port of one, or remove the entry."
+                path = f".spec.tls.frontend.perPort[{index}].port"
+                found.append(Problem(self._gateway, path, "FieldsNotImplemented", what, fix))
+        return found
 
     def _read(self, spec: gateway_api.ClientValidation, path: str) -> Validation:
         if spec.mode not in MODES:

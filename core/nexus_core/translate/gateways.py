@@ -144,6 +144,7 @@ class _Builder:
         self.spec = resource.spec if isinstance(resource.spec, gateway_api.GatewaySpec) else None
         self.validation = ClientValidation(world, grants, self.ref, self.spec.tls if self.spec else None)
         self.judge = Judge(self.ref, certificates, self.validation, last)
+        self._secure: set[int] = set()  # ports of HTTPS listeners
 
     def build(self, infrastructures: Infrastructures, sets: Iterable[Resource]) -> None:
         """Put the Gateway and its ListenerSets into what was found."""
@@ -156,6 +157,7 @@ class _Builder:
             for draft in drafts:
                 draft.conflict = refused.get(draft.path)
         every = [*own, *(d for m in members for d in m.drafts)]
+        self._secure = {d.spec.port for d in every if d.spec is not None and d.spec.protocol == "HTTPS"}
         self._overlaps(every)
         for draft in every:
             self.found.problems.extend(draft.problems())
@@ -196,6 +198,7 @@ class _Builder:
         self, own: list[Draft], infra: Found, ports: tuple[tuple[int, Literal["TCP", "UDP"]], ...], attached_sets: int
     ) -> None:
         ignored, refused = unread.tolerate(self.resource)
+        ignored += self.validation.unused(self._secure)
         self.found.problems.extend((*ignored, *refused))
         infrastructure = replace(infra.infrastructure, ports=ports)
         listeners = tuple(draft.status() for draft in own)

@@ -109,6 +109,11 @@ class Judge:
         path = f"{draft.path}.tls"
         minimum = self._options(draft, tls, path)
         if tls.mode == "Passthrough":
+            if MINIMUM_VERSION in tls.options:
+                what = "What is passed through is encrypted between client and backend, whose versions of TLS the gateway does not choose."
+                fix = "Remove it, or use mode: Terminate."
+                place = f'{path}.options["{MINIMUM_VERSION}"]'
+                draft.ignored.append(Problem(draft.owner, place, "FieldsNotImplemented", what, fix))
             return ListenerTls("passthrough")
         shown: list[str] = []
         problems: list[Problem] = []
@@ -193,6 +198,10 @@ def _refusal(owner: ObjectRef, path: str, item: gateway_api.ListenerSpec) -> Pro
         what = f'Listener "{item.name}" allows routes from "{given[:80]}", which Nexus does not know.'
         place = f"{path}.allowedRoutes.namespaces.from"
         return Problem(owner, place, "UnsupportedValue", what, "Write Same, All or Selector.")
+    if given == "Selector" and item.allowed_routes.namespaces.selector is None:
+        what = f'Listener "{item.name}" allows routes from the namespaces that a selector chooses, and has none.'
+        place = f"{path}.allowedRoutes.namespaces.selector"
+        return Problem(owner, place, "UnsupportedValue", what, "Write it, with matchLabels, or from: Same or All.")
     if item.hostname and not (len(item.hostname) <= 253 and _HOSTNAME.fullmatch(item.hostname.lower())):
         what = f'"{item.hostname[:80]}" is no host name.'
         fix = "Write a DNS name, such as shop.example, or one with a wildcard, such as *.shop.example."
