@@ -132,7 +132,7 @@ class RouteBuilder(ABC, Generic[Item, RulesT]):
             self.around.asking.trouble()
             self.around.found.problems.extend(self.around.parents.strays(self.ref, parent_refs))
             if not parent_refs:  # nobody else's either: what of it is not read belongs to the same mistake
-                self.around.found.problems.extend((*left_out, *refused))
+                self.around.found.problems.extend(left_out + refused)
             return
         names = tuple(dict.fromkeys(h.lower() for h in getattr(spec, "hostnames", ())))
         self.problems.extend(left_out)

@@ -129,10 +129,24 @@ class View:
         state = self.fleet.liveness(generation, gateways)
         if state.everywhere:
             return Condition("Programmed", "True", "Programmed", str(state))
+        if not state.total and (refused := self._not_made(gateways)):
+            return Condition("Programmed", "False", "NoGateways", self.linked("NoGateways", refused))
         if not state.total:
             what = "No gateway is running, or none reaches Consul. Look at the gateway's pods and their log."
             return Condition("Programmed", "False", "NoGateways", self.linked("NoGateways", what))
         return Condition("Programmed", "False", "Pending", str(state))
+
+    def _not_made(self, gateways: frozenset[str] | None) -> str:
+        """Return why none of these Gateways has a data plane, where that is decided; else nothing."""
+        known = {f"{s.ref.namespace}/{s.ref.name}": s for s in self.translation.gateways}
+        found = [known[name] for name in sorted(gateways or ()) if name in known]
+        refused = [s for s in found if not s.accepted.ok and not s.infrastructure.usable]
+        if not gateways or len(refused) < len(gateways):
+            return ""
+        lines = (
+            f"No gateway is running, and none is made while {s.ref} is refused: {s.accepted.message}" for s in refused
+        )
+        return "\n".join(lines)
 
     def obstacle(self, gateway: str, listeners: Iterable[str]) -> tuple[str, str]:
         """Return why clients cannot reach all of these listeners though every replica has them: reason and sentence; empty when they can.
