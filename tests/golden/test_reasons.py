@@ -11,7 +11,7 @@ from nexus_core.problems.catalogue import REASONS
 HERE = Path(__file__).parent
 CONDITIONS = (
     "Accepted", "ResolvedRefs", "WorkloadReady", "Programmed", "OverlappingTLSConfig", "InsecureFrontendValidationMode",
-    "nexus.dev/UnsupportedFields",
+    "nexus.dev/UnsupportedFields", "nexus.dev/Shadowed",
 )  # fmt: skip
 """Those that are made of objects alone; the others tell of files, requests and what gateways sampled."""
 GIVEN = [

@@ -76,6 +76,9 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
     "InsecureFrontendValidationMode": {
         "ConfigurationChanged": "Clients without a valid certificate are let in.",
     },
+    "nexus.dev/Shadowed": {
+        "RouteShadowed": "Another TLSRoute, TCPRoute or UDPRoute that has precedence takes what this one asks for.",
+    },
     "nexus.dev/UnsupportedFields": {
         "FieldsNotImplemented": "A field of an object of the Gateway API has no effect, because Nexus does not implement it.",
     },

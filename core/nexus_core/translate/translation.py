@@ -50,7 +50,8 @@ class Remark:
 class ParentStatus:
     """A route at one of its parents. parent: the parentRef as written. gateway: the Gateway that the parent is, or belongs to.
     listeners: ids it attached to and is served at, sorted. accepted: where ok, its message names the listeners it attached to that are
-    closed. index: in the route's parentRefs.
+    closed. index: in the route's parentRefs. remarks: further conditions of this parent. starved: at every one of the listeners other
+    routes take all that it asks for.
     """
 
     parent: Mapping[str, Any]
@@ -59,6 +60,8 @@ class ParentStatus:
     accepted: Verdict
     resolved: Verdict
     index: int = 0
+    remarks: tuple[Remark, ...] = ()
+    starved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ Total: whatever the manifests say, the answer is a Snapshot and problems; nothin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from nexus_core.translate import (
     policies,
     rule_filters,
     services,
+    stream_conflicts,
     targets,
     upstreams,
     worlds,
@@ -125,7 +126,8 @@ def translate_with(
     attached = _attached(routed.statuses)
     for service, listener in ups.uses(routes):
         routed.uses.setdefault(service, set()).add(plugins.gateway_of(listener))
-    route_statuses = _route_statuses(routed, [*routes, *streams])
+    shadows = stream_conflicts.find_shadows(streams, {name: o.listener.hostname for name, o in by_id.items()})
+    route_statuses = _route_statuses(routed, [*routes, *streams], shadows)
     snapshot = Snapshot(
         gateways=tuple(sorted(opened.parts, key=lambda x: x.id)),
         certificates=tuple(opened.certificates),
@@ -144,6 +146,7 @@ def translate_with(
         *installed.problems,
         *merging.problems,
         *conflicts.find_shadowed(routes),
+        *(shadow.problem for each in shadows.values() for shadow in each),
         *(p for kind in READ_ALONG for r in world.all(kind) for p in r.problems),
     )
     return Translation(
@@ -177,8 +180,12 @@ def _ask_again(before: Route | None, ups: upstreams.Upstreams) -> None:
                     ups.keep(item.upstream)
 
 
-def _route_statuses(routed: Routes, routes: Iterable[Route | StreamRoute]) -> tuple[RouteStatus, ...]:
-    """The statuses, with the listeners that were left to kept routes."""
+def _route_statuses(
+    routed: Routes,
+    routes: Iterable[Route | StreamRoute],
+    shadows: Mapping[str, Sequence[stream_conflicts.Shadow]],
+) -> tuple[RouteStatus, ...]:
+    """The statuses, with the listeners that were left to kept routes, and what others take from each."""
     by_id = {route.id: route.listeners for route in routes}
     found = []
     for status in routed.statuses:
@@ -191,6 +198,8 @@ def _route_statuses(routed: Routes, routes: Iterable[Route | StreamRoute]) -> tu
             status = replace(status, parents=parents)
         if status.quarantined and not left:
             status = replace(status, quarantined=False)
+        if status.route in shadows:
+            status = stream_conflicts.mark(status, shadows[status.route])
         found.append(status)
     return tuple(found)
 

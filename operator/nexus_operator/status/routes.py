@@ -1,7 +1,8 @@
 """Statuses of routes of all kinds, and of BackendTLSPolicies: what each parent and ancestor says, beside what other controllers say.
 
 `Ready` of a route at a parent means that a request will find it: every live replica of that Gateway serves its present form, at ports
-that are open and that the Gateway's Service leads to, and each backend has an endpoint that the gateways know.
+that are open and that the Gateway's Service leads to, no other route takes all that it asks for, and each backend has an endpoint that
+the gateways know.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ MAX_PARENTS = 32
 MAX_ANCESTORS = 16
 """The CRD's limit of `status.ancestors`."""
 SHADOWED = "nexus.dev/Shadowed"
-"""Condition of an HTTPRoute or GRPCRoute, there only when it is true: requests for some of its matches go to a NexusService."""
+"""Condition of a route, there only when it is true: requests for some of its matches go to a NexusService; connections or datagrams,
+to another route.
+"""
 LAST_GOOD = "Its last good version keeps serving."
 
 
@@ -111,6 +114,9 @@ def _ready_at(
     told = view.programmed(str(status.ref), frozenset({gateway}))
     if told.status == "True" and not parent.resolved.ok:
         return Condition("Ready", "False", parent.resolved.reason, "Some of what it refers to is not there.")
+    if told.status == "True" and parent.starved:
+        what = f"Other routes take all that it asks for here: {SHADOWED} says which."
+        return Condition("Ready", "False", "RouteShadowed", view.linked("RouteShadowed", what))
     if told.status == "True" and route is not None:
         # The gateways learn of endpoints before they learn of the route: whoever acknowledges it knows them.
         silent = sorted({u.id for u in _called(route, upstreams) if _has_none(view, u)})
@@ -165,7 +171,7 @@ def _route(
         if status is not None:
             conditions += remarked(view, status.remarks)
         if parent.accepted.ok:
-            conditions += _shadowed(view, problems)
+            conditions += [*_shadowed(view, problems), *remarked(view, parent.remarks)]
         mine.append(
             {"parentRef": ref, "controllerName": CONTROLLER_NAME, "conditions": merged(view, obj, before, conditions)}
         )

@@ -6,9 +6,11 @@ import random
 from collections import Counter
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from nexus_core.snapshot import StaticAddresses, StreamRoute, Upstream, WeightedBackend
+from nexus_core.translate.stream_conflicts import find_shadows
 from nexus_gateway.edge.measurements import Tally
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.streams.plans import StreamPlans, build_stream_plans
@@ -159,3 +161,35 @@ def test_a_route_of_no_weight_leads_nowhere() -> None:
     assert plan is not None
     assert plan.next() is None
     assert not plan.leads_to(one)
+
+
+NAMES = st.lists(st.sampled_from(["a.x", "b.x", "*.x", "*.a.x"]), unique=True).map(sorted).map(tuple)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["TCP", "TLS"]),
+            st.lists(st.sampled_from("ab"), min_size=1, unique=True).map(sorted).map(tuple),
+            NAMES,
+            st.sampled_from(["", "1", "2"]),
+        ),
+        max_size=6,
+    )
+)
+def test_what_routes_are_told_they_do_not_get_is_what_others_get(drawn: list[Any]) -> None:
+    routes = [
+        route(str(n), kind, listeners=(f"{kind}-{at}",), hostnames=names if kind == "TLS" else (), created_at=age)
+        for n, (kind, (at, *_), names, age) in enumerate(drawn)
+    ]
+    routes = [msgspec.structs.replace(each, source=f"{each.kind}Route default/{n}") for n, each in enumerate(routes)]
+    plans = build_stream_plans(routes, {})
+    shadows = find_shadows(routes, {listener: "" for each in routes for listener in each.listeners})
+    for each in routes:
+        [listener] = each.listeners
+        # A client that asks for a wildcard's own text asks for no closer name.
+        served = [plans.connection((listener,), name) for name in each.hostnames or ("",)]
+        lost = [plan for plan in served if plan is not None and plan.route is not each]
+        told = shadows.get(each.id, ())
+        assert bool(told) == bool(lost)
+        assert [shadow.whole for shadow in told] == [len(lost) == len(served)] * len(told)
