@@ -92,6 +92,8 @@ class H2Connection(H2Serving):
     def data_received(self, data: bytes) -> None:
         """Take bytes as they come."""
         if self._ended:
+            if self._parting is not None:
+                self._parting.heard = True
             return
         if self._buffer:
             data = self._buffer + data

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from nexus_wire.clock import NEVER, ticks_of
 from nexus_wire.h2responses import H2Response
 from nexus_wire.h2streams import H2Stream
 from nexus_wire.http1 import RequestBlock, RequestLine
@@ -17,6 +18,7 @@ from nexus_wire.http2.frames import DEFAULT_WINDOW, STREAM_MASK, Code
 from nexus_wire.http2.hpack import Decoder
 from nexus_wire.http2.limits import Watch
 from nexus_wire.http2.requests import Digested
+from nexus_wire.parting import Parting, unacknowledged
 from nexus_wire.pieces import JOINED, LARGE, Piece, write_all
 
 if TYPE_CHECKING:
@@ -40,9 +42,9 @@ class H2Serving(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_block", "_block_at", "_block_flags", "_block_pieces", "_block_stream", "_blocked_at", "_buffer", "_continuations",
-        "_credit", "_cut", "_decoder", "_ended", "_greeted", "_idle_at", "_known", "_last", "_looked", "_opened", "_out",
-        "_reading", "_shut", "_skipped", "_uncredited", "blocked", "closed", "context", "deadline", "first_window", "going",
+        "_awaited", "_block", "_block_at", "_block_flags", "_block_pieces", "_block_stream", "_blocked_at", "_buffer", "_continuations",
+        "_credit", "_cut", "_decoder", "_ended", "_greeted", "_idle_at", "_known", "_last", "_looked", "_opened", "_out", "_parting",
+        "_quiet", "_reading", "_shut", "_skipped", "_uncredited", "blocked", "closed", "context", "deadline", "first_window", "going",
         "options", "peer", "prefix", "secure", "server_name", "shared", "streams", "transport", "waiting", "watch", "window",
     )  # fmt: skip
 
@@ -83,6 +85,9 @@ class H2Serving(asyncio.Protocol):
         self.going = False
         self._ended = False  # nothing that still comes is looked at
         self._shut = False  # nothing more can be written
+        self._parting: Parting | None = None
+        self._awaited = False  # a stop waits for the client to close its side
+        self._quiet: tuple[int, int, int] | None = None  # what an idle client had said when it was asked to go
         self._looked = 0
         self._idle_at = 0
         self._blocked_at = 0
@@ -216,30 +221,27 @@ class H2Serving(asyncio.Protocol):
         """Say why, and close once the client has read it; what it still sends is thrown away for a while."""
         self.send(frames.goaway(self._last, code, detail.encode()))
         self._ended = True
-        self._buffer = b""
         self._leave()
-        self._part()
+        self._part(ticks_of(self.options.linger_s))
 
-    def _part(self) -> None:
-        clock = self.options.clock
+    def _part(self, most_ticks: int) -> None:
+        """Say that nothing more is written, and wait for the client to close its side: what it still sends is thrown away."""
+        options = self.options
+        clock = options.clock
         self._flush()
         self._ended = self._shut = True
-        self.deadline = clock.at(self.options.linger_s)
+        self._buffer = b""
+        self._parting = parting = Parting(self.transport, clock.tick, ticks_of(options.linger_s), most_ticks)
+        self.deadline = parting.look(clock.tick) or clock.tick + 1
         clock.soon(self)
-        try:
-            self.transport.write_eof()
-        except (OSError, RuntimeError, NotImplementedError):
-            # The client is gone, or the loop's own TLS cannot close one side alone; the deadline comes in any case.
-            return
 
     def _may_go(self) -> None:
         """Close when all that was served is written, if the client was told so."""
         if self.going and not self.streams and not self._ended:
-            self._flush()
-            self._ended = self._shut = True
+            # What nobody asked for and nobody reads is no reason to wait: an idle client may never close.
+            self._awaited = self._quiet != self._said
             # What is written may take long to be read; not for ever.
-            self.deadline = self.options.clock.tick + self.options.keepalive_ticks
-            self.transport.close()
+            self._part(self.options.keepalive_ticks)
 
     def turn_away(self, reply: bytes) -> None:
         """Say that a connection is not served, which is closed now. reply: what HTTP/1.1 clients are told instead."""
@@ -247,8 +249,11 @@ class H2Serving(asyncio.Protocol):
 
     def drain(self) -> None:
         """Ask the client for no more requests. Those that are on their way are still served (RFC 9113 section 6.8)."""
-        if not self._ended:
-            self.send(frames.goaway(STREAM_MASK, Code.NO_ERROR))
+        if self._ended:
+            return
+        if not self.streams and self._quiet != self._said and not unacknowledged(self.transport):
+            self._quiet = self._said
+        self.send(frames.goaway(STREAM_MASK, Code.NO_ERROR))
 
     def close_idle(self) -> None:
         """Serve no more requests than have come; close now if there is none, else after the last one."""
@@ -257,6 +262,11 @@ class H2Serving(asyncio.Protocol):
         self.going = True
         self.send(frames.goaway(self._last, Code.NO_ERROR))
         self._may_go()
+
+    @property
+    def _said(self) -> tuple[int, int, int]:
+        """What changes with whatever the client says."""
+        return (self._last, *self.watch.heard)
 
     @property
     def busy(self) -> bool:
@@ -273,7 +283,10 @@ class H2Serving(asyncio.Protocol):
         return (stream for stream in list(self.streams.values()) if stream.is_dripping())
 
     def unwritten(self) -> int:
-        """Return how many bytes wait for the client, as far as is known here; at least one while a response is not written."""
+        """Return how many bytes wait for the client, as far as is known here; at least one while a response is not written, or its
+        client may be reading it still."""
+        if self._awaited and not self.closed:
+            return unacknowledged(self.transport) or 1
         size: int = self.transport.get_write_buffer_size()
         return size + len(self._out) + len(self.waiting)
 
@@ -319,8 +332,7 @@ class H2Serving(asyncio.Protocol):
         options = self.options
         tick = options.clock.tick
         if self._ended:
-            self.closed = True
-            self.transport.abort()
+            self._look_at_end(tick)
             return
         for stream in list(self.streams.values()):
             if stream.deadline <= tick and not stream.closed:
@@ -344,4 +356,19 @@ class H2Serving(asyncio.Protocol):
                 self.closed = True
                 self.transport.abort()
         else:
-            self.deadline = tick + min(_LOOK_TICKS, patience)
+            nearest = min([stream.deadline for stream in self.streams.values()], default=NEVER)
+            # At least once in a while: streams do not say that they come to have deadlines.
+            self.deadline = min(nearest, tick + _LOOK_TICKS, self._idle_at + patience)
+
+    def _look_at_end(self, tick: int) -> None:
+        """Close when the client has had its time to read what is written."""
+        parting = self._parting
+        again = parting.look(tick) if parting is not None else 0
+        if again:
+            self.deadline = again
+        elif not self.closed:
+            self.closed = True
+            if parting is not None:
+                parting.end()
+            else:
+                self.transport.abort()

@@ -474,6 +474,34 @@ async def test_a_stream_s_deadline_is_its_own(start: Start, connect: Connect) ->
     assert app.served[0].events == ["late"]
 
 
+@pytest.mark.parametrize("after", [11, 15])
+async def test_deadlines_are_kept_to_the_tick(start: Start, connect: Connect, after: int) -> None:
+    """Those of a second and more, which nobody announces: whenever the connection is looked at otherwise."""
+    app = await start()
+    clock = app.options.clock
+    late: list[tuple[int, int]] = []
+
+    def note(served: Served) -> bool:
+        wanted = next(iter(app.connections)).deadline + (after if len(app.served) == 2 else after + 3)
+        served.stream.deadline = wanted
+
+        def on_late() -> None:
+            late.append((wanted, clock.tick))
+            served.answer()
+
+        served.on_late = on_late  # type: ignore[method-assign]
+        return True
+
+    app.on_head = note
+    client = await connect(app)
+    farther, nearer = client.request(), client.request()
+    for stream in (farther, nearer):
+        assert (await client.answer(stream))[0] == 200
+    assert len(late) == 2
+    assert late[0][0] < late[1][0]
+    assert all(came == wanted for wanted, came in late), late
+
+
 async def test_a_response_that_nobody_takes_is_given_up(start: Start, connect: Connect) -> None:
     app = await start(keepalive_s=0.5)
     app.on_head = answering(("respond", (OK, b"", 100000, b"x" * 100000, True)))

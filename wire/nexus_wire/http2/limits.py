@@ -61,6 +61,11 @@ class Watch:
         """Content was sent, for which the client may answer with window updates."""
         self._paid += frames_sent
 
+    @property
+    def heard(self) -> tuple[int, int]:
+        """What is different after any frame that is of no use by itself."""
+        return self._began, self._noise
+
     def noise(self, now: int, last_stream: int) -> None:
         """A frame came that is of no use by itself. last_stream: the highest number so far. Raises `ConnectionBroken`."""
         self._noise += 1
