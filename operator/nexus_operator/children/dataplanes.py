@@ -22,7 +22,6 @@ from nexus_core.translate.features import ADMIN_PORT
 from nexus_core.translate.translation import Infrastructure
 
 from nexus_operator.children import autoscalers
-from nexus_operator.children.plan import RENDERED
 from nexus_operator.world.inventory import Object
 from nexus_operator.world.kinds import (
     AUTOSCALER,
@@ -31,6 +30,7 @@ from nexus_operator.world.kinds import (
     GATEWAY_CLASS_NAME,
     GATEWAY_NAME,
     MANAGED_BY,
+    RENDERED,
     SECRET,
     SERVICE,
     SERVICE_ACCOUNT,

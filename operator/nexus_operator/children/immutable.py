@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nexus_operator.children.plan import RENDERED
 from nexus_operator.world.inventory import Object, key_of
-from nexus_operator.world.kinds import SERVICE
+from nexus_operator.world.kinds import RENDERED, SERVICE
 
 FIELD = "loadBalancerClass"
 

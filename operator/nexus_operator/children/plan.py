@@ -9,13 +9,12 @@ from typing import Any
 from nexus_core.problems import ObjectRef
 
 from nexus_operator.world.inventory import Object, key_of
+from nexus_operator.world.kinds import RENDERED
 
 ChildKey = tuple[str, str, str]
 """(kind, namespace, name)."""
 OWNERS = {"NexusService": "nexus.dev/", "Gateway": "gateway.networking.k8s.io/", "NexusGatewayParameters": "nexus.dev/"}
 """The kinds that have children, and the group of each."""
-RENDERED = "nexus.dev/rendered"
-"""Annotation of children with a digest of what was rendered: a field that is wanted no more shows in it, too."""
 
 
 @dataclass(frozen=True, slots=True)

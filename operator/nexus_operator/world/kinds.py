@@ -40,6 +40,8 @@ NEXUS_GROUP = "nexus.dev"
 GATEWAY_GROUP = "gateway.networking.k8s.io"
 MANAGED_BY = ("app.kubernetes.io/managed-by", "nexus")
 """The label on every child; the watch of Deployments is limited to it, so that a large cluster's other ones cost nothing."""
+RENDERED = f"{NEXUS_GROUP}/rendered"
+"""Annotation of what is made for Gateways with a digest of what was rendered: a field that is wanted no more shows in it, too."""
 GATEWAY_NAME = f"{GATEWAY_GROUP}/gateway-name"
 GATEWAY_CLASS_NAME = f"{GATEWAY_GROUP}/gateway-class-name"
 """The Gateway API's labels on what a controller makes for a Gateway."""

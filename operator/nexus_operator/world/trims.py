@@ -1,8 +1,8 @@
 """What is kept in memory of kinds that hold more than the operator needs.
 
-Of a Secret: its certificate, key and authority; of one that has none, that it is there. Of a ConfigMap: an authority, else
-nothing at all. Of a Pod: its name, labels, and whether it is ready. Of a HorizontalPodAutoscaler: its spec; of one that is not ours,
-what it scales. The rest is dropped before anything else sees it.
+Of a Secret: its certificate, key and authority; of one that has none, or that the operator made, that it is there. Of a ConfigMap:
+an authority, else nothing at all. Of a Pod: its name, labels, and whether it is ready. Of a HorizontalPodAutoscaler: its spec; of one
+that is not ours, what it scales. The rest is dropped before anything else sees it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nexus_operator.world.kinds import MANAGED_BY
+from nexus_operator.world.kinds import GATEWAY, MANAGED_BY, RENDERED
 
 Object = Mapping[str, Any]
 SECRET_KEYS = ("tls.crt", "tls.key", "ca.crt")
@@ -28,12 +28,25 @@ def trim(kind: str, obj: Object) -> Object | None:
 
 def _secret(obj: Object) -> Object:
     meta = obj.get("metadata") or {}
-    ours = (meta.get("labels") or {}).get(MANAGED_BY[0]) == MANAGED_BY[1]
+    ours = _is_made_here(meta)
     data = obj.get("data") or {}
     # What the operator made itself it can make again; of the others, a certificate's parts and no more.
     kept = {} if ours else {key: data[key] for key in SECRET_KEYS if key in data}
     shown = {**_identity(meta), **_described(meta)} if ours else _identity(meta)
     return {**_kind(obj), "metadata": shown, "type": obj.get("type", ""), **({"data": kept} if kept else {})}
+
+
+def _is_made_here(meta: Mapping[str, Any]) -> bool:
+    """Whether the operator made an object. The label alone does not tell: people give it to what they keep for Nexus, too."""
+    if (meta.get("labels") or {}).get(MANAGED_BY[0]) != MANAGED_BY[1]:
+        return False
+    owned = any(
+        ref.get("controller")
+        and ref.get("kind") == GATEWAY.kind
+        and str(ref.get("apiVersion")).startswith(f"{GATEWAY.group}/")
+        for ref in meta.get("ownerReferences") or ()
+    )
+    return owned or RENDERED in (meta.get("annotations") or {})
 
 
 def _config_map(obj: Object) -> Object | None:

@@ -16,7 +16,7 @@ from nexus_core.problems import ObjectRef
 from nexus_core.snapshot import Certificate
 from nexus_core.translate.translation import Infrastructure
 from nexus_operator.children.dataplanes import DataPlane, Fabric, label_of, name_of, render_data_plane
-from nexus_operator.children.plan import RENDERED
+from nexus_operator.world.kinds import RENDERED
 
 CASES = Path(__file__).parent / "dataplane"
 KEY = bytes(range(32))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from nexus_core.model.autoscaling import Autoscaling
 from nexus_operator.children.autoscalers import Scaling, bounds_of, left_open, scalings, spec_of
-from nexus_operator.children.plan import RENDERED
+from nexus_operator.world.kinds import RENDERED
 
 KEY = ("Deployment", "shop", "web-nexus")
 OWNER = {

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from nexus_core.problems import ObjectRef
 from nexus_operator.children.plan import (
-    RENDERED,
     Settled,
     build_plan,
     child_key,
@@ -17,6 +16,7 @@ from nexus_operator.children.plan import (
     owner_uid,
     settle_names,
 )
+from nexus_operator.world.kinds import RENDERED
 
 
 def child(name: str = "orders", *, owner: str = "u1", **spec: Any) -> dict[str, Any]:

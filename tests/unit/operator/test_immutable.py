@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from nexus_operator.children.immutable import Applicable, applicable
-from nexus_operator.children.plan import RENDERED
+from nexus_operator.world.kinds import RENDERED
 
 US = "nexus-operator"
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from nexus_operator.world.inventory import Inventory
 from nexus_operator.world.trims import LAST_APPLIED, trim
 
+API = "gateway.networking.k8s.io/v1"
 OURS = {"app.kubernetes.io/managed-by": "nexus"}
 
 
-def secret(data: dict[str, str], labels: dict[str, str] | None = None) -> dict[str, Any]:
+def secret(data: dict[str, str], labels: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
     return {
         "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "data": data,
         "metadata": {"name": "web", "namespace": "shop", "uid": "u", "resourceVersion": "7", "labels": labels or {},
-                     "annotations": {LAST_APPLIED: "{...}", "note": "x"}, "managedFields": [{}]},
+                     "annotations": {LAST_APPLIED: "{...}", "note": "x"}, "managedFields": [{}], **more},
     }  # fmt: skip
 
 
@@ -33,12 +35,48 @@ def test_of_a_secret_without_a_certificate_stays_that_it_is_there() -> None:
     assert "cA==" not in repr(kept)
 
 
-def test_of_our_own_secrets_no_value_stays_and_all_that_tells_whose_they_are() -> None:
-    kept = trim("Secret", secret({"seal-key": "aw==", "tls.key": "aw=="}, OURS))
+OWNED = [{"apiVersion": API, "kind": "Gateway", "name": "web", "uid": "g", "controller": True}]
+
+
+@pytest.mark.parametrize(
+    ("mark", "expected"),
+    [
+        (
+            {"annotations": {LAST_APPLIED: "{...}", "nexus.dev/rendered": "d1"}},
+            {"annotations": {"nexus.dev/rendered": "d1"}, "ownerReferences": None},
+        ),
+        ({"ownerReferences": OWNED}, {"annotations": {"note": "x"}, "ownerReferences": OWNED}),
+    ],
+)
+def test_of_our_own_secrets_no_value_stays_and_all_that_tells_whose_they_are(
+    mark: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    kept = trim("Secret", secret({"seal-key": "aw==", "tls.key": "aw=="}, OURS, **mark))
     assert kept is not None
     assert "data" not in kept
     assert kept["metadata"]["labels"] == OURS
-    assert kept["metadata"]["annotations"] == {"note": "x"}
+    shown = {key: kept["metadata"].get(key) for key in ("annotations", "ownerReferences")}
+    assert shown == expected
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {},
+        {
+            "ownerReferences": [
+                {"apiVersion": "cert-manager.io/v1", "kind": "Certificate", "name": "web", "controller": True}
+            ]
+        },
+        {"ownerReferences": [{"apiVersion": API, "kind": "Gateway", "name": "web", "uid": "g"}]},
+    ],
+)
+def test_a_secret_with_our_label_that_we_did_not_make_keeps_its_certificate(mark: dict[str, Any]) -> None:
+    """Nothing else of it is kept, so that nobody takes it for a child of ours."""
+    kept = trim("Secret", secret({"tls.crt": "Yw==", "tls.key": "aw=="}, OURS, **mark))
+    assert kept is not None
+    assert kept["data"] == {"tls.crt": "Yw==", "tls.key": "aw=="}
+    assert set(kept["metadata"]) == {"name", "namespace", "uid", "resourceVersion"}
 
 
 def test_a_config_map_without_an_authority_is_dropped_also_when_it_had_one() -> None:
