@@ -35,7 +35,7 @@ from nexus_operator.edge.samples import SampleFeed
 from nexus_operator.edge.sealkeys import ensure_seal_key
 from nexus_operator.edge.statuswriter import StatusWriter
 from nexus_operator.metrics import Metrics
-from nexus_operator.mirror.endpoints import build_registrations, slices_by_service
+from nexus_operator.mirror.endpoints import build_registrations, named_services, slices_by_service
 from nexus_operator.mirror.registrations import Registration, counts
 from nexus_operator.publication.acks import Fingerprints, Ledger
 from nexus_operator.publication.fleets import Fleet
@@ -389,6 +389,7 @@ class Reconciler:
     async def _write_statuses(self) -> None:
         assert self._translation is not None
         await self._hear()
+        slices = slices_by_service(self._inventory)
         view = View(
             inventory=self._inventory,
             resources=self._held.world,
@@ -403,7 +404,8 @@ class Reconciler:
             consul_fault=self._consul_fault or self._acks.fault,
             counts=counts(self._registrations.values()),
             mirrored=frozenset(mirror.consul_service for mirror in self._translation.mirrors),
-            fronts=fronts_of(self._inventory, self._planned, slices_by_service(self._inventory)),
+            named=named_services(slices),
+            fronts=fronts_of(self._inventory, self._planned, slices),
             listeners={listener.id: listener for listener in self._translation.snapshot.listeners},
             gateway_url=self._settings.gateway_url,
             indexes=self._indexes.current,

@@ -31,6 +31,13 @@ def slices_by_service(inventory: Inventory) -> dict[tuple[str, str], list[Object
     return found
 
 
+def named_services(slices: Mapping[tuple[str, str], Iterable[Object]]) -> frozenset[tuple[str, str]]:
+    """Return the Services, as (namespace, name), with EndpointSlices of host names: nobody looks those up, so they are not
+    registered. slices: by Service.
+    """
+    return frozenset(key for key, own in slices.items() if any(s.get("addressType") not in _FAMILIES for s in own))
+
+
 def build_registrations(
     mirrors: Iterable[Mirror],
     services: Mapping[tuple[str, str], Object],

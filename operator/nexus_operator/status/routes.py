@@ -122,6 +122,9 @@ def _ready_at(
         silent = sorted({u.id for u in _called(route, upstreams) if _has_none(view, u)})
         if silent:
             what = f"No endpoint of {', '.join(silent[:5])} is ready."
+            named = [name for name in silent if tuple(name.split("/")[1:3]) in view.named]
+            if named:
+                what += f" EndpointSlices of {', '.join(named[:5])} hold host names, which are not looked up: write addresses."
             return Condition("Ready", "False", "NoEndpoints", view.linked("NoEndpoints", what))
     if told.status == "True":
         reason, what = view.obstacle(gateway, parent.listeners)

@@ -50,9 +50,9 @@ class View:
 
     wanted: fingerprint of each object's part of `translation.snapshot`, by source. since: see `Ledger.since`.
     fleet: the gateways' acks. counts: (ready, all) mirrored endpoints by registry name. mirrored: all names there that the
-    operator writes. consul_fault: why Consul cannot be used now, or empty. fronts: what stands before the replicas of each
-    Gateway that has a data plane, by `<namespace>/<name>`. listeners: those that are wanted, by id. gateway_url: configured base
-    of the URLs shown, or empty. preview: of the objects that are held back, None without any. candidate_problems: what is wrong
+    operator writes. named: Services, as (namespace, name), with EndpointSlices of host names, which are not mirrored.
+    consul_fault: why Consul cannot be used now, or empty. fronts: what stands before the replicas of each Gateway that has a data
+    plane, by `<namespace>/<name>`. listeners: those that are wanted, by id. gateway_url: configured base of the URLs shown, or empty. preview: of the objects that are held back, None without any. candidate_problems: what is wrong
     if they were applied.
     """
 
@@ -69,6 +69,7 @@ class View:
     consul_fault: str = ""
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     mirrored: frozenset[str] = frozenset()
+    named: frozenset[tuple[str, str]] = frozenset()
     fronts: Mapping[str, Front] = field(default_factory=dict)
     listeners: Mapping[str, Listener] = field(default_factory=dict)
     gateway_url: str = ""

@@ -22,6 +22,7 @@ from nexus_core.snapshot import Ack, PluginReport, Published, Release, wire
 from nexus_core.translate import translate
 from nexus_core.translate.features import NEEDED_FIELDS
 from nexus_operator.children.gateways import of_deleted_classes
+from nexus_operator.mirror.endpoints import named_services, slices_by_service
 from nexus_operator.publication.acks import Ledger, fingerprints
 from nexus_operator.publication.fleets import Fleet
 from nexus_operator.status.build import build_statuses
@@ -92,6 +93,7 @@ def view_of(case: dict[str, Any]) -> View:
             for p in case.get("childProblems", ())
         ),
         counts={name: tuple(pair) for name, pair in case.get("counts", {}).items()},
+        named=named_services(slices_by_service(inventory)),
         mirrored=frozenset(mirror.consul_service for mirror in translation.mirrors),
         fronts={name: front(**told) for name, told in case.get("fronts", {}).items()},
         listeners={listener.id: listener for listener in translation.snapshot.listeners},
