@@ -52,8 +52,8 @@ class View:
     fleet: the gateways' acks. counts: (ready, all) mirrored endpoints by registry name. mirrored: all names there that the
     operator writes. named: Services, as (namespace, name), with EndpointSlices of host names, which are not mirrored.
     consul_fault: why Consul cannot be used now, or empty. fronts: what stands before the replicas of each Gateway that has a data
-    plane, by `<namespace>/<name>`. listeners: those that are wanted, by id. gateway_url: configured base of the URLs shown, or empty. preview: of the objects that are held back, None without any. candidate_problems: what is wrong
-    if they were applied.
+    plane, by `<namespace>/<name>`. listeners: those that are wanted, by id. gateway_url: configured base of the URLs shown, or
+    empty. preview: of the objects that are held back, None without any. candidate_problems: what is wrong if they were applied.
     """
 
     inventory: Inventory
