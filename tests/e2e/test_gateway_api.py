@@ -48,6 +48,21 @@ def curl(edge: Any, url: str, *options: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+def test_every_route_is_told_with_where_it_can_be_asked(edge: Any) -> None:
+    found = {(row["route"], tuple(row["hostnames"]), row["url"]) for row in edge.report["routes"]}
+    urls = {row["listener"]: row["url"] for row in edge.report["listeners"]}
+    assert found == {
+        (f"{kind}Route edge/{name}", hostnames, urls[f"edge/edge/{listener}"])
+        for kind, name, hostnames, listener in (
+            ("GRPC", "calls", ("calls.example.test",), "http"), ("GRPC", "calls", ("calls.example.test",), "https"),
+            ("HTTP", "web", ("www.example.test",), "http"), ("HTTP", "web", ("www.example.test",), "https"),
+            ("HTTP", "team", ("team.example.test",), "edge/team/http"), ("TCP", "lines", (), "lines"),
+            ("TLS", "lines", ("lines.example.test",), "secrets"), ("TLS", "vault", ("vault.example.test",), "vault"),
+            ("UDP", "names", (), "names"),
+        )
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("option", "version"), [("--http1.1", "1.1"), ("--http2-prior-knowledge", "2")])
 def test_http(edge: Any, option: str, version: str) -> None:
     _, port = place(edge, "edge/edge/http")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nexus_core.discovery import Discovery
+from nexus_core.snapshot import Snapshot
 
 from nexus_cli.errors import UserError
 from nexus_cli.up import ports
@@ -64,6 +65,11 @@ class LocalGateway:
     def listeners(self) -> tuple[ListenerRow, ...]:
         """Where each listener is, and what is wrong with it."""
         return self._gateway.ports.rows if self._gateway is not None else ()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What serves now."""
+        return self._gateway.runtime.published.snapshot if self._gateway is not None else Snapshot()
 
     async def live(self) -> None:
         """Return once the manifests' first Snapshot serves."""

@@ -19,7 +19,7 @@ from nexus_core.problems import Problem
 from nexus_cli import manifests, output
 from nexus_cli.errors import UserError
 from nexus_cli.offline import translate
-from nexus_cli.up import plans, ports, screen
+from nexus_cli.up import plans, ports, routes, screen
 from nexus_cli.up.gateways import LocalGateway
 from nexus_cli.up.guard import Guard
 from nexus_cli.up.logs import ServiceLog, Terminal, TerminalHandler
@@ -221,11 +221,13 @@ class _Up:
         if self._stop.is_set():
             return
         supervisor, pid = self._supervisor, os.getpid()
+        found = routes.rows(gateway.snapshot, gateway.listeners)
         if self._settings.as_json:
             output.show_json(
                 {
                     **screen.report(supervisor, gateway.url, gateway.admin_url, pid),
                     "listeners": screen.listeners(gateway.listeners),
+                    "routes": routes.values(found),
                     "startSeconds": round(took_s, 2),
                 }
             )
@@ -234,11 +236,13 @@ class _Up:
             "\n" + screen.render_table(screen.rows(supervisor.groups, gateway.url, gateway.admin_url, pid))
         )
         sys.stdout.write("\n" + screen.render_listeners(gateway.listeners))
+        if found:
+            sys.stdout.write("\n" + screen.render_routes(found))
         for line in (*screen.unwell(supervisor), *screen.closed(gateway.listeners)):
             sys.stdout.write(f"\n{line}")
         sys.stdout.write(f"\nUp in {took_s:.1f} s. Next:\n\n")
         commands = screen.next_commands(
-            supervisor.current().values(), self._settings.directory, gateway.url, gateway.admin_url
+            supervisor.current().values(), self._settings.directory, gateway.url, gateway.admin_url, found
         )
         sys.stdout.write(screen.render_commands(commands))
         logs = self._settings.data_dir / "logs"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nexus_cli.options import DEFAULT_ADMIN, DEFAULT_GATEWAY
 from nexus_cli.output import render_rows
+from nexus_cli.up import routes
 from nexus_cli.up.plans import SCHEMES, ServicePlan
 from nexus_cli.up.supervisor import Group, Supervisor
 
@@ -72,6 +73,14 @@ def render_listeners(found: Sequence[ListenerRow]) -> str:
     return render_rows(LISTENER_COLUMNS, made, rich=sys.stdout.isatty()) if made else ""
 
 
+ROUTE_COLUMNS = ("route", "host", "address")
+
+
+def render_routes(found: Sequence[routes.RouteRow]) -> str:
+    """Return the table of the Gateway API's routes: where each can be asked."""
+    return render_rows(ROUTE_COLUMNS, routes.table(found), rich=sys.stdout.isatty()) if found else ""
+
+
 def listeners(found: Sequence[ListenerRow]) -> list[dict[str, Any]]:
     """Return the same as values, for `-o json`."""
     return [
@@ -110,13 +119,23 @@ DEFAULTS = (DEFAULT_GATEWAY, DEFAULT_ADMIN)
 
 
 def next_commands(
-    plans: Iterable[ServicePlan], directory: Path, gateway_url: str, admin_url: str
+    plans: Iterable[ServicePlan],
+    directory: Path,
+    gateway_url: str,
+    admin_url: str,
+    found: Sequence[routes.RouteRow] = (),
 ) -> list[tuple[str, str]]:
-    """Return `(command, what it does)` that work by copy and paste in the directory `nexus up` was started in."""
+    """Return `(command, what it does)` that work by copy and paste in the directory `nexus up` was started in.
+
+    found: routes of the Gateway API. Where these are all there is, plugins and traces are not what comes next.
+    """
     exposed = {plan.key: plan for plan in plans if plan.exposed}
     nexus, where = _program(), shlex.quote(str(directory))
     admin = "" if admin_url == DEFAULT_ADMIN else f" --admin {admin_url}"
     made: list[tuple[str, str]] = []
+    asked = routes.commands(found, nexus, admin)
+    if asked and not exposed:
+        return [*asked, (f"curl {admin_url}/listeners", "where each listener is")]
     if {"shop/catalog", "shop/orders"} <= exposed.keys():
         made.append((f"curl {gateway_url}{exposed['shop/catalog'].exposed}/items", "what the shop sells"))
         order = (
@@ -133,6 +152,7 @@ def next_commands(
         made.extend((f"curl {gateway_url}{plan.exposed}", plan.key) for plan in list(exposed.values())[:3])
         if not exposed:
             made.append((f"curl {admin_url}/listeners", "where each listener is"))
+    made.extend(asked)
     made.append((f"{nexus} traces --last 1{admin}", "the way of the last request"))
     made.append((f"{nexus} plugin list -f {where}{admin}", "plugins, and how they are"))
     return made
