@@ -209,7 +209,7 @@ def _gateway_programmed(
     serving = [listener for listener in every if listener.id in view.listeners]
     if not serving:
         return Condition("Programmed", "False", "Invalid", "No listener of it can be served.")
-    if not front.exists and view.inventory.get("GatewayClass", "", _class_name(view, status.ref)) is None:
+    if not front.exists and not _has_class(view, status.ref):
         what = f'There is no GatewayClass "{_class_name(view, status.ref)}", so nothing is made for it.'
         return Condition("Programmed", "False", "Pending", what)
     if not front.addresses:
@@ -218,6 +218,8 @@ def _gateway_programmed(
     closed = sorted({view.listeners[listener.id].port for listener in serving} - front.ports)
     if closed:
         what = f"Its Service does not open port {closed[0]} yet."
+        if not _has_class(view, status.ref):
+            what = f'There is no GatewayClass "{_class_name(view, status.ref)}", so its Service does not open port {closed[0]}.'
         return Condition("Programmed", "False", "Pending", what)
     own = view.programmed(_source(view, status, serving), frozenset({name}))
     if own.status == "True" and not front.ready:
