@@ -17,6 +17,7 @@ from nexus_core.model.gateway_parameters import NexusGatewayParametersSpec
 from nexus_operator.children.plan import ChildKey, child_key, is_unowned, owner_uid
 from nexus_operator.world.inventory import Object, key_of
 from nexus_operator.world.kinds import AUTOSCALER, DEPLOYMENT, GATEWAY_NAME
+from nexus_operator.world.words import owners_of
 
 CPU_PERCENT = 80
 """Of what the replicas request. Kubernetes' own default of an autoscaler without metrics."""
@@ -39,7 +40,7 @@ class Scaling:
         count = int((live.get("spec") or {}).get("replicas", 1))
         if count == 0:
             # To Kubernetes, an autoscaler that is switched off: for a while, if somebody else did; by our parameters before, if not.
-            return 0 if _is_anothers(live, manager) else self.start
+            return 0 if owners_of(live, "replicas") - {manager} else self.start
         return max(self.least, count if self.most is None else min(count, self.most))
 
 
@@ -110,11 +111,3 @@ def _target(autoscaler: Object) -> ChildKey:
     group = str(ref.get("apiVersion") or "").partition("/")[0]
     kind = str(ref.get("kind")) if group == DEPLOYMENT.group else ""
     return kind, key_of(autoscaler)[0], str(ref.get("name"))
-
-
-def _is_anothers(live: Object, manager: str) -> bool:
-    """Whether somebody else, too, has set the number of replicas."""
-    return any(
-        entry.get("manager") != manager and "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
-        for entry in live["metadata"].get("managedFields") or ()
-    )

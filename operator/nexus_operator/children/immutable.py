@@ -12,6 +12,7 @@ from typing import Any
 
 from nexus_operator.world.inventory import Object, key_of
 from nexus_operator.world.kinds import RENDERED, SERVICE
+from nexus_operator.world.words import owners_of
 
 FIELD = "loadBalancerClass"
 
@@ -30,7 +31,9 @@ def applicable(wanted: Object, live: Object | None, manager: str) -> Applicable:
     if live is None or wanted["kind"] != SERVICE.kind or not _keeps_type(wanted, live):
         return Applicable(wanted)
     asked, held = _spec(wanted).get(FIELD), _spec(live).get(FIELD)
-    if asked == held or (asked is None and not _is_ours(live, manager)):  # of which we said nothing, others may have
+    if asked == held or (
+        asked is None and manager not in owners_of(live, FIELD)
+    ):  # of which we said nothing, others may have
         return Applicable(wanted)
     spec = {key: value for key, value in _spec(wanted).items() if key != FIELD}
     if held is not None:
@@ -50,15 +53,6 @@ def _keeps_type(wanted: Object, live: Object) -> bool:
 
 def _spec(obj: Object) -> Mapping[str, Any]:
     return obj.get("spec") or {}
-
-
-def _is_ours(live: Object, manager: str) -> bool:
-    """Whether we have set the class."""
-    entries: list[Mapping[str, Any]] = live["metadata"].get("managedFields") or []
-    return any(
-        entry.get("manager") == manager and f"f:{FIELD}" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
-        for entry in entries
-    )
 
 
 def _quoted(name: str | None) -> str:

@@ -1,6 +1,6 @@
-"""Whose word a condition is: objects do not tell it, their managedFields do.
+"""Whose word a condition or a field is: objects do not tell it, their managedFields do.
 
-Of those, no more is kept than that takes, and of few kinds: they are often the largest part of an object.
+Of those, no more is kept than conditions take, and of few kinds: they are often the largest part of an object.
 """
 
 from __future__ import annotations
@@ -36,6 +36,15 @@ def is_our_word(obj: Object, kind: str) -> bool:
     item = f'k:{{"type":"{kind}"}}'
     owners = {entry.get("manager") for entry, conditions in _written(obj["metadata"]) if item in conditions}
     return owners == {FIELD_MANAGER}
+
+
+def owners_of(obj: Object, field: str) -> set[str]:
+    """Return the managers that have set a field of an object's spec. obj: with all of its managedFields."""
+    return {
+        str(entry.get("manager"))
+        for entry in obj["metadata"].get("managedFields") or ()
+        if f"f:{field}" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+    }
 
 
 def _written(meta: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
