@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,3 +117,14 @@ class Server:
         listening = await asyncio.get_running_loop().create_server(lambda: Peer(self), "127.0.0.1", 0, **options)
         self.port = listening.sockets[0].getsockname()[1]
         return listening
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Serve on a port of its own for as long as this lasts; connections end with it."""
+        made = await self.listen()
+        try:
+            yield
+        finally:
+            made.close()
+            for peer in self.peers:
+                peer.transport.abort()

@@ -26,11 +26,8 @@ Answer = Callable[[Peer, Call], None]
 async def server() -> AsyncIterator[Server]:
     """A server of HTTP/2 that answers as a test says."""
     made = Server()
-    listening = await made.listen()
-    yield made
-    listening.close()
-    for peer in made.peers:
-        peer.transport.abort()
+    async with made.listening():
+        yield made
 
 
 def answering(server: Server, *answers: Answer) -> None:

@@ -27,11 +27,8 @@ Connect = Callable[..., Awaitable[Carrier]]
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     made = Server()
-    listening = await made.listen()
-    yield made
-    listening.close()
-    for peer in made.peers:
-        peer.transport.abort()
+    async with made.listening():
+        yield made
     await asyncio.sleep(0.01)
 
 
