@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nexus_gateway.edge.plugins.publish import PublishRefused, publish_bundled
+from nexus_marketplace.publishing import PublishRefused, publish_bundled
 
 ROOT = Path(__file__).parent.parent
 INDEX = ROOT / "plugins" / "index" / "nexus_plugins"

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from loads import pace
-from nexus_gateway.edge.plugins import publish
+from nexus_marketplace import publishing as publish
 from peers import nginx, table
 from peers.beds import Bed, Surroundings
 from processes import Command, Server, fetch, free_ports

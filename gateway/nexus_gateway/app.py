@@ -20,6 +20,8 @@ from aiohttp import web
 from nexus_core.discovery import Discovery
 from nexus_core.problems import Problem
 from nexus_core.snapshot import Fault, Upstream
+from nexus_hosting.judges import Judge, RemoteVerifier, Verifier
+from nexus_hosting.running import STOP_S
 from nexus_sdk import logs
 
 from nexus_gateway import workers
@@ -41,9 +43,7 @@ from nexus_gateway.edge.listeners.plans import PLAIN, SECURE
 from nexus_gateway.edge.listeners.ports import Ports
 from nexus_gateway.edge.listeners.reception import Reception
 from nexus_gateway.edge.measurements import Measurements, Renderer
-from nexus_gateway.edge.plugins.judges import Judge, RemoteVerifier, Verifier
 from nexus_gateway.edge.plugins.loading import Loader
-from nexus_gateway.edge.plugins.slots import STOP_S
 from nexus_gateway.edge.pools import Pools
 from nexus_gateway.edge.proxy import Proxy
 from nexus_gateway.edge.recording import Recorder

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from nexus_hosting.judges import RemoteVerifier
 from nexus_sdk import logs
 
 from nexus_gateway import app
 from nexus_gateway.edge import allocator
-from nexus_gateway.edge.plugins.judges import RemoteVerifier
 from nexus_gateway.edge.workers import handover
 from nexus_gateway.edge.workers.attendant import Attendant
 from nexus_gateway.edge.workers.channel import State

@@ -57,7 +57,7 @@ def marketplace() -> None:
 @output_option
 def build(packages: tuple[Path, ...], key_file: Path, publisher: str, target: Path) -> None:
     from nexus_core.marketplace import IndexInvalid
-    from nexus_gateway.edge.plugins import publish
+    from nexus_marketplace import publishing as publish
 
     from nexus_cli import output
 
@@ -98,8 +98,8 @@ def build(packages: tuple[Path, ...], key_file: Path, publisher: str, target: Pa
 @output_option
 def verify(index_file: Path, public_key: str) -> int:
     from nexus_core.marketplace import IndexInvalid, parse_index
-    from nexus_gateway.edge.plugins.rejections import PluginRejected
-    from nexus_gateway.edge.plugins.verifying import verify_signature
+    from nexus_marketplace.rejections import PluginRejected
+    from nexus_marketplace.verifying import verify_signature
 
     from nexus_cli import output
 

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nexus_core.marketplace import parse_index, signed_bytes
 from nexus_core.marketplace.artefact import build_zip
 from nexus_core.snapshot import CircuitBreaker, Fallback, PluginInstance, Release, Retry, Timeouts
-from nexus_gateway.edge.plugins.publish import public_key
 from nexus_gateway.edge.sources.indexes import read_bundled_index
 from nexus_gateway.testing import Harness, route, rule, snapshot, until, upstream
+from nexus_marketplace.publishing import public_key
 
 KEY = Ed25519PrivateKey.generate()
 CODE = """

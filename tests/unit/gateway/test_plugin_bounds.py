@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from nexus_gateway.edge.plugins.bounds import Exited, Stuck, in_thread, within
+from nexus_hosting.bounds import Exited, Stuck, in_thread, within
 
 
 async def test_what_ends_in_time_is_awaited_and_what_it_raises_is_raised() -> None:

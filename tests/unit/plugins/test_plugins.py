@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from nexus_core.hooks import Reply, RequestHead, ResponseHead
 from nexus_core.marketplace import parse_index, signed_bytes
 from nexus_core.marketplace.artefact import build_zip
-from nexus_gateway.edge.plugins.fetching import read_bundled
-from nexus_gateway.edge.plugins.publish import PublishRefused, build_artefact, build_index, public_key, read_key
+from nexus_marketplace.fetching import read_bundled
+from nexus_marketplace.publishing import PublishRefused, build_artefact, build_index, public_key, read_key
 from nexus_plugin_api_key import ApiKey
 from nexus_plugin_request_id import RequestId
 from nexus_plugin_request_id.ids import ulid, uuid4

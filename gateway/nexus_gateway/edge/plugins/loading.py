@@ -11,20 +11,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nexus_core.hooks import HttpPlugin
 from nexus_core.snapshot import PluginInstance, PluginReport
+from nexus_hosting.judges import Judge
+from nexus_hosting.running import Running
+from nexus_hosting.starting import Starter
+from nexus_marketplace.rejections import PluginRejected
 
-from nexus_gateway.edge.plugins import bounds
-from nexus_gateway.edge.plugins.fetching import fetch
-from nexus_gateway.edge.plugins.importing import PluginCode, unpack
-from nexus_gateway.edge.plugins.judges import Judge
-from nexus_gateway.edge.plugins.rejections import PluginRejected
-from nexus_gateway.edge.plugins.slots import HookObserver, Known, Running, Slot, stop_plugin
+from nexus_gateway.edge.plugins.slots import HookObserver, Known, Slot
 
 log = logging.getLogger("nexus.gateway.plugins")
 
-LOAD_S = 10.0
-"""Importing and constructing a plugin, and again its `start`: longer is a failure."""
 RETRY_S = 15.0
 """A retryable failure (the marketplace is away) is tried again after this long, and not with each Snapshot before it."""
 _AT_ONCE = 4
@@ -35,8 +31,7 @@ class Loader:
 
     def __init__(self, cache: Path, observe: HookObserver, judge: Judge) -> None:
         """judge: says of each plugin whether it may run; closed by who made it."""
-        self._judge = judge
-        self._cache = cache
+        self._starter = Starter(cache, judge)
         self._observe = observe
         self._known = Known()
         self._failed: dict[str, tuple[PluginInstance, float, PluginRejected]] = {}
@@ -85,40 +80,12 @@ class Loader:
         if failed is not None and failed[0] == instance and (not failed[2].retryable or now < failed[1] + RETRY_S):
             raise failed[2]
         try:
-            running = await self._load_now(instance)
+            running = await self._starter.start(instance)
         except PluginRejected as rejected:
             self._failed[instance.id] = (instance, now, rejected)
             raise
         self._failed.pop(instance.id, None)
         return running
-
-    async def _load_now(self, instance: PluginInstance) -> Running:
-        release = instance.release
-        config = await self._judge.judge(instance)
-        code = PluginCode(release, unpack(await fetch(instance, self._cache), release.package))
-        try:
-            # In a thread: top-level code and constructors may be slow, and the event loop serves requests meanwhile.
-            plugin: HttpPlugin = await bounds.in_thread(lambda: code.load()(config), LOAD_S)
-        except PluginRejected:
-            raise
-        except Exception as error:
-            code.unload()
-            raise PluginRejected(
-                "PluginConfigInvalid" if isinstance(error, ValueError) else "PluginLoadFailed",
-                f"{release.name} {release.version} cannot be made with this configuration: {_said(error)}.",
-            ) from error
-        try:
-            await bounds.within(lambda: plugin.start(), LOAD_S)
-        except Exception as error:
-            await stop_plugin(instance.id, plugin)
-            code.unload()
-            raise PluginRejected(
-                "PluginStartFailed",
-                f"{release.name} {release.version} failed in start: {_said(error)}.",
-                # What cannot be stopped would be left behind anew by each try.
-                retryable=not isinstance(error, bounds.Stuck),
-            ) from error
-        return Running(instance, plugin, code.unload)
 
 
 def _same_code(one: PluginInstance, other: PluginInstance) -> bool:
@@ -130,7 +97,3 @@ def _same_code(one: PluginInstance, other: PluginInstance) -> bool:
         and one.release.signature == other.release.signature
         and one.public_key == other.public_key
     )
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else f"{type(error).__name__} (out of time)"

@@ -10,18 +10,17 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Protocol
 
-from nexus_core.hooks import HttpPlugin, Reply, RequestHead, ResponseHead
+from nexus_core.hooks import Reply, RequestHead, ResponseHead
 from nexus_core.snapshot import PluginInstance, PluginReport
+from nexus_hosting import bounds
+from nexus_hosting.running import Running
 from nexus_sdk.plugin import Plugin
 
 from nexus_gateway.edge.measurements import Spread
-from nexus_gateway.edge.plugins import bounds
 from nexus_gateway.edge.plugins.checking import KnownPairs, check_request, check_response
 from nexus_gateway.edge.requests import FRAMING, KEPT_OUT
 
 log = logging.getLogger("nexus.gateway.plugins")
-
-STOP_S = 5.0
 
 _Asked = RequestHead | Reply | Awaitable[object]
 _Answered = ResponseHead | Awaitable[object]
@@ -45,40 +44,6 @@ class PluginUnavailable(Exception):
     def __init__(self, plugin: str) -> None:
         super().__init__(plugin)
         self.plugin = plugin
-
-
-class Running:
-    """One started plugin. It stops when the last runtime that uses it has served its last request.
-
-    instance: what it was started with. unload: lets its code go.
-    """
-
-    __slots__ = ("_unload", "_users", "instance", "plugin")
-
-    def __init__(self, instance: PluginInstance, plugin: HttpPlugin, unload: Callable[[], None]) -> None:
-        self.instance = instance
-        self.plugin = plugin
-        self._unload = unload
-        self._users = 0
-
-    def acquire(self) -> None:
-        """Count a runtime in."""
-        self._users += 1
-
-    async def release(self) -> None:
-        """Count a runtime out; the last one stops the plugin, within `STOP_S`."""
-        self._users -= 1
-        if self._users == 0:
-            await stop_plugin(self.instance.id, self.plugin)
-            self._unload()
-
-
-async def stop_plugin(plugin_id: str, plugin: HttpPlugin) -> None:
-    """Call the plugin's `stop`; a failing or slow one is logged and left."""
-    try:
-        await bounds.within(lambda: plugin.stop(), STOP_S)
-    except Exception as error:
-        log.warning("plugin %s failed in stop: %s: %s", plugin_id, type(error).__name__, error or "out of time")
 
 
 class Known:

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 from nexus_core.certificates.keys import process_key
 from nexus_core.snapshot import Snapshot, wire
+from nexus_hosting.asides import Aside, AsideGone
 
-from nexus_gateway.edge.asides import Aside, AsideGone
 from nexus_gateway.edge.slices import START_SLICE_S, run_in_slices
 from nexus_gateway.edge.sources.making import DEFAULT_CLASS, Fingerprint, Made, MakerGone
 from nexus_gateway.edge.sources.orders import Ask, Told

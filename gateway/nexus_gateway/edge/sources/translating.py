@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 from nexus_core.certificates.sealing import Sealer
 from nexus_core.snapshot import Snapshot, wire
+from nexus_hosting import asides
 
-from nexus_gateway.edge import asides
 from nexus_gateway.edge.sources import orders
 from nexus_gateway.edge.sources.orders import Ask, Line, Told
 from nexus_gateway.edge.sources.workshop import Workshop

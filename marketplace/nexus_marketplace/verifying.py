@@ -16,7 +16,7 @@ from nexus_core.marketplace import signed_bytes
 from nexus_core.snapshot import PluginInstance, Release
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from nexus_gateway.edge.plugins.rejections import PluginRejected
+from nexus_marketplace.rejections import PluginRejected
 
 
 def verify(instance: PluginInstance) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import msgspec
 from nexus_core.snapshot import PluginInstance
+from nexus_marketplace.rejections import PluginRejected
 
-from nexus_gateway.edge.asides import Aside, AsideGone
-from nexus_gateway.edge.plugins.rejections import PluginRejected
+from nexus_hosting.asides import Aside, AsideGone
 
 LINGER_S = 1.0
 """A Snapshot's plugins are judged one after the other by one process."""
@@ -55,7 +55,7 @@ class RemoteVerifier:
     """The judge in a process that ends soon after."""
 
     def __init__(self, *, linger_s: float = LINGER_S) -> None:
-        self.aside = Aside("nexus_gateway.edge.plugins.judging")
+        self.aside = Aside("nexus_hosting.judging")
         self._linger_s = linger_s
 
     async def judge(self, instance: PluginInstance) -> dict[str, Any]:
@@ -80,6 +80,6 @@ class RemoteVerifier:
 
 
 def _verify(instance: PluginInstance) -> dict[str, Any]:
-    from nexus_gateway.edge.plugins.verifying import verify  # in the thread: importing it takes 0.2 s
+    from nexus_marketplace.verifying import verify  # in the thread: importing it takes 0.2 s
 
     return verify(instance)

@@ -14,7 +14,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from nexus_core.marketplace.artefact import build_zip, is_part
 from nexus_core.snapshot import PluginInstance
 
-from nexus_gateway.edge.plugins.rejections import PluginRejected
+from nexus_marketplace.rejections import PluginRejected
 
 MAX_ARTEFACT_BYTES = 4 * 2**20
 FETCH_S = 5.0

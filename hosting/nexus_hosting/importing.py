@@ -20,8 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nexus_core.snapshot import Release
-
-from nexus_gateway.edge.plugins.rejections import PluginRejected
+from nexus_marketplace.rejections import PluginRejected
 
 MAX_FILES = 256
 MAX_UNPACKED_BYTES = 16 * 2**20

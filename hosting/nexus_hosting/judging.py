@@ -1,4 +1,4 @@
-"""`python -m nexus_gateway.edge.plugins.judging`: verifies plugins for a gateway. Started by `judges`, never by hand."""
+"""`python -m nexus_hosting.judging`: verifies plugins for a gateway. Started by `judges`, never by hand."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 
 import msgspec
 from nexus_core.snapshot import PluginInstance
+from nexus_marketplace.rejections import PluginRejected
+from nexus_marketplace.verifying import verify
 
-from nexus_gateway.edge import asides
-from nexus_gateway.edge.plugins.judges import Verdict
-from nexus_gateway.edge.plugins.rejections import PluginRejected
-from nexus_gateway.edge.plugins.verifying import verify
+from nexus_hosting import asides
+from nexus_hosting.judges import Verdict
 
 
 def answer(order: bytes) -> bytes:

@@ -1,0 +1,1 @@
+"""What runs plugins, in whatever process: their code in memory, their limits, and what they may use."""

@@ -1,0 +1,1 @@
+"""Where plugins come from: indexes and their trust, releases and their signatures, artefacts and their cache, publishing."""
