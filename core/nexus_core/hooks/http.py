@@ -1,15 +1,14 @@
-"""Hooks around one HTTP request. Heads are values: a hook returns a changed copy, it never mutates."""
+"""What hooks around one HTTP request see. Heads are values: a hook returns a changed copy, it never mutates."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from dataclasses import Field, dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-API_VERSION = "1.0"
-"""Version of this contract. A plugin names the range it works with; the gateway refuses others."""
+API_VERSION = "1.1"
+"""Version of this contract. A plugin names the range it works with; whoever runs plugins refuses others."""
 
 Headers = tuple[tuple[str, str], ...]
 """Names lower-case, in wire order, repeats kept."""
@@ -112,21 +111,59 @@ class Reply:
     body: bytes = b""
 
 
-class HttpPlugin(Protocol):
-    """One plugin instance. Hooks may be plain functions or coroutines; each call has `timeout_s` and a failure policy."""
+class RouteChoice(msgspec.Struct, frozen=True):
+    """Where a request is about to go.
 
-    def on_request(self, request: RequestHead) -> RequestHead | Reply | Awaitable[RequestHead | Reply]:
-        """Return the head that goes on, or a reply that ends the request. Called after routing, before balancing."""
+    route: `Route.id`. rule: the rule's id in it. upstream: the one that was chosen by weight. upstreams: all of the rule, in its order.
+    """
+
+    route: str
+    rule: str
+    upstream: str
+    upstreams: tuple[str, ...] = ()
+
+    def with_upstream(self, upstream: str) -> RouteChoice:
+        """Return the choice with another of `upstreams`."""
+        return RouteChoice(self.route, self.rule, upstream, self.upstreams)
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where one attempt goes. authority: `host:port`. upstream: whose endpoint it is. attempt: 1 for the first."""
+
+    authority: str
+    upstream: str
+    attempt: int = 1
+
+
+class BodyStream(Protocol):
+    """Changes a body while it passes, piece by piece. One object for each body; it holds no more than it must."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what goes on now; empty while more is needed. data: never empty."""
         ...
 
-    def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead | Awaitable[ResponseHead]:
-        """Return the head the client gets. request: as this plugin's `on_request` returned it. Runs in reverse order."""
+    def finish(self) -> bytes:
+        """Return what is left at the body's end. Called once, and not when the body breaks off."""
         ...
 
-    async def start(self) -> None:
-        """Called once before the first request. Raising keeps the plugin from being used."""
-        ...
 
-    async def stop(self) -> None:
-        """Called once after the last request."""
-        ...
+class Done(msgspec.Struct, frozen=True):
+    """A request that is over.
+
+    status: what the client got, 499 when it left before. reason: why the gateway answered itself or broke off, empty otherwise.
+    upstream, endpoint: empty when none was reached. seconds: from the request's head to the response's last byte.
+    bytes_in, bytes_out: of the bodies. trace_id: 32 hex digits. at_unix_s: when the request came.
+    """
+
+    status: int
+    reason: str = ""
+    route: str = ""
+    upstream: str = ""
+    endpoint: str = ""
+    attempts: int = 0
+    seconds: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    trace_id: str = ""
+    request_id: str = ""
+    at_unix_s: float = 0.0

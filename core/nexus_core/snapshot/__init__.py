@@ -4,7 +4,7 @@ The operator (or a file source) translates manifests into it; gateways swap to i
 serialised. Every tuple is sorted by `id` unless its field says otherwise, so equal worlds give equal snapshots.
 """
 
-from nexus_core.snapshot.acks import Ack, PluginReport
+from nexus_core.snapshot.acks import Ack, CandidateReport, PluginReport, PluginStats
 from nexus_core.snapshot.filters import (
     Cors,
     DirectReply,
@@ -19,7 +19,18 @@ from nexus_core.snapshot.filters import (
     UrlRewrite,
 )
 from nexus_core.snapshot.listeners import Certificate, GatewayPart, Holder, Listener, ListenerTls, gateway_of
-from nexus_core.snapshot.plugins import PluginInstance, Release
+from nexus_core.snapshot.plugins import (
+    Budgets,
+    Candidate,
+    Library,
+    Permissions,
+    PluginInstance,
+    PluginNeed,
+    Release,
+    SealedValue,
+    Wheel,
+    WheelNeed,
+)
 from nexus_core.snapshot.policies import (
     Balancing,
     CircuitBreaker,
@@ -42,6 +53,9 @@ __all__ = [
     "EMPTY",
     "Ack",
     "Balancing",
+    "Budgets",
+    "Candidate",
+    "CandidateReport",
     "Certificate",
     "CircuitBreaker",
     "Concurrency",
@@ -58,14 +72,18 @@ __all__ = [
     "HealthCheck",
     "Hedge",
     "Holder",
+    "Library",
     "Listener",
     "ListenerTls",
     "Match",
     "Mirror",
     "Outlier",
+    "Permissions",
     "Persistence",
     "PluginInstance",
+    "PluginNeed",
     "PluginReport",
+    "PluginStats",
     "Published",
     "QueryMatch",
     "RateLimit",
@@ -74,6 +92,7 @@ __all__ = [
     "Retry",
     "Route",
     "Rule",
+    "SealedValue",
     "SizeLimit",
     "Snapshot",
     "StaticAddresses",
@@ -83,5 +102,7 @@ __all__ = [
     "UpstreamTls",
     "UrlRewrite",
     "WeightedBackend",
+    "Wheel",
+    "WheelNeed",
     "gateway_of",
 ]

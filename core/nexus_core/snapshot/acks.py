@@ -7,17 +7,43 @@ from typing import Literal
 import msgspec
 
 
+class CandidateReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a candidate does in one replica. state: `passed` and `refused` are last words. reason, message: as in `PluginReport`."""
+
+    version: str
+    state: Literal["running", "passed", "refused"]
+    reason: str = ""
+    message: str = ""
+
+
 class PluginReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """State of one plugin instance in one replica.
 
-    state: `loaded` runs as the Snapshot says; `previous` still runs its last good version; `failed` does not run.
-    reason: from the problems catalogue, empty when loaded. message: what and how to fix.
+    state: `loaded` runs as the Snapshot says; `previous` still runs its last good version; `failed` does not run; `disabled` was
+    taken out because it went beyond a budget. reason: from the problems catalogue, empty when loaded. message: what and how to fix.
     """
 
-    state: Literal["loaded", "previous", "failed"]
+    state: Literal["loaded", "previous", "failed", "disabled"]
     version: str = ""
     reason: str = ""
     message: str = ""
+    candidate: CandidateReport | None = None
+
+
+class PluginStats(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one plugin instance did in one replica since its start, and lately.
+
+    calls, errors: of all hooks. seconds: that the calls took; cpu_s: that they held the event loop. calls_per_s, p99_s, cpu_percent:
+    over the last half minute.
+    """
+
+    calls: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    calls_per_s: float = 0.0
+    p99_s: float = 0.0
+    cpu_percent: float = 0.0
 
 
 class Ack(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -24,13 +24,14 @@ from nexus_core.snapshot.snapshots import EMPTY, Snapshot
 from nexus_core.snapshot.streams import StreamRoute
 from nexus_core.snapshot.upstreams import Upstream
 
-VERSION = 3
+VERSION = 4
 """Grows when an older reader would misread what a newer writer writes.
 
 2: matches may have query parameters and regular expressions. A reader of 1 would pass over the first and take the second
 for plain texts, so that a route got requests it was not written for, or lost its own.
 3: listeners may speak TLS, TCP and UDP, upstreams HTTP/2; there are certificates, Gateways' own settings and routes below HTTP. A reader
 of 2 would serve what is meant for TLS in clear.
+4: plugins have libraries, wheels, grants and candidates. A reader of 3 would start them without, or with rights they were not given.
 """
 
 OLDEST = 1

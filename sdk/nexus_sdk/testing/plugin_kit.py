@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from nexus_core.hooks.http import Headers, HttpPlugin, Reply, RequestHead, ResponseHead
+from nexus_core.hooks import Headers, Plugin, Reply, RequestHead, ResponseHead
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class PluginKit:
 
     def __init__(
         self,
-        plugin: Callable[[Mapping[str, Any]], HttpPlugin],
+        plugin: Callable[[Mapping[str, Any]], Plugin],
         config: Mapping[str, Any] | None = None,
         *,
         timeout_s: float = 1.0,

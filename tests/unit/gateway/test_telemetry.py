@@ -10,7 +10,8 @@ from typing import get_args
 
 import msgspec
 import pytest
-from nexus_core.hooks import API_VERSION, HttpPlugin
+from nexus_core.hooks import API_VERSION
+from nexus_core.hooks import Plugin as HttpPlugin
 from nexus_core.problems import catalogue
 from nexus_core.snapshot import Filter
 from nexus_gateway.balance.table import BALANCERS
