@@ -3,7 +3,7 @@
 set -euo pipefail
 # package=program: a program (or file) that is there already, from wherever, counts.
 declare -A wanted=(
-  [test]="chromium=chromium curl=curl etcd-server=etcd iproute2=ip mount=mount npm=npm procps=ps util-linux=nsenter"
+  [test]="chromium=chromium curl=curl etcd-server=etcd iproute2=ip mount=mount npm=npm procps=ps redis-server=redis-server docker-registry=docker-registry util-linux=nsenter"
   [bench]="caddy=caddy gcc=cc haproxy=haproxy libc6-dev=/usr/include/stdio.h nghttp2-client=h2load nginx-light=nginx procps=ps util-linux=taskset wrk=wrk"
 )
 role=${1:?usage: scripts/debian.sh test|bench}
