@@ -26,6 +26,7 @@ from nexus_core.hooks import (
     RouteChoice,
     Socket,
 )
+from nexus_core.regexes import fault_of as pattern_fault
 
 __all__ = [
     "API_VERSION",
@@ -52,4 +53,5 @@ __all__ = [
     "ResponseHead",
     "RouteChoice",
     "Socket",
+    "pattern_fault",
 ]

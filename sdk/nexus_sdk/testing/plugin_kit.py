@@ -1,20 +1,42 @@
-"""Drives one plugin as the gateway would, and says where it breaks the contract of `nexus_core.hooks.http`."""
+"""Drives one plugin as a gateway, the services and the operator would, and says where it breaks the contract of `nexus_core.hooks`."""
 
 from __future__ import annotations
 
 import asyncio
+import difflib
 import inspect
-import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
-from nexus_core.hooks import Headers, Plugin, Reply, RequestHead, ResponseHead
+from nexus_core.hooks import (
+    BodyStream,
+    Close,
+    Delivery,
+    Done,
+    Endpoint,
+    Event,
+    Headers,
+    Manifest,
+    Message,
+    Operation,
+    Plugin,
+    Refusal,
+    Reply,
+    RequestHead,
+    Resolved,
+    ResponseHead,
+    RouteChoice,
+    Socket,
+)
+from nexus_core.hooks.specs import ASKING, BY_NAME
+
+from nexus_sdk.testing import plugin_checks as checks
+from nexus_sdk.testing.plugin_checks import Fault
+from nexus_sdk.testing.plugin_context import FakeContext
 
 T = TypeVar("T")
-
-_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
-_FORBIDDEN = re.compile(r"[\x00\r\n]")
 
 
 class PluginContractError(AssertionError):
@@ -29,10 +51,29 @@ class Timing:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """What a client gets, and what the upstream got; None when it was not called."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    request: RequestHead | None = None
+    request_body: bytes = b""
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of a response header, or None. name: lower-case."""
+        return next((value for each, value in self.headers if each == name), None)
+
+
+Upstream = Callable[[RequestHead, bytes], tuple[ResponseHead, bytes]]
+
+
 class PluginKit:
     """One instance of a plugin between `start` and `stop`: `async with PluginKit(MyPlugin, {"header": "x"}) as kit:`.
 
-    timeout_s: what the gateway allows each hook call. Construction raises what the plugin's `__init__` raises.
+    timeout_s: what is allowed each hook call. context: what the plugin may use; a `FakeContext` that answers nothing by default.
+    Construction raises what the plugin's `__init__` raises, and PluginContractError for a hook that does not exist.
     """
 
     def __init__(
@@ -41,12 +82,29 @@ class PluginKit:
         config: Mapping[str, Any] | None = None,
         *,
         timeout_s: float = 1.0,
+        context: FakeContext | None = None,
     ) -> None:
         self._name = getattr(plugin, "__name__", str(plugin))
         self._timeout_s = timeout_s
-        self.plugin = plugin(dict(config or {}))
+        self.context = context or FakeContext()
+        self.plugin = self._make(plugin, dict(config or {}))
         self.timings: list[Timing] = []
         """Every hook call so far, oldest first."""
+
+    def _make(self, plugin: Callable[[Mapping[str, Any]], Plugin], config: Mapping[str, Any]) -> Plugin:
+        if not (isinstance(plugin, type) and issubclass(plugin, Plugin)):
+            return plugin(config)
+        for name in dir(plugin):
+            if name.startswith(("on_", "wants_")) and name not in BY_NAME and name not in ASKING:
+                near = difflib.get_close_matches(name, [*BY_NAME, *ASKING], 1)
+                raise self._broken(
+                    name, "is no hook", f"did you mean {near[0]}?" if near else "begin other methods differently"
+                )
+        kind: type[Plugin] = plugin
+        made = kind.__new__(kind)
+        made.context = self.context  # as whoever runs plugins does: it is there before `__init__`
+        kind.__init__(made, config)
+        return made
 
     async def __aenter__(self) -> PluginKit:
         await self.start()
@@ -55,61 +113,225 @@ class PluginKit:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    # ---- its life
+
     async def start(self) -> None:
-        await self._call("start", self.plugin.start())
+        """Run `start`."""
+        await self._call("start", lambda: self.plugin.start())
 
     async def stop(self) -> None:
-        await self._call("stop", self.plugin.stop())
+        """Run `stop`, then cancel what it left."""
+        try:
+            await self._call("stop", lambda: self.plugin.stop())
+        finally:
+            await self.context.close()
+
+    async def configure(self, config: Mapping[str, Any]) -> None:
+        """Run `on_config`."""
+        await self._run("on_config", lambda: self.plugin.on_config(config), lambda r: checks.check_type(r, type(None)))
+
+    # ---- one hook each
 
     async def request(self, head: RequestHead) -> RequestHead | Reply:
         """Run `on_request`. Raises PluginContractError, and whatever the hook raises."""
         before = repr(head)
-        result = await self._call("on_request", lambda: self.plugin.on_request(head))
+        result: RequestHead | Reply = await self._run(
+            "on_request", lambda: self.plugin.on_request(head), checks.check_request
+        )
         if repr(head) != before:
             raise self._broken(
                 "on_request", "changed the head it was given", "return a changed copy: head.with_header(…)"
             )
-        if isinstance(result, RequestHead):
-            self._check_headers("on_request", result.headers)
-            if not result.path.startswith("/"):
-                raise self._broken(
-                    "on_request", f"returned the path {result.path!r}", "return one that starts with '/'"
-                )
-        elif isinstance(result, Reply):
-            self._check_headers("on_request", result.headers)
-            self._check_status("on_request", result.status)
-            if not isinstance(result.body, bytes):
-                raise self._broken(
-                    "on_request", f"replied with a body of {type(result.body).__name__}", "encode it to bytes"
-                )
-        else:
-            raise self._broken("on_request", f"returned {type(result).__name__}", "return a RequestHead or a Reply")
         return result
 
-    async def response(self, request: RequestHead, head: ResponseHead) -> ResponseHead:
+    async def request_body(self, head: RequestHead, body: bytes) -> bytes | tuple[RequestHead, bytes] | Reply:
+        """Run `on_request_body`, if `wants_request_body` says so; else return the body."""
+        if not self.plugin.wants_request_body(head):
+            return body
+        return await self._run(
+            "on_request_body", lambda: self.plugin.on_request_body(head, body), checks.check_request_body
+        )
+
+    async def request_stream(self, head: RequestHead, pieces: Iterable[bytes]) -> bytes:
+        """Return what `on_request_stream` makes of a body that comes in pieces."""
+        stream = await self._run("on_request_stream", lambda: self.plugin.on_request_stream(head), lambda _: None)
+        return await self._flow("on_request_stream", stream, pieces)
+
+    async def route(self, head: RequestHead, choice: RouteChoice) -> RouteChoice | Reply:
+        """Run `on_route`."""
+        upstreams = (choice.upstream, *choice.upstreams)
+        return await self._run(
+            "on_route", lambda: self.plugin.on_route(head, choice), lambda r: checks.check_choice(r, upstreams)
+        )
+
+    async def endpoint(self, head: RequestHead, endpoint: Endpoint) -> Headers:
+        """Run `on_endpoint`."""
+        return await self._run("on_endpoint", lambda: self.plugin.on_endpoint(head, endpoint), checks.check_headers)
+
+    async def response(self, request: RequestHead, head: ResponseHead) -> ResponseHead | Reply:
         """Run `on_response`. request: what `request` returned. Raises as `request` does."""
-        result = await self._call("on_response", lambda: self.plugin.on_response(request, head))
-        if not isinstance(result, ResponseHead):
-            raise self._broken("on_response", f"returned {type(result).__name__}", "return a ResponseHead")
-        self._check_headers("on_response", result.headers)
-        self._check_status("on_response", result.status)
-        return result
+        return await self._run("on_response", lambda: self.plugin.on_response(request, head), checks.check_response)
+
+    async def response_body(self, request: RequestHead, head: ResponseHead, body: bytes) -> bytes | Reply:
+        """Run `on_response_body`, if `wants_response_body` says so; else return the body."""
+        if not self.plugin.wants_response_body(request, head):
+            return body
+        return await self._run(
+            "on_response_body",
+            lambda: self.plugin.on_response_body(request, head, body),
+            checks.check_response_body,
+        )
+
+    async def response_stream(self, request: RequestHead, head: ResponseHead, pieces: Iterable[bytes]) -> bytes:
+        """Return what `on_response_stream` makes of a body that comes in pieces."""
+        stream = await self._run(
+            "on_response_stream", lambda: self.plugin.on_response_stream(request, head), lambda _: None
+        )
+        return await self._flow("on_response_stream", stream, pieces)
+
+    async def done(self, request: RequestHead, done: Done) -> None:
+        """Run `on_done`."""
+        await self._run(
+            "on_done", lambda: self.plugin.on_done(request, done), lambda r: checks.check_type(r, type(None))
+        )
+
+    async def client_message(self, socket: Socket, message: Message) -> Message | Close | None:
+        """Run `on_client_message`."""
+        return await self._run(
+            "on_client_message", lambda: self.plugin.on_client_message(socket, message), checks.check_message
+        )
+
+    async def server_message(self, socket: Socket, message: Message) -> Message | Close | None:
+        """Run `on_server_message`."""
+        return await self._run(
+            "on_server_message", lambda: self.plugin.on_server_message(socket, message), checks.check_message
+        )
+
+    async def event_accepted(self, event: Event) -> Event | Refusal:
+        """Run `on_event_accepted`."""
+        return await self._run(
+            "on_event_accepted",
+            lambda: self.plugin.on_event_accepted(event),
+            lambda r: checks.check_type(r, *checks.EVENT),
+        )
+
+    async def event_delivered(self, event: Event, delivery: Delivery) -> None:
+        """Run `on_event_delivered`."""
+        await self._run(
+            "on_event_delivered",
+            lambda: self.plugin.on_event_delivered(event, delivery),
+            lambda r: checks.check_type(r, type(None)),
+        )
+
+    async def event_dead_lettered(self, event: Event, delivery: Delivery) -> None:
+        """Run `on_event_dead_lettered`."""
+        await self._run(
+            "on_event_dead_lettered",
+            lambda: self.plugin.on_event_dead_lettered(event, delivery),
+            lambda r: checks.check_type(r, type(None)),
+        )
+
+    async def operation_parsed(self, operation: Operation) -> Operation | Refusal:
+        """Run `on_operation_parsed`."""
+        return await self._run(
+            "on_operation_parsed",
+            lambda: self.plugin.on_operation_parsed(operation),
+            lambda r: checks.check_type(r, *checks.OPERATION),
+        )
+
+    async def operation_resolved(self, operation: Operation, result: Resolved) -> Resolved:
+        """Run `on_operation_resolved`."""
+        return await self._run(
+            "on_operation_resolved",
+            lambda: self.plugin.on_operation_resolved(operation, result),
+            lambda r: checks.check_type(r, *checks.RESOLVED),
+        )
+
+    async def manifest(self, manifest: Manifest) -> Manifest | Refusal:
+        """Run `on_manifest`, twice: equal manifests have to give equal results."""
+        first = await self._run(
+            "on_manifest",
+            lambda: self.plugin.on_manifest(manifest),
+            lambda r: checks.check_type(r, *checks.MANIFEST),
+        )
+        if self.plugin.on_manifest(manifest) != first:
+            raise self._broken("on_manifest", "gave another result for the same manifest", "make it pure")
+        return first
+
+    # ---- a whole request
 
     async def exchange(
         self, head: RequestHead, upstream: Callable[[RequestHead], ResponseHead] = lambda _: ResponseHead(200)
     ) -> ResponseHead | Reply:
-        """Run a request through both hooks; `upstream` answers what `on_request` let pass."""
+        """Run a request through both hooks on heads; `upstream` answers what `on_request` let pass."""
         passed = await self.request(head)
         return passed if isinstance(passed, Reply) else await self.response(passed, upstream(passed))
 
-    async def _call(self, hook: str, work: Callable[[], T | Awaitable[T]] | Awaitable[T]) -> T:
+    async def roundtrip(
+        self, head: RequestHead, body: bytes = b"", upstream: Upstream = lambda _, __: (ResponseHead(200), b"")
+    ) -> Exchanged:
+        """Run a request through all hooks of requests that the plugin overrides, in their order, bodies in three pieces."""
+        kind = type(self.plugin)
+        passed = await self.request(head)
+        if isinstance(passed, Reply):
+            return await self._answered(passed, head)
+        if kind.on_request_body is not Plugin.on_request_body:
+            changed = await self.request_body(passed, body)
+            if isinstance(changed, Reply):
+                return await self._answered(changed, passed)
+            if isinstance(changed, tuple):
+                passed, body = changed
+            else:
+                body = changed
+        if kind.on_request_stream is not Plugin.on_request_stream and body:
+            body = await self.request_stream(passed, _pieces(body))
+        answer, content = upstream(passed, body)
+        responded = await self.response(passed, answer)
+        if isinstance(responded, Reply):
+            return Exchanged(responded.status, responded.headers, responded.body, passed, body)
+        if kind.on_response_body is not Plugin.on_response_body:
+            made = await self.response_body(passed, responded, content)
+            if isinstance(made, Reply):
+                return Exchanged(made.status, made.headers, made.body, passed, body)
+            content = made
+        if kind.on_response_stream is not Plugin.on_response_stream and content:
+            content = await self.response_stream(passed, answer, _pieces(content))
+        return Exchanged(responded.status, responded.headers, content, passed, body)
+
+    async def _answered(self, reply: Reply, head: RequestHead) -> Exchanged:
+        return Exchanged(reply.status, reply.headers, reply.body)
+
+    # ---- calling
+
+    async def _run(self, hook: str, work: Callable[[], T | Awaitable[T]], check: Callable[[T], Fault | None]) -> T:
+        result = await self._call(hook, work)
+        fault = check(result)
+        if fault is not None:
+            raise self._broken(hook, *fault)
+        return result
+
+    async def _flow(self, hook: str, stream: BodyStream | None, pieces: Iterable[bytes]) -> bytes:
+        if stream is None:
+            return b"".join(pieces)
+        made = [await self._run(hook, partial(stream.feed, piece), checks.check_piece) for piece in pieces if piece]
+        made.append(await self._run(hook, stream.finish, checks.check_piece))
+        return b"".join(made)
+
+    async def _call(self, hook: str, work: Callable[[], T | Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
         started = loop.time()
         limit = asyncio.timeout(self._timeout_s)
         try:
             async with limit:
-                result = work() if callable(work) else work
-                value = await result if inspect.isawaitable(result) else result
+                result = work()
+                if inspect.isawaitable(result):
+                    if hook in BY_NAME and not BY_NAME[hook].awaits:
+                        if inspect.iscoroutine(result):
+                            result.close()
+                        raise self._broken(hook, "is a coroutine", "make it a plain function")
+                    value = await result
+                else:
+                    value = result
         except TimeoutError as error:
             if limit.expired():
                 raise self._slow(hook) from error
@@ -120,26 +342,6 @@ class PluginKit:
             raise self._slow(hook)
         return value
 
-    def _check_headers(self, hook: str, headers: Headers) -> None:
-        if not isinstance(headers, tuple):
-            raise self._broken(
-                hook, f"returned headers as {type(headers).__name__}", "return a tuple of (name, value) pairs"
-            )
-        for pair in headers:
-            if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
-                raise self._broken(hook, f"returned the header {pair!r}", "return pairs of text")
-            name, value = pair
-            if not _NAME.match(name):
-                raise self._broken(hook, f"returned the header name {name!r}", "use a lower-case HTTP token")
-            if _FORBIDDEN.search(value):
-                raise self._broken(
-                    hook, f"returned a line break in header {name!r}", "remove it: it would split the message"
-                )
-
-    def _check_status(self, hook: str, status: object) -> None:
-        if not isinstance(status, int) or not 200 <= status <= 599:
-            raise self._broken(hook, f"returned status {status!r}", "return a final status, 200..599")
-
     def _slow(self, hook: str) -> PluginContractError:
         return self._broken(
             hook,
@@ -149,3 +351,9 @@ class PluginKit:
 
     def _broken(self, hook: str, what: str, fix: str) -> PluginContractError:
         return PluginContractError(f"{self._name}.{hook} {what}; {fix}.")
+
+
+def _pieces(body: bytes) -> Iterable[bytes]:
+    """Cut a body into three, so that what is cut in the middle is tested, too."""
+    third = max(len(body) // 3, 1)
+    return (body[:third], body[third : 2 * third], body[2 * third :])
