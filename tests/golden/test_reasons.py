@@ -14,11 +14,14 @@ CONDITIONS = (
     "nexus.dev/UnsupportedFields", "nexus.dev/Shadowed",
 )  # fmt: skip
 """Those that are made of objects alone; the others tell of files, requests and what gateways sampled."""
+FROM_GATEWAYS = ("HostRequirementMissing", "PythonIncompatible", "WheelInvalid")
+"""Why a plugin does not run in a gateway, under names that do not say that they are of plugins."""
 GIVEN = [
     # Why a plugin does not run, a gateway says: `operator/test_status.py` passes it on, `tests/integration/gateway` makes it happen.
     reason
     for reason, info in REASONS.items()
-    if info.condition in CONDITIONS and not (info.condition == "Programmed" and reason.startswith("Plugin"))
+    if info.condition in CONDITIONS
+    and not (info.condition == "Programmed" and (reason.startswith("Plugin") or reason in FROM_GATEWAYS))
 ]
 
 

@@ -25,6 +25,7 @@ REASON_AT = {
     "_refuse": 1,
     "Refusal": 0,
     "PluginRejected": 0,
+    "MarketplaceTrouble": 0,
     "Condition": 2,
     "Trouble": 0,
 }
