@@ -304,7 +304,7 @@ class PluginKit:
     # ---- calling
 
     async def _run(self, hook: str, work: Callable[[], T | Awaitable[T]], check: Callable[[T], Fault | None]) -> T:
-        result = await self._call(hook, work)
+        result: T = await self._call(hook, work)
         fault = check(result)
         if fault is not None:
             raise self._broken(hook, *fault)
@@ -317,7 +317,7 @@ class PluginKit:
         made.append(await self._run(hook, stream.finish, checks.check_piece))
         return b"".join(made)
 
-    async def _call(self, hook: str, work: Callable[[], T | Awaitable[T]]) -> T:
+    async def _call(self, hook: str, work: Callable[[], Any]) -> Any:
         loop = asyncio.get_running_loop()
         started = loop.time()
         limit = asyncio.timeout(self._timeout_s)
