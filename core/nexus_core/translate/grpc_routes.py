@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from nexus_core import regexes
 from nexus_core.model import gateway_api
 from nexus_core.snapshot import HeaderMatch, Match
-from nexus_core.translate import regexes
 from nexus_core.translate.http_routes import RequestRouteBuilder, Rules
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,1024}")

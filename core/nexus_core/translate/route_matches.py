@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, get_args
 
+from nexus_core import regexes
 from nexus_core.model import gateway_api
 from nexus_core.model.services import Method
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import HeaderMatch, Match, QueryMatch
-from nexus_core.translate import regexes
 from nexus_core.translate.paths import exact, fault_of, without_trailing_slash
 from nexus_core.translate.route_filters import HEADER_NAME
 

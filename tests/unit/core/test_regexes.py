@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from nexus_core.translate.regexes import fault_of
+from nexus_core.regexes import fault_of
 
 GOOD = (
     r"/a.*",

@@ -1,4 +1,4 @@
-"""Regular expressions of route matches: which ones a gateway may run on what strangers send.
+"""Regular expressions that run on what strangers send: of route matches and of plugins, and which ones may.
 
 The dialect is Python's `re`, which backtracks: an expression that can read one text in very many ways takes time that
 grows with all of them. Three shapes do that, and are refused before they reach a gateway:
