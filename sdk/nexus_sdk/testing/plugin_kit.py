@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from nexus_core.hooks import (
     BodyStream,
@@ -100,7 +100,7 @@ class PluginKit:
                 raise self._broken(
                     name, "is no hook", f"did you mean {near[0]}?" if near else "begin other methods differently"
                 )
-        kind: type[Plugin] = plugin
+        kind = cast("type[Plugin]", plugin)
         made = kind.__new__(kind)
         made.context = self.context  # as whoever runs plugins does: it is there before `__init__`
         kind.__init__(made, config)
