@@ -20,6 +20,7 @@ GENERATORS: dict[str, tuple[str, ...]] = {
         "docs/reference/crds.md",
     ),
     "charts/nexus/crds/": ("scripts/copies.py", "crds", "charts/nexus/crds"),
+    "docs/reference/hooks.md": ("-m", "nexus_core.hooks.reference", "docs/reference/hooks.md"),
     "docs/reference/cli.md": ("-m", "nexus_cli.reference", "docs/reference/cli.md"),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import get_args
 
 import msgspec
 import pytest
-from nexus_core.hooks import API_VERSION
-from nexus_core.hooks import Plugin as HttpPlugin
 from nexus_core.problems import catalogue
 from nexus_core.snapshot import Filter
 from nexus_gateway.balance.table import BALANCERS
@@ -104,15 +101,3 @@ def test_every_filter_and_balancer_is_documented() -> None:
     }
     balancers = (DOCS / "balancers.md").read_text()
     assert set(re.findall(r"^\| `([a-z-]+)`", balancers, re.MULTILINE)) == set(BALANCERS)
-
-
-def test_every_hook_is_documented_with_its_signature() -> None:
-    text = (DOCS / "hooks.md").read_text()
-    assert f"API version {API_VERSION}" in text
-    hooks = {
-        name: member for name, member in inspect.getmembers(HttpPlugin, inspect.isfunction) if not name.startswith("_")
-    }
-    assert set(re.findall(r"^## `([a-z_]+)`", text, re.MULTILINE)) == set(hooks)
-    for name, member in hooks.items():
-        arguments = ", ".join(inspect.signature(member).parameters)
-        assert f"{name}({arguments})" in text
