@@ -18,6 +18,8 @@ from nexus_sdk.plugin import Plugin
 
 from nexus_gateway.edge.measurements import Spread
 from nexus_gateway.edge.plugins.checking import KnownPairs, check_request, check_response
+from nexus_gateway.edge.plugins.meters import Meter
+from nexus_gateway.edge.plugins.trials import Trial
 from nexus_gateway.edge.requests import FRAMING, KEPT_OUT
 
 log = logging.getLogger("nexus.gateway.plugins")
@@ -62,11 +64,14 @@ class Slot:
     instance: as the Snapshot wants it. report: what runs instead, if anything. asks, answers: whether its request and
     response hooks do anything. Of the last plain hook that ended, for whoever called it: started_at, took_s, monotonic seconds;
     added: the header lines that it added, when that is all it did; None when it changed something else.
+
+    meter: counts its calls. open: whether hooks are called; else the failure policy decides, as if there were no plugin. trial: the
+    candidate beside it, None without one; whoever meets the slot first in an exchange takes its `turn`.
     """
 
     __slots__ = (
         "_observe", "_on_request", "_on_response", "_request_lines", "_requests", "_response_lines", "_responses", "added",
-        "answers", "asks", "instance", "plugin", "report", "running", "started_at", "took_s",
+        "answers", "asks", "instance", "meter", "open", "plugin", "report", "running", "started_at", "took_s", "trial",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +81,11 @@ class Slot:
         report: PluginReport,
         observe: HookObserver,
         known: Known | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        self.meter = meter or Meter(instance.budgets)
+        self.open = self.meter.open
+        self.trial: Trial | None = None
         self.instance = instance
         self.running = running
         self.plugin = running.plugin if running is not None else None

@@ -1,0 +1,277 @@
+"""What one version of a plugin costs, and whether it may go on: counted on the hot path, judged over a sliding window.
+
+A state machine with the time handed in; timers and reports are `overseeing`'s. Deliberately not here: what a closed plugin means
+for requests (its failure policy, in `slots`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from itertools import accumulate
+
+from nexus_core.snapshot import Budgets, PluginStats
+
+from nexus_gateway.edge.measurements import Spread
+
+BOUNDS = (
+    0.000001, 0.000002, 0.000005, 0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
+    0.2, 0.5, 1.0, 5.0,
+)  # fmt: skip
+"""Of the durations of calls, seconds: a header hook takes 1 µs, a call to another service 10 ms."""
+LATELY_S = 30.0
+"""What "lately" means in `PluginStats`."""
+TRY_CALLS = 5
+"""Calls that decide whether a plugin that was disabled goes on."""
+_STEPS = 10
+_MB = 1_000_000
+
+
+class State(Enum):
+    """Whether a plugin is called."""
+
+    RUNNING = "running"  # it is
+    DISABLED = "disabled"  # it went beyond a budget: it is not
+    TRYING = "trying"  # it is again: the next few calls decide
+
+
+class Budget(Enum):
+    """What can be exceeded."""
+
+    ERRORS = "errors"
+    CPU = "cpu"
+    MEMORY = "memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """What was exceeded, by how much, as a sentence; and from when on it is tried again, monotonic."""
+
+    budget: Budget
+    message: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What was counted up to a moment. buckets: of all hooks' durations, by `BOUNDS`."""
+
+    at: float
+    calls: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    buckets: tuple[int, ...] = ()
+
+
+class Meter:
+    """One version of a plugin in one process.
+
+    The hot path adds to it with each call that ended, failed ones too: `calls` one; `seconds` that it took, `cpu_s` that it held the
+    event loop of these; the `Spread` of its hook its duration. `failed` then, if it failed. open: whether it is called.
+    cost_bytes: what it held when that was last looked at, 0 when it was not. failing: called after each failure; a trial's.
+    """
+
+    __slots__ = (
+        "_changed", "_fresh_at", "_samples", "_since", "_step_s", "_tried", "budgets", "calls", "cost_bytes", "cpu_s", "errors",
+        "excess", "failing", "open", "seconds", "spreads", "state",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        budgets: Budgets,
+        now: float = 0.0,
+        former: Meter | None = None,
+        changed: Callable[[], None] | None = None,
+    ) -> None:
+        """now: monotonic. former: of the same version, whose counts go on. changed: called when `open` or `state` has."""
+        self.budgets = budgets
+        self.calls: int = former.calls if former is not None else 0
+        self.errors: int = former.errors if former is not None else 0
+        self.seconds: float = former.seconds if former is not None else 0.0
+        self.cpu_s: float = former.cpu_s if former is not None else 0.0
+        self.spreads: dict[str, Spread] = former.spreads if former is not None else {}
+        self.state = State.RUNNING
+        self.open = True
+        self.excess: Excess | None = None
+        self.cost_bytes = 0
+        self.failing: Callable[[], None] | None = None
+        self._changed = changed
+        self._step_s = budgets.window_s / _STEPS
+        self._samples: deque[Counts] = deque()
+        self._start(now)
+
+    # ---- counting
+
+    def spread(self, hook: str) -> Spread:
+        """Return the durations of a hook, the same object each time."""
+        found = self.spreads.get(hook)
+        if found is None:
+            found = self.spreads[hook] = Spread(BOUNDS)
+        return found
+
+    def counts(self, now: float) -> Counts:
+        """Return what was counted until now."""
+        rows = [spread.buckets for spread in self.spreads.values()]
+        buckets = tuple(map(sum, zip(*rows, strict=True))) if rows else ()
+        return Counts(now, self.calls, self.errors, self.seconds, self.cpu_s, buckets)
+
+    def stats(self, now: float) -> PluginStats:
+        """Return what it did since its start, and lately."""
+        before = self._before(now - LATELY_S)
+        lately_s = now - before.at
+        calls = self.calls - before.calls
+        if lately_s <= 0 or not calls:
+            return PluginStats(self.calls, self.errors, self.seconds, self.cpu_s)
+        return PluginStats(
+            self.calls,
+            self.errors,
+            self.seconds,
+            self.cpu_s,
+            calls / lately_s,
+            self.quantile(0.99, now),
+            100.0 * (self.cpu_s - before.cpu_s) / lately_s,
+        )
+
+    def errors_per_s(self, now: float) -> float:
+        """Return the failed calls per second, lately."""
+        before = self._before(now - LATELY_S)
+        return (self.errors - before.errors) / (now - before.at) if now > before.at else 0.0
+
+    def quantile(self, share: float, now: float) -> float:
+        """Return what this share of the calls lately took at most, seconds, interpolated; 0 without calls. share: 0..1."""
+        before = self._before(now - LATELY_S).buckets or (0,) * (len(BOUNDS) + 1)
+        after = self.counts(now).buckets or before
+        return quantile([new - old for new, old in zip(after, before, strict=True)], share)
+
+    # ---- judging
+
+    def failed(self, now: float) -> None:
+        """Count the failure of a call that `calls` has; one too many closes the plugin at once."""
+        self.errors += 1
+        if self.failing is not None:
+            self.failing()
+        if self.state is not State.DISABLED:  # else of a call that had begun before
+            excess = self._too_many_errors(now)
+            if excess is not None:
+                self._close(excess)
+
+    def tick(self, now: float) -> None:
+        """Judge what time alone brings. Call it several times in a window, also without traffic."""
+        if self.state is State.DISABLED:
+            assert self.excess is not None
+            if now >= self.excess.until:
+                self.state, self.open = State.TRYING, True
+                self._start(now)
+                self._tell()
+            return
+        excess = self._too_many_errors(now) or self._too_much_cpu(now) or self._too_much_memory(now)
+        if excess is not None:
+            self._close(excess)
+            return
+        if self.state is State.TRYING and (
+            self.calls - self._tried >= TRY_CALLS or now - self._since >= self.budgets.window_s
+        ):
+            # It did what it should, or nobody asked it to for a while.
+            self.state, self.excess = State.RUNNING, None
+            self._tell()
+        if now - self._samples[-1].at >= self._step_s:
+            self._samples.append(self.counts(now))
+            oldest = now - max(self.budgets.window_s, LATELY_S)
+            while len(self._samples) > 1 and self._samples[1].at <= oldest:
+                self._samples.popleft()
+
+    def _start(self, now: float) -> None:
+        """Judge what comes from now on, and nothing of before."""
+        if not self._samples or self._samples[-1].at < now:
+            self._samples.append(self.counts(now))
+        self._since = self._fresh_at = now
+        self._tried = self.calls
+
+    def _before(self, at: float) -> Counts:
+        """Return the last counts of that moment or earlier; the first ones there are, else."""
+        found = self._samples[0]
+        for each in self._samples:
+            if each.at > at:
+                break
+            found = each
+        return found
+
+    def _window(self, now: float) -> Counts:
+        return self._before(max(now - self.budgets.window_s, self._fresh_at))
+
+    def _too_many_errors(self, now: float) -> Excess | None:
+        budgets = self.budgets
+        trying = self.state is State.TRYING
+        before = self._window(now)
+        calls, errors = self.calls - before.calls, self.errors - before.errors
+        if calls < (min(TRY_CALLS, budgets.min_calls) if trying else budgets.min_calls):
+            return None
+        percent = 100.0 * errors / calls
+        if percent <= budgets.error_percent:
+            return None
+        when = "since it was tried again" if trying else f"within {_round(budgets.window_s)} s"
+        return Excess(
+            Budget.ERRORS,
+            f"{errors} of its {calls} calls failed {when} ({_round(percent)} %); "
+            f"its budget is {_round(budgets.error_percent)} %.",
+            now + budgets.disabled_s,
+        )
+
+    def _too_much_cpu(self, now: float) -> Excess | None:
+        budgets = self.budgets
+        if not budgets.cpu_percent:
+            return None
+        before = self._window(now)
+        if self.calls - before.calls < budgets.min_calls:
+            return None
+        # Of a whole window, also while less of one is over: a short burst is no excess.
+        percent = 100.0 * (self.cpu_s - before.cpu_s) / max(budgets.window_s, now - before.at)
+        if percent <= budgets.cpu_percent:
+            return None
+        return Excess(
+            Budget.CPU,
+            f"It held the event loop for {_round(percent)} % of {_round(budgets.window_s)} s; "
+            f"its budget is {_round(budgets.cpu_percent)} % of one core.",
+            now + budgets.disabled_s,
+        )
+
+    def _too_much_memory(self, now: float) -> Excess | None:
+        budgets = self.budgets
+        if not budgets.memory_mb or self.cost_bytes <= budgets.memory_mb * _MB:
+            return None
+        return Excess(
+            Budget.MEMORY,
+            f"It holds {_round(self.cost_bytes / _MB)} MB; its budget is {budgets.memory_mb} MB.",
+            now + budgets.disabled_s,
+        )
+
+    def _close(self, excess: Excess) -> None:
+        self.state, self.open, self.excess = State.DISABLED, False, excess
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._changed is not None:
+            self._changed()
+
+
+def quantile(buckets: list[int], share: float) -> float:
+    """Return the duration below which this share of what buckets count lies; 0 for none. buckets: by `BOUNDS`, and one beyond."""
+    total = sum(buckets)
+    if not total:
+        return 0.0
+    reached = list(accumulate(buckets))
+    index = bisect_left(reached, share * total)
+    if index >= len(BOUNDS):
+        return BOUNDS[-1]
+    low = BOUNDS[index - 1] if index else 0.0
+    below = reached[index - 1] if index else 0
+    part = (share * total - below) / buckets[index] if buckets[index] else 1.0
+    return low + (BOUNDS[index] - low) * part
+
+
+def _round(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
