@@ -1,0 +1,64 @@
+"""What tests of first-party plugins share: a kit whose plugin is configured as a gateway would do it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from nexus_core.hooks import Plugin
+from nexus_sdk.testing import FakeContext, PluginKit
+
+Make = Callable[..., PluginKit]
+
+
+def manifest_of(kind: type[Plugin]) -> dict[str, Any]:
+    """Return the `plugin.yaml` of the package that a plugin's class is in."""
+    package = sys.modules[kind.__module__.partition(".")[0]]
+    assert package.__file__ is not None
+    manifest: dict[str, Any] = yaml.safe_load((Path(package.__file__).parent / "plugin.yaml").read_text())
+    return manifest
+
+
+def with_defaults(schema: Mapping[str, Any], value: Any) -> Any:
+    """Return a configuration with the defaults of its schema filled in, at every depth."""
+    if isinstance(value, Mapping):
+        filled = dict(value)
+        for name, inner in schema.get("properties", {}).items():
+            if name not in filled and "default" in inner:
+                filled[name] = inner["default"]
+            if name in filled:
+                filled[name] = with_defaults(inner, filled[name])
+        return filled
+    if isinstance(value, list) and "items" in schema:
+        return [with_defaults(schema["items"], each) for each in value]
+    return value
+
+
+@pytest.fixture
+def make() -> Make:
+    """Return a function that makes a kit for a plugin: its configuration checked by the schema, with defaults."""
+
+    def kit(kind: type[Plugin], config: Mapping[str, Any] | None = None, context: FakeContext | None = None) -> PluginKit:
+        schema = manifest_of(kind)["configSchema"]
+        filled = with_defaults(schema, dict(config or {}))
+        jsonschema.Draft202012Validator(schema).validate(filled)
+        return PluginKit(kind, filled, context=context)
+
+    return kit
+
+
+@pytest.fixture
+def refused() -> Callable[[type[Plugin], Mapping[str, Any]], str]:
+    """Return a function that says why a schema refuses a configuration; empty when it does not."""
+
+    def why(kind: type[Plugin], config: Mapping[str, Any]) -> str:
+        schema = manifest_of(kind)["configSchema"]
+        error = next(iter(jsonschema.Draft202012Validator(schema).iter_errors(with_defaults(schema, dict(config)))), None)
+        return "" if error is None else f"{error.json_path}: {error.message}"
+
+    return why
