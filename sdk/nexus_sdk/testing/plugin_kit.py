@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from nexus_core.hooks import (
     BodyStream,
@@ -91,16 +91,17 @@ class PluginKit:
         self.timings: list[Timing] = []
         """Every hook call so far, oldest first."""
 
-    def _make(self, plugin: Callable[[Mapping[str, Any]], Plugin], config: Mapping[str, Any]) -> Plugin:
+    def _make(self, plugin: Any, config: Mapping[str, Any]) -> Plugin:
         if not (isinstance(plugin, type) and issubclass(plugin, Plugin)):
-            return plugin(config)
+            made: Plugin = plugin(config)
+            return made
         for name in dir(plugin):
             if name.startswith(("on_", "wants_")) and name not in BY_NAME and name not in ASKING:
                 near = difflib.get_close_matches(name, [*BY_NAME, *ASKING], 1)
                 raise self._broken(
                     name, "is no hook", f"did you mean {near[0]}?" if near else "begin other methods differently"
                 )
-        kind = cast("type[Plugin]", plugin)
+        kind: type[Plugin] = plugin
         made = kind.__new__(kind)
         made.context = self.context  # as whoever runs plugins does: it is there before `__init__`
         kind.__init__(made, config)
