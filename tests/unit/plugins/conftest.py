@@ -43,7 +43,9 @@ def with_defaults(schema: Mapping[str, Any], value: Any) -> Any:
 def make() -> Make:
     """Return a function that makes a kit for a plugin: its configuration checked by the schema, with defaults."""
 
-    def kit(kind: type[Plugin], config: Mapping[str, Any] | None = None, context: FakeContext | None = None) -> PluginKit:
+    def kit(
+        kind: type[Plugin], config: Mapping[str, Any] | None = None, context: FakeContext | None = None
+    ) -> PluginKit:
         schema = manifest_of(kind)["configSchema"]
         filled = with_defaults(schema, dict(config or {}))
         jsonschema.Draft202012Validator(schema).validate(filled)
@@ -58,7 +60,9 @@ def refused() -> Callable[[type[Plugin], Mapping[str, Any]], str]:
 
     def why(kind: type[Plugin], config: Mapping[str, Any]) -> str:
         schema = manifest_of(kind)["configSchema"]
-        error = next(iter(jsonschema.Draft202012Validator(schema).iter_errors(with_defaults(schema, dict(config)))), None)
+        error = next(
+            iter(jsonschema.Draft202012Validator(schema).iter_errors(with_defaults(schema, dict(config)))), None
+        )
         return "" if error is None else f"{error.json_path}: {error.message}"
 
     return why
