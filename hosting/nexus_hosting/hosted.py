@@ -1,0 +1,195 @@
+"""The plugins of one service: started and replaced while it serves, and asked at its own phases.
+
+For whoever is not the gateway: its hooks run some hundred times a second, so a task for each call that waits is no matter. One
+failing version leaves the one before it running; a plugin that never ran is judged by its failure policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, Protocol, TypeVar
+
+from nexus_core.hooks import Event, Operation, Plugin, Refusal, Resolved
+from nexus_core.snapshot import PluginInstance
+from nexus_marketplace.rejections import PluginRejected
+
+from nexus_hosting import bounds
+from nexus_hosting.running import Running
+from nexus_hosting.watching import watch
+
+log = logging.getLogger("nexus.plugins")
+
+T = TypeVar("T")
+
+_RESULTS: dict[str, tuple[type[Any], ...]] = {
+    "on_event_accepted": (Event, Refusal),
+    "on_event_delivered": (type(None),),
+    "on_event_dead_lettered": (type(None),),
+    "on_operation_parsed": (Operation, Refusal),
+    "on_operation_resolved": (Resolved,),
+}
+HOOKS = frozenset(_RESULTS)
+"""What services call."""
+
+
+class Unavailable(Exception):
+    """A plugin could not do its part and fails closed. plugin: its id."""
+
+    def __init__(self, plugin: str) -> None:
+        super().__init__(
+            f"The plugin {plugin} does not run and its failure policy is closed. Its NexusPlugin says why."
+        )
+        self.plugin = plugin
+
+
+class Starts(Protocol):
+    """Starts plugins; `nexus_hosting.starting.Starter` does."""
+
+    async def start(self, instance: PluginInstance) -> Running:
+        """Return the plugin, started. Raises `PluginRejected`."""
+        ...
+
+
+class Observe(Protocol):
+    """Told of each call. failed: whether it raised, was too slow or returned what it may not."""
+
+    def __call__(self, plugin: str, hook: str, seconds: float, *, failed: bool) -> None: ...
+
+
+def _unseen(plugin: str, hook: str, seconds: float, *, failed: bool) -> None:
+    pass
+
+
+class _Seat:
+    """One plugin's place. running: None while it never ran."""
+
+    __slots__ = ("instance", "running", "trouble")
+
+    def __init__(self, instance: PluginInstance, running: Running | None, trouble: str = "") -> None:
+        self.instance = instance
+        self.running = running
+        self.trouble = trouble
+
+    def overrides(self, hook: str) -> bool:
+        """Whether the plugin has the hook; one that does not run is taken at its release's word."""
+        if self.running is None:
+            return hook in self.instance.release.hooks
+        return getattr(type(self.running.plugin), hook, None) is not getattr(Plugin, hook)
+
+
+class Hosted:
+    """The plugins of one process. `take` what is wanted; `change` and `tell` call them, in order or in reverse."""
+
+    def __init__(self, starter: Starts, observe: Observe = _unseen) -> None:
+        self._starter = starter
+        self._observe = observe
+        self._seats: tuple[_Seat, ...] = ()
+        self._turn = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """What does not run as it should, by plugin id."""
+        return {seat.instance.id: seat.trouble for seat in self._seats if seat.trouble}
+
+    def hears(self, hook: str) -> bool:
+        """Return whether any plugin has the hook: where none has, nothing needs to be made for them."""
+        return any(seat.overrides(hook) for seat in self._seats)
+
+    async def take(self, instances: Sequence[PluginInstance]) -> bool:
+        """Run these from now on, in their order. Return whether all run as they should; else it is worth to try again later."""
+        async with self._turn:
+            former = {seat.instance.id: seat for seat in self._seats}
+            seats = [await self._seat(instance, former.get(instance.id)) for instance in instances]
+            self._seats = tuple(seats)
+            kept = {id(seat.running) for seat in seats}
+            for seat in former.values():
+                if seat.running is not None and id(seat.running) not in kept:
+                    self._retire(seat.running)
+            return not any(seat.trouble for seat in seats)
+
+    async def _seat(self, instance: PluginInstance, former: _Seat | None) -> _Seat:
+        running = former.running if former is not None else None
+        if former is not None and running is not None and not former.trouble and former.instance == instance:
+            return former
+        try:
+            fresh = await self._starter.start(instance)
+        except PluginRejected as rejected:
+            log.warning("plugin %s: %s (%s)", instance.id, rejected.message, rejected.reason)
+            return _Seat(instance, running, f"{rejected.reason}: {rejected.message}")
+        fresh.acquire()
+        return _Seat(instance, fresh)
+
+    def _retire(self, running: Running) -> None:
+        task = asyncio.create_task(running.release(), name="retire plugin")
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def close(self) -> None:
+        """Stop all."""
+        await self.take(())
+        if self._retiring:
+            await asyncio.wait(self._retiring)
+
+    # ---- calling
+
+    async def change(self, hook: str, value: T, make: Callable[[Any, T], Any]) -> T | Refusal:
+        """Pass a value through the plugins that have the hook. make: calls it, given the bound hook and the value so far.
+
+        Return what the last one made of it, or the first refusal. Raises `Unavailable`.
+        """
+        seats = self._seats if hook != "on_operation_resolved" else self._seats[::-1]
+        for seat in seats:
+            if not seat.overrides(hook):
+                continue
+            done, result = await self._call(seat, hook, lambda bound, value=value: make(bound, value))  # type: ignore[misc]
+            if not done:
+                if seat.instance.failure_policy == "closed":
+                    raise Unavailable(seat.instance.id)
+                continue
+            if isinstance(result, Refusal):
+                return result
+            value = result
+        return value
+
+    async def tell(self, hook: str, make: Callable[[Any], Any]) -> None:
+        """Tell the plugins that have the hook; what fails is logged and counted."""
+        for seat in self._seats:
+            if seat.running is not None and seat.overrides(hook):
+                await self._call(seat, hook, make)
+
+    async def _call(self, seat: _Seat, hook: str, make: Callable[[Any], Any]) -> tuple[bool, Any]:
+        """Return whether the call did what it should, and its result."""
+        running = seat.running
+        if running is None:
+            return False, None
+        running.acquire()
+        started = monotonic()
+        failed = True
+        try:
+            watch.since, watch.who = started, seat
+            try:
+                result = make(getattr(running.plugin, hook))
+            finally:
+                watch.who = None
+            if inspect.isawaitable(result):
+                async with asyncio.timeout(seat.instance.timeout_s):
+                    result = await result
+            if not isinstance(result, _RESULTS[hook]):
+                raise TypeError(f"{hook} returned {type(result).__name__}")
+            failed = False
+        except bounds.THROWN as error:
+            if bounds.is_cancelled(error):
+                raise
+            log.warning(
+                "plugin %s failed in %s: %s: %s", seat.instance.id, hook, type(error).__name__, error or "out of time"
+            )
+            return False, None
+        finally:
+            self._observe(seat.instance.id, hook, monotonic() - started, failed=failed)
+            await running.release()
+        return True, result
