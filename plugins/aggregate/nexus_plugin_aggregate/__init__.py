@@ -1,0 +1,1 @@
+"""One reply made of several upstream calls. `plugin.yaml` says how it is configured."""

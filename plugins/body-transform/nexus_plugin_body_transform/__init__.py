@@ -1,0 +1,1 @@
+"""JSON bodies made anew by JMESPath expressions. `plugin.yaml` says how it is configured."""

@@ -1,0 +1,1 @@
+"""JSON over HTTP for gRPC services. `plugin.yaml` says how it is configured."""

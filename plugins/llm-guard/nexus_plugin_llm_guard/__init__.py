@@ -1,0 +1,1 @@
+"""Token budgets, rules for prompts and fallbacks in front of language models. `plugin.yaml` says how it is configured."""

@@ -1,0 +1,1 @@
+"""Failed requests reported to Sentry. `plugin.yaml` says how it is configured."""
