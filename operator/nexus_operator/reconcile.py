@@ -30,6 +30,7 @@ from nexus_operator.edge.childwriter import RETRY_S, ChildWriter, Kept
 from nexus_operator.edge.consul import ConsulApi, ConsulAway
 from nexus_operator.edge.indexes import BUNDLED, Indexes
 from nexus_operator.edge.kube import KubeApi, KubeError
+from nexus_operator.edge.named import NamedObjects
 from nexus_operator.edge.publisher import Publisher
 from nexus_operator.edge.samples import SampleFeed
 from nexus_operator.edge.sealkeys import ensure_seal_key
@@ -77,6 +78,7 @@ class Reconciler:
         self._catalog = Catalog(consul, settings.consul_node)
         self._consul = consul
         self._statuses = StatusWriter(kube, inventory, metrics)
+        self._named = NamedObjects(kube, inventory)
         self._indexes = Indexes(ttl_s=settings.index_ttl_s, changed=self._on_config)
         self._surroundings = Surroundings(
             consul_url=settings.workload_consul_url or settings.consul_url,
@@ -182,6 +184,7 @@ class Reconciler:
             if self._sealer is None:
                 return  # what is sealed with any other key, no gateway could open
             await self._step("load", self._load())
+            await self._step("named", self._read_named())
             await self._step("translate", self._translate())
             if self._translation is None:
                 return
@@ -234,6 +237,14 @@ class Reconciler:
             pull_policy=given.gateway_pull_policy,
             pull_secrets=given.gateway_pull_secrets,
         )
+
+    async def _read_named(self) -> None:
+        """Learn what is in the Secrets and ConfigMaps that plugins and marketplaces name."""
+        try:
+            await self._named.read(self._reader.read(self._inventory))
+        except KubeError:
+            self._config_changed = True  # translate again with it
+            raise
 
     async def _load(self) -> None:
         """Learn what is published, once: broken objects keep their last good form from there."""

@@ -111,8 +111,11 @@ class KubeApi:
             private_key_path=conf.key_file,
         )
 
-    async def list_all(self, kind: Kind) -> Listed:
-        """Return every object of a kind, in all namespaces. A kind the cluster does not know is an empty list."""
+    async def list_all(self, kind: Kind, keep: Callable[[str, Object], Object | None] = keep) -> Listed:
+        """Return every object of a kind, in all namespaces. A kind the cluster does not know is an empty list.
+
+        keep: what is kept of each, by its kind; None for nothing.
+        """
         objects: list[Object] = []
         version, proceed = "", ""
         while True:

@@ -126,7 +126,7 @@ class Lister:
             self._changed(GATEWAY_CLASS.kind)
 
     async def _list(self, kind: Kind) -> bool:
-        listed = await self._kube.list_all(kind)
+        listed = await self._kube.list_all(kind, self._inventory.keep)
         # Without a CRD nothing of the kind exists: the list is true whatever the version.
         version = listed.version if listed.installed else 0
         if self._inventory.replace(kind.kind, listed.objects, version):

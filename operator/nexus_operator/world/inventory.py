@@ -13,6 +13,7 @@ from typing import Any
 from nexus_core.translate import features
 from nexus_core.translate.features import Field
 
+from nexus_operator.world.named import NOTHING, Named
 from nexus_operator.world.packed import Packed, keep
 from nexus_operator.world.trims import trim
 
@@ -46,11 +47,38 @@ class Inventory:
     def __init__(self, kinds: Iterable[str]) -> None:
         self._shelves = {kind: _Shelf() for kind in kinds}
         self._fields: frozenset[Field] = frozenset()
+        self._named: Named = NOTHING
 
     @property
     def unlisted(self) -> tuple[str, ...]:
         """Kinds that no full list has covered yet, sorted. While there are any, nothing may be concluded from absence."""
         return tuple(sorted(kind for kind, shelf in self._shelves.items() if shelf.listed_at < 0))
+
+    def keep(self, kind: str, obj: Object) -> Object | None:
+        """Return what is kept of an object, None for nothing."""
+        return keep(kind, obj, self._named)
+
+    def name(self, named: Named) -> tuple[tuple[str, Key], ...]:
+        """Take in what is kept beside the usual from now on; return the objects, by kind and key, of which more is wanted than is here.
+
+        What is named no more is dropped at once. What is wanted anew has to be read, and given to `observe`.
+        """
+        before, self._named = self._named, named
+        short: list[tuple[str, Key]] = []
+        for at in sorted(before.keys() | named.keys()):
+            kind, key = at[0], at[1:]
+            if at in named and (at not in before or not _covers(before[at], named[at])):
+                short.append((kind, key))
+            shelf = self._shelves[kind]
+            held = shelf.objects.get(key)
+            if held is None or (at in before and at in named and before[at] == named[at]):
+                continue
+            kept = self.keep(kind, held)
+            if kept is None:
+                shelf.drop(key)
+            elif kept != held:
+                shelf.objects[key] = kept
+        return tuple(short)
 
     def observe(self, kind: str, obj: Object, *, deleted: bool = False) -> bool:
         """Take in one watch event; return whether anything the operator cares for has changed."""
@@ -64,7 +92,7 @@ class Inventory:
             return shelf.drop(key)
         if version < shelf.graves.get(key, -1):
             return False
-        kept = keep(kind, obj)
+        kept = self.keep(kind, obj)
         if kept is None:
             return shelf.drop(key)
         if known is not None and version == version_of(known) and not any(_differ(known, kept)):
@@ -90,7 +118,7 @@ class Inventory:
             shelf.order = None
         first = shelf.listed_at < 0
         shelf.listed_at = version
-        listed = {key_of(obj): obj for obj in objects if trim(kind, obj) is not None}
+        listed = {key_of(obj): obj for obj in objects if trim(kind, obj, self._named) is not None}
         changed = first
         for key in [k for k, known in shelf.objects.items() if k not in listed and version_of(known) <= version]:
             changed |= shelf.drop(key)
@@ -140,6 +168,11 @@ def key_of(obj: Object) -> Key:
     """Return (namespace, name)."""
     meta = obj.get("metadata") or {}
     return str(meta.get("namespace") or ""), str(meta.get("name") or "")
+
+
+def _covers(held: frozenset[str] | None, wanted: frozenset[str] | None) -> bool:
+    """Whether these keys of an object (None: all) are among those that are kept."""
+    return held is None or (wanted is not None and wanted <= held)
 
 
 def _differ(old: Object, new: Object) -> Iterator[str]:

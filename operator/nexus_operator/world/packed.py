@@ -13,6 +13,7 @@ import msgspec
 
 from nexus_operator.world import words
 from nexus_operator.world.kinds import ROUTES
+from nexus_operator.world.named import NOTHING, Named
 from nexus_operator.world.trims import LAST_APPLIED, trim
 
 Object = Mapping[str, Any]
@@ -67,11 +68,14 @@ class Packed(Mapping[str, Any]):
                 self._texts[key] = text
 
 
-def keep(kind: str, obj: Object) -> Object | None:
-    """Return the object as it is kept, None for nothing. The object itself stays as it is; one that is kept already is returned."""
+def keep(kind: str, obj: Object, named: Named = NOTHING) -> Object | None:
+    """Return the object as it is kept, None for nothing. The object itself stays as it is; one that is kept already is returned.
+
+    named: what is kept beside the usual.
+    """
     if isinstance(obj, Packed):
         return obj
-    trimmed = trim(kind, obj)
+    trimmed = trim(kind, obj, named)
     if trimmed is None:
         return None
     slim = _slim(kind, trimmed)

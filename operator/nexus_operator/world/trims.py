@@ -1,7 +1,7 @@
 """What is kept in memory of kinds that hold more than the operator needs.
 
-Of a Secret: its certificate, key and authority; of one that has none, or that the operator made, that it is there. Of a ConfigMap:
-an authority, else nothing at all. Of a Pod: its name, labels, and whether it is ready. Of a HorizontalPodAutoscaler: its spec; of one
+Of a Secret: its certificate, key and authority, and the keys that plugins name; of one that has none, or that the operator made, that it
+is there. Of a ConfigMap: an authority, all of it where a marketplace is in it, else nothing at all. Of a Pod: its name, labels, and whether it is ready. Of a HorizontalPodAutoscaler: its spec; of one
 that is not ours, what it scales. The rest is dropped before anything else sees it.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nexus_operator.world.kinds import GATEWAY, MANAGED_BY, RENDERED
+from nexus_operator.world.named import NOTHING, Named
 
 Object = Mapping[str, Any]
 SECRET_KEYS = ("tls.crt", "tls.key", "ca.crt")
@@ -20,18 +21,23 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
 
 
-def trim(kind: str, obj: Object) -> Object | None:
-    """Return what to keep of the object, None for nothing. The object itself stays as it is."""
+def trim(kind: str, obj: Object, named: Named = NOTHING) -> Object | None:
+    """Return what to keep of the object, None for nothing. The object itself stays as it is. named: what is kept beside the usual."""
+    if kind == "Secret":
+        return _secret(obj, named)
+    if kind == "ConfigMap":
+        return _config_map(obj, named)
     trimmer = _TRIMMERS.get(kind)
     return obj if trimmer is None else trimmer(obj)
 
 
-def _secret(obj: Object) -> Object:
+def _secret(obj: Object, named: Named) -> Object:
     meta = obj.get("metadata") or {}
     ours = _is_made_here(meta)
     data = obj.get("data") or {}
-    # What the operator made itself it can make again; of the others, a certificate's parts and no more.
-    kept = {} if ours else {key: data[key] for key in SECRET_KEYS if key in data}
+    # What the operator made itself it can make again, and no plugin gets it; of the others, a certificate's parts and what is named.
+    wanted = {*SECRET_KEYS, *(_asked(named, "Secret", meta) or ())}
+    kept = {} if ours else {key: value for key, value in data.items() if key in wanted}
     shown = {**_identity(meta), **_described(meta)} if ours else _identity(meta)
     return {**_kind(obj), "metadata": shown, "type": obj.get("type", ""), **({"data": kept} if kept else {})}
 
@@ -49,10 +55,18 @@ def _is_made_here(meta: Mapping[str, Any]) -> bool:
     return owned or RENDERED in (meta.get("annotations") or {})
 
 
-def _config_map(obj: Object) -> Object | None:
-    data = obj.get("data") or {}
+def _config_map(obj: Object, named: Named) -> Object | None:
+    meta, data = obj.get("metadata") or {}, obj.get("data") or {}
+    if _asked(named, "ConfigMap", meta) is None:
+        parts = {part: obj[part] for part in ("data", "binaryData") if obj.get(part)}
+        return {**_kind(obj), "metadata": _identity(meta), **parts}
     kept = {key: data[key] for key in CONFIG_MAP_KEYS if key in data}
-    return {**_kind(obj), "metadata": _identity(obj.get("metadata") or {}), "data": kept} if kept else None
+    return {**_kind(obj), "metadata": _identity(meta), "data": kept} if kept else None
+
+
+def _asked(named: Named, kind: str, meta: Mapping[str, Any]) -> frozenset[str] | None:
+    """The keys of an object that are named, none for one that nobody names; None for all."""
+    return named.get((kind, str(meta.get("namespace") or ""), str(meta.get("name") or "")), frozenset())
 
 
 def _pod(obj: Object) -> Object:
@@ -86,8 +100,6 @@ def _described(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _TRIMMERS: Mapping[str, Callable[[Object], Object | None]] = {
-    "Secret": _secret,
-    "ConfigMap": _config_map,
     "Pod": _pod,
     "HorizontalPodAutoscaler": _autoscaler,
 }
