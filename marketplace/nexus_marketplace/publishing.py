@@ -21,11 +21,9 @@ from nexus_core.marketplace.artefact import build_zip, is_part
 from nexus_core.marketplace.index import INDEX_VERSION
 from nexus_core.snapshot import Release
 
+from nexus_marketplace.refusing import PublishRefused
+
 _FIELDS = {"name", "version", "api", "entryPoint", "summary", "configSchema", "failurePolicy"}
-
-
-class PublishRefused(ValueError):
-    """The package cannot be published. The text says what, where and how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)

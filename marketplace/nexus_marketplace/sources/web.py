@@ -1,0 +1,51 @@
+"""A marketplace on a web server: any that serves static files."""
+
+from __future__ import annotations
+
+import asyncio
+
+from nexus_marketplace.downloading import DownloadFailed, TooLarge, download
+from nexus_marketplace.sources.ports import FileMissing, FileTooLarge, check_path
+from nexus_marketplace.troubles import MarketplaceTrouble
+
+READ_S = 15.0
+"""For one file. The largest, an index of 16 MiB, comes through 10 Mbit/s in that time."""
+_ABSENT = frozenset({403, 404, 410})
+"""Object stores answer 403 for what is not there to those that may not list."""
+
+
+class Web:
+    """Files below an address."""
+
+    signed = True
+
+    def __init__(self, url: str, *, total_s: float = READ_S) -> None:
+        """url: of the directory, or of the `index.json` in it. total_s: for one file, to its last byte."""
+        self.base_url = directory_url(url)
+        self.for_people = self.base_url
+        self._total_s = total_s
+
+    def begin(self) -> None:
+        """A web server is asked anew for each file."""
+
+    def read(self, path: str, max_bytes: int) -> bytes:
+        """See `SourcePort.read`. Runs an event loop of its own: a deadline over headers, redirects and each byte needs one."""
+        url = self.base_url + check_path(path)
+        try:
+            return asyncio.run(download(url, max_bytes, total_s=self._total_s))
+        except TooLarge as error:
+            raise FileTooLarge(str(error)) from error
+        except DownloadFailed as error:
+            if error.status in _ABSENT:
+                raise FileMissing(f"{url} answered {error.status}.") from error
+            raise MarketplaceTrouble(
+                "MarketplaceUnreachable",
+                str(error),
+                "Correct the address or its server; it is tried again by itself.",
+                retryable=True,
+            ) from error
+
+
+def directory_url(url: str) -> str:
+    """Return the address of the directory, with a `/` at its end. url: of it, or of the `index.json` in it."""
+    return url.removesuffix("index.json").rstrip("/") + "/"

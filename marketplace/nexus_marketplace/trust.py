@@ -1,0 +1,377 @@
+"""Following a marketplace: from pinned keys to an index that is signed, current, whole and no older than the last.
+
+The client workflow is that of The Update Framework (specification 1.0, section 5), by python-tuf's ngclient. What is ours: the first
+root is found by the keys that the NexusMarketplace pins instead of being shipped; a floor of versions that outlives the state
+directory; and the words for what goes wrong.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
+from nexus_core.marketplace import Index, IndexInvalid, parse_index
+from nexus_core.marketplace.index import MAX_INDEX_BYTES
+
+from nexus_marketplace import durable
+from nexus_marketplace.sources.ports import FileMissing, FileTooLarge, SourcePort
+from nexus_marketplace.troubles import MarketplaceTrouble
+
+if TYPE_CHECKING:
+    from nexus_core.model.plugins import NexusMarketplaceSpec
+    from tuf.api.metadata import Metadata, Root
+
+INDEX = "index.json"
+MAX_ROOT_BYTES = 512_000
+_BOOTSTRAP_ROOTS = 64
+"""How many root versions are looked through for one that the pinned keys signed."""
+_AGAIN = "It is tried again by itself."
+_MADE_ANEW = (
+    "Serve the newest files again. If its owner made the marketplace anew on purpose, delete the NexusMarketplace and the files in "
+    "{state}, and apply it again."
+)
+
+
+class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which metadata was last trusted. Nothing older is, afterwards. expires_utc: ISO 8601, of the part that expires first."""
+
+    root: int = 0
+    timestamp: int = 0
+    snapshot: int = 0
+    targets: int = 0
+    expires_utc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """Who may sign the first root. keys: raw Ed25519, base64. threshold: how many of them must have."""
+
+    keys: tuple[str, ...]
+    threshold: int = 1
+
+
+def pins_of(spec: NexusMarketplaceSpec) -> Pins:
+    """Return what a NexusMarketplace pins: its root keys, else its publishers'."""
+    keys = spec.trust.root_keys or tuple(publisher.public_key for publisher in spec.publishers)
+    return Pins(tuple(sorted(set(keys))), spec.trust.threshold)
+
+
+class Followed:
+    """One marketplace as it is trusted here. Calls block; several threads and processes may share the state directory."""
+
+    def __init__(self, source: SourcePort, pins: Pins, state_dir: Path, floor: Versions | None = None) -> None:
+        """state_dir: this marketplace's own; it is made, and may be lost: then `floor` alone keeps rolled back files out.
+
+        floor: versions that were trusted before, from somewhere that outlives the state directory.
+        """
+        self._source = source
+        self._pins = pins
+        # Other pins are another trust: what the former ones led to is not built upon.
+        told = "\n".join((*sorted(pins.keys), str(pins.threshold))).encode()
+        self._state = state_dir / hashlib.sha256(told).hexdigest()[:16]
+        self._floor = floor or Versions()
+
+    def update(self) -> tuple[Index, Versions]:
+        """Return the marketplace's index as it is now, with the versions that prove it. Raises `MarketplaceTrouble`."""
+        self._source.begin()
+        if not self._source.signed:
+            return self._parse(self._read(INDEX, MAX_INDEX_BYTES)), Versions()
+        try:
+            self._state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with _locked(self._state / ".lock"):
+                return self._update()
+        except OSError as error:
+            raise MarketplaceTrouble(
+                "MarketplaceUnreachable",
+                f"What is known of {self._source.for_people} cannot be kept in {self._state}: {error}.",
+                "Make the directory writable, with room in it.",
+                retryable=True,
+            ) from error
+
+    def last(self) -> tuple[Index, Versions] | None:
+        """Return what `update` last returned in this state directory; None without it. For when the marketplace cannot be reached.
+
+        It may have expired since: `Versions.expires_utc` says so.
+        """
+        try:
+            versions = self._kept_versions()
+            data = (self._state / INDEX).read_bytes()
+            if hashlib.sha256(data).hexdigest() != (self._state / "index.sha256").read_text().strip():
+                return None
+            return parse_index(data, self._source.base_url), versions
+        except (OSError, IndexInvalid, UnicodeDecodeError):
+            return None
+
+    def _update(self) -> tuple[Index, Versions]:
+        from tuf.api import exceptions
+        from tuf.ngclient import Updater, UpdaterConfig
+
+        from nexus_marketplace import tufs
+
+        bootstrap = self._find_root()
+        config = UpdaterConfig(prefix_targets_with_hash=True, root_max_length=MAX_ROOT_BYTES)
+        fetcher = tufs.Fetcher(self._source)
+        try:
+            updater = Updater(str(self._state), "metadata", fetcher=fetcher, config=config, bootstrap=bootstrap)
+            updater.refresh()
+            target = updater.get_targetinfo(INDEX)
+        except exceptions.RepositoryError as error:
+            raise self._told(error, fetcher.last) from error
+        except exceptions.DownloadLengthMismatchError as error:
+            raise self._swapped(fetcher.last, str(error)) from error
+        except exceptions.DownloadHTTPError as error:
+            raise MarketplaceTrouble(
+                "MarketplaceInvalid",
+                f"{self._source.for_people} has no {fetcher.last}, which its signed metadata needs.",
+                f"Copy all files of the marketplace there, `metadata/timestamp.json` last. {_AGAIN}",
+                retryable=True,
+            ) from error
+        if target is None:
+            raise MarketplaceTrouble(
+                "MarketplaceInvalid",
+                f"The signed metadata of {self._source.for_people} names no {INDEX}.",
+                "Build it with `nexus marketplace build`.",
+            )
+        roles = tufs.read_roles(self._state)
+        versions = roles.versions
+        self._refuse_older(versions, roles.history)
+        return self._index(target, versions)
+
+    # ---- the first root
+
+    def _find_root(self) -> bytes:
+        """Return a root that the pinned keys signed: the oldest one kept here, else the first one of the marketplace."""
+        for path in _kept_roots(self._state):
+            try:
+                data = path.read_bytes()
+            except OSError:
+                continue
+            if self._is_pinned(data):
+                return data
+        for version in range(1, _BOOTSTRAP_ROOTS + 1):
+            try:
+                data = self._read(f"metadata/{version}.root.json", MAX_ROOT_BYTES)
+            except FileMissing as error:
+                if version > 1:
+                    break
+                raise MarketplaceTrouble(
+                    "MarketplaceInvalid",
+                    f"{self._source.for_people} is no signed marketplace: {error}",
+                    "Name the directory that `nexus marketplace build` writes, and serve all of it.",
+                    retryable=True,
+                ) from error
+            if self._is_pinned(data):
+                return data
+        raise MarketplaceTrouble(
+            "MarketplaceNotTrusted",
+            f"No root metadata of {self._source.for_people} is signed by {self._pins.threshold} of the {len(self._pins.keys)} pinned keys.",
+            "Ask its owner for the key, through another channel, and pin it in spec.trust.rootKeys (or spec.publishers). "
+            "Do not, if you cannot ask.",
+        )
+
+    def _is_pinned(self, data: bytes) -> bool:
+        from tuf.api.metadata import Metadata, Root
+        from tuf.api.serialization import DeserializationError
+
+        try:
+            metadata = Metadata[Root].from_bytes(data)
+        except DeserializationError:
+            return False
+        return metadata.signed.type == Root.type and count_signers(metadata, self._pins.keys) >= self._pins.threshold
+
+    # ---- no going back
+
+    def _kept_versions(self) -> Versions:
+        try:
+            return msgspec.json.decode((self._state / "versions.json").read_bytes(), type=Versions)
+        except (OSError, msgspec.DecodeError):
+            return Versions()
+
+    def _refuse_older(self, versions: Versions, history: dict[int, Metadata[Root]]) -> None:
+        for floor in (self._floor, self._kept_versions()):
+            for role in ("root", "timestamp", "snapshot", "targets"):
+                now, then = getattr(versions, role), getattr(floor, role)
+                # A root with other keys for a role starts its versions anew (TUF 5.3.11): whoever stole the old key may have raised them.
+                if now < then and not _is_rekeyed(role, floor.root, history):
+                    raise self._rolled_back(f"{role} metadata {now}, and {then} was trusted before")
+
+    # ---- the index
+
+    def _index(self, target: Any, versions: Versions) -> tuple[Index, Versions]:
+        digest = str(target.hashes.get("sha256", ""))
+        length = int(target.length)
+        path = f"targets/{digest}.{INDEX}"
+        data = self._kept_index(digest)
+        if data is None:
+            if length > MAX_INDEX_BYTES:
+                raise MarketplaceTrouble(
+                    "MarketplaceInvalid",
+                    f"The index of {self._source.for_people} has {length} bytes; at most {MAX_INDEX_BYTES} are read.",
+                    "Split the marketplace in two.",
+                )
+            try:
+                data = self._read(path, length)
+            except FileMissing as error:
+                raise MarketplaceTrouble(
+                    "MarketplaceInvalid",
+                    str(error),
+                    f"Copy all files of the marketplace there. {_AGAIN}",
+                    retryable=True,
+                ) from error
+            if len(data) != length or hashlib.sha256(data).hexdigest() != digest:
+                raise self._swapped(path, f"it has {len(data)} bytes with SHA-256 {hashlib.sha256(data).hexdigest()}")
+        index = self._parse(data)
+        # The index first: with versions that lack their index, `last` would have nothing to return.
+        durable.write(self._state / INDEX, data)
+        durable.write(self._state / "index.sha256", f"{digest}\n".encode())
+        durable.write(self._state / "versions.json", msgspec.json.encode(versions))
+        return index, versions
+
+    def _kept_index(self, digest: str) -> bytes | None:
+        try:
+            data = (self._state / INDEX).read_bytes()
+        except OSError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == digest else None
+
+    def _parse(self, data: bytes) -> Index:
+        try:
+            return parse_index(data, self._source.base_url)
+        except IndexInvalid as error:
+            raise MarketplaceTrouble(
+                "MarketplaceInvalid", str(error), "Build it with `nexus marketplace build` of this release of Nexus."
+            ) from error
+
+    def _read(self, path: str, max_bytes: int) -> bytes:
+        try:
+            return self._source.read(path, max_bytes)
+        except FileTooLarge as error:
+            raise self._swapped(path, str(error)) from error
+
+    # ---- what to say
+
+    def _told(self, error: Exception, path: str) -> MarketplaceTrouble:
+        """Return the trouble that a RepositoryError of the workflow means. path: of the file that was read last."""
+        from tuf.api import exceptions
+        from tuf.api.serialization import DeserializationError
+
+        if isinstance(error, exceptions.ExpiredMetadataError):
+            from nexus_marketplace import tufs
+
+            return MarketplaceTrouble(
+                "MarketplaceExpired",
+                f"The metadata of {self._source.for_people} has expired: {tufs.expiries(self._state, str(error))}. "
+                "Its owner has stopped signing it, or somebody keeps newer files from us.",
+                "Run `nexus marketplace refresh` where it is published (or `build`, when the index has expired), and see that the new "
+                "files are served.",
+                retryable=True,
+            )
+        if isinstance(error, exceptions.BadVersionNumberError):
+            return self._rolled_back(str(error))
+        if isinstance(error, exceptions.LengthOrHashMismatchError):
+            return self._swapped(path, str(error))
+        if isinstance(error, exceptions.UnsignedMetadataError):
+            return MarketplaceTrouble(
+                "MarketplaceNotTrusted",
+                f"{path} of {self._source.for_people} is not signed by the keys that its root metadata names: {error}.",
+                "Publish it with the marketplace's keys. If it was not you who changed it, find out who did.",
+                retryable=True,
+            )
+        if isinstance(error, DeserializationError):
+            return MarketplaceTrouble(
+                "MarketplaceInvalid",
+                f"{path} of {self._source.for_people} is no TUF metadata: {error}.",
+                "Serve the files as `nexus marketplace build` wrote them.",
+                retryable=True,
+            )
+        return MarketplaceTrouble(
+            "MarketplaceInvalid",
+            f"The metadata of {self._source.for_people} cannot be used: {error}.",
+            "Build it with `nexus marketplace build`.",
+            retryable=True,
+        )
+
+    def _rolled_back(self, how: str) -> MarketplaceTrouble:
+        return MarketplaceTrouble(
+            "MarketplaceRolledBack",
+            f"{self._source.for_people} serves older metadata than was trusted here before: {how.rstrip('.')}.",
+            _MADE_ANEW.format(state=self._state),
+            retryable=True,
+        )
+
+    def _swapped(self, path: str, how: str) -> MarketplaceTrouble:
+        return MarketplaceTrouble(
+            "MarketplaceNotTrusted",
+            f"{path} of {self._source.for_people} is not the file that its signed metadata means: {how.rstrip('.')}.",
+            "Copy all files of the marketplace there, `metadata/timestamp.json` last. If it was not you who changed the file, find out "
+            "who did.",
+            retryable=True,
+        )
+
+
+def count_signers(metadata: Metadata[Root], keys: Sequence[str]) -> int:
+    """Return how many of the keys (raw Ed25519, base64) signed the metadata, whatever key ids it names them by."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    signed = metadata.signed_bytes
+    signatures = [each.signature for each in list(metadata.signatures.values())[:64]]
+    count = 0
+    for text in set(keys):
+        try:
+            key = Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
+        except (ValueError, binascii.Error):
+            continue
+        for signature in signatures:
+            try:
+                key.verify(bytes.fromhex(signature), signed)
+            except (InvalidSignature, ValueError):
+                continue
+            count += 1
+            break
+    return count
+
+
+def is_expired(versions: Versions, now_utc: datetime) -> bool:
+    """Whether metadata with these versions has expired by now. False for what does not expire."""
+    return bool(versions.expires_utc) and datetime.fromisoformat(versions.expires_utc) <= now_utc
+
+
+def _is_rekeyed(role: str, since: int, history: dict[int, Metadata[Root]]) -> bool:
+    """Whether the newest root has other keys for the role than the root of version `since`, as far as that is known."""
+    if role == "root" or since not in history:
+        return False
+    newest = history[max(history)].signed
+    # Whoever holds the timestamp key decides which snapshot, and with the snapshot's, which targets are named.
+    roles = ("timestamp",) if role == "timestamp" else ("timestamp", "snapshot")
+    roles = (*roles, "targets") if role == "targets" else roles
+    return any(set(newest.roles[each].keyids) != set(history[since].signed.roles[each].keyids) for each in roles)
+
+
+def _kept_roots(state: Path) -> list[Path]:
+    found = [
+        (int(path.name.split(".")[0]), path)
+        for path in state.glob("root_history/*.root.json")
+        if path.name[0].isdigit()
+    ]
+    return [path for _, path in sorted(found)]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the state directory: two processes that write it at once could each lose what the other trusted."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file: IO[bytes]
+    with os.fdopen(descriptor, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
