@@ -10,7 +10,7 @@ import base64
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -78,7 +78,13 @@ class _State:
 class Repository:
     """A marketplace's directory."""
 
-    def __init__(self, directory: Path, lifetimes: Lifetimes = Lifetimes()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        lifetimes: Lifetimes = Lifetimes(),
+        write: Callable[[Path, bytes], None] = durable.write,
+    ) -> None:
+        """write: replaces a file whole or not at all."""
         self._directory = directory
         self._metadata = directory / "metadata"
         self._lifetimes = lifetimes
