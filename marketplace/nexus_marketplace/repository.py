@@ -34,6 +34,7 @@ from tuf.api.metadata import (
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
+from nexus_marketplace import durable
 from nexus_marketplace.refusing import PublishRefused
 
 INDEX = "index.json"
