@@ -1,0 +1,63 @@
+"""What is remembered of a NexusPlugin between translations: the release that has proved itself, and those that have not.
+
+The operator keeps it in `NexusPlugin.status.lock`, a gateway that reads files in a file beside its plugins.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from nexus_core.snapshot.plugins import Release
+
+MAX_REFUSED = 16
+"""Refused releases that a lock remembers, the newest ones: an index lists few that are newer than what runs."""
+
+
+class RefusedRelease(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A release that was tried and taken back, and is not tried again. reason: from the problems catalogue. message: what and how to
+    fix. at_utc: RFC 3339.
+    """
+
+    version: str
+    sha256: str
+    reason: str = ""
+    message: str = ""
+    at_utc: str = ""
+
+
+class Lock(msgspec.Struct, frozen=True, omit_defaults=True):
+    """version, sha256: of the release that runs, empty before the first does. refused: oldest first."""
+
+    version: str = ""
+    sha256: str = ""
+    refused: tuple[RefusedRelease, ...] = ()
+
+    def is_of(self, release: Release) -> bool:
+        """Whether this is the locked release. A lock without a digest is of the version."""
+        return bool(self.version) and self.version == release.version and self.sha256 in ("", release.sha256)
+
+    def refusal_of(self, release: Release) -> RefusedRelease | None:
+        """Return why a release is not tried again; None when it may be."""
+        return next(
+            (r for r in self.refused if r.version == release.version and r.sha256 in ("", release.sha256)),
+            None,
+        )
+
+    def moved(self, release: Release) -> Lock:
+        """Return the lock with this release in it."""
+        if (self.version, self.sha256) == (release.version, release.sha256):
+            return self
+        return Lock(release.version, release.sha256, self.refused)
+
+    def refusing(self, refused: RefusedRelease) -> Lock:
+        """Return the lock with one more refused release; the oldest are forgotten beyond MAX_REFUSED."""
+        kept = tuple(r for r in self.refused if (r.version, r.sha256) != (refused.version, refused.sha256))
+        return Lock(self.version, self.sha256, (*kept, refused)[-MAX_REFUSED:])
+
+    def forgiven(self) -> Lock:
+        """Return the lock without refused releases: they may be tried again."""
+        return Lock(self.version, self.sha256) if self.refused else self
+
+
+NO_LOCK = Lock()
+"""Of a plugin that was never installed."""

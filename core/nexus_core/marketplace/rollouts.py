@@ -1,0 +1,44 @@
+"""What gateways say of a candidate, summed up: it stays, it takes over, or it is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from nexus_core.marketplace.locks import NO_LOCK, Lock, RefusedRelease
+from nexus_core.snapshot.acks import CandidateReport, PluginReport
+from nexus_core.snapshot.plugins import PluginInstance, Release
+
+
+def settle(instance: PluginInstance, lock: Lock | None, reports: Iterable[PluginReport], now_utc: datetime) -> Lock:
+    """Return the lock after what the gateways say.
+
+    instance: as published. reports: of every replica that serves that Snapshot, in any order. now_utc: noted with a refused release.
+
+    A candidate that any replica refuses is refused. One that has passed in every replica takes over. Without a candidate the lock
+    takes the release that all replicas run. Replicas that say nothing of the candidate, or speak of another version, hold it up.
+    """
+    lock = lock or NO_LOCK
+    said = tuple(reports)
+    candidate = instance.candidate.instance.release if instance.candidate is not None else None
+    if candidate is None:
+        return lock.moved(instance.release) if _all_run(said, instance.release) else lock
+    of_it = [r.candidate for r in said if r.candidate is not None and r.candidate.version == candidate.version]
+    refusals = [r for r in of_it if r.state == "refused"]
+    if refusals:
+        # One of many replicas says why; the same one for every order in which they are heard.
+        first = min(refusals, key=_words)
+        at = now_utc.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        known = lock if lock.version else lock.moved(instance.release)
+        return known.refusing(RefusedRelease(candidate.version, candidate.sha256, first.reason, first.message, at))
+    if said and len(of_it) == len(said) and all(r.state == "passed" for r in of_it):
+        return lock.moved(candidate)
+    return lock if lock.version else lock.moved(instance.release) if _all_run(said, instance.release) else lock
+
+
+def _all_run(reports: tuple[PluginReport, ...], release: Release) -> bool:
+    return bool(reports) and all(r.state == "loaded" and r.version == release.version for r in reports)
+
+
+def _words(report: CandidateReport) -> tuple[str, str]:
+    return report.reason, report.message

@@ -1,0 +1,86 @@
+"""What becomes of a lock after what gateways say."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+import pytest
+from nexus_core.marketplace.locks import MAX_REFUSED, Lock, RefusedRelease
+from nexus_core.marketplace.rollouts import settle
+from nexus_core.snapshot import PluginInstance, Release
+from nexus_core.snapshot.acks import CandidateReport, PluginReport
+from nexus_core.snapshot.plugins import Candidate
+
+NOW = datetime(2026, 3, 2, 12, 30, tzinfo=UTC)
+OLD = PluginInstance(
+    id="shop/a",
+    source="NexusPlugin shop/a",
+    release=Release(name="a", version="1.0", api="", package="p", entry_point="p:P", sha256="1", url=""),
+    public_key="",
+)
+NEW = msgspec.structs.replace(OLD, release=msgspec.structs.replace(OLD.release, version="1.1", sha256="2"))
+TRYING = msgspec.structs.replace(OLD, candidate=Candidate(instance=NEW))
+LOCK = Lock("1.0", "1")
+
+
+def report(
+    state: Literal["running", "passed", "refused"] | None = None, version: str = "1.1", **more: Any
+) -> PluginReport:
+    candidate = CandidateReport(version, state, **more) if state else None
+    return PluginReport("loaded", "1.0", candidate=candidate)
+
+
+def test_all_that_passed_move_the_lock() -> None:
+    assert settle(TRYING, LOCK, [report("passed"), report("passed")], NOW) == Lock("1.1", "2")
+
+
+@pytest.mark.parametrize(
+    "reports",
+    [[], [report("passed"), report("running")], [report("passed"), report()], [report("passed", version="1.0.9")]],
+)
+def test_the_lock_waits_for_every_gateway(reports: list[PluginReport]) -> None:
+    assert settle(TRYING, LOCK, reports, NOW) == LOCK
+
+
+def test_one_refusal_is_enough_and_its_words_do_not_depend_on_the_order() -> None:
+    some = [report("passed"), report("refused", reason="PluginRolledBack", message="b"),
+            report("refused", reason="PluginRolledBack", message="a")]  # fmt: skip
+    wanted = Lock("1.0", "1", (RefusedRelease("1.1", "2", "PluginRolledBack", "a", "2026-03-02T12:30:00Z"),))
+    assert settle(TRYING, LOCK, some, NOW) == settle(TRYING, LOCK, some[::-1], NOW) == wanted
+
+
+def test_a_refusal_without_a_lock_locks_what_runs() -> None:
+    found = settle(TRYING, None, [report("refused", reason="PluginLoadFailed")], NOW)
+    assert (found.version, found.sha256, len(found.refused)) == ("1.0", "1", 1)
+
+
+def test_the_first_release_is_locked_when_every_gateway_runs_it() -> None:
+    assert settle(OLD, None, [report(), report()], NOW) == LOCK
+    assert settle(OLD, None, [report(), PluginReport("failed", "1.0")], NOW) == Lock()
+    assert settle(OLD, None, [], NOW) == Lock()
+
+
+def test_without_a_canary_the_lock_follows_what_runs() -> None:
+    assert settle(NEW, LOCK, [PluginReport("loaded", "1.1")], NOW) == Lock("1.1", "2")
+    assert settle(NEW, LOCK, [PluginReport("previous", "1.0", "PluginLoadFailed")], NOW) == LOCK
+
+
+def test_a_lock_remembers_the_newest_refusals_and_each_once() -> None:
+    lock = Lock("1", "1")
+    for number in range(MAX_REFUSED + 3):
+        lock = lock.refusing(RefusedRelease(str(number), "x"))
+    assert [r.version for r in lock.refused] == [str(n) for n in range(3, MAX_REFUSED + 3)]
+    again = lock.refusing(RefusedRelease("5", "x", message="again"))
+    assert len(again.refused) == MAX_REFUSED
+    assert again.refused[-1].message == "again"
+    assert again.forgiven() == Lock("1", "1")
+
+
+def test_a_lock_is_of_a_release_by_version_and_digest() -> None:
+    assert LOCK.is_of(OLD.release)
+    assert not LOCK.is_of(NEW.release)
+    assert not Lock("1.0", "another").is_of(OLD.release)
+    assert Lock("1.0").is_of(OLD.release)
+    assert not Lock().is_of(OLD.release)
