@@ -2,13 +2,13 @@
 
 Signatures and JSON schemas take 12 MB of libraries that a gateway needs for a second at its start. What is judged are values (the
 release with its digest, the pinned key, the configuration), and what is loaded afterwards are the bytes of that digest, in this process:
-nothing that could change in between lies between the two.
+nothing that could change in between lies between the two. Secrets of the configuration go along, over a pipe, from memory to memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -24,8 +24,11 @@ LINGER_S = 1.0
 class Judge(Protocol):
     """Says of a plugin whether its release and configuration are good."""
 
-    async def judge(self, instance: PluginInstance) -> dict[str, Any]:
-        """Return the configuration of a plugin that may run. Raises `PluginRejected`."""
+    async def judge(self, instance: PluginInstance, secrets: Mapping[str, str] = {}) -> dict[str, Any]:
+        """Return the configuration of a plugin that may run, with its defaults and secrets. Raises `PluginRejected`.
+
+        secrets: by their dotted paths in the configuration.
+        """
         ...
 
     async def close(self) -> None:
@@ -33,19 +36,27 @@ class Judge(Protocol):
         ...
 
 
+class Order(msgspec.Struct):
+    """What the process is asked."""
+
+    instance: PluginInstance
+    secrets: dict[str, str] = {}
+
+
 class Verdict(msgspec.Struct):
-    """What the process answers. reason, message: as in `PluginRejected`, empty for a plugin that may run."""
+    """What the process answers. reason, message: as in `PluginRejected`, empty for a plugin that may run, which has a config."""
 
     reason: str = ""
     message: str = ""
     retryable: bool = False
+    config: dict[str, Any] = {}
 
 
 class Verifier:
     """The judge in this process."""
 
-    async def judge(self, instance: PluginInstance) -> dict[str, Any]:
-        return await asyncio.to_thread(_verify, instance)
+    async def judge(self, instance: PluginInstance, secrets: Mapping[str, str] = {}) -> dict[str, Any]:
+        return await asyncio.to_thread(_verify, instance, secrets)
 
     async def close(self) -> None:
         """Nothing is held open."""
@@ -58,8 +69,8 @@ class RemoteVerifier:
         self.aside = Aside("nexus_hosting.judging")
         self._linger_s = linger_s
 
-    async def judge(self, instance: PluginInstance) -> dict[str, Any]:
-        order = msgspec.json.encode(instance)
+    async def judge(self, instance: PluginInstance, secrets: Mapping[str, str] = {}) -> dict[str, Any]:
+        order = msgspec.json.encode(Order(instance, dict(secrets)))
         try:
             answer = await self.aside.call(lambda _: order)
         except AsideGone as error:
@@ -72,14 +83,13 @@ class RemoteVerifier:
         verdict = msgspec.json.decode(answer, type=Verdict)
         if verdict.reason:
             raise PluginRejected(verdict.reason, verdict.message, retryable=verdict.retryable)
-        config: dict[str, Any] = json.loads(instance.config)  # an object, as was judged
-        return config
+        return verdict.config
 
     async def close(self) -> None:
         await self.aside.close()
 
 
-def _verify(instance: PluginInstance) -> dict[str, Any]:
-    from nexus_marketplace.verifying import verify  # in the thread: importing it takes 0.2 s
+def _verify(instance: PluginInstance, secrets: Mapping[str, str]) -> dict[str, Any]:
+    from nexus_hosting.configuring import verify  # in the thread: importing it takes 0.2 s
 
-    return verify(instance)
+    return verify(instance, secrets)

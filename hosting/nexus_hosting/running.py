@@ -9,6 +9,8 @@ from typing import Any
 from nexus_core.snapshot import PluginInstance
 
 from nexus_hosting import bounds
+from nexus_hosting.calls import driven
+from nexus_hosting.contexts import PluginContext
 
 log = logging.getLogger("nexus.plugins")
 
@@ -18,14 +20,20 @@ STOP_S = 5.0
 class Running:
     """One started plugin. It stops when the last of its users lets it go.
 
-    instance: what it was started with. unload: lets its code go.
+    instance: what it was started with, or reconfigured to. leaked: tasks that it left running when it had stopped. memory_bytes: that are
+    reachable from it, as last measured; 0 before. unload: lets its code go.
     """
 
-    __slots__ = ("_unload", "_users", "instance", "plugin")
+    __slots__ = ("_unload", "_users", "context", "instance", "leaked", "memory_bytes", "plugin")
 
-    def __init__(self, instance: PluginInstance, plugin: Any, unload: Callable[[], None]) -> None:
+    def __init__(
+        self, instance: PluginInstance, plugin: Any, unload: Callable[[], None], context: PluginContext
+    ) -> None:
         self.instance = instance
         self.plugin = plugin
+        self.context = context
+        self.leaked = 0
+        self.memory_bytes = 0
         self._unload = unload
         self._users = 0
 
@@ -37,13 +45,20 @@ class Running:
         """Count a user out; the last one stops the plugin, within `STOP_S`."""
         self._users -= 1
         if self._users == 0:
-            await stop_plugin(self.instance.id, self.plugin)
+            self.leaked = await stop_plugin(self.plugin, self.context)
             self._unload()
 
 
-async def stop_plugin(plugin_id: str, plugin: Any) -> None:
-    """Call the plugin's `stop`; a failing or slow one is logged and left."""
+async def stop_plugin(plugin: Any, context: PluginContext) -> int:
+    """Call the plugin's `stop`, cancel its tasks, close its connections; return how many tasks it left behind.
+
+    A failing or slow one is logged and left.
+    """
     try:
-        await bounds.within(lambda: plugin.stop(), STOP_S)
+        await bounds.within(lambda: driven(plugin.stop(), context), STOP_S)
     except Exception as error:
-        log.warning("plugin %s failed in stop: %s: %s", plugin_id, type(error).__name__, error or "out of time")
+        log.warning("plugin %s failed in stop: %s: %s", context.plugin, type(error).__name__, error or "out of time")
+    leaked = await context.close()
+    if leaked:
+        log.warning("plugin %s left %d tasks running; they were cancelled", context.plugin, leaked)
+    return leaked

@@ -1,0 +1,28 @@
+"""What the process that hosts plugins lends to them. A process without, say, Consul leaves that out: its plugins are told so."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from nexus_core.snapshot.plugins import SealedValue
+
+PYPI = "https://pypi.org/simple/"
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Everything is optional.
+
+    workers: processes of this gateway. endpoint: of a NexusService `<namespace>/<name>`, a live `host:port`, None when it has none.
+    consul: a key's value, None when there is none. artefact: bytes by their SHA-256 from another place than the network, None when it
+    does not have them; asked after the cache. unseal: opens a secret that is sealed about the second argument; called in a thread,
+    raises for one that is not for this process. pypi: an index with PEP 503 or PEP 691 pages, for wheels whose release has no address.
+    """
+
+    workers: int = 1
+    endpoint: Callable[[str], str | None] | None = None
+    consul: Callable[[str], Awaitable[bytes | None]] | None = None
+    artefact: Callable[[str], Awaitable[bytes | None]] | None = None
+    unseal: Callable[[SealedValue, str], bytes] | None = None
+    pypi: str = PYPI
