@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -55,18 +55,83 @@ class NexusPolicyStatus(Status):
     targets: str | None = Field(default=None, max_length=4096, description="What it is in force for.")
 
 
+class RefusedRelease(Model):
+    """A release that was tried and taken back, and is not tried again."""
+
+    version: str = Field(max_length=128, description="Its version.")
+    sha256: str = Field(default="", max_length=64, description="Digest of its artefact.")
+    reason: str = Field(default="", max_length=253, description="Why, in one CamelCase word.")
+    message: str = Field(default="", max_length=4096, description="Why, in sentences, and what to do.")
+    at: str = Field(default="", max_length=64, description="When, RFC 3339.")
+
+
+class LockedPart(Model):
+    """What runs with the release: another plugin, or a distribution."""
+
+    name: str = Field(max_length=253, description="Its name.")
+    version: str = Field(max_length=128, description="Its version.")
+    sha256: str | None = Field(default=None, max_length=64, description="Digest of its artefact, of a plugin.")
+
+
+class PluginLock(Model):
+    """The release that has proved itself, and those that have not. What is here outlives every process."""
+
+    version: str = Field(default="", max_length=128, description="Version that runs, empty before the first one does.")
+    sha256: str = Field(default="", max_length=64, description="Digest of its artefact.")
+    dependencies: tuple[LockedPart, ...] = Field(default=(), max_length=64, description="Plugins that it imports.")
+    wheels: tuple[LockedPart, ...] = Field(default=(), max_length=256, description="Distributions that it imports.")
+    refused: tuple[RefusedRelease, ...] = Field(
+        default=(), max_length=16, description="Releases that were taken back, oldest first."
+    )
+
+
 class NexusPluginStatus(Status):
-    """Which release runs, and whether it runs everywhere."""
+    """Which release runs, how it does, and whether it runs everywhere."""
 
     plugin: str | None = Field(default=None, max_length=253, description="Name of the plugin in its marketplace.")
-    version: str | None = Field(default=None, max_length=128, description="Version that was chosen.")
+    version: str | None = Field(default=None, max_length=128, description="Version that runs.")
+    candidate: str | None = Field(
+        default=None, max_length=128, description="Version that is tried on a share of the requests."
+    )
+    available: str | None = Field(
+        default=None, max_length=128, description="Newest version of the range that updatePolicy holds back."
+    )
+    state: str | None = Field(
+        default=None,
+        max_length=160,
+        description="Running, Canary with the version that is tried, Pending, RolledBack, Disabled (beyond a budget), Failed, or Off "
+        "(spec.enabled is false).",
+    )
+    lock: PluginLock | None = Field(default=None, description="What is remembered between updates.")
+    calls_per_second: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="Calls of its hooks, lately, in all gateways."
+    )
+    p99_milliseconds: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="What 99 of 100 of its calls stay below, lately, in the slowest gateway."
+    )
+    errors: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Calls that failed since the gateways that run now began."
+    )
 
 
 class NexusGatewayParametersStatus(Status):
     """Whether the parameters can be used."""
 
 
+class MarketplaceMetadata(Model):
+    """Versions of signed metadata, by role of The Update Framework."""
+
+    root: int = Field(default=0, ge=0, description="Of the root role, which names all keys.")
+    timestamp: int = Field(default=0, ge=0, description="Of the timestamp role, which says which snapshot is current.")
+    snapshot: int = Field(default=0, ge=0, description="Of the snapshot role.")
+    targets: int = Field(default=0, ge=0, description="Of the targets role, which names the index.")
+    expires: str = Field(default="", max_length=64, description="When the first of them expires, RFC 3339.")
+
+
 class NexusMarketplaceStatus(Status):
     """Whether the index could be read."""
 
     plugins: int | None = Field(default=None, ge=0, description="How many plugins the index lists.")
+    metadata: MarketplaceMetadata | None = Field(
+        default=None, description="The signed metadata that was trusted last; nothing older is, afterwards."
+    )

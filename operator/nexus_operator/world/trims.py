@@ -1,8 +1,9 @@
 """What is kept in memory of kinds that hold more than the operator needs.
 
 Of a Secret: its certificate, key and authority, and the keys that plugins name; of one that has none, or that the operator made, that it
-is there. Of a ConfigMap: an authority, all of it where a marketplace is in it, else nothing at all. Of a Pod: its name, labels, and whether it is ready. Of a HorizontalPodAutoscaler: its spec; of one
-that is not ours, what it scales. The rest is dropped before anything else sees it.
+is there. Of a ConfigMap: an authority, all of it where a marketplace is in it, else nothing at all. Of a Pod: its name, labels, and
+whether it is ready. Of a HorizontalPodAutoscaler: its spec; of one that is not ours, what it scales. The rest is dropped before
+anything else sees it.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def test_the_operator_may_do_no_more_than_it_needs(helm: Helm) -> None:
             for field in ("apiGroups", "resources", "verbs"):
                 assert "*" not in rule[field], rule
             if {"pods", "configmaps", "namespaces"} & set(rule["resources"]):
-                assert set(rule["verbs"]) <= {"list", "watch"}, rule
+                assert set(rule["verbs"]) <= {"get", "list", "watch"}, rule
             if rule["apiGroups"][0] in ("nexus.dev", "gateway.networking.k8s.io"):
                 own = [r for r in rule["resources"] if not r.endswith(("/status", "/finalizers"))]
                 assert not own or set(rule["verbs"]) <= {"get", "list", "watch"}, rule

@@ -57,7 +57,9 @@ FACTS: Mapping[str, Facts] = {
         (
             ("Plugin", "string", ".status.plugin"),
             ("Version", "string", ".status.version"),
-            ("Enabled", "boolean", ".spec.enabled"),
+            ("State", "string", ".status.state"),
+            ("Calls/s", "number", ".status.callsPerSecond"),
+            ("p99(ms)", "number", ".status.p99Milliseconds"),
             READY,
             AGE,
         ),
@@ -66,7 +68,12 @@ FACTS: Mapping[str, Facts] = {
         "nexusmarketplaces",
         "nmkt",
         status.NexusMarketplaceStatus,
-        (("Plugins", "integer", ".status.plugins"), READY, AGE),
+        (
+            ("Plugins", "integer", ".status.plugins"),
+            READY,
+            ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason'),
+            AGE,
+        ),
     ),
     "NexusGatewayParameters": Facts(
         "nexusgatewayparameters",
