@@ -93,10 +93,14 @@ class Sealer:
 
     def unseal(self, certificate: Certificate) -> bytes:
         """Return a certificate's private key, in PEM. Raises SealError."""
+        return self.unseal_text(certificate.key, certificate.holders, certificate.id)
+
+    def unseal_text(self, text: str, holders: Iterable[Holder], about: str) -> bytes:
+        """Return what was sealed about something. Raises SealError."""
         # Any of them will do: all hold one and the same key.
-        for holder in certificate.holders:
-            return _open(certificate, self._of(holder.gateway).unseal(holder.key, certificate.id))
-        raise SealError(f"The secret of {certificate.id} is sealed for no Gateway. The operator publishes it anew.")
+        for holder in holders:
+            return Seal(self._of(holder.gateway).unseal(holder.key, about)).unseal(text, about)
+        raise SealError(f"The secret of {about} is sealed for no Gateway. The operator publishes it anew.")
 
 
 class Opener:
@@ -112,16 +116,20 @@ class Opener:
 
     def unseal(self, certificate: Certificate) -> bytes:
         """Return a certificate's private key, in PEM. Raises SealError."""
-        text = next((holder.key for holder in certificate.holders if holder.gateway == self._gateway), None)
-        if text is None:
+        return self.unseal_text(certificate.key, certificate.holders, certificate.id)
+
+    def unseal_text(self, text: str, holders: Iterable[Holder], about: str) -> bytes:
+        """Return what was sealed about something. Raises SealError."""
+        key = next((holder.key for holder in holders if holder.gateway == self._gateway), None)
+        if key is None:
             raise SealError(
-                f"The secret of {certificate.id} is not sealed for Gateway {self._gateway}. Set NEXUS_GATEWAY to the Gateway that shows it."
+                f"The secret of {about} is not sealed for Gateway {self._gateway}. Set NEXUS_GATEWAY to the Gateway that uses it."
             )
         try:
-            content = self._own.unseal(text, certificate.id)
+            content = self._own.unseal(key, about)
         except SealError:
-            content = self._derived.unseal(text, certificate.id)
-        return _open(certificate, content)
+            content = self._derived.unseal(key, about)
+        return Seal(content).unseal(text, about)
 
 
 def gateway_key(key: bytes, gateway: str) -> bytes:
@@ -158,7 +166,3 @@ def _derive(key: bytes, purpose: str) -> bytes:
 def _said(clear: bytes, about: str) -> bytes:
     bound = about.encode()
     return len(bound).to_bytes(4, "big") + bound + clear
-
-
-def _open(certificate: Certificate, content: bytes) -> bytes:
-    return Seal(content).unseal(certificate.key, certificate.id)

@@ -36,7 +36,10 @@ def shelves(*releases: Release, place: str = "official") -> Shelves:
     return Shelves({place: found})
 
 
-def resolve(wishes: list[Wish], shelf: Shelves = Shelves({}), **more: Any) -> dict[str, Any]:
+NOTHING = Shelves({})
+
+
+def resolve(wishes: list[Wish], shelf: Shelves = NOTHING, **more: Any) -> dict[str, Any]:
     return dict(Resolver(shelf).resolve(wishes, **more))
 
 

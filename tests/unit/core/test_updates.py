@@ -6,7 +6,7 @@ from datetime import UTC, datetime, time
 from typing import Any
 
 import pytest
-from nexus_core.marketplace.locks import Lock, RefusedRelease
+from nexus_core.marketplace.locks import NO_LOCK, Lock, RefusedRelease
 from nexus_core.marketplace.updates import Asked, Options, Window, find_options, next_change, within
 from nexus_core.snapshot import Release
 
@@ -18,10 +18,11 @@ def release(version: str, channel: str = "stable") -> Release:
 
 
 ALL = tuple(release(v) for v in ("3.0", "2.0", "1.3.0", "1.2.5", "1.2.4", "1.2.3"))
+USUAL = Asked()
 MONDAY = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
-def options(running: str | None, asked: Asked = Asked(), lock: Lock = Lock(), **more: Any) -> Options:
+def options(running: str | None, asked: Asked = USUAL, lock: Lock = NO_LOCK, **more: Any) -> Options:
     run = next((r for r in ALL if r.version == running), None)
     return find_options(within(ALL, asked.versions, asked.channel), asked, lock, running=run, **more)
 
@@ -43,7 +44,7 @@ def test_modes_are_relative_to_what_runs(mode: Any, allowed: list[str], availabl
 
 def test_the_first_one_is_the_highest_of_the_range_whatever_the_mode() -> None:
     window = Window(("Sun",))
-    assert [r.version for r in options(None, Asked("<2", mode="manual", window=window)).allowed][0] == "1.3.0"
+    assert options(None, Asked("<2", mode="manual", window=window)).allowed[0].version == "1.3.0"
 
 
 def test_a_range_that_excludes_what_runs_is_an_order() -> None:
