@@ -22,6 +22,7 @@ from nexus_core.problems import Problem
 from nexus_core.snapshot import Fault, Upstream
 from nexus_hosting.judges import Judge, RemoteVerifier, Verifier
 from nexus_hosting.running import STOP_S
+from nexus_hosting.starting import Starter
 from nexus_sdk import logs
 
 from nexus_gateway import workers
@@ -44,6 +45,7 @@ from nexus_gateway.edge.listeners.ports import Ports
 from nexus_gateway.edge.listeners.reception import Reception
 from nexus_gateway.edge.measurements import Measurements, Renderer
 from nexus_gateway.edge.plugins.loading import Loader
+from nexus_gateway.edge.plugins.overseeing import Overseer
 from nexus_gateway.edge.pools import Pools
 from nexus_gateway.edge.proxy import Proxy
 from nexus_gateway.edge.recording import Recorder
@@ -136,8 +138,11 @@ class Gateway:
             self._limits.get, self._fault, lambda policy: MirrorDraw(policy, self._rng.random()), self._sessions
         )
         self._judge = judge or Verifier()
-        self._loader = Loader(settings.plugin_cache, self.measurements, self._judge)
         self._tasks = Tasks(lambda name: self.measurements.tally(names.TASK_FAILURES, name).inc())
+        self._loader = Loader(
+            Starter(settings.plugin_cache, self._judge), self.measurements, lambda trial: self.overseer.tried(trial)
+        )
+        self.overseer = Overseer(self._tasks.own, self._loader.renew)
         self._draining = False
         self.samples = Samples(settings.sample_requests, self._rng, monotonic())
         self.traces = TraceBook(settings.traces_memory) if settings.traces_memory else None
@@ -197,6 +202,7 @@ class Gateway:
             self.proxy.elsewhere = lambda: len(self.streams.connections)
             self._stack.push_async_callback(self.streams.cut_off)
             gauges.watch(self.measurements, self.proxy)
+            gauges.watch_plugins(self.measurements, self.overseer.slots)
             self.proxy.clock.every_tick.append(self._mirror_cells)
             self._checker = Checker(
                 self.pools,
@@ -216,6 +222,7 @@ class Gateway:
                     clients=self._clients,
                     pools=self.pools,
                     loader=self._loader,
+                    overseer=self.overseer,
                     parts=self._parts,
                     measurements=self.measurements,
                     tasks=self._tasks,
@@ -240,6 +247,9 @@ class Gateway:
             self._tasks.own(self._follow(), "snapshots")
             self._tasks.keep(self._housekeep, "housekeeping")
             self._tasks.keep(self._swaps.reopen, "ports")
+            self._tasks.keep(self.overseer.run, "plugins")
+            self._tasks.keep(self._swaps.tell_of_plugins, "reports of plugins")
+            self._tasks.keep(self._swaps.renew_plugins, "renew plugins")
             source = self.source
             if settings.sample_requests and isinstance(source, TakesSamples):
                 self._tasks.keep(lambda: source.publish_samples(lambda: self.samples.samples), "samples")

@@ -21,7 +21,6 @@ from nexus_gateway.telemetry.exposition import Labels, State
 from nexus_gateway.telemetry.red import Red
 from nexus_gateway.telemetry.series import Series
 
-_HOOK_BOUNDS = (0.00001, 0.0001, 0.001, 0.01, 0.1, 0.5, 1.0)
 _STREAM_BOUNDS = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)
 _CIRCUIT = {OPEN: 1.0, HALF_OPEN: 0.5}
 
@@ -30,6 +29,8 @@ LiveEndpoints = Callable[[], Iterable[tuple[str, tuple[EndpointState, ...]]]]
 Live = tuple[tuple[str, tuple[EndpointState, ...]], ...]
 Reader = Callable[[], Iterable[tuple[Labels, float]]]
 """→ (label values, value) of a gauge now."""
+SpreadReader = Callable[[], Iterable[tuple[Labels, "Spread"]]]
+"""→ (label values, durations) of a histogram now."""
 Row = list[Any]
 """Of a state: label values, value."""
 
@@ -81,9 +82,9 @@ class Measurements:
         self._worker = worker
         self._red: dict[tuple[str, str], Red] = {}
         self._tallies: dict[names.Metric, dict[Labels, Tally]] = {}
-        self._hooks: dict[Labels, Spread] = {}
         self._streams: dict[Labels, Spread] = {}
         self._readers: dict[names.Metric, list[Reader]] = {}
+        self._spread_readers: dict[names.Metric, list[SpreadReader]] = {}
         self._attempts: dict[Labels, Tally] = {}
         self._tallies[names.ATTEMPTS] = self._attempts
         self.generation = self.tally(names.GENERATION)
@@ -115,6 +116,10 @@ class Measurements:
     def watch(self, metric: names.Metric, read: Reader) -> None:
         """Have a gauge read whenever the metrics are. read: cheap; it runs on the event loop."""
         self._readers.setdefault(metric, []).append(read)
+
+    def watch_spreads(self, metric: names.Metric, read: SpreadReader) -> None:
+        """Have a histogram read whenever the metrics are. read: cheap; it runs on the event loop."""
+        self._spread_readers.setdefault(metric, []).append(read)
 
     def request(self, route: str, upstream: str, status: int, seconds: float) -> None:
         """Count one answered request."""
@@ -171,14 +176,6 @@ class Measurements:
         """Count a retry that the budget refused."""
         self.tally(names.BUDGET_SPENT, upstream).value += 1
 
-    def spread(self, plugin: str, hook: str) -> Spread:
-        """Return the durations of one plugin's hook, the same object through every swap."""
-        key = (plugin, hook)
-        found = self._hooks.get(key)
-        if found is None:
-            found = self._hooks[key] = Spread(_HOOK_BOUNDS)
-        return found
-
     def stream_spread(self, route: str, upstream: str) -> Spread:
         """Return the durations of a route's connections to an upstream."""
         key = (route, upstream)
@@ -202,9 +199,8 @@ class Measurements:
         for metric, series in self._tallies.items():
             for labels in [labels for labels in series if not _lives(metric.labels, labels, kept)]:
                 del series[labels]
-        for metric, spreads in ((names.PLUGIN_DURATION, self._hooks), (names.STREAM_DURATION, self._streams)):
-            for labels in [labels for labels in spreads if not _lives(metric.labels, labels, kept)]:
-                del spreads[labels]
+        for labels in [labels for labels in self._streams if not _lives(names.STREAM_DURATION.labels, labels, kept)]:
+            del self._streams[labels]
 
     def state(self) -> State:
         """Return everything as JSON values, for a supervisor that adds up its workers' (`exposition.merge`)."""
@@ -252,8 +248,11 @@ class Measurements:
             "workers": [self._worker],
             "counts": counts,
             "spreads": {
-                names.PLUGIN_DURATION.name: _spreads(self._hooks),
-                names.STREAM_DURATION.name: _spreads(self._streams),
+                names.STREAM_DURATION.name: _spreads(self._streams.items()),
+                **{
+                    metric.name: [row for read in readers for row in _spreads(read())]
+                    for metric, readers in self._spread_readers.items()
+                },
             },
             "red": (red.state() for red in tuple(self._red.values()) if any(red.codes)),
         }
@@ -263,8 +262,8 @@ def _rows(series: Iterable[tuple[Labels, Tally]]) -> Iterator[Row]:
     return ([list(labels), tally.value] for labels, tally in series)
 
 
-def _spreads(series: dict[Labels, Spread]) -> list[Row]:
-    return [[list(labels), list(each.bounds), list(each.buckets), each.sum] for labels, each in series.items()]
+def _spreads(series: Iterable[tuple[Labels, Spread]]) -> list[Row]:
+    return [[list(labels), list(each.bounds), list(each.buckets), each.sum] for labels, each in series]
 
 
 def _labelled(read: Reader) -> Iterator[Row]:

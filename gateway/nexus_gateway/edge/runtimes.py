@@ -348,6 +348,8 @@ class Runtime:
         for slot in self.slots.values():
             if slot.running is not None:
                 slot.running.acquire()
+            if slot.trial is not None:
+                slot.trial.hold()
 
     def left(self) -> None:
         """One user less."""
@@ -371,6 +373,8 @@ class Runtime:
         for slot in self.slots.values():
             if slot.running is not None:
                 await slot.running.release()
+            if slot.trial is not None:
+                await slot.trial.release()
 
 
 def _needs(rule: Rule) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ from nexus_gateway.edge.listeners.plans import Site
 from nexus_gateway.edge.listeners.ports import Ports
 from nexus_gateway.edge.measurements import Measurements
 from nexus_gateway.edge.plugins.loading import Loader
+from nexus_gateway.edge.plugins.overseeing import Overseer
 from nexus_gateway.edge.plugins.slots import Slot
 from nexus_gateway.edge.pools import Pool, Pools
 from nexus_gateway.edge.proxy import Proxy
@@ -44,6 +45,7 @@ class Means:
     clients: ClientCertificates
     pools: Pools
     loader: Loader
+    overseer: Overseer
     parts: Parts
     measurements: Measurements
     tasks: Tasks
@@ -96,6 +98,24 @@ class Swaps:
                 if await ports.retry() and self._acked:
                     await self._ack()
 
+    async def tell_of_plugins(self) -> None:
+        """Acknowledge anew whenever plugins have come to be in another state, for ever."""
+        changed = self._means.overseer.changed
+        while True:
+            await changed.wait()
+            async with self._turn:
+                changed.clear()
+                if self._acked:
+                    await self._ack()
+
+    async def renew_plugins(self) -> None:
+        """Take the live Snapshot again whenever plugins are to be started anew, for ever."""
+        renewing = self._means.overseer.renewing
+        while True:
+            await renewing.wait()
+            await self.take(self.runtime.published)
+            renewing.clear()
+
     async def _swap(self, published: Published) -> None:
         means = self._means
         clock = asyncio.get_running_loop().time
@@ -112,11 +132,14 @@ class Swaps:
                 runtime = await self._build(published, staged.pools, slots, tuple(prepared.plan.sites.values()))
             except BaseException:
                 means.pools.discard(staged)
+                # Stops what was started for this Snapshot alone; what the live one uses has another user.
                 for slot in slots.values():
                     if slot.running is not None:
-                        # Stops what was started for this Snapshot alone; what the live one uses has another user.
                         slot.running.acquire()
                         await slot.running.release()
+                    if slot.trial is not None:
+                        slot.trial.hold()
+                        await slot.trial.release()
                 raise
         except BaseException:
             await means.ports.discard(prepared)
@@ -124,6 +147,7 @@ class Swaps:
         runtime.hold_plugins()
         means.pools.commit(staged, clock())
         means.proxy.runtime = runtime
+        means.overseer.live(slots)
         means.proxy.departures.swapped(former, runtime)
         means.ports.commit(prepared, snapshot)
         if means.clients.use(client):

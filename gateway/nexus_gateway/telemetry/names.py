@@ -100,6 +100,21 @@ PLUGIN_DURATION = Metric(
 PLUGIN_ERRORS = Metric(
     "nexus_gateway_plugin_hook_errors", "counter", "Hook calls that failed or ran out of time.", ("plugin", "hook")
 )
+PLUGIN_CALLS = Metric("nexus_plugin_calls", "counter", "Calls of a plugin's hooks.", ("plugin", "version"))
+PLUGIN_FAILED = Metric(
+    "nexus_plugin_errors", "counter", "Of these, calls that failed or ran out of time.", ("plugin", "version")
+)
+PLUGIN_SECONDS = Metric("nexus_plugin_seconds", "histogram", "How long these calls took.", ("plugin", "version"))
+PLUGIN_CPU = Metric(
+    "nexus_plugin_cpu_seconds", "counter", "How long these calls held the event loop.", ("plugin", "version")
+)
+PLUGIN_DISABLED = Metric(
+    "nexus_plugin_disabled", "gauge", "1 while a plugin is not called, for it went beyond a budget.", ("plugin",), combine="max"
+)  # fmt: skip
+PLUGIN_CANDIDATE = Metric(
+    "nexus_plugin_candidate", "gauge", "1 while a candidate gets a share of requests, 0 when it was refused.",
+    ("plugin", "version"), combine="min",
+)  # fmt: skip
 
 STREAMS = Metric(
     "nexus_gateway_streams", "counter", "TCP connections and sessions of UDP clients that ended, by how.",
@@ -133,7 +148,8 @@ METRICS = (
     REQUESTS, DURATION, IN_FLIGHT, REFUSED, SHED, RATE_LIMITED, FALLBACKS, MIRRORED, ATTEMPTS, RETRIES, BUDGET_SPENT, HEDGES,
     HEDGE_BUDGET_SPENT, CLIENT_CONNECTIONS, TLS_FAILURES, UPSTREAM_CONNECTIONS, PENDING, CONCURRENCY_LIMIT, ENDPOINTS, ACTIVE, BREAKER,
     EJECTIONS, HEALTH_CHECKS, HEALTHY, STREAMS, STREAMS_ACTIVE, STREAM_BYTES, STREAM_DURATION, DATAGRAMS_DROPPED, GENERATION, SWAPS,
-    SWAP_FAILURES, PLUGIN_DURATION, PLUGIN_ERRORS, SPANS_DROPPED, LINES_DROPPED, TASK_FAILURES,
+    SWAP_FAILURES, PLUGIN_DURATION, PLUGIN_ERRORS, PLUGIN_CALLS, PLUGIN_FAILED, PLUGIN_SECONDS, PLUGIN_CPU, PLUGIN_DISABLED,
+    PLUGIN_CANDIDATE, SPANS_DROPPED, LINES_DROPPED, TASK_FAILURES,
 )  # fmt: skip
 BY_NAME = {metric.name: metric for metric in METRICS}
 

@@ -72,9 +72,14 @@ class Series:
     def __init__(self, limit: int) -> None:
         """limit: series at most, `LEAST` or more."""
         every = [metric for metric in names.METRICS if _CONFIGURED.intersection(metric.labels)]
-        self._counted = {metric: _Chosen(max(limit // 64, 4)) for metric in every if metric.kind != "histogram"}
+        self._counted = {
+            metric: _Chosen(max(limit // (125 if metric.labels[0] == "plugin" else 84), 4))
+            for metric in every
+            if metric.kind != "histogram"
+        }
         self._spreads = {
-            names.PLUGIN_DURATION: _Chosen(max(limit // 100, 4)),
+            names.PLUGIN_DURATION: _Chosen(max(limit // 125, 4)),
+            names.PLUGIN_SECONDS: _Chosen(max(limit // 200, 2)),
             names.STREAM_DURATION: _Chosen(max(limit // 400, 1)),
         }
         self._timed = _Chosen(max(limit // 4 // _OF_HISTOGRAM, 1))

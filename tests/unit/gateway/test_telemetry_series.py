@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nexus_core.discovery import Endpoint
 from nexus_core.snapshot import CircuitBreaker
-from nexus_gateway.edge.measurements import Measurements, Renderer
+from nexus_gateway.edge.measurements import Measurements, Renderer, Spread
+from nexus_gateway.edge.plugins.meters import SHOWN
 from nexus_gateway.resilience.endpoints import EndpointRegistry, EndpointState
 from nexus_gateway.telemetry import names
 from nexus_gateway.telemetry.red import BOUNDS
@@ -49,7 +50,6 @@ def crowded(made: Measurements, routes: int) -> None:
         made.health_check(upstream, False)
         made.rate_limited(f"NexusPolicy/shop/{number}")
         for hook in ("on_request", "on_response", "on_end"):
-            made.spread(f"shop/p{number}", hook).observe(0.001)
             made.failed(f"shop/p{number}", hook)
         stream = f"TCPRoute/shop/r{number}"
         for outcome in ("ended", "ClientReset", "UpstreamReset", "IdleTimeout"):
@@ -58,6 +58,15 @@ def crowded(made: Measurements, routes: int) -> None:
             made.tally(names.STREAM_BYTES, stream, upstream, direction).inc()
         made.tally(names.STREAMS_ACTIVE, stream, upstream).inc()
         made.stream_spread(stream, upstream).observe(1.0)
+    plugins = [f"shop/p{number}" for number in range(routes)]
+    spread = Spread(SHOWN)
+    spread.observe(0.001)
+    hooks = [((plugin, hook), spread) for plugin in plugins for hook in ("on_request", "on_response", "on_end")]
+    made.watch_spreads(names.PLUGIN_DURATION, lambda: hooks)
+    made.watch_spreads(names.PLUGIN_SECONDS, lambda: [((plugin, "1.0"), spread) for plugin in plugins])
+    for metric in (names.PLUGIN_CALLS, names.PLUGIN_FAILED, names.PLUGIN_CPU, names.PLUGIN_CANDIDATE):
+        made.watch(metric, lambda: [((plugin, "1.0"), 1) for plugin in plugins])
+    made.watch(names.PLUGIN_DISABLED, lambda: [((plugin,), 1) for plugin in plugins])
     every = [f"shop/s{number}" for number in range(routes)]
     made.watch(names.PENDING, lambda: [((upstream,), 1) for upstream in every])
     made.watch(names.CONCURRENCY_LIMIT, lambda: [((upstream,), 8) for upstream in every])

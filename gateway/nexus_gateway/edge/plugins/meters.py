@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
 
+from msgspec import structs
 from nexus_core.snapshot import Budgets, PluginStats
 
 from nexus_gateway.edge.measurements import Spread
@@ -22,6 +23,8 @@ BOUNDS = (
     0.2, 0.5, 1.0, 5.0,
 )  # fmt: skip
 """Of the durations of calls, seconds: a header hook takes 1 µs, a call to another service 10 ms."""
+SHOWN = (0.00001, 0.0001, 0.001, 0.01, 0.1, 0.5, 1.0)
+"""Of the same durations in metrics: some of `BOUNDS`, since each is a series."""
 LATELY_S = 30.0
 """What "lately" means in `PluginStats`."""
 TRY_CALLS = 5
@@ -72,11 +75,12 @@ class Meter:
 
     The hot path adds to it with each call that ended, failed ones too: `calls` one; `seconds` that it took, `cpu_s` that it held the
     event loop of these; the `Spread` of its hook its duration. `failed` then, if it failed. open: whether it is called.
-    cost_bytes: what it held when that was last looked at, 0 when it was not. failing: called after each failure; a trial's.
+    cost_bytes: what it held when that was last looked at, 0 when it was not. failing: called after each failure;
+    a trial's. changed: called when `open` or `state` has.
     """
 
     __slots__ = (
-        "_changed", "_fresh_at", "_samples", "_since", "_step_s", "_tried", "budgets", "calls", "cost_bytes", "cpu_s", "errors",
+        "_fresh_at", "_samples", "_since", "_step_s", "_tried", "budgets", "calls", "changed", "cost_bytes", "cpu_s", "errors",
         "excess", "failing", "open", "seconds", "spreads", "state",
     )  # fmt: skip
 
@@ -85,9 +89,8 @@ class Meter:
         budgets: Budgets,
         now: float = 0.0,
         former: Meter | None = None,
-        changed: Callable[[], None] | None = None,
     ) -> None:
-        """now: monotonic. former: of the same version, whose counts go on. changed: called when `open` or `state` has."""
+        """now: monotonic. former: of the same version, whose counts go on."""
         self.budgets = budgets
         self.calls: int = former.calls if former is not None else 0
         self.errors: int = former.errors if former is not None else 0
@@ -99,7 +102,7 @@ class Meter:
         self.excess: Excess | None = None
         self.cost_bytes = 0
         self.failing: Callable[[], None] | None = None
-        self._changed = changed
+        self.changed: Callable[[], None] | None = None
         self._step_s = budgets.window_s / _STEPS
         self._samples: deque[Counts] = deque()
         self._start(now)
@@ -119,33 +122,9 @@ class Meter:
         buckets = tuple(map(sum, zip(*rows, strict=True))) if rows else ()
         return Counts(now, self.calls, self.errors, self.seconds, self.cpu_s, buckets)
 
-    def stats(self, now: float) -> PluginStats:
-        """Return what it did since its start, and lately."""
-        before = self._before(now - LATELY_S)
-        lately_s = now - before.at
-        calls = self.calls - before.calls
-        if lately_s <= 0 or not calls:
-            return PluginStats(self.calls, self.errors, self.seconds, self.cpu_s)
-        return PluginStats(
-            self.calls,
-            self.errors,
-            self.seconds,
-            self.cpu_s,
-            calls / lately_s,
-            self.quantile(0.99, now),
-            100.0 * (self.cpu_s - before.cpu_s) / lately_s,
-        )
-
-    def errors_per_s(self, now: float) -> float:
-        """Return the failed calls per second, lately."""
-        before = self._before(now - LATELY_S)
-        return (self.errors - before.errors) / (now - before.at) if now > before.at else 0.0
-
-    def quantile(self, share: float, now: float) -> float:
-        """Return what this share of the calls lately took at most, seconds, interpolated; 0 without calls. share: 0..1."""
-        before = self._before(now - LATELY_S).buckets or (0,) * (len(BOUNDS) + 1)
-        after = self.counts(now).buckets or before
-        return quantile([new - old for new, old in zip(after, before, strict=True)], share)
+    def lately(self, now: float) -> tuple[Counts, Counts]:
+        """Return what was counted until `LATELY_S` ago, or since the first word, and until now."""
+        return self._before(now - LATELY_S), self.counts(now)
 
     # ---- judging
 
@@ -254,8 +233,47 @@ class Meter:
         self._tell()
 
     def _tell(self) -> None:
-        if self._changed is not None:
-            self._changed()
+        if self.changed is not None:
+            self.changed()
+
+
+def stats_of(meters: Sequence[Meter], now: float) -> PluginStats:
+    """Return what a plugin did since its start, and lately: of all its versions that run."""
+    pairs = [meter.lately(now) for meter in meters]
+    lately_s = max((after.at - before.at for before, after in pairs), default=0.0)
+    stats = PluginStats(
+        sum(meter.calls for meter in meters),
+        sum(meter.errors for meter in meters),
+        sum(meter.seconds for meter in meters),
+        sum(meter.cpu_s for meter in meters),
+    )
+    if lately_s <= 0:
+        return stats
+    return structs.replace(
+        stats,
+        calls_per_s=sum(after.calls - before.calls for before, after in pairs) / lately_s,
+        p99_s=quantile(buckets_of(pairs), 0.99),
+        cpu_percent=100.0 * sum(after.cpu_s - before.cpu_s for before, after in pairs) / lately_s,
+    )
+
+
+def buckets_of(pairs: Iterable[tuple[Counts, Counts]]) -> list[int]:
+    """Return what was counted between counts, added up. By `BOUNDS`, and one beyond."""
+    found = [0] * (len(BOUNDS) + 1)
+    for before, after in pairs:
+        for index, count in enumerate(after.buckets):
+            found[index] += count - (before.buckets[index] if before.buckets else 0)
+    return found
+
+
+def shown(spreads: Iterable[Spread]) -> Spread:
+    """Return what all of them count, each with `BOUNDS`, by `SHOWN`."""
+    found = Spread(SHOWN)
+    for each in spreads:
+        for bound, count in zip((*BOUNDS, float("inf")), each.buckets, strict=True):
+            found.buckets[bisect_left(SHOWN, bound)] += count
+        found.sum += each.sum
+    return found
 
 
 def quantile(buckets: list[int], share: float) -> float:

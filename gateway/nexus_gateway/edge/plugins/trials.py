@@ -107,8 +107,8 @@ class Trial:
     """
 
     __slots__ = (
-        "_base", "_changed", "_since", "_split", "_stable_failures", "_stable_requests", "candidate", "failures", "in_flight",
-        "report", "requests", "stable", "terms",
+        "_base", "_begun", "_changed", "_holds", "_since", "_split", "_stable_failures", "_stable_requests", "candidate",
+        "failures", "in_flight", "report", "requests", "stable", "terms",
     )  # fmt: skip
 
     def __init__(
@@ -124,9 +124,19 @@ class Trial:
         self._stable_requests = self._stable_failures = 0
         self._changed = changed
         self._since = now
+        self._begun = False
+        self._holds = 0
         self._base = (stable.meter.counts(now), candidate.meter.counts(now))
         share = min(max(round(terms.percent * 100), 0), _WHOLE)
         self._split = Split((_WHOLE - share, share))
+
+    def begin(self, now: float) -> None:
+        """Count the time from here on: requests may come. Once; it goes on from one Snapshot to the next."""
+        self.candidate.meter.failing = self._failed
+        if not self._begun:
+            self._begun = True
+            self._since = now
+            self._base = (self.stable.meter.counts(now), self.candidate.meter.counts(now))
 
     @property
     def is_over(self) -> bool:
@@ -150,15 +160,14 @@ class Trial:
         self.requests += 1
         if status >= 500:
             self.failures += 1
-            self.look(None)
-        elif self.is_over:
+        if self.is_over:
             self._changed(self)
+        elif status >= 500:
+            self.look(None)
 
     def look(self, now: float | None) -> None:
         """Judge. now: None when something failed, which ends a trial early and passes none."""
         if self.report.state != "running":
-            if self.is_over and now is None:
-                self._changed(self)
             return
         stable, candidate = self.seen()
         verdict = judge(stable, candidate, self.terms, -1.0 if now is None else now - self._since)
@@ -178,12 +187,34 @@ class Trial:
             _since(self.candidate, candidate, self.requests, self.failures),
         )
 
+    # ---- whose candidate it is
+
+    def hold(self) -> None:
+        """Count a runtime in whose requests may be with the candidate."""
+        if self.candidate.running is not None and not self.is_over:
+            self.candidate.running.acquire()
+            self._holds += 1
+
+    async def release(self) -> None:
+        """Count a runtime out; without any the candidate stops."""
+        if self._holds and self.candidate.running is not None:
+            self._holds -= 1
+            await self.candidate.running.release()
+
+    async def stop(self) -> None:
+        """Let the candidate go, whatever holds it; for one that is over."""
+        while self._holds:
+            await self.release()
+
+    def _failed(self) -> None:
+        self.look(None)
+
     def _settle(self, verdict: Verdict) -> None:
         if verdict.state == "passed":
             self.report = replace_report(self.report, "passed")
         else:
             running = self.stable.report.version or "none"
-            message = f"{verdict.message} All requests are with {running} again."
+            message = f"{verdict.message} All requests are with version {running} again."
             self.report = replace_report(self.report, "refused", REASON, message)
         self._changed(self)
 

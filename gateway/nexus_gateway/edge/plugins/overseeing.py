@@ -1,0 +1,194 @@
+"""The timers of plugins: trials that end, budgets that are exceeded, and what then is told to whom.
+
+What is decided is `trials`' and `meters`'; here are the clock, the reports and the candidates' end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from msgspec.structs import replace
+from nexus_core.snapshot import PluginReport, PluginStats
+
+from nexus_gateway.edge.plugins.meters import Budget, Meter, State, stats_of
+from nexus_gateway.edge.plugins.slots import Slot
+from nexus_gateway.edge.plugins.trials import Trial
+
+log = logging.getLogger("nexus.gateway.plugins")
+
+TICK_S = 0.5
+MEMORY_S = 10.0
+"""What a plugin holds is looked at so often: finding out walks all of it."""
+REASON = "PluginDisabled"
+
+Own = Callable[[Coroutine[Any, Any, None], str], None]
+"""Runs work in the background; see `edge.tasks.Tasks.own`."""
+Weigh = Callable[[Slot], int]
+"""→ bytes that are reachable from a slot's plugin."""
+
+
+@dataclass(slots=True)
+class _Life:
+    """One live slot. said: its report as it was loaded, without what became of it since."""
+
+    slot: Slot
+    said: PluginReport
+
+
+class Overseer:
+    """Looks after the plugins of the live Snapshot.
+
+    changed: set when what the acknowledgement says of plugins is outdated. renewing: set when the live Snapshot is to be taken
+    again, since plugins have to be started anew.
+    """
+
+    def __init__(
+        self, own: Own, renew: Callable[[str], None], weigh: Weigh | None = None, tick_s: float = TICK_S
+    ) -> None:
+        """renew: told of each plugin that is to be started anew. weigh: None looks at no memory."""
+        self.changed = asyncio.Event()
+        self.renewing = asyncio.Event()
+        self._own = own
+        self._renew = renew
+        self._weigh = weigh
+        self._tick_s = tick_s
+        self._weighed_at = 0.0
+        self._lives: dict[str, _Life] = {}
+
+    # ---- what is live
+
+    def live(self, slots: Mapping[str, Slot]) -> None:
+        """Look after these from now on. Call it when their Snapshot goes live, on the event loop."""
+        now = asyncio.get_running_loop().time()
+        lives = {}
+        for plugin, slot in slots.items():
+            known = self._lives.get(plugin)
+            life = known if known is not None and known.slot is slot else _Life(slot, slot.report)
+            lives[plugin] = life
+            slot.meter.changed = self._metered(life)
+            if slot.trial is not None:
+                slot.trial.begin(now)
+                slot.trial.candidate.meter.changed = self._candidate_metered(slot.trial)
+            self._write(life)
+        self._lives = lives
+
+    def slots(self) -> Iterator[Slot]:
+        """Yield those that are looked after, by id."""
+        for _, life in sorted(self._lives.items()):
+            yield life.slot
+
+    def stats(self, now: float) -> dict[str, PluginStats]:
+        """Return what each plugin did, with its candidate."""
+        return {slot.instance.id: stats_of(meters(slot), now) for slot in self.slots() if slot.running is not None}
+
+    # ---- time
+
+    async def run(self) -> None:
+        """Judge for ever."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(self._tick_s)
+            self.tick(clock())
+
+    def tick(self, now: float) -> None:
+        """Judge once."""
+        weigh = self._weigh if now - self._weighed_at >= MEMORY_S else None
+        if weigh is not None:
+            self._weighed_at = now
+        for life in tuple(self._lives.values()):
+            slot = life.slot
+            self._tick(slot, now, weigh)
+            if slot.trial is not None:
+                self._tick(slot.trial.candidate, now, weigh)
+                slot.trial.look(now)
+
+    def _tick(self, slot: Slot, now: float, weigh: Weigh | None) -> None:
+        if slot.running is None:
+            return
+        meter = slot.meter
+        if weigh is not None and meter.budgets.memory_mb and meter.state is not State.DISABLED:
+            meter.cost_bytes = weigh(slot)
+        excess = meter.excess
+        if meter.state is State.DISABLED and excess is not None and excess.budget is Budget.MEMORY:
+            # Calling it again would help nothing: another instance has to take its place.
+            if now >= excess.until and not self.renewing.is_set():
+                self._renew(slot.instance.id)
+                self.renewing.set()
+            return
+        meter.tick(now)
+
+    # ---- what happened
+
+    def tried(self, trial: Trial) -> None:
+        """Take the verdict on a candidate, or the end of its last exchange after one."""
+        life = self._lives.get(trial.stable.instance.id)
+        if life is not None and life.slot.trial is trial and trial.report != life.slot.report.candidate:
+            report = trial.report
+            told = f"refused: {report.message}" if report.state == "refused" else "passed its trial"
+            log.warning("plugin %s: its candidate %s %s", life.slot.instance.id, report.version, told)
+            self._write(life)
+            self.changed.set()
+        if trial.is_over:
+            self._own(trial.stop(), "stop a candidate")
+
+    def _metered(self, life: _Life) -> Callable[[], None]:
+        def changed() -> None:
+            self._write(life)
+            slot = life.slot
+            if slot.meter.state is State.RUNNING:
+                log.info("plugin %s goes on", slot.instance.id)
+            else:
+                log.warning("plugin %s: %s", slot.instance.id, slot.report.message)
+            self.changed.set()
+
+        return changed
+
+    def _candidate_metered(self, trial: Trial) -> Callable[[], None]:
+        def changed() -> None:
+            candidate = trial.candidate
+            candidate.open = candidate.meter.open
+            excess = candidate.meter.excess
+            if excess is not None and candidate.meter.state is State.DISABLED:
+                trial.refuse(excess.message)
+
+        return changed
+
+    def _write(self, life: _Life) -> None:
+        """Bring a slot's report up to date."""
+        slot, report = life.slot, life.said
+        slot.open = slot.meter.open
+        excess = slot.meter.excess
+        if slot.running is not None and slot.meter.state is not State.RUNNING and excess is not None:
+            then = (
+                f"It is not called until {_clock(excess.until)}; then it is tried again."
+                if slot.meter.state is State.DISABLED
+                else f"It has been tried again since {_clock(excess.until)}, and its next calls decide."
+            )
+            version = slot.running.instance.release.version
+            report = PluginReport("disabled", version, REASON, f"{excess.message} {then}")
+        candidate = slot.trial.report if slot.trial is not None else life.said.candidate
+        slot.report = replace(report, candidate=candidate)
+
+
+def meters(slot: Slot) -> tuple[Meter, ...]:
+    """Return what counts for a slot and its candidate."""
+    return (slot.meter,) if slot.trial is None else (slot.meter, slot.trial.candidate.meter)
+
+
+def by_version(slots: Iterable[Slot]) -> Iterator[tuple[str, str, Meter]]:
+    """Yield (plugin, version, what counts) of everything that runs."""
+    for slot in slots:
+        for each in (slot, slot.trial.candidate if slot.trial is not None else None):
+            if each is not None and each.running is not None:
+                yield each.instance.id, each.running.instance.release.version, each.meter
+
+
+def _clock(at: float) -> str:
+    """Return a monotonic time as people read it."""
+    when = datetime.now(UTC) + timedelta(seconds=at - asyncio.get_running_loop().time())
+    return f"{when:%H:%M:%S} UTC"
