@@ -86,12 +86,16 @@ class Tried(msgspec.Struct, frozen=True, gc=False):
 
 
 class Hook(msgspec.Struct, frozen=True, gc=False):
-    """One call of a plugin's hook. started_at: monotonic."""
+    """One call of a plugin's hook. started_at: monotonic. version: of the release. candidate: whether that is being tried beside
+    another one. error: what the call failed with, its type; empty for a call that did not."""
 
     plugin: str
     hook: str
     started_at: float
     duration_s: float
+    version: str = ""
+    candidate: bool = False
+    error: str = ""
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):

@@ -61,9 +61,6 @@ def encode_span(span: Span) -> bytes:
     parts.append(fixed.encoded)
     for key, value in span.varied.items():
         parts.append(_attribute(b"\x4a", key, value))
-    for event in span.events:
-        attributes = b"".join(_attribute(b"\x1a", key, value) for key, value in event.attributes.items())
-        parts.append(_field(b"\x5a", _TIME(0x09, event.at_ns) + _kept_text(b"\x12", event.name) + attributes))
     if span.error:
         parts.append(_ERROR)
     parts.append(_FLAGS[span.sampled, span.remote])

@@ -1,4 +1,7 @@
-"""Spans of finished requests: one of the request, one for each attempt. Names and attributes: OpenTelemetry's HTTP conventions."""
+"""Spans of finished requests: one of the request, one for each call of a plugin and each attempt.
+
+Names and attributes: OpenTelemetry's HTTP conventions.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,16 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from nexus_gateway.telemetry.contexts import find_parent, is_sampled, span_id_of, trace_id_of
-from nexus_gateway.telemetry.finished import Finished, Tried, text
+from nexus_gateway.telemetry.finished import Finished, Hook, Tried, text
 from nexus_gateway.telemetry.redactions import redact_query
 from nexus_gateway.telemetry.trees import SpanRecord
 
 Value = str | int | float | bool
+INTERNAL = 1
 SERVER = 2
 CLIENT = 3
 """Values of OTLP's `SpanKind`."""
-KINDS = {SERVER: "server", CLIENT: "client"}
+KINDS = {INTERNAL: "internal", SERVER: "server", CLIENT: "client"}
 MAX_TEXT = 2048
 _GRPC_FAILURES = frozenset((2, 4, 12, 13, 14, 15))
 """Statuses of gRPC that are a server's errors (semantic conventions of gRPC): unknown, deadline exceeded, unimplemented, internal,
@@ -31,14 +35,6 @@ class Fixed:
     def __init__(self, values: dict[str, Value]) -> None:
         self.values = values
         self.encoded = b""
-
-
-class Event(NamedTuple):
-    """Something that happened within a span."""
-
-    name: str
-    at_ns: int
-    attributes: dict[str, Value]
 
 
 class Span(NamedTuple):
@@ -60,7 +56,6 @@ class Span(NamedTuple):
     error: bool
     fixed: Fixed
     varied: dict[str, Value]
-    events: tuple[Event, ...] = ()
 
     @property
     def attributes(self) -> dict[str, Value]:
@@ -69,7 +64,7 @@ class Span(NamedTuple):
 
 
 def spans_of(done: Finished, offset_ns: int, entropy: Callable[[int], bytes]) -> list[Span]:
-    """Return the request's span and those of its attempts.
+    """Return the request's span, those of its plugins' calls and those of its attempts.
 
     done: with context lines. offset_ns: what to add to monotonic nanoseconds for Unix time. entropy: bytes → that many random ones.
     """
@@ -111,16 +106,30 @@ def spans_of(done: Finished, offset_ns: int, entropy: Callable[[int], bytes]) ->
             len(tried) - hedges - 1, hedges, sampled,
         ),
         varied,
-        tuple(
-            Event(
-                "nexus.plugin",
-                offset_ns + int(each.started_at * _NS),
-                {"nexus.plugin": each.plugin, "nexus.hook": each.hook, "nexus.duration_ms": round(each.duration_s * 1e3, 3)},
-            )
-            for each in done.hooks
-        ),
     )  # fmt: skip
-    return [request, *(_attempt(done, each, number, request, offset_ns) for number, each in enumerate(tried))]
+    return [
+        request,
+        *(_call(each, request, offset_ns, entropy) for each in done.hooks),
+        *(_attempt(done, each, number, request, offset_ns) for number, each in enumerate(tried)),
+    ]
+
+
+def _call(hook: Hook, request: Span, offset_ns: int, entropy: Callable[[int], bytes]) -> Span:
+    return Span(
+        request.trace_id,
+        entropy(8).hex().encode(),
+        request.span_id,
+        False,
+        request.sampled,
+        request.state,
+        f"{hook.plugin} {hook.hook}",
+        INTERNAL,
+        offset_ns + int(hook.started_at * _NS),
+        offset_ns + int((hook.started_at + hook.duration_s) * _NS),
+        bool(hook.error),
+        _of_call(hook.plugin, hook.version, hook.hook, hook.candidate, hook.error),
+        {},
+    )
 
 
 def _attempt(done: Finished, tried: Tried, number: int, request: Span, offset_ns: int) -> Span:
@@ -169,6 +178,18 @@ def _of_request(
 
 
 @lru_cache(4096)
+def _of_call(plugin: str, version: str, hook: str, candidate: bool, error: str) -> Fixed:
+    values: dict[str, Value] = {"nexus.plugin": plugin, "nexus.hook": hook}
+    if version:
+        values["nexus.plugin.version"] = version
+    if candidate:
+        values["nexus.plugin.candidate"] = True
+    if error:
+        values["error.type"] = error
+    return Fixed(values)
+
+
+@lru_cache(4096)
 def _of_attempt(
     method: str,
     upstream: str,
@@ -210,10 +231,6 @@ def _of_attempt(
 
 def to_record(span: Span, service: str) -> SpanRecord:
     """Return the span as the in-memory traces keep it."""
-    attributes = span.attributes
-    for event in span.events:
-        key = f"{event.attributes['nexus.plugin']} {event.attributes['nexus.hook']} ms"
-        attributes[key] = event.attributes["nexus.duration_ms"]
     return SpanRecord(
         span.trace_id.decode(),
         span.span_id.decode(),
@@ -224,5 +241,5 @@ def to_record(span: Span, service: str) -> SpanRecord:
         span.start_ns,
         span.end_ns,
         "error" if span.error else "",
-        attributes,
+        span.attributes,
     )

@@ -14,7 +14,7 @@ from nexus_gateway.telemetry.contexts import Contexts, span_id_of, trace_id_of
 from nexus_gateway.telemetry.finished import MAX_TEXT, NOTHING, Finished, Hook, Tried, shortened
 from nexus_gateway.telemetry.lines import log_line, stamp
 from nexus_gateway.telemetry.otlp import encode_request, encode_resource, encode_scope, encode_span
-from nexus_gateway.telemetry.spans import CLIENT, SERVER, Event, Fixed, Span, spans_of, to_record
+from nexus_gateway.telemetry.spans import CLIENT, INTERNAL, SERVER, Fixed, Span, spans_of, to_record
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
@@ -151,16 +151,30 @@ def test_opentelemetry_reads_what_is_encoded() -> None:
     assert values(group.resource.attributes) == {"service.name": "nexus-gateway", "odd": 1.5}
     (scope,) = group.scope_spans
     assert (scope.scope.name, scope.scope.version) == ("nexus.gateway", "1")
-    assert len(scope.spans) == 3
+    assert len(scope.spans) == 4
     for ours, theirs in zip(spans, scope.spans, strict=True):
         same(ours, theirs)
-    (event,) = scope.spans[0].events
-    assert (event.name, event.time_unix_nano) == ("nexus.plugin", 1_700_000_001_100_000_000)
-    assert values(event.attributes) == {
+
+
+def test_a_plugins_call_is_a_span_below_the_requests() -> None:
+    hooks = (
+        Hook("shop/demo", "on_request", 1.1, 0.0015, "2.0", True),
+        Hook("shop/demo", "on_response", 1.2, 0.5, "2.0", True, "TimeoutError"),
+    )
+    request, asked, answered, attempt = spans_of(finished(aside=PARENT, hooks=hooks), OFFSET_NS, ENTROPY)
+    assert (asked.name, asked.kind, attempt.kind) == ("shop/demo on_request", INTERNAL, CLIENT)
+    assert (asked.trace_id, asked.parent_id, asked.error) == (request.trace_id, request.span_id, False)
+    assert len({each.span_id for each in (request, asked, answered, attempt)}) == 4
+    assert asked.end_ns - asked.start_ns == pytest.approx(1_500_000, abs=1000)
+    told = {
         "nexus.plugin": "shop/demo",
         "nexus.hook": "on_request",
-        "nexus.duration_ms": 1.5,
+        "nexus.plugin.version": "2.0",
+        "nexus.plugin.candidate": True,
     }
+    assert asked.attributes == told
+    assert answered.attributes == {**told, "nexus.hook": "on_response", "error.type": "TimeoutError"}
+    assert answered.error
 
 
 def same(ours: Span, theirs: Any) -> None:
@@ -171,7 +185,6 @@ def same(ours: Span, theirs: Any) -> None:
     assert (theirs.start_time_unix_nano, theirs.end_time_unix_nano) == (ours.start_ns, ours.end_ns)
     assert values(theirs.attributes) == ours.attributes
     assert theirs.status.code == (2 if ours.error else 0)
-    assert [(each.name, each.time_unix_nano, values(each.attributes)) for each in theirs.events] == list(ours.events)
     assert theirs.flags == (0x100 | (0x200 if ours.remote else 0) | int(ours.sampled))
 
 
@@ -183,15 +196,14 @@ VALUES = (
     | st.floats(allow_nan=False)
 )
 ATTRIBUTES = st.dictionaries(st.text(min_size=1, max_size=20), VALUES, max_size=5)
-EVENTS = st.lists(st.builds(Event, st.text(max_size=9), st.integers(0, 2**63), ATTRIBUTES), max_size=2).map(tuple)
 IDS = st.binary(min_size=8, max_size=8).map(lambda raw: raw.hex().encode())
 
 
 @given(
     st.builds(
         Span, st.binary(min_size=16, max_size=16).map(lambda raw: raw.hex().encode()), IDS, IDS | st.just(b""), st.booleans(),
-        st.booleans(), st.sampled_from([b"", b"a=1," * 60]), st.text(max_size=20), st.sampled_from([SERVER, CLIENT]),
-        st.integers(0, 2**63), st.integers(0, 2**63), st.booleans(), st.builds(Fixed, ATTRIBUTES), ATTRIBUTES, EVENTS,
+        st.booleans(), st.sampled_from([b"", b"a=1," * 60]), st.text(max_size=20), st.sampled_from([INTERNAL, SERVER, CLIENT]),
+        st.integers(0, 2**63), st.integers(0, 2**63), st.booleans(), st.builds(Fixed, ATTRIBUTES), ATTRIBUTES,
     )
 )  # fmt: skip
 def test_any_span_goes_round(span: Span) -> None:
@@ -206,7 +218,7 @@ def test_text_that_is_no_unicode_is_replaced() -> None:
 
 def test_the_traces_in_memory_keep_the_same() -> None:
     hooks = (Hook("shop/demo", "on_request", 1.1, 0.0015),)
-    request, attempt = (to_record(each, "gw") for each in spans_of(finished(hooks=hooks), OFFSET_NS, ENTROPY))
+    request, call, attempt = (to_record(each, "gw") for each in spans_of(finished(hooks=hooks), OFFSET_NS, ENTROPY))
     assert (request.kind, attempt.kind, attempt.parent_id, request.parent_id) == (
         "server",
         "client",
@@ -214,7 +226,7 @@ def test_the_traces_in_memory_keep_the_same() -> None:
         "",
     )
     assert request.attributes["http.route"] == "NexusService/shop/orders"
-    assert request.attributes["shop/demo on_request ms"] == 1.5
+    assert (call.kind, call.parent_id, call.name) == ("internal", request.span_id, "shop/demo on_request")
 
 
 def test_a_log_line_is_flat_json_without_secrets() -> None:
