@@ -17,6 +17,9 @@ _FALSE = frozenset({"false", "0", "no", "off"})
 SAMPLERS = ("always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off",
             "parentbased_traceidratio")  # fmt: skip
 
+DEFAULT_PLUGIN_CACHE = "~/.cache/nexus/plugins"
+"""The gateway's, too."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConsulSettings:
@@ -76,6 +79,8 @@ class Settings:
     settle_s: how long new requests are still taken after SIGTERM, until balancers have noticed; default: 1 with Consul,
     else 0. (NEXUS_SETTLE_SECONDS)
     max_body_bytes: larger request bodies get 413; 1 MiB. (NEXUS_MAX_BODY_BYTES; ServiceApp(max_body_bytes=) wins)
+    plugins_file: JSON list of the service's plugins; wins over Consul. (NEXUS_PLUGINS_FILE)
+    plugin_cache: directory of verified artefacts of plugins, by digest. (NEXUS_PLUGIN_CACHE)
     """
 
     name: str
@@ -91,6 +96,8 @@ class Settings:
     drain_s: float = 10.0
     settle_s: float = 0.0
     max_body_bytes: int = 1024 * 1024
+    plugins_file: str | None = None
+    plugin_cache: str = DEFAULT_PLUGIN_CACHE
     consul: ConsulSettings = ConsulSettings()
     traces: TraceSettings = TraceSettings()
 
@@ -116,6 +123,8 @@ def parse(environ: Mapping[str, str], *, default_name: str = "") -> Settings:
         drain_s=_number(environ, "NEXUS_DRAIN_SECONDS", 10.0, low=0, high=3600),
         settle_s=_number(environ, "NEXUS_SETTLE_SECONDS", 1.0 if url else 0.0, low=0, high=600),
         max_body_bytes=int(_number(environ, "NEXUS_MAX_BODY_BYTES", 1024 * 1024, low=0, high=2**40, whole=True)),
+        plugins_file=environ.get("NEXUS_PLUGINS_FILE") or None,
+        plugin_cache=environ.get("NEXUS_PLUGIN_CACHE") or DEFAULT_PLUGIN_CACHE,
         consul=ConsulSettings(
             url=url,
             token=environ.get("NEXUS_CONSUL_TOKEN") or None,

@@ -16,6 +16,7 @@ from opentelemetry import trace
 
 from nexus_events import protocol, subscriptions
 from nexus_events.delivery import Dispatcher, Lane
+from nexus_events.hooks import EventHooks
 from nexus_events.metrics import EventMetrics
 from nexus_events.ports import Offer, Store, Stored, StoreUnavailable
 from nexus_events.settings import EventSettings
@@ -35,8 +36,9 @@ class Api:
         settings: EventSettings,
         metrics: EventMetrics,
         clock: Callable[[], float],
+        hooks: EventHooks,
     ) -> None:
-        self._store, self._dispatcher, self._settings = store, dispatcher, settings
+        self._store, self._dispatcher, self._settings, self._hooks = store, dispatcher, settings, hooks
         self._metrics, self._clock = metrics, clock
         self._draining = False
 
@@ -60,6 +62,11 @@ class Api:
         except protocol.Refused as error:
             self._metrics.refused("invalid")
             raise _refusal(error, "EventInvalid") from error
+        try:
+            events = await self._hooks.accepted(events)
+        except HttpProblem:
+            self._metrics.refused("plugin")
+            raise
         current: dict[str, str] = {}
         W3C.inject(current)
         offers = [

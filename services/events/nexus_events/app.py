@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from nexus_sdk import ServiceApp
+from nexus_sdk.plugins import ServicePlugins
 
 from nexus_events import settings as event_settings
 from nexus_events.api import Api
 from nexus_events.couriers import HttpCourier
 from nexus_events.delivery import Dispatcher
+from nexus_events.hooks import EventHooks
 from nexus_events.metrics import EventMetrics
 from nexus_events.openapi import DOCUMENT
 from nexus_events.ports import Store, StoreUnavailable
@@ -44,8 +46,16 @@ def build(environ: Mapping[str, str] | None = None, **options: Any) -> ServiceAp
     )  # fmt: skip
     courier = HttpCourier(app.client, settings.sinks, time.time)
     counted = _Counted()
+    hooks = EventHooks(ServicePlugins(app), settings.limits)
     dispatcher = Dispatcher(
-        store, courier, tracer=app.tracer, log=app.log, counted=counted, clock=time.time, rng=random.Random()
+        store,
+        courier,
+        tracer=app.tracer,
+        log=app.log,
+        counted=counted,
+        clock=time.time,
+        rng=random.Random(),
+        hooks=hooks,
     )
     metrics = counted.metrics = EventMetrics(
         app.metrics,
@@ -53,7 +63,7 @@ def build(environ: Mapping[str, str] | None = None, **options: Any) -> ServiceAp
         subscriptions=lambda: len(dispatcher.lanes()),
         lag=lambda: max((dispatcher.head - lane.cursor for lane in dispatcher.lanes().values()), default=0),
     )
-    api = Api(store, dispatcher, settings, metrics, time.time)
+    api = Api(store, dispatcher, settings, metrics, time.time, hooks)
     api.attach(app)
 
     async def start() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from nexus_core.hooks import Delivery
 from nexus_sdk.logs import Log
 from nexus_sdk.tracing import W3C
 from opentelemetry import trace
@@ -19,6 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, StatusCode
 
 from nexus_events import protocol
+from nexus_events.hooks import EventHooks
 from nexus_events.ports import Courier, Letter, Outcome, Store, Stored, StoreUnavailable
 from nexus_events.subscriptions import Subscription
 from nexus_events.tail import Tail
@@ -65,10 +67,10 @@ class Dispatcher:
 
     def __init__(
         self, store: Store, courier: Courier, *, tracer: trace.Tracer, log: Log, counted: Counts,
-        clock: Callable[[], float], rng: random.Random,
+        clock: Callable[[], float], rng: random.Random, hooks: EventHooks,
     ) -> None:  # fmt: skip
         self._store, self._courier, self._tracer, self._log = store, courier, tracer, log
-        self._counted, self._clock, self._rng = counted, clock, rng
+        self._counted, self._clock, self._rng, self._hooks = counted, clock, rng, hooks
         self._tail = Tail()
         self._lanes: dict[str, Lane] = {}
         self._news = asyncio.Event()
@@ -337,6 +339,7 @@ class Dispatcher:
             W3C.inject(headers)
             headers[OFFSET_HEADER], headers[STORE_HEADER] = str(stored.offset), self._store.id
             subscription = lane.subscription
+            began = self._clock()
             outcome = await self._courier.hand_over(subscription.sink, headers, body, subscription.delivery.timeout_s)
             lane.failed += counts(outcome)
             age_s = self._clock() - stored.received_at
@@ -347,4 +350,11 @@ class Dispatcher:
                 span.set_status(StatusCode.ERROR, decision.cause)
             span.set_attribute("http.response.status_code", outcome.status)
         self._counted.attempted(decision.verdict)
+        delivery = Delivery(
+            subscription.id, str(subscription.sink), lane.tries, outcome.status, decision.cause, self._clock() - began
+        )
+        if decision.verdict is Verdict.DONE:
+            await self._hooks.delivered(event, delivery)
+        elif decision.verdict is Verdict.BURY:
+            await self._hooks.dead_lettered(event, delivery)
         return outcome, decision

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from nexus_core.discovery import Discovery
 from nexus_sdk import ServiceApp
+from nexus_sdk.plugins import ServicePlugins
 from opentelemetry.sdk.trace import SpanProcessor
 from prometheus_client import Counter, Gauge
 
@@ -17,6 +18,7 @@ from nexus_graphql.catalogue import Catalogue
 from nexus_graphql.execute.engine import CoreEngine
 from nexus_graphql.execute.ports import Engine
 from nexus_graphql.graphiql import GraphiqlPage
+from nexus_graphql.hooks import OperationHooks
 from nexus_graphql.http import Endpoint
 from nexus_graphql.settings import GraphqlSettings
 
@@ -52,7 +54,8 @@ class GraphqlService:
             own_name=app.registered_name, now=lambda: asyncio.get_running_loop().time(),
         )  # fmt: skip
         page = GraphiqlPage(settings.graphiql_assets) if settings.graphiql else None
-        endpoint = Endpoint(self.catalogue, app.client, settings, app.tracer, app.log, page)
+        hooks = OperationHooks(ServicePlugins(app))
+        endpoint = Endpoint(self.catalogue, app.client, settings, app.tracer, app.log, page, hooks)
         app.route("*", settings.path)(endpoint.handle)
         if page is not None and page.files:
             app.get(f"{settings.path}/assets/{{file:.+}}")(page.asset)

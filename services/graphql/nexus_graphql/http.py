@@ -6,19 +6,21 @@ import asyncio
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
+from nexus_core.hooks import Operation
 from nexus_sdk import deadlines, replies
 from nexus_sdk.logs import Log
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
-from nexus_graphql import protocol
+from nexus_graphql import hooks, protocol
 from nexus_graphql.catalogue import Catalogue
-from nexus_graphql.execute.ports import FormattedError, Outcome
+from nexus_graphql.execute.ports import Engine, FormattedError, Outcome, Plan
 from nexus_graphql.execute.upstream import Client, RequestCaller
 from nexus_graphql.graphiql import GraphiqlPage
+from nexus_graphql.hooks import OperationHooks
 from nexus_graphql.protocol import GraphqlRequest, Refused
 from nexus_graphql.settings import GraphqlSettings
 
@@ -28,10 +30,10 @@ class Endpoint:
 
     def __init__(
         self, catalogue: Catalogue, client: Client, settings: GraphqlSettings, tracer: Tracer, log: Log,
-        page: GraphiqlPage | None,
+        page: GraphiqlPage | None, operation_hooks: OperationHooks,
     ) -> None:  # fmt: skip
         self._catalogue, self._client, self._settings = catalogue, client, settings
-        self._tracer, self._log, self._page = tracer, log, page
+        self._tracer, self._log, self._page, self._hooks = tracer, log, page, operation_hooks
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         accept = request.headers.get("accept")
@@ -78,7 +80,10 @@ class Endpoint:
             if name:
                 span.set_attribute("graphql.operation.name", name)
             try:
-                outcome = await view.engine.execute(plan, asked.operation_name, asked.variables, caller)
+                outcome = await self._execute(request, asked, view.engine, plan, kind, name, caller)
+            except hooks.Refused as why:
+                span.set_attribute("nexus.graphql.refused", str(why)[:200])
+                return _reply(media, refusal, None, why.errors)
             finally:
                 await caller.close()
             if outcome.errors:
@@ -87,6 +92,22 @@ class Endpoint:
         if not outcome.started:
             return _reply(media, refusal, None, outcome.errors)
         return _reply(media, 200, outcome, outcome.errors)
+
+    async def _execute(
+        self, request: web.Request, asked: GraphqlRequest, engine: Engine, plan: Plan, kind: Literal["query", "mutation"],
+        name: str, caller: RequestCaller,
+    ) -> Outcome:  # fmt: skip
+        """Execute the operation, with plugins before and after if there are any. Raises hooks.Refused."""
+        if not self._hooks.wanted:
+            return await engine.execute(plan, asked.operation_name, asked.variables, caller)
+        fields, depth = engine.describe(plan, asked.operation_name)
+        headers = tuple((key.lower(), value) for key, value in request.headers.items())
+        operation = Operation(kind, asked.query, name, dict(asked.variables), fields, depth, headers)
+        operation = operation.with_variables(await self._hooks.parsed(operation))
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        outcome = await engine.execute(plan, asked.operation_name, operation.variables, caller)
+        return await self._hooks.resolved(operation, outcome, loop.time() - began)
 
     async def _read(self, request: web.Request) -> GraphqlRequest:
         if request.method in ("GET", "HEAD"):
@@ -112,6 +133,8 @@ def _reply(
         members["errors"] = list(errors)
     if outcome is not None:
         members["data"] = outcome.data
+        if outcome.extensions:
+            members["extensions"] = dict(outcome.extensions)
     return web.Response(
         body=_encode(members), status=status,
         headers={"content-type": f"{media}; charset=utf-8", "vary": "accept", **(headers or {})},

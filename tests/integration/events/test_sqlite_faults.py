@@ -13,11 +13,13 @@ import pytest
 from nexus_events import protocol
 from nexus_events.couriers import HttpCourier
 from nexus_events.delivery import Dispatcher
+from nexus_events.hooks import EventHooks
 from nexus_events.ports import Offer, StoreUnavailable
-from nexus_events.protocol import CloudEvent
+from nexus_events.protocol import CloudEvent, Limits
 from nexus_events.stores.sqlite import SqliteStore
 from nexus_events.subscriptions import Sink, SinkRules, Subscription
 from nexus_sdk import ServiceApp
+from nexus_sdk.plugins import NoPlugins
 
 
 def offer(number: int, size: int = 10) -> Offer:
@@ -153,7 +155,7 @@ async def test_a_subscription_put_and_removed_at_once_is_in_the_store_or_nowhere
     store = SqliteStore(tmp_path)
     dispatcher = Dispatcher(
         store, HttpCourier(app.client, SinkRules(), time.time), tracer=app.tracer, log=app.log, counted=Uncounted(),
-        clock=time.time, rng=random.Random(1),
+        clock=time.time, rng=random.Random(1), hooks=EventHooks(NoPlugins(), Limits()),
     )  # fmt: skip
     await store.open(dispatcher.on_appended)
     wanted = Subscription("a", Sink(url="http://127.0.0.1:1/"), ("*",))

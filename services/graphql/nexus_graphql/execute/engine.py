@@ -20,7 +20,7 @@ from graphql import (
     validate,
 )
 
-from nexus_graphql.execute import limits
+from nexus_graphql.execute import describing, limits
 from nexus_graphql.execute.cache import DocumentCache
 from nexus_graphql.execute.ports import Outcome, Plan
 from nexus_graphql.schema import Caller
@@ -70,6 +70,9 @@ class CoreEngine:
             return None
         kind: Literal["query", "mutation"] = "mutation" if found.operation is OperationType.MUTATION else "query"
         return kind, found.name.value if found.name else ""
+
+    def describe(self, plan: Plan, name: str | None) -> tuple[tuple[str, ...], int]:
+        return describing.describe(plan.document, name)
 
     async def execute(self, plan: Plan, name: str | None, variables: Mapping[str, Any], caller: Caller) -> Outcome:
         result = execute(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from nexus_graphql.schema import Caller
@@ -21,11 +21,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """data: None when nothing was executed or null reached the root. started: False for a refused request."""
+    """data: None when nothing was executed or null reached the root. started: False for a refused request. extensions: of the answer."""
 
     data: Any
     errors: Sequence[FormattedError] = ()
     started: bool = True
+    extensions: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -37,6 +38,10 @@ class Engine(Protocol):
 
     def find_operation(self, plan: Plan, name: str | None) -> tuple[Literal["query", "mutation"], str] | None:
         """Return kind and name of the operation to run, None when `name` does not single one out."""
+        ...
+
+    def describe(self, plan: Plan, name: str | None) -> tuple[tuple[str, ...], int]:
+        """Return the names of the operation's top-level fields, and how deep it is."""
         ...
 
     async def execute(self, plan: Plan, name: str | None, variables: Mapping[str, Any], caller: Caller) -> Outcome:

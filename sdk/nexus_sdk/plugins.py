@@ -1,0 +1,200 @@
+"""The plugins of a service: which ones is read from Consul or a file, and followed while the service runs.
+
+The operator writes the list of each service to Consul's KV, `nexus up` to a file. A list that cannot be read empties nothing: what ran
+goes on. The service is not ready before it has read the list once: a plugin that masks data must not be missing in the first second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from nexus_core.hooks import Refusal
+from nexus_core.snapshot import PluginInstance
+from nexus_hosting.hosted import Hosted, Unavailable
+from nexus_hosting.judges import RemoteVerifier
+from nexus_hosting.starting import Starter
+from prometheus_client import Counter, Histogram
+
+from nexus_sdk.background import backoff_s
+
+if TYPE_CHECKING:
+    from nexus_sdk.app import ServiceApp
+
+__all__ = ["NoPlugins", "Refusal", "ServicePlugins", "Unavailable"]
+
+T = TypeVar("T")
+Stamp = tuple[int, int, int]
+
+POLL_S = 0.3
+RETRY_S = 15.0
+"""After a plugin could not be started; its list may be the same for months."""
+WAIT_S = 30.0
+LONGEST_BACKOFF_S = 5.0
+MAX_BYTES = 16 * 1024 * 1024
+_DECODER = msgspec.json.Decoder(tuple[PluginInstance, ...])
+
+
+class ListInvalid(ValueError):
+    """The list of plugins cannot be read. The text says where it is from and what is wrong."""
+
+
+def parse(data: bytes, origin: str) -> tuple[PluginInstance, ...]:
+    """Return the plugins of a list. Raises ListInvalid. Pure."""
+    if len(data) > MAX_BYTES:
+        raise ListInvalid(f"{origin}: {len(data)} bytes, more than {MAX_BYTES}.")
+    try:
+        return _DECODER.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ListInvalid(
+            f"{origin}: not a list of plugins ({error}). Operator and service may be of versions too far apart."
+        ) from error
+
+
+def _read(path: Path, stamp: Stamp | None) -> tuple[Stamp, bytes | None]:
+    """Return what the file is now, and its content if that is another one."""
+    stat = path.stat()
+    found = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    return found, path.read_bytes() if found != stamp else None
+
+
+class NoPlugins:
+    """None at all, for whoever runs a service's parts without one."""
+
+    def hears(self, hook: str) -> bool:
+        """No."""
+        return False
+
+    async def change(self, hook: str, value: T, make: Callable[[Any, T], Any]) -> T | Refusal:
+        """Return the value."""
+        return value
+
+    async def tell(self, hook: str, make: Callable[[Any], Any]) -> None:
+        """Nobody."""
+
+
+class ServicePlugins:
+    """Attached to an app before it starts; `hears`, `change` and `tell` as `nexus_hosting.hosted.Hosted` has them."""
+
+    def __init__(self, app: ServiceApp) -> None:
+        self._app = app
+        settings = app.settings
+        self._judge = RemoteVerifier()
+        self._calls = Counter(
+            "nexus_plugin_calls", "Calls of plugins' hooks.", ["plugin", "hook", "result"], registry=app.metrics
+        )
+        self._seconds = Histogram(
+            "nexus_plugin_call_seconds", "How long they took.", ["plugin", "hook"], registry=app.metrics
+        )
+        self._hosted = Hosted(Starter(Path(settings.plugin_cache).expanduser(), self._judge), self._observe)
+        self._known = asyncio.Event()
+        self._news = asyncio.Event()
+        self._wanted: tuple[PluginInstance, ...] | None = None
+        self._complaint = ""
+        if settings.plugins_file is not None:
+            app.background(self._follow_file, name="list of plugins")
+        elif settings.consul.url:
+            app.background(self._follow_consul, name="list of plugins")
+        else:
+            self._known.set()
+        app.background(self._apply, name="plugins")
+        app.readiness("plugins", self._check)
+        app.on_stop(self.close)
+
+    def hears(self, hook: str) -> bool:
+        """Return whether any plugin has the hook."""
+        return self._hosted.hears(hook)
+
+    async def change(self, hook: str, value: T, make: Callable[[Any, T], Any]) -> T | Refusal:
+        """Pass a value through the plugins that have the hook. Raises `Unavailable`."""
+        return await self._hosted.change(hook, value, make)
+
+    async def tell(self, hook: str, make: Callable[[Any], Any]) -> None:
+        """Tell the plugins that have the hook."""
+        await self._hosted.tell(hook, make)
+
+    async def close(self) -> None:
+        """Stop all plugins."""
+        await self._hosted.close()
+        await self._judge.close()
+
+    # ---- following
+
+    async def _follow_file(self) -> None:
+        path = Path(self._app.settings.plugins_file or "")
+        stamp: Stamp | None = None
+        while True:
+            try:
+                found, data = await asyncio.to_thread(_read, path, stamp)
+                if data is not None:
+                    self._found(parse(data, str(path)))
+                stamp = found
+            except (OSError, ListInvalid) as error:
+                self._complain(error)
+            await asyncio.sleep(POLL_S)
+
+    async def _follow_consul(self) -> None:
+        from nexus_sdk.consul.connection import Connection  # py-consul only where Consul is
+
+        settings = self._app.settings
+        connection = Connection(settings.consul.url or "", settings.consul.token)
+        key = f"{settings.consul.prefix}/services/{settings.namespace}/{settings.name}/plugins"
+        index, failures, rng = 0, 0, random.Random()
+        try:
+            while True:
+                try:
+                    client = connection.client
+                    waiting = client.kv.get(
+                        key, index=index or None, wait=f"{WAIT_S:g}s", connections_timeout=WAIT_S + 10
+                    )
+                    index, entry = await connection.call(waiting, WAIT_S + 10, f"GET {key}")
+                    self._found(parse(entry["Value"] or b"[]", key) if entry is not None else ())
+                    failures = 0
+                except (ConnectionError, ListInvalid) as error:
+                    self._complain(error)
+                    failures += 1
+                    index = 0
+                    await asyncio.sleep(backoff_s(failures, rng, cap_s=LONGEST_BACKOFF_S))
+        finally:
+            await connection.close()
+
+    def _found(self, wanted: tuple[PluginInstance, ...]) -> None:
+        self._complaint = ""
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._news.set()
+
+    async def _apply(self) -> None:
+        """Run what is listed; what could not be started is tried again."""
+        good = True
+        while True:
+            try:
+                async with asyncio.timeout(None if good else RETRY_S):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+            self._news.clear()
+            wanted = self._wanted or ()
+            good = await self._hosted.take(wanted)
+            running = [each.id for each in wanted if each.id not in self._hosted.troubles]
+            self._app.log.info("plugins", running=running, troubles=self._hosted.troubles)
+            self._known.set()
+
+    # ---- what is seen of them
+
+    async def _check(self) -> None:
+        if not self._known.is_set():
+            raise RuntimeError(self._complaint or "the list of plugins has not been read yet")
+
+    def _complain(self, error: Exception) -> None:
+        if str(error) != self._complaint:
+            self._complaint = str(error)
+            self._app.log.warning("the list of plugins cannot be read; what runs goes on", detail=str(error))
+
+    def _observe(self, plugin: str, hook: str, seconds: float, *, failed: bool) -> None:
+        self._calls.labels(plugin, hook, "failed" if failed else "ok").inc()
+        self._seconds.labels(plugin, hook).observe(seconds)
