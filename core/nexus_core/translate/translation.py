@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from nexus_core.marketplace.locks import Lock
 from nexus_core.model.gateway_parameters import NexusGatewayParametersSpec
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Snapshot
@@ -183,7 +184,11 @@ class ServiceStatus:
 
 @dataclass(frozen=True, slots=True)
 class PluginStatus:
-    """A NexusPlugin. plugin, version: the chosen release, empty when there is none. routes: ids of the routes it is on."""
+    """A NexusPlugin. plugin, version: the chosen release, empty when there is none. routes: ids of the routes it is on.
+
+    lock: as it was given. candidate: version that is tried beside `version`. available: the newest version that the update policy holds
+    back. dependencies: ids or names of the plugins that it imports.
+    """
 
     ref: ObjectRef
     generation: int
@@ -192,6 +197,10 @@ class PluginStatus:
     version: str = ""
     routes: tuple[str, ...] = ()
     quarantined: bool = False
+    lock: Lock | None = None
+    candidate: str = ""
+    available: str = ""
+    dependencies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
