@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from nexus_core.marketplace import parse_index, signed_bytes
@@ -21,9 +20,10 @@ from nexus_core.marketplace.artefact import build_zip, is_part
 from nexus_core.marketplace.index import INDEX_VERSION
 from nexus_core.snapshot import Release
 
+from nexus_marketplace.fetching import MAX_ARTEFACT_BYTES
+from nexus_marketplace.hooks_of import Sources
+from nexus_marketplace.manifests import read_manifest
 from nexus_marketplace.refusing import PublishRefused
-
-_FIELDS = {"name", "version", "api", "entryPoint", "summary", "configSchema", "failurePolicy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Artefact:
 
     @property
     def file_name(self) -> str:
-        """`<name>-<version>.zip`."""
+        """`<name>-<version>.zip`, for a directory of builds."""
         return f"{self.release.name}-{self.release.version}.zip"
 
 
@@ -69,45 +69,68 @@ def public_key(key: Ed25519PrivateKey) -> str:
 
 
 def build_artefact(package_dir: Path, key: Ed25519PrivateKey, publisher: str, url: str = "") -> Artefact:
-    """Return the signed release of one import package with a `plugin.yaml`. url: empty names the zip beside the index.
+    """Return the signed release of one import package with a `plugin.yaml`. url: empty names the place in a marketplace.
 
     Raises `PublishRefused`.
     """
+    return sign(build_unsigned(package_dir, publisher, url), key)
+
+
+def build_unsigned(package_dir: Path, publisher: str, url: str = "") -> Artefact:
+    """Return the release of one import package with a `plugin.yaml`, without its signature. Raises `PublishRefused`."""
+    package_dir = package_dir.resolve()
     package = package_dir.name
-    manifest = _read_manifest(package_dir / "plugin.yaml")
-    files = {
-        f"{package}/{path.relative_to(package_dir).as_posix()}": path.read_bytes()
-        for path in sorted(package_dir.rglob("*"))
-        if path.is_file() and is_part(path.relative_to(package_dir).as_posix())
-    }
-    _refuse_absolute_imports(files, package)
+    said = read_manifest(package_dir, publisher)
+    files: dict[str, bytes] = {}
+    for path in sorted(package_dir.rglob("*")):
+        name = path.relative_to(package_dir).as_posix()
+        if not is_part(name):
+            continue
+        if path.is_symlink():
+            raise PublishRefused(f"{path} is a symbolic link. Put the file itself there.")
+        if path.is_file():
+            files[f"{package}/{name}"] = path.read_bytes()
+    try:
+        sources = Sources(files, package)
+    except (SyntaxError, ValueError) as error:
+        where = f"{error.filename} line {error.lineno}" if isinstance(error, SyntaxError) else str(package_dir)
+        raise PublishRefused(
+            f"{where}: it is no Python {sys.version_info[0]}.{sys.version_info[1]}: {error}"
+        ) from error
+    faults = [*sources.own_imports(), *sources.hook_faults(said.entry_point, said.hooks)]
+    if faults:
+        raise PublishRefused(f"{package_dir}:\n" + "\n".join(f"  {fault}" for fault in faults))
     data = build_zip(files)
-    unsigned = Release(
-        name=manifest["name"],
-        version=str(manifest["version"]),
-        api=str(manifest["api"]),
-        package=package,
-        entry_point=manifest["entryPoint"],
-        sha256=hashlib.sha256(data).hexdigest(),
-        url=url or f"{manifest['name']}-{manifest['version']}.zip",
-        summary=manifest.get("summary", ""),
-        config_schema=manifest.get("configSchema", {}),
-        failure_policy=manifest.get("failurePolicy", "open"),
-        publisher=publisher,
-    )
-    signature = base64.b64encode(key.sign(signed_bytes(unsigned))).decode()
-    return Artefact(msgspec.structs.replace(unsigned, signature=signature), data)
+    if len(data) > MAX_ARTEFACT_BYTES:
+        raise PublishRefused(
+            f"{package_dir} has {len(data)} bytes of code; gateways take {MAX_ARTEFACT_BYTES}. Move data into the configuration, or "
+            "libraries into wheels."
+        )
+    digest = hashlib.sha256(data).hexdigest()
+    return Artefact(msgspec.structs.replace(said, sha256=digest, url=url or f"artefacts/{digest}.zip"), data)
+
+
+def sign(artefact: Artefact, key: Ed25519PrivateKey) -> Artefact:
+    """Return the artefact with its release signed."""
+    signature = base64.b64encode(key.sign(signed_bytes(artefact.release))).decode()
+    return Artefact(msgspec.structs.replace(artefact.release, signature=signature), artefact.data)
 
 
 def build_index(artefacts: Sequence[Artefact], former: bytes | None = None) -> bytes:
     """Return the index of these releases, sorted; releases of `former` that are not built anew stay in it.
 
-    Raises `nexus_core.marketplace.IndexInvalid` for a former index or a release that is not well-formed.
+    Raises `nexus_core.marketplace.IndexInvalid` for a former index or a release that is not well-formed, `PublishRefused` for a version
+    that is there with other content.
     """
     releases = {(each.release.name, each.release.version): each.release for each in artefacts}
     if former is not None:
         for old in parse_index(former, "the former index").releases:
-            releases.setdefault((old.name, old.version), old)
+            new = releases.setdefault((old.name, old.version), old)
+            if (new.sha256, new.publisher) != (old.sha256, old.publisher) and "bundled:" not in (old.url, new.url):
+                raise PublishRefused(
+                    f"{old.name} {old.version} is in the marketplace already, with other content. "
+                    "Raise `version` in plugin.yaml: whoever installed it must get what they reviewed."
+                )
     document: dict[str, Any] = {
         "version": INDEX_VERSION,
         "releases": [msgspec.to_builtins(releases[name]) for name in sorted(releases)],
@@ -123,37 +146,3 @@ def publish_bundled(packages: Sequence[Path], index_dir: Path, key_file: Path, p
     artefacts = [build_artefact(package, key, publisher, url="bundled:") for package in packages]
     (index_dir / "index.json").write_bytes(build_index(artefacts))
     (index_dir / "publisher.pub").write_text(public_key(key) + "\n")
-
-
-def _read_manifest(path: Path) -> Mapping[str, Any]:
-    try:
-        found = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise PublishRefused(f"{path} is missing. Write name, version, api and entryPoint into it.") from error
-    except yaml.YAMLError as error:
-        raise PublishRefused(f"{path} is not YAML: {error}") from error
-    if not isinstance(found, dict):
-        raise PublishRefused(f"{path} is not an object.")
-    missing = sorted({"name", "version", "api", "entryPoint"} - found.keys())
-    unknown = sorted(found.keys() - _FIELDS)
-    if missing or unknown:
-        raise PublishRefused(
-            f"{path}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}. Known: {sorted(_FIELDS)}."
-        )
-    return found
-
-
-def _refuse_absolute_imports(files: Mapping[str, bytes], package: str) -> None:
-    """Raise for `import <own package>`: in the gateway the code runs under a private name, and would find another version."""
-    for path, content in files.items():
-        if not path.endswith(".py"):
-            continue
-        for node in ast.walk(ast.parse(content, path)):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                names = [node.module]
-            if any(name.split(".")[0] == package for name in names):
-                raise PublishRefused(
-                    f"{path} line {getattr(node, 'lineno', 0)} imports {package} by its absolute name. "
-                    "Write a relative import (`from .module import name`)."
-                )
