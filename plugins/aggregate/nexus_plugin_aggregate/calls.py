@@ -147,10 +147,10 @@ def _compile(name: str, call: Mapping[str, Any], where: str, external: str) -> C
         )
     if url.fixed[0].startswith("nexus://") and url.fixed[0].count("/") < (3 if len(url.fixed) == 1 else 4):
         raise PluginConfigError(f"{where}.url: the service is fixed: nexus://<namespace>/<service>/….")
-    place = urlsplit(url.fixed[0])
-    if place.scheme != "nexus" and place.netloc.lower() != external:
+    host = urlsplit(url.fixed[0]).netloc.lower()
+    if place[1] != "nexus" and host != external:
         raise PluginConfigError(
-            f"{where}.url: {place.netloc} may not be called; name a NexusService, or set config.external to it."
+            f"{where}.url: {host} may not be called; name a NexusService, or set config.external to it."
         )
     query = {each: Text(text, f"{where}.query.{each}") for each, text in call.get("query", {}).items()}
     headers = {each.lower(): Text(text, f"{where}.headers.{each}") for each, text in call.get("headers", {}).items()}
