@@ -80,7 +80,7 @@ cluster-down: dev ## take it down and remove every trace
 
 # ---- measuring it
 
-.PHONY: bench bench-control bench-micro profile churn
+.PHONY: bench bench-control bench-plugins bench-micro profile churn
 bench: dev ## the gateway beside Envoy (plain, all features), nginx, HAProxy, Caddy and aiohttp, ~20 min; QUICK=1 for 3 min
 	@scripts/debian.sh bench
 	@$(BIN)/python benchmarks/gateway/bench.py $(if $(QUICK),--quick)
@@ -88,6 +88,10 @@ bench: dev ## the gateway beside Envoy (plain, all features), nginx, HAProxy, Ca
 bench-control: components ## what the control plane costs: translation, operator memory, edit to served request, series
 	@$(BIN)/python benchmarks/control/bench.py $(if $(QUICK),--quick) $(PARTS)
 	@$(if $(QUICK)$(PARTS),true,$(BIN)/python benchmarks/report.py)
+bench-plugins: dev ## what plugins cost a request, beside none, Lua in Envoy, and a call to another process
+	@scripts/debian.sh bench
+	@$(BIN)/python benchmarks/plugins/bench.py $(if $(QUICK),--quick)
+	@$(if $(QUICK),true,$(BIN)/python benchmarks/report.py)
 bench-micro: dev ## nanoseconds of each decision of the data path, alone
 	@$(BIN)/python benchmarks/gateway/micro.py
 profile: dev ## where the gateway's hot path spends its time: a table and a flame graph in benchmarks/results
