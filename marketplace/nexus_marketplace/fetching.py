@@ -1,49 +1,154 @@
-"""Artefacts by digest: from the cache, from the installed package, or from the marketplace. Whatever the way, the digest must match."""
+"""Artefacts and wheels by digest, wherever they can be had. Whatever the way, the digest must match.
+
+In this order: the cache on disk; what is installed here; another place that the caller knows; the marketplace; for wheels, PyPI.
+The data plane imports this module: it needs neither TUF nor JSON Schema nor cryptography.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import tempfile
+import logging
+from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urlsplit
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
 from nexus_core.marketplace.artefact import build_zip, is_part
-from nexus_core.snapshot import PluginInstance
+from nexus_core.snapshot import PluginInstance, Release
 
+from nexus_marketplace.cache import Cache
+from nexus_marketplace.downloading import DownloadFailed, TooLarge, download
 from nexus_marketplace.rejections import PluginRejected
+from nexus_marketplace.sources.ports import FileMissing, FileTooLarge, check_path
+from nexus_marketplace.troubles import MarketplaceTrouble
+
+log = logging.getLogger("nexus.marketplace.fetching")
 
 MAX_ARTEFACT_BYTES = 4 * 2**20
 FETCH_S = 5.0
-_MAX_REDIRECTS = 3
 BUNDLED = "bundled:"
 
+Elsewhere = Callable[[str], Awaitable[bytes | None]]
+"""Another place: SHA-256 → bytes, None when it has none such."""
 
-async def fetch(instance: PluginInstance, cache: Path) -> bytes:
-    """Return the artefact's verified bytes. Raises `PluginRejected`."""
-    release = instance.release
-    kept = cache / f"{release.sha256}.zip"
-    data = await asyncio.to_thread(_read_kept, kept, release.sha256)
+
+async def fetch(instance: PluginInstance, cache: Path, *, artefact: Elsewhere | None = None) -> bytes:
+    """Return the verified artefact of an instance. See `fetch_release`."""
+    return await fetch_release(instance.release, instance.base_url, cache, artefact=artefact)
+
+
+async def fetch_release(release: Release, base_url: str, cache: Path, *, artefact: Elsewhere | None = None) -> bytes:
+    """Return the verified artefact of a release. base_url: of its marketplace. artefact: another place, asked before the network.
+
+    Raises `PluginRejected`: PluginFetchFailed, PluginDigestMismatch, PluginArtefactInvalid.
+    """
+    kept = Cache(cache)
+    data = await asyncio.to_thread(kept.read, release.sha256, "zip")
     if data is not None:
         return data
-    if release.url.startswith(BUNDLED):
-        data = await asyncio.to_thread(read_bundled, release.package)
-        origin = f"the installed package {release.package}"
-    else:
-        origin = urljoin(instance.base_url, release.url)
-        data = await _download(origin)
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != release.sha256:
+    bundled = release.url.startswith(BUNDLED)
+    if bundled:
+        data = await asyncio.to_thread(_installed, release)
+    if data is None:
+        data = await elsewhere(artefact, release.sha256)
+    if data is None and bundled:
+        read_bundled(release.package)  # says which package to install
         raise PluginRejected(
             "PluginDigestMismatch",
-            f"{origin} has SHA-256 {digest}, but the marketplace's index promises {release.sha256}. "
-            "Publish the release again, or ask the marketplace's owner who changed the file.",
+            f"The installed package {release.package} is not {release.name} {release.version} as it was signed: its SHA-256 differs. "
+            f"Install the release of Nexus that ships with {release.name} {release.version}, or choose the version that this one has.",
         )
-    await asyncio.to_thread(_keep, kept, data)
+    if data is None:
+        data = await from_marketplace(base_url, release.url, MAX_ARTEFACT_BYTES, FETCH_S)
+        if len(data) > MAX_ARTEFACT_BYTES:
+            raise PluginRejected(
+                "PluginArtefactInvalid", f"{release.url} is larger than {MAX_ARTEFACT_BYTES // 2**20} MiB."
+            )
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != release.sha256:
+            raise PluginRejected(
+                "PluginDigestMismatch",
+                f"{place(base_url, release.url)} has SHA-256 {digest}, but the marketplace's index promises {release.sha256}. "
+                "Publish the release again, or ask the marketplace's owner who changed the file.",
+            )
+    await asyncio.to_thread(kept.keep, release.sha256, "zip", data)
     return data
+
+
+async def elsewhere(ask: Elsewhere | None, sha256: str) -> bytes | None:
+    """Return what the other place has under this digest, None where it has nothing right. It is not relied upon: it may fail."""
+    if ask is None:
+        return None
+    try:
+        data = await ask(sha256)
+    except Exception as error:
+        log.warning("%s could not be had from the other place: %s: %s", sha256, type(error).__name__, error)
+        return None
+    if data is not None and hashlib.sha256(data).hexdigest() != sha256:
+        log.warning("the other place has something else under %s; it is left alone", sha256)
+        return None
+    return data
+
+
+def place(base_url: str, url: str) -> str:
+    """Return the address that a release's `url` means."""
+    return url if "://" in url else f"{base_url.removesuffix('index.json').rstrip('/')}/{url}"
+
+
+async def from_marketplace(base_url: str, url: str, max_bytes: int, total_s: float) -> bytes:
+    """Return a file of a marketplace, its digest not yet checked. base_url, url: see `place`.
+
+    Raises `PluginRejected` with PluginFetchFailed or PluginArtefactInvalid.
+    """
+    where = place(base_url, url)
+    scheme = where.partition("://")[0]
+    try:
+        if scheme in ("http", "https"):
+            return await download(where, max_bytes, total_s=total_s)
+        if scheme == "file":
+            from nexus_marketplace.sources.local import Directory
+
+            folder = Directory(Path(unquote(urlsplit(base_url).path)))
+            return await asyncio.to_thread(folder.read, check_path(url), max_bytes)
+        if scheme in ("oci", "oci+http"):
+            from nexus_marketplace.sources.oci import Registry, find_login, parse
+
+            reference = parse(base_url.partition("://")[2].removesuffix("index.json").rstrip("/"))
+            login = find_login(reference.host)
+            registry = Registry(reference, plain_http=scheme == "oci+http", login=login, total_s=total_s)
+            return await registry.fetch(check_path(url), max_bytes)
+    except (TooLarge, FileTooLarge) as error:
+        raise PluginRejected("PluginArtefactInvalid", f"{error} Publish a smaller one.") from error
+    except DownloadFailed as error:
+        again = " It is tried again." if error.retryable else ""
+        raise PluginRejected("PluginFetchFailed", f"{error}{again}", retryable=error.retryable) from error
+    except MarketplaceTrouble as error:
+        raise PluginRejected("PluginFetchFailed", str(error), retryable=error.retryable) from error
+    except FileMissing as error:
+        raise PluginRejected(
+            "PluginFetchFailed", f"{error} Copy all files of the marketplace there. It is tried again.", retryable=True
+        ) from error
+    except ValueError as error:
+        raise PluginRejected("PluginFetchFailed", f"{error} Correct the release's url in the index.") from error
+    if scheme == "configmap":
+        raise PluginRejected(
+            "PluginFetchFailed",
+            f"{where} is in a ConfigMap, which gateways do not read; the operator has not put it into Consul yet. It is tried again.",
+            retryable=True,
+        )
+    raise PluginRejected(
+        "PluginFetchFailed", f"{where} is neither http nor https. Correct the release's url in the index."
+    )
+
+
+def _installed(release: Release) -> bytes | None:
+    """Return the installed package's artefact, None when it is not this release's."""
+    try:
+        data = read_bundled(release.package)
+    except PluginRejected:
+        return None
+    return data if hashlib.sha256(data).hexdigest() == release.sha256 else None
 
 
 def read_bundled(package: str) -> bytes:
@@ -68,71 +173,3 @@ def _collect(folder: object, prefix: str, files: dict[str, bytes]) -> None:
                 _collect(entry, name, files)
         elif is_part(name):
             files[name] = entry.read_bytes()
-
-
-def _read_kept(path: Path, sha256: str) -> bytes | None:
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    if hashlib.sha256(data).hexdigest() == sha256:
-        return data
-    path.unlink(missing_ok=True)
-    return None
-
-
-def _keep(path: Path, data: bytes) -> None:
-    """Write the artefact whole or not at all. A cache that cannot be written costs a download at the next start, no more."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(temporary).replace(path)
-    except OSError:
-        return
-
-
-async def _download(url: str) -> bytes:
-    scheme = urlsplit(url).scheme
-    if scheme not in ("http", "https"):
-        raise PluginRejected(
-            "PluginFetchFailed", f"{url} is neither http nor https. Correct the release's url in the index."
-        )
-    try:
-        async with asyncio.timeout(FETCH_S), ClientSession(timeout=ClientTimeout(total=FETCH_S)) as session:
-            for _ in range(_MAX_REDIRECTS + 1):
-                async with session.get(url, allow_redirects=False) as response:
-                    location = response.headers.get("Location")
-                    if response.status in (301, 302, 303, 307, 308) and location:
-                        url = _followed(url, location)
-                        continue
-                    if response.status != 200:
-                        raise PluginRejected(
-                            "PluginFetchFailed", f"{url} answered {response.status}; expected 200.", retryable=True
-                        )
-                    return await _bounded(response.content, url)
-    except (ClientError, OSError, TimeoutError) as error:
-        raise PluginRejected(
-            "PluginFetchFailed",
-            f"{url} could not be fetched: {error or type(error).__name__}. It is tried again.",
-            retryable=True,
-        ) from error
-    raise PluginRejected("PluginFetchFailed", f"{url} redirects more than {_MAX_REDIRECTS} times.")
-
-
-def _followed(url: str, location: str) -> str:
-    target = urljoin(url, location)
-    here, there = urlsplit(url).scheme, urlsplit(target).scheme
-    if there != here and (here, there) != ("http", "https"):
-        raise PluginRejected("PluginFetchFailed", f"{url} redirects from {here} to {there}, which is not followed.")
-    return target
-
-
-async def _bounded(content: object, url: str) -> bytes:
-    data = bytearray()
-    async for chunk in content.iter_chunked(2**16):  # type: ignore[attr-defined]
-        data += chunk
-        if len(data) > MAX_ARTEFACT_BYTES:
-            raise PluginRejected("PluginArtefactInvalid", f"{url} is larger than {MAX_ARTEFACT_BYTES // 2**20} MiB.")
-    return bytes(data)
