@@ -45,6 +45,7 @@ from nexus_gateway.edge.listeners.ports import Ports
 from nexus_gateway.edge.listeners.reception import Reception
 from nexus_gateway.edge.measurements import Measurements, Renderer
 from nexus_gateway.edge.plugins.loading import Loader
+from nexus_gateway.edge.plugins.logbooks import Logbook
 from nexus_gateway.edge.plugins.overseeing import Overseer
 from nexus_gateway.edge.pools import Pools
 from nexus_gateway.edge.proxy import Proxy
@@ -202,6 +203,9 @@ class Gateway:
             self.proxy.elsewhere = lambda: len(self.streams.connections)
             self._stack.push_async_callback(self.streams.cut_off)
             gauges.watch(self.measurements, self.proxy)
+            self._logbook = Logbook(lambda plugin: plugin in self.runtime.slots)
+            self._logbook.open()
+            self._stack.callback(self._logbook.close)
             gauges.watch_plugins(self.measurements, self.overseer.slots)
             self.proxy.clock.every_tick.append(self._mirror_cells)
             self._checker = Checker(
@@ -344,6 +348,7 @@ class Gateway:
             traces=self.traces,
             zone=self.settings.zone,
             samples=self.samples,
+            logbook=self._logbook,
             listeners=lambda: self.ports.rows,
             doors=lambda: self.ports.doors,
         )

@@ -6,6 +6,7 @@ It decides nothing; `State` is all it sees of the gateway. Answers as long as a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from nexus_gateway.edge.explaining import CLOSED, explain, show_pool
 from nexus_gateway.edge.listeners.asking import Doors
 from nexus_gateway.edge.listeners.shown import ListenerRow
 from nexus_gateway.edge.measurements import Measurements, encode
+from nexus_gateway.edge.plugins import showing
+from nexus_gateway.edge.plugins.logbooks import NDJSON, Line, Logbook
 from nexus_gateway.edge.pools import Pools
 from nexus_gateway.edge.runtimes import Runtime
 from nexus_gateway.edge.samples import Samples
@@ -40,6 +43,7 @@ class State:
     not_ready: Callable[[], str | None]
     traces: TraceBook | None
     samples: Samples
+    logbook: Logbook
     listeners: Callable[[], tuple[ListenerRow, ...]] = tuple
     doors: Callable[[], Doors] = lambda: CLOSED
     zone: str = ""
@@ -66,6 +70,7 @@ class Admin:
                 web.get("/endpoints", self.endpoints),
                 web.get("/breakers", self.breakers),
                 web.get("/plugins", self.plugins),
+                web.get("/plugins/{namespace}/{name}/logs", self.logs),
                 web.get("/problems", self.problems),
                 web.get("/explain", self.explain),
                 web.get("/samples", self.samples),
@@ -154,22 +159,29 @@ class Admin:
         return _json({"breakers": rows})
 
     async def plugins(self, request: web.Request) -> web.Response:
-        """Each plugin instance: what is wanted, what runs."""
-        rows = [
-            {
-                "id": slot.instance.id,
-                "plugin": slot.instance.release.name,
-                "version": slot.instance.release.version,
-                "order": slot.instance.order,
-                "failure_policy": slot.instance.failure_policy,
-                "state": slot.report.state,
-                "running_version": slot.report.version,
-                "reason": slot.report.reason,
-                "message": slot.report.message,
-            }
-            for _, slot in sorted(self._state.runtime().slots.items())
-        ]
-        return _json({"plugins": rows})
+        """Each plugin instance: what is wanted, what runs, what it may do, and what it costs."""
+        now = asyncio.get_running_loop().time()
+        slots = [slot for _, slot in sorted(self._state.runtime().slots.items())]
+        return _json({"plugins": showing.show(slots, now)})
+
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        """The last lines of a plugin as NDJSON; with `?follow=1` new ones as they come."""
+        plugin = f"{request.match_info['namespace']}/{request.match_info['name']}"
+        logbook = self._state.logbook
+        if plugin not in self._state.runtime().slots:
+            return _json({"error": f"There is no plugin {plugin}; /plugins lists them."}, status=404)
+        if request.query.get("follow", "") not in ("1", "true"):
+            body = b"".join(map(_line, logbook.last(plugin)))
+            return web.Response(body=body, content_type=NDJSON)
+        if logbook.is_full:
+            return _json({"error": "Too many follow logs of plugins already. Try again when one has left."}, status=503)
+        response = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
+        await response.prepare(request)
+        async with contextlib.aclosing(logbook.follow(plugin)) as lines:
+            with contextlib.suppress(ConnectionError):
+                async for line in lines:
+                    await response.write(_line(line))
+        return response
 
     async def problems(self, request: web.Request) -> web.Response:
         """What is wrong with the manifests (file source) now."""
@@ -255,6 +267,10 @@ def _show_routes(runtime: Runtime) -> web.Response:
 
 # Not `json`: with an indent that one writes in Python, token by token, and holds 20 MB for the Snapshot of 5,000 routes meanwhile.
 _ENCODER = msgspec.json.Encoder(enc_hook=str)
+
+
+def _line(line: Line | None) -> bytes:
+    return _ENCODER.encode(line) + b"\n" if line is not None else b"\n"
 
 
 def _json(value: Any, *, status: int = 200) -> web.Response:

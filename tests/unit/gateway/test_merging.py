@@ -92,3 +92,37 @@ def test_traces_are_the_fullest_newest_first() -> None:
     ]
     assert merging.traces(answers, 0) == {"traces": []}
     assert merging.trace([trace("a", 1.0, 1), trace("a", 1.0, 3)])["span_count"] == 3
+
+
+def row(state: str = "loaded", candidate: dict[str, Any] | None = None, **costs: float) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "id": "shop/demo", "state": state, "calls": 10, "errors": 1, "calls_per_s": 2.0, "p50_s": 0.001, "p99_s": 0.01,
+        "cpu_percent": 5.0, "memory_bytes": 100, "candidate": candidate,
+    }  # fmt: skip
+    return {**made, **costs}
+
+
+def test_what_plugins_cost_is_added_up() -> None:
+    found = merging.plugins(
+        [{"plugins": [row()]}, {"plugins": [row("disabled", calls=30, calls_per_s=6.0, p50_s=0.005, p99_s=0.5)]}]
+    )["plugins"][0]
+    assert (found["state"], found["calls"], found["errors"], found["memory_bytes"]) == ("disabled", 40, 2, 200)
+    assert (found["calls_per_s"], found["p99_s"], found["cpu_percent"]) == (8.0, 0.5, 10.0)
+    assert found["p50_s"] == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "state"),
+    [
+        ("passed", "passed", "passed"), ("passed", "running", "running"), ("running", "running", "running"),
+        ("passed", "refused", "refused"), ("refused", "running", "refused"), ("passed", None, "running"), (None, "refused", "refused"),
+    ],
+)  # fmt: skip
+def test_a_candidate_passes_everywhere_or_not_at_all(one: str | None, other: str | None, state: str) -> None:
+    def tried(how: str | None) -> dict[str, Any] | None:
+        return {"version": "2.0", "state": how, "requests": 3, "message": f"{how}"} if how is not None else None
+
+    found = merging.plugins([{"plugins": [row(candidate=tried(one))]}, {"plugins": [row(candidate=tried(other))]}])
+    candidate = found["plugins"][0]["candidate"]
+    assert candidate["state"] == state
+    assert candidate["requests"] == 3 * ((one is not None) + (other is not None))

@@ -13,8 +13,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, UnixConnector, web
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, UnixConnector, web
 
+from nexus_gateway.edge.plugins.logbooks import BEAT_S, NDJSON
 from nexus_gateway.edge.workers import merging
 from nexus_gateway.edge.workers.merging import Answer
 from nexus_gateway.edge.workers.processes import Worker
@@ -57,6 +58,7 @@ class MergedAdmin:
             ("/samples", self._samples),
         ):  # fmt: skip
             app.router.add_get(path, self._merged(merge))
+        app.router.add_get("/plugins/{namespace}/{name}/logs", self.logs)
         if self._traces:
             app.router.add_get("/traces", self.traces)
             app.router.add_get("/traces/{trace_id}", self._merged(merging.trace))
@@ -141,6 +143,55 @@ class MergedAdmin:
             return web.Response(status=status, body=body, headers={"Content-Type": kind})
         return _json({"error": _NOBODY}, status=503)
 
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        """The lines of a plugin in all workers, each with its worker: the last ones by time, or as they come."""
+        if request.query.get("follow", "") in ("1", "true"):
+            return await self._follow(request)
+        found = await self._ask_each("GET", request.path_qs)
+        good = [(worker, body) for worker, (status, body, _) in found if status == 200]
+        if good:
+            lines = [
+                {**json.loads(line), "worker": worker.index}
+                for worker, body in good
+                for line in body.splitlines()
+                if line
+            ]
+            lines.sort(key=lambda each: str(each["at"]))
+            return web.Response(body=b"".join(map(_line, lines)), content_type=NDJSON, headers=self._count(good))
+        if found:
+            status, body, kind = found[0][1]
+            return web.Response(status=status, body=body, headers={"Content-Type": kind})
+        return _json({"error": _NOBODY}, status=503)
+
+    async def _follow(self, request: web.Request) -> web.StreamResponse:
+        """Pass on what all workers write, until the client leaves or no worker is left that writes."""
+        response: web.StreamResponse | None = None
+        timeout = ClientTimeout(total=None, connect=ASK_S, sock_read=4 * BEAT_S)
+        async with contextlib.AsyncExitStack() as stack:
+            streams: list[tuple[Worker, ClientResponse]] = []
+            for worker in self._supervisor.workers:
+                with contextlib.suppress(ClientError, OSError, TimeoutError):
+                    session = await stack.enter_async_context(
+                        ClientSession(
+                            connector=UnixConnector(worker.admin), timeout=timeout, cookie_jar=DummyCookieJar()
+                        )
+                    )
+                    stream = await stack.enter_async_context(session.get(f"http://worker{request.path_qs}"))
+                    streams.append((worker, stream))
+            good = [(worker, stream) for worker, stream in streams if stream.status == 200]
+            if not good:
+                if not streams:
+                    return _json({"error": _NOBODY}, status=503)
+                refused = streams[0][1]
+                kind = refused.headers.get("Content-Type", "application/json")
+                return web.Response(status=refused.status, body=await refused.read(), headers={"Content-Type": kind})
+            response = web.StreamResponse(headers={"Content-Type": NDJSON, **self._count(good)})
+            await response.prepare(request)
+            async with asyncio.TaskGroup() as group:
+                for worker, stream in good:
+                    group.create_task(_pass_on(worker, stream, response))
+        return response
+
     async def export(self, request: web.Request) -> web.Response:
         """OTLP/HTTP from services: every worker keeps it, because any may have served the trace's request."""
         # No Content-Encoding: aiohttp has decompressed it already.
@@ -154,10 +205,14 @@ class MergedAdmin:
     async def _ask_all(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> list[Said]:
-        asked = await asyncio.gather(
-            *(self._ask(worker, method, path, body, headers) for worker in self._supervisor.workers)
-        )
-        return [each for each in asked if each is not None]
+        return [said for _, said in await self._ask_each(method, path, body, headers)]
+
+    async def _ask_each(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> list[tuple[Worker, Said]]:
+        workers = self._supervisor.workers
+        asked = await asyncio.gather(*(self._ask(worker, method, path, body, headers) for worker in workers))
+        return [(worker, said) for worker, said in zip(workers, asked, strict=True) if said is not None]
 
     async def _ask(
         self, worker: Worker, method: str, path: str, body: bytes | None, headers: dict[str, str] | None
@@ -179,6 +234,18 @@ class MergedAdmin:
 
     def _count(self, answers: Sequence[object]) -> dict[str, str]:
         return {"Nexus-Workers": f"{len(answers)}/{len(self._supervisor.slots)}"}
+
+
+async def _pass_on(worker: Worker, stream: ClientResponse, response: web.StreamResponse) -> None:
+    # Whoever breaks off, worker or client, ends this worker's part alone; the client's end is every part's.
+    with contextlib.suppress(ClientError, ConnectionError, TimeoutError, ValueError):
+        async for raw in stream.content:
+            text = raw.strip()
+            await response.write(_line({**json.loads(text), "worker": worker.index}) if text else b"\n")
+
+
+def _line(line: Answer) -> bytes:
+    return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
 def _first(answers: Sequence[Answer]) -> Answer:

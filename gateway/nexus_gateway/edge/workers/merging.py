@@ -16,10 +16,16 @@ _ADDED = frozenset(
 )
 """Numbers that are of one process alone."""
 _WORST_FIRST: Mapping[str, tuple[str, ...]] = {
-    "state": ("open", "half-open", "closed", "failed", "previous", "pending", "loaded"),
+    "state": ("open", "half-open", "closed", "failed", "disabled", "previous", "pending", "loaded"),
     "circuit": ("open", "half-open", "closed"),
 }
 """Words by field, the worst first; a word that is not listed is worse than all."""
+_CANDIDATES = ("refused", "running", "passed")
+_SUMS = (
+    "calls", "errors", "seconds", "cpu_seconds", "calls_per_s", "errors_per_s", "cpu_percent", "memory_bytes", "requests",
+    "failed_requests", "in_flight",
+)  # fmt: skip
+"""Of a plugin, numbers that are of one process alone. CPU is of one core: two workers may have 200 percent."""
 
 
 def endpoints(answers: Sequence[Answer]) -> dict[str, Any]:
@@ -42,8 +48,41 @@ def breakers(answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def plugins(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Merge `/plugins`: a plugin that fails in one worker is shown as it is there."""
-    return {"plugins": rows((answer["plugins"] for answer in answers), lambda row: row["id"])}
+    """Merge `/plugins`: a plugin that fails in one worker is shown as it is there; what all of them count is added up.
+
+    A candidate that one worker refuses is refused; it has passed when it has in all.
+    """
+    merged = rows((answer["plugins"] for answer in answers), lambda row: row["id"])
+    for row in merged:
+        alike = [each for answer in answers for each in answer["plugins"] if each["id"] == row["id"]]
+        row.update(_costs(alike))
+        candidates = [each["candidate"] for each in alike if each.get("candidate")]
+        if candidates:
+            row["candidate"] = candidate(candidates, len(alike))
+    return {"plugins": merged}
+
+
+def candidate(found: Sequence[Answer], workers: int) -> dict[str, Any]:
+    """Merge what workers tell of one candidate. found: of those that know of it, one at least. workers: of all that run the plugin."""
+    newest = found[-1]["version"]
+    alike = [each for each in found if each["version"] == newest]
+    worst = min(alike, key=lambda each: _CANDIDATES.index(each["state"]))
+    merged = {**worst, **_costs(alike)}
+    if merged["state"] == "passed" and len(alike) < workers:
+        merged["state"] = "running"
+    return merged
+
+
+def _costs(found: Sequence[Answer]) -> dict[str, Any]:
+    """Return the numbers of several workers as those of one: sums, the slowest one's p99, and p50 by their calls."""
+    costs: dict[str, Any] = {
+        name: sum(each[name] for each in found) for name in _SUMS if all(name in each for each in found)
+    }
+    if all("p99_s" in each for each in found):
+        calls = sum(each["calls_per_s"] for each in found)
+        costs["p99_s"] = max(each["p99_s"] for each in found)
+        costs["p50_s"] = sum(each["p50_s"] * each["calls_per_s"] for each in found) / calls if calls else 0.0
+    return costs
 
 
 def listeners(answers: Sequence[Answer]) -> dict[str, Any]:
