@@ -14,9 +14,9 @@ import random
 import time
 from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 from nexus_core.certificates.sealing import Sealer
-from nexus_core.model.plugins import NexusMarketplaceSpec
 from nexus_core.model.resources import Resource
 from nexus_core.problems import Problem
 from nexus_core.translate import Mirror, Session, Translation
@@ -28,9 +28,11 @@ from nexus_operator.edge.ackwatch import AckWatch
 from nexus_operator.edge.catalog import Catalog
 from nexus_operator.edge.childwriter import RETRY_S, ChildWriter, Kept
 from nexus_operator.edge.consul import ConsulApi, ConsulAway
-from nexus_operator.edge.indexes import BUNDLED, Indexes
+from nexus_operator.edge.indexes import Indexes, show_versions
 from nexus_operator.edge.kube import KubeApi, KubeError
+from nexus_operator.edge.markets import read_config_map, wanted_of
 from nexus_operator.edge.named import NamedObjects
+from nexus_operator.edge.pluginlife import PluginLife
 from nexus_operator.edge.publisher import Publisher
 from nexus_operator.edge.samples import SampleFeed
 from nexus_operator.edge.sealkeys import ensure_seal_key
@@ -46,8 +48,9 @@ from nexus_operator.status.build import build_statuses
 from nexus_operator.status.fronts import fronts_of, replicas_of
 from nexus_operator.status.routes import Routes
 from nexus_operator.status.view import View
+from nexus_operator.status.writes import needed
 from nexus_operator.world.inventory import Inventory, Object
-from nexus_operator.world.kinds import NEXUS_GATEWAY_PARAMETERS, NEXUS_MARKETPLACE, NEXUS_SERVICE, RUNTIME
+from nexus_operator.world.kinds import NEXUS_GATEWAY_PARAMETERS, NEXUS_SERVICE, RUNTIME
 from nexus_operator.world.reading import Reader
 
 log = logging.getLogger(__name__)
@@ -79,7 +82,12 @@ class Reconciler:
         self._consul = consul
         self._statuses = StatusWriter(kube, inventory, metrics)
         self._named = NamedObjects(kube, inventory)
-        self._indexes = Indexes(ttl_s=settings.index_ttl_s, changed=self._on_config)
+        self._indexes = Indexes(
+            ttl_s=settings.index_ttl_s,
+            state=Path(settings.state_dir) / "marketplaces",
+            changed=self._on_config,
+            configmap=lambda namespace, name: read_config_map(inventory, namespace, name),
+        )
         self._surroundings = Surroundings(
             consul_url=settings.workload_consul_url or settings.consul_url,
             consul_prefix=settings.prefix,
@@ -110,6 +118,7 @@ class Reconciler:
             self._consul, self._settings.prefix, changed=self._on_runtime, returned=self._on_consul_back
         )
         self._loaded = False
+        self._life = PluginLife(self._kube, self._consul, self._inventory, self._settings.prefix)
         # What was applied is what the last leader applied: the Snapshot tells, our memory of an earlier term does not.
         self._held = Held((), (), {})
         self._samples = SampleFeed(self._consul, self._settings.prefix)
@@ -178,6 +187,7 @@ class Reconciler:
                     self._catalog.forget()
 
     async def _round(self) -> None:
+        await self._step("locks", self._settle())
         if self._config_changed or self._translation is None:
             self._config_changed = False
             await self._step("seal key", self._take_seal_key())
@@ -191,6 +201,7 @@ class Reconciler:
         self._registrations = self._wanted_registrations()
         await asyncio.gather(self._step("children", self._sync_children()), self._step("publish", self._to_gateways()))
         await self._step("preview", self._compare())
+        await self._step("figures", self._life.read_figures())
         await self._step("status", self._write_statuses())
 
     async def _step(self, name: str, work: Awaitable[None]) -> None:
@@ -238,6 +249,12 @@ class Reconciler:
             pull_secrets=given.gateway_pull_secrets,
         )
 
+    async def _settle(self) -> None:
+        """Let releases take over that have proved themselves, and take those back that have not."""
+        published = self._publisher.last if self._loaded else None
+        if await self._life.settle(published, self._acks.acks):
+            self._config_changed = True
+
     async def _read_named(self) -> None:
         """Learn what is in the Secrets and ConfigMaps that plugins and marketplaces name."""
         try:
@@ -266,7 +283,7 @@ class Reconciler:
         """Translate the world and render its children: all of it or, when something raises, nothing, which should not be."""
         try:
             every = self._reader.read(self._inventory)
-            await self._indexes.follow(_sources(every))
+            await self._indexes.follow(wanted_of(every, self._inventory))
             held = hold_back(every, self._held.applied)
             translation = self._translated(self._session, held.world)
             candidate = self._translated(self._candidates, every) if held.previewed else None
@@ -423,16 +440,13 @@ class Reconciler:
             troubles=self._indexes.troubles,
             preview=self._preview,
             candidate_problems=self._candidate.problems if self._candidate is not None else (),
+            locks=self._life.locks,
+            figures=self._life.figures,
+            metadata={name: show_versions(versions) for name, versions in self._indexes.versions.items()},
         )
-        await self._statuses.write(build_statuses(view, self._routes))
-
-
-def _sources(resources: tuple[Resource, ...]) -> Mapping[str, str]:
-    found: dict[str, str] = {}
-    for resource in resources:
-        if resource.ref.kind == NEXUS_MARKETPLACE.kind and isinstance(resource.spec, NexusMarketplaceSpec):
-            found[resource.ref.name] = resource.spec.source.url or BUNDLED
-    return found
+        writes = needed(build_statuses(view, self._routes))
+        await self._life.tell(writes)
+        await self._statuses.write(writes)
 
 
 def _deleted(resource: Resource) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
@@ -12,6 +14,10 @@ from nexus_core.certificates.sealing import SealError, parse_key
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 DEFAULT_IMAGE = "ghcr.io/nexus/nexus:latest"
 WorkloadSecurity = Literal["compatible", "restricted", "none"]
+
+
+def _state_dir() -> str:
+    return f"{tempfile.gettempdir()}/nexus-operator-{os.getuid()}"
 
 
 class SettingsInvalid(Exception):
@@ -70,7 +76,10 @@ class Settings:
     debounce_s: float = 0.05
     """How long changes are collected before one reconciliation. Default 50 ms: one `kubectl apply -f dir` is one publication."""
     index_ttl_s: float = 300.0
-    """Seconds after which a marketplace index is asked for again (with its ETag)."""
+    """Seconds after which a marketplace is looked at again. Another value of its annotation `nexus.dev/refresh` has it done at once."""
+    state_dir: str = field(default_factory=_state_dir)
+    """Directory for the marketplaces' signed metadata that was trusted, and for artefacts. It may be lost: what must not be is in the
+    statuses. Default: one below the directory for temporary files."""
     workload_security: WorkloadSecurity = "compatible"
     """securityContext of rendered pods. `compatible`: no privilege escalation, no capabilities, RuntimeDefault seccomp;
     works with images that run as root. `restricted`: also runAsNonRoot, as the restricted Pod Security Standard asks.
@@ -183,6 +192,7 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
         resync_s=seconds("NEXUS_RESYNC_SECONDS", 15.0),
         relist_s=seconds("NEXUS_RELIST_SECONDS", 120.0),
         index_ttl_s=seconds("NEXUS_INDEX_TTL_SECONDS", 300.0),
+        state_dir=text("NEXUS_STATE_DIR", _state_dir()),
         workload_security=cast(
             "WorkloadSecurity", choice("NEXUS_WORKLOAD_SECURITY", "compatible", get_args(WorkloadSecurity))
         ),

@@ -1,50 +1,75 @@
-"""Marketplace indexes: fetched in the background, kept while their place is away.
+"""Marketplace indexes: followed in the background by their signed metadata, kept while their place is away.
 
-An unreachable or broken marketplace costs nothing but news: the last good index stays in use, and the problem is shown on
-the NexusMarketplace. What an index means is `nexus_core.marketplace`'s business.
+An unreachable, expired, rolled back or broken marketplace costs nothing but news: the last good index stays in use, and the problem is
+shown on the NexusMarketplace. What an index means is `nexus_core.marketplace`'s business, whom to trust `nexus_marketplace.trust`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.resources
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
-import aiohttp
-from nexus_core.marketplace import Index, IndexInvalid, parse_index
-from nexus_core.marketplace.index import MAX_INDEX_BYTES
+from nexus_core.marketplace import Index
+from nexus_core.model.plugins import NexusMarketplaceSpec
+from nexus_marketplace import sources
+from nexus_marketplace.sources import ReadConfigMap, SourcePort
+from nexus_marketplace.troubles import MarketplaceTrouble
+from nexus_marketplace.trust import Followed, Versions, pins_of
 
 from nexus_operator.status.view import Trouble
 
 log = logging.getLogger(__name__)
-FETCH_TIMEOUT_S = 15.0
 FIRST_WAIT_S = 1.0
 """How long a reconciliation waits for the first answer of a new marketplace, so that its plugins need no second round."""
 RETRY_S = 15.0
-BUNDLED = "bundled:"
+ROLES = ("root", "timestamp", "snapshot", "targets")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A NexusMarketplace. uid: of the object; one that is made anew is trusted anew. refresh: whatever changes when it is to be looked at
+    now. floor: the versions that its status holds.
+    """
+
+    spec: NexusMarketplaceSpec
+    uid: str = ""
+    refresh: str = ""
+    floor: Versions | None = None
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What it is followed by: another one is another marketplace."""
+        return self.uid, self.spec.source, pins_of(self.spec)
 
 
 @dataclass(slots=True)
 class _Entry:
-    source: str
+    wanted: Wanted
     task: asyncio.Task[None]
     index: Index | None = None
+    versions: Versions | None = None
     trouble: Trouble | None = None
-    etag: str = ""
+    again: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Indexes:
     """The indexes of all marketplaces. Owns one task for each; call `close()`."""
 
-    def __init__(self, *, ttl_s: float, changed: Callable[[], None]) -> None:
-        """changed: called after an index, or the trouble with it, has changed."""
+    def __init__(
+        self, *, ttl_s: float, state: Path, changed: Callable[[], None], configmap: ReadConfigMap | None = None
+    ) -> None:
+        """ttl_s: between two looks. state: directory for what was trusted. changed: called after an index, or the trouble with it, has
+        changed. configmap: called in a thread.
+        """
         self._ttl_s = ttl_s
+        self._state = state
         self._changed = changed
+        self._configmap = configmap
         self._entries: dict[str, _Entry] = {}
-        self._session: aiohttp.ClientSession | None = None
 
     @property
     def current(self) -> Mapping[str, Index]:
@@ -56,22 +81,44 @@ class Indexes:
         """What is wrong with the indexes now, by marketplace name."""
         return MappingProxyType({name: e.trouble for name, e in self._entries.items() if e.trouble is not None})
 
-    async def follow(self, sources: Mapping[str, str]) -> None:
-        """Follow exactly these marketplaces. sources: address of the index by marketplace name, `bundled:` for ours.
+    @property
+    def versions(self) -> Mapping[str, Versions]:
+        """What was trusted last, by marketplace name; of those that are signed."""
+        found = {name: e.versions for name, e in self._entries.items() if e.versions is not None and e.versions.root}
+        return MappingProxyType(found)
+
+    def open(self, name: str) -> SourcePort | None:
+        """Return the place of a marketplace, to read other files of it; None for one that is not followed.
+
+        Raises `MarketplaceTrouble`.
+        """
+        entry = self._entries.get(name)
+        return sources.open(entry.wanted.spec.source, self._configmap) if entry is not None else None
+
+    async def follow(self, wanted: Mapping[str, Wanted]) -> None:
+        """Follow exactly these marketplaces, by name.
 
         Waits a moment for the first answer of new ones; a marketplace that does not answer is left to its task.
         """
-        for name in [n for n, e in self._entries.items() if sources.get(n) != e.source]:
-            self._entries.pop(name).task.cancel()
+        for name in list(self._entries):
+            now = wanted.get(name)
+            if now is None or now.place != self._entries[name].wanted.place:
+                self._entries.pop(name).task.cancel()
         fresh: list[asyncio.Event] = []
-        for name, source in sources.items():
-            if name not in self._entries:
+        for name, each in wanted.items():
+            entry = self._entries.get(name)
+            if entry is None:
                 answered = asyncio.Event()
                 fresh.append(answered)
-                task = asyncio.create_task(self._follow(name, source, answered), name=f"marketplace {name}")
-                self._entries[name] = _Entry(source, task)
+                task = asyncio.create_task(self._follow(name, answered), name=f"marketplace {name}")
+                self._entries[name] = _Entry(each, task)
+                continue
+            if entry.wanted.refresh != each.refresh:
+                entry.again.set()
+            entry.wanted = each
         if fresh:
-            await asyncio.wait([asyncio.create_task(e.wait()) for e in fresh], timeout=FIRST_WAIT_S)
+            waiting = [asyncio.create_task(e.wait()) for e in fresh]
+            await asyncio.wait(waiting, timeout=FIRST_WAIT_S)
             for answered in fresh:
                 answered.set()  # from now on a first answer is news like any other
 
@@ -82,69 +129,57 @@ class Indexes:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
 
-    async def _follow(self, name: str, source: str, answered: asyncio.Event) -> None:
+    async def _follow(self, name: str, answered: asyncio.Event) -> None:
         await asyncio.sleep(0)  # let `follow` store the entry
+        entry = self._entries[name]
+        followed: Followed | None = None
         while True:
-            entry = self._entries[name]
-            before = (entry.index, entry.trouble)
+            entry.again.clear()
+            before = (entry.index, entry.trouble, entry.versions)
             try:
-                data = _bundled() if source == BUNDLED else await self._fetch(entry)
-                if data is not None:
-                    entry.index = parse_index(data, source)
-                entry.trouble = None
-            except IndexInvalid as err:
-                entry.trouble = Trouble(
-                    "MarketplaceInvalid", str(err), "Have its publisher correct the index.", entry.index is not None
-                )
-            except _Unreachable as err:
-                entry.trouble = Trouble(
-                    "MarketplaceUnreachable", str(err), f"Check .spec.source.url and the network; it is tried again every {RETRY_S:.0f} s.",
-                    entry.index is not None,
-                )  # fmt: skip
-            if (entry.index, entry.trouble) != before:
+                if followed is None:
+                    followed = self._followed(entry.wanted)
+                index, versions = await asyncio.to_thread(followed.update)
+                if entry.index is None or (index.origin, index.releases) != (entry.index.origin, entry.index.releases):
+                    entry.index = index
+                entry.versions, entry.trouble = versions, None
+            except MarketplaceTrouble as err:
+                if entry.index is None and followed is not None:
+                    # The process is new, what it trusted is not.
+                    kept = await asyncio.to_thread(followed.last)
+                    if kept is not None:
+                        entry.index, entry.versions = kept
+                entry.trouble = Trouble(err.reason, err.what, err.fix, entry.index is not None)
+            if (entry.index, entry.trouble, entry.versions) != before:
                 if entry.trouble is not None:
                     log.warning("marketplace %s: %s", name, entry.trouble.what)
                 if answered.is_set():
                     self._changed()
             answered.set()
-            await asyncio.sleep(RETRY_S if entry.trouble is not None else self._ttl_s)
+            try:
+                async with asyncio.timeout(RETRY_S if entry.trouble is not None else self._ttl_s):
+                    await entry.again.wait()
+            except TimeoutError:
+                continue
 
-    async def _fetch(self, entry: _Entry) -> bytes | None:
-        """Return the index, or None when it is the one we have. Raises _Unreachable."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=FETCH_TIMEOUT_S))
-        headers = {"Accept": "application/json"}
-        if entry.etag and entry.index is not None:
-            headers["If-None-Match"] = entry.etag
-        try:
-            async with self._session.get(entry.source, headers=headers, max_redirects=3) as reply:
-                if reply.status == 304:
-                    return None
-                if reply.status != 200:
-                    raise _Unreachable(f"{entry.source} answered with HTTP {reply.status}.")
-                body = bytearray()
-                async for piece in reply.content.iter_chunked(65536):
-                    body += piece
-                    if len(body) > MAX_INDEX_BYTES:
-                        raise _Unreachable(
-                            f"{entry.source} is larger than {MAX_INDEX_BYTES} bytes, the limit for an index."
-                        )
-                entry.etag = reply.headers.get("ETag", "")
-                return bytes(body)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as err:
-            raise _Unreachable(f"{entry.source} did not answer ({type(err).__name__}).") from err
+    def _followed(self, wanted: Wanted) -> Followed:
+        """Raises `MarketplaceTrouble`."""
+        source = sources.open(wanted.spec.source, self._configmap)
+        # By uid: an object that was deleted and applied again is how its owner says that the marketplace was made anew.
+        return Followed(source, pins_of(wanted.spec), self._state / (wanted.uid or "unnamed"), wanted.floor)
 
 
-class _Unreachable(Exception):
-    pass
+def parse_versions(value: object) -> Versions:
+    """Return the versions in a status; what cannot be read of them counts as none."""
+    if not isinstance(value, Mapping):
+        return Versions()
+    numbers = [value.get(role) for role in ROLES]
+    known = [n if isinstance(n, int) and not isinstance(n, bool) else 0 for n in numbers]
+    return Versions(*known, str(value.get("expires") or ""))
 
 
-def _bundled() -> bytes:
-    try:
-        return importlib.resources.files("nexus_plugins").joinpath("index.json").read_bytes()
-    except OSError as err:
-        raise _Unreachable("This installation of Nexus holds no bundled plugin index.") from err
+def show_versions(versions: Versions) -> dict[str, int | str]:
+    """Return the versions as they are written into a status."""
+    shown: dict[str, int | str] = {role: getattr(versions, role) for role in ROLES}
+    return {**shown, "expires": versions.expires_utc}

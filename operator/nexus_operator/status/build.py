@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nexus_operator.status import gateway_api, parameters, plugins, services
+from nexus_operator.status import gateway_api, marketplaces, parameters, plugins, services
 from nexus_operator.status.previews import add_previews
 from nexus_operator.status.routes import Routes, build_policies
 from nexus_operator.status.view import View
@@ -23,6 +23,7 @@ def _build(view: View, routes: Routes) -> Iterator[StatusWrite]:
     problems = view.problems()
     yield from services.build(view, problems)
     yield from plugins.build(view, problems)
+    yield from marketplaces.build(view, problems)
     yield from parameters.build(view)
     yield from gateway_api.build(view, problems)
     yield from routes.build(view, problems)

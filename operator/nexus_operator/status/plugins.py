@@ -1,39 +1,68 @@
-"""Statuses of NexusPlugins and NexusMarketplaces."""
+"""Statuses of NexusPlugins."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+from nexus_core.marketplace.locks import NO_LOCK, Lock, RefusedRelease
+from nexus_core.marketplace.updates import contains
 from nexus_core.problems import ObjectRef, Problem
+from nexus_core.snapshot import PluginInstance, PluginReport
 from nexus_core.translate.translation import PluginStatus
+from packaging.version import InvalidVersion, Version
 
 from nexus_operator.publication.acks import reports_of
+from nexus_operator.publication.locks import show_lock
 from nexus_operator.status.conditions import Condition, merge, summary
 from nexus_operator.status.view import View
 from nexus_operator.status.writes import StatusWrite
 from nexus_operator.world.inventory import Object
 
+WAITING = frozenset({"Pending", "NoGateways", "ConsulUnreachable"})
+"""Reasons of `Programmed` that are nothing of the plugin's."""
+
 
 def build(view: View, problems: dict[ObjectRef, list[Problem]]) -> Iterator[StatusWrite]:
-    """Yield the statuses of all NexusPlugins, then of all NexusMarketplaces."""
+    """Yield the statuses of all NexusPlugins."""
+    instances = {instance.id: instance for instance in view.translation.snapshot.plugins}
     for status in view.translation.plugins:
         obj = view.inventory.get("NexusPlugin", status.ref.namespace, status.ref.name)
         if obj is not None:
-            yield _plugin(view, status, obj, problems.get(status.ref, []))
-    for obj in view.inventory.all("NexusMarketplace"):
-        yield _marketplace(view, obj, problems.get(ObjectRef("NexusMarketplace", "", obj["metadata"]["name"]), []))
+            name = f"{status.ref.namespace}/{status.ref.name}"
+            yield _plugin(view, status, obj, problems.get(status.ref, []), instances.get(name))
 
 
-def _plugin(view: View, status: PluginStatus, obj: Object, problems: list[Problem]) -> StatusWrite:
+def _plugin(
+    view: View, status: PluginStatus, obj: Object, problems: list[Problem], instance: PluginInstance | None
+) -> StatusWrite:
+    name = f"{status.ref.namespace}/{status.ref.name}"
+    lock = view.locks.get(name, NO_LOCK)
     conditions = [view.verdict("Accepted", problems, fallback=True), view.verdict("ResolvedRefs", problems)]
     if status.enabled or any(c.status == "False" for c in conditions):
         conditions.append(_programmed(view, status))
         ready = summary(conditions, conditions[-1].message)
     else:
         ready = Condition("Ready", "True", "Disabled", "It is switched off by .spec.enabled: requests pass without it.")
-    fields: dict[str, Any] = {"plugin": status.plugin or None, "version": status.version or None}
-    return _write(view, obj, [*conditions, ready], fields)
+    candidate = instance.candidate if instance is not None else None
+    version = status.version or lock.version
+    refused = _refused(obj, lock, version)
+    reports = reports_of(view.fleet.acks, name)
+    figure = view.figures.get(name) if status.enabled else None
+    fields: dict[str, Any] = {
+        "plugin": status.plugin or None,
+        "version": version or None,
+        "candidate": candidate.instance.release.version if candidate is not None else None,
+        "available": status.available or None,
+        "state": _state(status, conditions, reports, instance, refused),
+        "lock": _lock(lock, instance) if lock != NO_LOCK else None,
+        "callsPerSecond": figure.calls_per_s if figure is not None else None,
+        "p99Milliseconds": figure.p99_ms if figure is not None else None,
+        "errors": figure.errors if figure is not None else None,
+    }
+    if status.enabled and instance is not None:
+        conditions.append(_updated(view, status, instance, refused))
+    return write(view, obj, [*conditions, ready], fields)
 
 
 def _programmed(view: View, status: PluginStatus) -> Condition:
@@ -58,25 +87,73 @@ def _programmed(view: View, status: PluginStatus) -> Condition:
     return programmed
 
 
-def _marketplace(view: View, obj: Object, problems: list[Problem]) -> StatusWrite:
-    name = str(obj["metadata"]["name"])
-    accepted = view.verdict("Accepted", problems, fallback=True)
-    index, trouble = view.indexes.get(name), view.troubles.get(name)
-    if trouble is not None:
-        kept = "The last good index stays in use." if trouble.stale else ""
-        message = view.linked(trouble.reason, f"{trouble.what} {trouble.fix} {kept}".strip())
-        fetched = Condition("Fetched", "False", trouble.reason, message)
-    elif index is not None:
-        plugins = len({release.name for release in index.releases})
-        fetched = Condition("Fetched", "True", "Fetched", f"{plugins} plugins, {len(index.releases)} releases")
-    else:
-        fetched = Condition("Fetched", "Unknown", "Pending", "The index is being fetched.")
-    conditions = [accepted, fetched]
-    fields: dict[str, Any] = {"plugins": len({r.name for r in index.releases}) if index is not None else None}
-    return _write(view, obj, [*conditions, summary(conditions, fetched.message)], fields)
+def _updated(view: View, status: PluginStatus, instance: PluginInstance, refused: RefusedRelease | None) -> Condition:
+    """`Updated`: whether the newest version that may run does; it says nothing of how the running one does."""
+    candidate = instance.candidate
+    if candidate is not None:
+        what = (
+            f"{candidate.instance.release.version} is tried on {candidate.percent:g} % of the requests; it takes over when it has done "
+            f"well for {candidate.seconds:g} s on every gateway."
+        )
+        return Condition("Updated", "Unknown", "Canary", what)
+    if refused is not None:
+        reason = refused.reason or "PluginRolledBack"
+        what = f"{refused.version} was tried and taken back; {status.version} stays in use. {refused.message}"
+        return Condition("Updated", "False", reason, view.linked(reason, what.strip()))
+    if status.available:
+        return Condition("Updated", "False", "Held", f"{status.available} is there; .spec.updatePolicy holds it back.")
+    return Condition("Updated", "True", "Updated")
 
 
-def _write(view: View, obj: Object, conditions: list[Condition], fields: dict[str, Any]) -> StatusWrite:
+def _refused(obj: Object, lock: Lock, version: str) -> RefusedRelease | None:
+    """The newest release that was taken back, if it is newer than the one that runs and would be in the range."""
+    wanted = str((obj.get("spec") or {}).get("version") or "")
+    newer = [r for r in lock.refused if contains(wanted, r.version) and _newer(r.version, version)]
+    return max(newer, key=lambda r: Version(r.version), default=None)
+
+
+def _newer(version: str, other: str) -> bool:
+    try:
+        return bool(other) and Version(version) >= Version(other)
+    except InvalidVersion:
+        return False
+
+
+def _state(
+    status: PluginStatus,
+    conditions: list[Condition],
+    reports: tuple[tuple[str, PluginReport | None], ...],
+    instance: PluginInstance | None,
+    refused: RefusedRelease | None,
+) -> str:
+    """One word for a column: the most pressing thing that is so."""
+    if not status.enabled:
+        return "Off"
+    if any(report is not None and report.state == "disabled" for _, report in reports):
+        return "Disabled"
+    if any(c.status == "False" and c.reason not in WAITING for c in conditions):
+        return "Failed"
+    if instance is not None and instance.candidate is not None:
+        return f"Canary {instance.candidate.instance.release.version}"
+    if any(c.status != "True" for c in conditions):
+        return "Pending"
+    return "RolledBack" if refused is not None else "Running"
+
+
+def _lock(lock: Lock, instance: PluginInstance | None) -> dict[str, Any]:
+    shown = show_lock(lock)
+    libraries = instance.libraries if instance is not None else ()
+    wheels = instance.wheels if instance is not None else ()
+    shown["dependencies"] = [
+        {"name": each.release.name, "version": each.release.version, "sha256": each.release.sha256}
+        for each in libraries
+    ]
+    shown["wheels"] = [{"name": each.name, "version": each.version} for each in wheels]
+    return shown
+
+
+def write(view: View, obj: Object, conditions: list[Condition], fields: dict[str, Any]) -> StatusWrite:
+    """Return the write of a status with these conditions and fields."""
     generation = int(obj["metadata"].get("generation") or 0)
     held = (obj.get("status") or {}).get("conditions") or ()
     merged = merge(held, conditions, generation=generation, now_utc=view.now_utc)

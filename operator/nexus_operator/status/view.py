@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nexus_core.marketplace import Index
+from nexus_core.marketplace.locks import Lock
 from nexus_core.model.kinds import CONTROLLER_NAME
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem
@@ -13,6 +14,7 @@ from nexus_core.problems.catalogue import REASONS
 from nexus_core.snapshot import Listener, Published, gateway_of
 from nexus_core.translate import Translation
 
+from nexus_operator.publication.figures import Figure
 from nexus_operator.publication.fleets import Fleet
 from nexus_operator.publication.previews import Preview
 from nexus_operator.status.conditions import Condition, from_problems
@@ -54,6 +56,8 @@ class View:
     consul_fault: why Consul cannot be used now, or empty. fronts: what stands before the replicas of each Gateway that has a data
     plane, by `<namespace>/<name>`. listeners: those that are wanted, by id. gateway_url: configured base of the URLs shown, or
     empty. preview: of the objects that are held back, None without any. candidate_problems: what is wrong if they were applied.
+    locks, figures: of plugins, by `<namespace>/<name>`. metadata: what statuses of marketplaces hold of the metadata that was trusted
+    last, by name.
     """
 
     inventory: Inventory
@@ -77,6 +81,9 @@ class View:
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
     preview: Preview | None = None
     candidate_problems: tuple[Problem, ...] = ()
+    locks: Mapping[str, Lock] = field(default_factory=dict)
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    metadata: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
     controller_name: str = CONTROLLER_NAME
     _live: dict[tuple[int, frozenset[str] | None], Condition] = field(
         default_factory=dict, init=False, repr=False, compare=False

@@ -72,6 +72,8 @@ DISRUPTION_BUDGET = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionB
 AUTOSCALER = Kind("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
 """All of them: one that somebody else made for a Deployment of ours says how many replicas that has."""
 POD = Kind("", "v1", "pods", "Pod", selector=f"{'='.join(MANAGED_BY)},{GATEWAY_NAME}")
+EVENT = Kind("", "v1", "events", "Event")
+"""Written, not watched."""
 CRD = Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 """Looked at one by one, by name: not watched."""
 

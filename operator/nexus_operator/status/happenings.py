@@ -1,0 +1,82 @@
+"""What happened to a plugin, told from the status that it shows and the one that it is about to show.
+
+The status is the memory: a restart tells nothing twice, since what was told is what the object shows by then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nexus_operator.status.plugins import WAITING
+from nexus_operator.status.writes import StatusWrite
+from nexus_operator.world.inventory import Object
+
+MESSAGE_LIMIT = 1000
+"""Characters. The API server takes 1024 bytes of an event's note, and messages may hold others than ASCII."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One event. obj: what it happened to. mark: equal for the same happening of one object, told by whichever replica or process."""
+
+    obj: Object
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+    mark: str
+
+
+def happenings_of(write: StatusWrite) -> Iterator[Happening]:
+    """Yield what a status write of a NexusPlugin tells; nothing for one of any other kind."""
+    if write.kind != "NexusPlugin":
+        return
+    held: Mapping[str, Any] = write.obj.get("status") or {}
+    wanted = write.status
+    times = [c.get("lastTransitionTime") for c in held.get("conditions") or ()]
+    for kind, reason, message in _told(held, wanted):
+        about = json.dumps([write.obj["metadata"].get("uid"), reason, message, times], sort_keys=True)
+        mark = hashlib.sha256(about.encode()).hexdigest()[:16]
+        yield Happening(write.obj, kind, reason, message[:MESSAGE_LIMIT], mark)
+
+
+def _told(
+    held: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> Iterator[tuple[Literal["Normal", "Warning"], str, str]]:
+    plugin = wanted.get("plugin") or "the plugin"
+    before, after = held.get("version"), wanted.get("version")
+    was, now = str(held.get("state") or ""), str(wanted.get("state") or "")
+    if after and not before:
+        yield "Normal", "PluginInstalled", f"{plugin} {after} was installed."
+    elif after and before != after:
+        yield "Normal", "PluginUpdated", f"{plugin} {after} took over from {before}."
+    candidate = wanted.get("candidate")
+    if candidate and candidate != held.get("candidate"):
+        yield "Normal", "CanaryStarted", f"{plugin}: {_condition(wanted, 'Updated').get('message') or candidate}"
+    updated = _condition(wanted, "Updated")
+    if updated.get("status") == "False" and updated.get("reason") != "Held":
+        shown = _condition(held, "Updated")
+        if (shown.get("status"), shown.get("message")) != ("False", updated.get("message")):
+            yield "Warning", "PluginRolledBack", str(updated.get("message"))
+    if now == "Disabled" and was != "Disabled":
+        yield "Warning", "PluginDisabled", str(_condition(wanted, "Programmed").get("message"))
+    elif now == "Off" and was not in ("", "Off"):
+        yield "Normal", "PluginSwitchedOff", f"{plugin} was switched off by .spec.enabled."
+    elif was in ("Disabled", "Off") and now not in ("Disabled", "Off", "Failed"):
+        yield "Normal", "PluginEnabled", f"{plugin} {after or ''} is enabled again.".replace("  ", " ")
+    for name, reason in (
+        ("Accepted", "PluginRefused"),
+        ("ResolvedRefs", "PluginRefused"),
+        ("Programmed", "PluginFailed"),
+    ):
+        condition, shown = _condition(wanted, name), _condition(held, name)
+        bad = condition.get("status") == "False" and condition.get("reason") not in WAITING | {"NotProgrammed"}
+        if bad and now != "Disabled" and (shown.get("status"), shown.get("reason")) != ("False", condition["reason"]):
+            yield "Warning", reason, f"{condition['reason']}: {condition.get('message')}"
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    return next((c for c in status.get("conditions") or () if c.get("type") == kind), {})
