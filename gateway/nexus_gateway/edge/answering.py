@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from nexus_core.hooks import ResponseHead
+from nexus_core.hooks import Reply, ResponseHead
 from nexus_wire.http1 import ResponseBlock, StatusLine
 from nexus_wire.pieces import Piece
 
 from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.attempts import Attempt
 from nexus_gateway.edge.ending import Ending
+from nexus_gateway.edge.outlet import Outlet, Source
+from nexus_gateway.edge.plugins.slots import BODIES_OUT
 from nexus_gateway.filters.sizes import Verdict, judge_response
 
 
@@ -43,6 +45,10 @@ class Answering(Ending):
         lines = block.forward if block.has_date else block.forward + self.proxy.date_line
         hooked = self.hooked
         if hooked is not None and hooked.answers:
+            phases = hooked.phases
+            if phases is not None and phases.bits & BODIES_OUT:
+                self._answered(attempt, status, block, length, data, complete)
+                return
             came = ResponseHead(code, block.headers)
             answer = hooked.respond_at_once(came)
             if answer is None:
@@ -50,6 +56,9 @@ class Answering(Ending):
                 self._wait_for_hooks(attempt, complete, go_on)
                 return
             if answer is not came:
+                if hooked.replacement is not None:
+                    self._replace(attempt, hooked.replacement, answer, complete)
+                    return
                 added = hooked.added_to_response
                 if added is not None and (block.has_date or b"date:" not in added.lower()):
                     lines += added
@@ -135,8 +144,14 @@ class Answering(Ending):
         self, attempt: Attempt, status: StatusLine, block: ResponseBlock, length: int, data: Piece, complete: bool
     ) -> None:
         """Run response filters and plugins; the body waits meanwhile."""
+        hooked = self.hooked
+        phases = self.phases
+        if hooked is not None and phases is not None and phases.bits & BODIES_OUT and status.code != 101:
+            phases.outlet = Outlet(self, hooked)
+            phases.outlet.respond(Source(attempt, status, block, length), data, complete)
+            return
         came = ResponseHead(status.code, block.headers)
-        answer = self.hooked.respond_at_once(came) if self.hooked is not None else came
+        answer = hooked.respond_at_once(came) if hooked is not None else came
         if answer is None:
             go_on = partial(self._go_on, attempt, status, block, length, data, complete, came)
             self._wait_for_hooks(attempt, complete, go_on)
@@ -183,6 +198,10 @@ class Answering(Ending):
         if self.over or attempt.released:
             return
         self.responding = True
+        hooked = self.hooked
+        if hooked is not None and hooked.replacement is not None:
+            self._replace(attempt, hooked.replacement, answer, complete)
+            return
         if answer is came:
             line, lines = status.line, self._lines(status.code, block)
         else:
@@ -193,6 +212,49 @@ class Answering(Ending):
             return
         self._pass_on(attempt, answer.status, line, lines, length, data, complete)
         attempt.let_go()
+
+    def _replace(self, attempt: Attempt, reply: Reply, answer: ResponseHead, complete: bool) -> None:
+        """Answer with what a plugin put in the response's place. answer: the reply's head, as hooks left it."""
+        if complete:
+            attempt.release()
+        else:
+            attempt.cancel()  # the rest of the response is nobody's
+        self.send_reply(Reply(answer.status, answer.headers, reply.body))
+
+    def let_out(self, outlet: Outlet, source: Source, came: ResponseHead, answer: ResponseHead, body: bytes) -> None:
+        """Write a response that went through plugins which change bodies. body: what is here of it."""
+        if self.over:
+            return
+        status, length = source.status, source.length
+        reframed = outlet.altered or outlet.streamed or length == -1
+        block = source.block.unframed() if reframed else source.block
+        if answer is came:
+            line, lines = status.line, self._lines(status.code, block)
+        else:
+            _, line, lines = self._changed(status, block, came, answer)
+            lines += self._added_lines(answer.status)
+        if reframed:
+            length = -2
+            if not outlet.streamed and outlet.ended and not outlet.trailers:
+                length = len(body)
+                lines += b"content-length: %d\r\n" % length
+        self.status = answer.status
+        self.bytes_out = len(body)
+        stream = self.stream
+        if not outlet.ended:
+            assert self.backend is not None
+            stream.deadline = self.proxy.clock.tick + self.backend.idle_ticks
+            stream.respond(line, lines, length, body, False)
+            if stream.blocked:
+                source.attempt.pause()
+            else:
+                source.attempt.resume()
+            return
+        self._over(None)
+        if length == -2:
+            stream.respond_whole(line, lines, body, outlet.trailers)
+        else:
+            stream.respond(line, lines, length, body, True)
 
     def _switch(self, attempt: Attempt, block: ResponseBlock, lines: bytes, data: Piece) -> None:
         self.extras().tunnel = True
@@ -213,6 +275,9 @@ class Answering(Ending):
 
     def data(self, data: bytes) -> None:
         """Pass a piece of the response's body on."""
+        if self.hooked is not None and (outlet := self.outlet) is not None:
+            self._data_through(outlet, data)
+            return
         self.bytes_out += len(data)
         size = self.plan.size
         if (
@@ -226,6 +291,20 @@ class Answering(Ending):
         stream.deadline = self.proxy.clock.tick + self.backend.idle_ticks
         stream.write(data)
 
+    def _data_through(self, outlet: Outlet, data: bytes) -> None:
+        """Pass a piece on through plugins."""
+        size = self.plan.size
+        assert self.backend is not None
+        self.stream.deadline = self.proxy.clock.tick + self.backend.idle_ticks
+        out = outlet.take(data)
+        if self.over:
+            return
+        if size is not None and judge_response(size, -1, outlet.received, begun=outlet.begun) is not Verdict.PASS:
+            self._break_off("ResponseTooLarge")
+        elif out:
+            self.bytes_out += len(out)
+            self.stream.write(out)
+
     def _content_out(self, attempt: Attempt | None) -> int:
         """Return how much of the response's body has come, without the framing of chunks."""
         connection = attempt.connection if attempt is not None else None
@@ -233,6 +312,16 @@ class Answering(Ending):
 
     def ended(self, attempt: Attempt) -> None:
         """The response is complete."""
+        outlet = self.outlet
+        if outlet is not None:
+            rest = outlet.end(attempt)
+            if outlet.begun and not self.over:
+                self.bytes_out += len(rest)
+                if rest:
+                    self.stream.write(rest)
+                self._over(attempt)
+                self.stream.finish(outlet.trailers)
+            return
         tunnelled = self.tunnelled
         connection = attempt.connection
         # Before the connection is given back, and serves the next one.

@@ -59,7 +59,7 @@ class Attempt(Judging):
         raw = exchange.block.length == -2
         connection.begin(self, exchange.request_bytes(self), head_only=exchange.head_only, upgrade=upgrade, raw=raw)
         if raw and exchange.complete:
-            connection.finish(exchange.stream.trailers)
+            connection.finish(exchange.trailers)
 
     # ---- from the connector
 

@@ -14,6 +14,9 @@ from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.attempts import Attempt
 from nexus_gateway.edge.extras import Extras
 from nexus_gateway.edge.hooked import Hooked
+from nexus_gateway.edge.outlet import Outlet, Source
+from nexus_gateway.edge.plugins.slots import BODIES_OUT
+from nexus_gateway.edge.runtimes import Backend
 from nexus_gateway.edge.standing import Standing
 from nexus_gateway.filters import grpc
 from nexus_gateway.filters.cors import CorsFilter
@@ -41,7 +44,7 @@ class Ending(Standing):
         if self.entry is not None and self.plan.cors is not None:
             # A page of another origin may read what the gateway says, too.
             reply = self._shared(self.plan.cors, reply)
-        self._send_reply(reply)
+        self.send_reply(reply)
 
     def _shared(self, cors: CorsFilter, reply: Reply) -> Reply:
         head = (self.hooked or Hooked(self)).head
@@ -52,15 +55,28 @@ class Ending(Standing):
         """Answer with what a plugin, a filter or the rule said; response hooks run over it."""
         hooked = self.hooked
         if hooked is None:
-            self._send_reply(reply)
+            self.send_reply(reply)
+            return
+        phases = hooked.phases
+        if phases is not None and phases.bits & BODIES_OUT and hooked.seen:
+            phases.outlet = Outlet(self, hooked)
+            phases.outlet.reply(reply)
             return
         answer = hooked.respond_at_once(ResponseHead(reply.status, reply.headers))
         if answer is not None:
-            self._send_reply(Reply(answer.status, answer.headers, reply.body))
+            self._reply_hooked(reply, answer)
         elif not self.over:
-            hooked.respond(lambda later: self._send_reply(Reply(later.status, later.headers, reply.body)))
+            hooked.respond(lambda later: self._reply_hooked(reply, later))
 
-    def _send_reply(self, reply: Reply) -> None:
+    def _reply_hooked(self, reply: Reply, answer: ResponseHead) -> None:
+        """Send what hooks made of a reply. answer: its head."""
+        hooked = self.hooked
+        if hooked is not None and hooked.replacement is not None:
+            reply = hooked.replacement
+        self.send_reply(Reply(answer.status, answer.headers, reply.body))
+
+    def send_reply(self, reply: Reply) -> None:
+        """Answer with this, as it is."""
         if self.over:
             return
         self.status = reply.status
@@ -102,6 +118,15 @@ class Ending(Standing):
         if attempt is not None and not attempt.released:
             attempt.cancel()
 
+    def give_up(self, reason: str, detail: str = "") -> None:
+        """End the exchange where it is: with an answer, or in the middle of one. reason: of `replies.TITLES`."""
+        responding = self.responding
+        self.call_off()
+        if responding:
+            self._break_off(reason)
+        else:
+            self.refuse(reason, detail)
+
     def drop_hedge(self) -> None:
         """Call the attempt off that runs beside the one that counts, if there is one. Log and trace keep it."""
         extra = self.extra
@@ -113,6 +138,12 @@ class Ending(Standing):
             hedge.cancel()
 
     def _break_off(self, reason: str) -> None:
+        outlet = self.outlet
+        if outlet is not None and not outlet.begun:
+            # Plugins have it still: the client can be told.
+            self.call_off()
+            self.refuse(reason)
+            return
         # The status is gone out: the only honest end is one that the client cannot take for a whole response.
         self.reason = reason
         attempt = self.attempt
@@ -138,6 +169,9 @@ class Ending(Standing):
             self._settle(extra)
         if self.limited is not None:
             self._give_place_back(now)
+        phases = self.phases
+        if phases is not None:
+            phases.close()
         self.proxy.ended(self, now)
 
     def _give_copies_up(self, extra: Extras) -> None:
@@ -182,8 +216,12 @@ class Ending(Standing):
 
     # ---- going on
 
-    def choose_backend(self) -> None:
-        """Go on to the backend whose turn it is."""
+    def choose_backend(self, chosen: Backend | None = None) -> None:
+        """Go on to the backend whose turn it is. chosen: by plugins, in its place."""
+        raise NotImplementedError
+
+    def let_out(self, outlet: Outlet, source: Source, came: ResponseHead, answer: ResponseHead, body: bytes) -> None:
+        """Write a response that went through plugins which change bodies."""
         raise NotImplementedError
 
     def admitted(self) -> None:

@@ -22,6 +22,7 @@ from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.attempts import Attempt
 from nexus_gateway.edge.hooked import Hooked
 from nexus_gateway.edge.mirrors import Collected
+from nexus_gateway.edge.plugins.slots import ROUTE
 from nexus_gateway.edge.receiving import Receiving
 from nexus_gateway.edge.runtimes import Backend, Plan, Runtime
 from nexus_gateway.filters.sizes import refuses_request
@@ -115,7 +116,7 @@ class Exchange(Receiving):
                 self.refuse("RateLimited", retry_after_s=wait_s)
                 return
         size = plan.size
-        if size is not None and refuses_request(size, self.block.length, self._content()):
+        if size is not None and refuses_request(size, self.block.length, self.content_in):
             self.refuse("BodyTooLarge")
             return
         if plan.fault is not None:
@@ -150,25 +151,34 @@ class Exchange(Receiving):
                 return
         self.choose_backend()
 
-    def choose_backend(self) -> None:
-        """Go on to the backend whose turn it is."""
+    def choose_backend(self, chosen: Backend | None = None) -> None:
+        """Go on to the backend whose turn it is. chosen: by plugins, in its place."""
         plan = self.plan
-        backend = plan.only
+        backend = plan.only if chosen is None else chosen
         if backend is None:
             index = plan.split.next()
             if index is None:
                 self.refuse("NoBackends")
                 return
             backend = plan.backends[index]
-        if self.hooked is not None:
-            if backend.filters and not self.hooked.filter(backend.filters):
+        began_at = self.started_at
+        hooked = self.hooked
+        if hooked is not None:
+            phases = hooked.phases
+            if phases is not None:
+                began_at = phases.began_at
+                if phases.bits & ROUTE and chosen is None:
+                    backend = phases.route(backend)
+                    if backend is None:
+                        return
+            if backend.filters and not hooked.filter(backend.filters):
                 return
         elif backend.lane is None:
             self.hooked = Hooked(self)
             if not self.hooked.filter(plan.filters + backend.filters):
                 return
         if not backend.plain or not self.complete or not self._goes_at_once(backend):
-            self._enter(backend, self.started_at)
+            self._enter(backend, began_at)
 
     def _goes_at_once(self, backend: Backend) -> bool:
         """Send the request on an idle connection, as nearly all go. Return whether that was all there was to do.
@@ -307,7 +317,7 @@ class Exchange(Receiving):
         """Send the request as soon as as much of its body is here as has to be."""
         self.replayable = True  # until a byte of an incomplete one is sent
         if not self.complete:
-            if self.extra is None or not self.extra.fell_back:
+            if self.extra is None or not (self.extra.fell_back or self.extra.invited):
                 self.stream.invite()
             backend = self.backend
             assert backend is not None

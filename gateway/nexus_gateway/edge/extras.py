@@ -21,14 +21,15 @@ class Extras:
     response_lines: added to the response's head. holding: pieces of a body that is collected before it is sent. pending: pieces
     that nobody takes yet. delay: until the next step. waiting: for a first endpoint. queued: the bulkhead
     in which it waits for a place. service_probe: it tests the whole service's half-open circuit. fell_back: it is at the
-    rule's fallback. until_body: nothing is sent until the body is complete. tunnel: it was upgraded. debug: its client may be told.
+    rule's fallback. invited: its client was asked for the body. until_body: nothing is sent until the body is complete. tunnel: it was
+    upgraded. debug: its client may be told.
     grpc: the status that the gateway itself answered a gRPC call with, digits. meant: the HTTP status that says what upstream's
     gRPC status does, of a call that failed; 0 else. copied: a body that is collected for the rule's mirrors while it is sent.
     """
 
     __slots__ = (
-        "copied", "debug", "delay", "failed", "fell_back", "grpc", "hash_key", "hedge", "holding", "meant", "pending", "pending_bytes",
-        "picked", "queued", "response_lines", "service_probe", "sticky", "tried", "tunnel", "until_body", "waiting",
+        "copied", "debug", "delay", "failed", "fell_back", "grpc", "hash_key", "hedge", "holding", "invited", "meant", "pending",
+        "pending_bytes", "picked", "queued", "response_lines", "service_probe", "sticky", "tried", "tunnel", "until_body", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class Extras:
         self.queued: Limiter | None = None
         self.service_probe = False
         self.fell_back = False
+        self.invited = False
         self.until_body = False
         self.tunnel = False
         self.debug = False

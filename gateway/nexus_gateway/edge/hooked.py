@@ -14,7 +14,8 @@ from nexus_core.hooks import Reply, RequestHead, ResponseHead
 
 from nexus_gateway.edge import requests
 from nexus_gateway.edge.heads import UNREAD, ArrivedHead
-from nexus_gateway.edge.plugins.slots import PluginUnavailable, Slot
+from nexus_gateway.edge.phases import Phases
+from nexus_gateway.edge.plugins.slots import BODIES_IN, BODIES_OUT, PluginUnavailable, Slot
 from nexus_gateway.filters.place import HeadFilter, Place
 from nexus_gateway.telemetry.finished import Hook
 
@@ -30,11 +31,14 @@ class Hooked:
     """head: the request as the last hook or filter left it. times: of the hooks, for a request that head sampling records.
 
     answers: whether anything is done to the response. added_to_response: header lines, if that is all hooks did; None when they did more.
+    phases: what plugins do beyond heads; None when they do not. replacement: the reply that a plugin put in the response's place; its
+    head goes on as any other one. sampled: whether the times of hooks are kept. seen: who is asked about the response, the last one
+    first, and the request as it returned it.
     """
 
     __slots__ = (
-        "_added_to_request", "_answer", "_came", "_exchange", "_filters", "_port", "_sampled", "_seen", "_waiting",
-        "added_to_response", "answers", "head", "times",
+        "_added_to_request", "_answer", "_came", "_exchange", "_filters", "_port", "_waiting",
+        "added_to_response", "answers", "head", "phases", "replacement", "sampled", "seen", "times",
     )  # fmt: skip
 
     def __init__(self, exchange: Ending) -> None:
@@ -42,11 +46,13 @@ class Hooked:
         self._filters: list[tuple[HeadFilter, RequestHead]] | None = None
         self._answer: ResponseHead | None = None
         self._waiting: tuple[Slot, RequestHead, Awaitable[object]] | None = None
+        self.phases: Phases | None = None
+        self.replacement: Reply | None = None
         self.times: list[Hook] | None = None
         extra = exchange.extra
         # The flags' last digit: `contexts.is_sampled`, without the call.
-        self._sampled = exchange.context[67] == 49 or (extra is not None and extra.debug)
-        self._seen: list[tuple[Slot, RequestHead]] = []
+        self.sampled = exchange.context[67] == 49 or (extra is not None and extra.debug)
+        self.seen: list[tuple[Slot, RequestHead]] = []
         self.answers = False
         # Header lines that plugins added to the request, and to its response; None once more than that was changed.
         self._added_to_request: bytes | None = b""
@@ -78,12 +84,16 @@ class Hooked:
         exchange = self._exchange
         for slot in slots[index:] if index else slots:
             index += 1
+            if slot.trial is not None:
+                slot = self._phases().turn(slot)  # the candidate in its place
             head = self.head
             if slot.asks:
                 try:
                     result = slot.request(head)
                 except PluginUnavailable as unavailable:
-                    self._unavailable(unavailable)
+                    if slot.more:
+                        self._phases().note_end(slot, head)
+                    self.unavailable(unavailable.plugin)
                     return False
                 if result is not head:
                     if isinstance(result, RequestHead):
@@ -91,42 +101,87 @@ class Hooked:
                         so_far, added = self._added_to_request, slot.added
                         self._added_to_request = so_far + added if added is not None and so_far is not None else None
                     elif isinstance(result, Reply):
+                        if slot.more:
+                            self._phases().note_end(slot, head)
+                        if self.sampled:
+                            self.note(slot, "on_request")
                         exchange.reply(result)
                         return False
                     else:
                         exchange.proxy.spawn(self._await_plugin(index, slot, result))
                         return False
-                if self._sampled:
-                    self._note(slot, "on_request")
+                if self.sampled:
+                    self.note(slot, "on_request")
             if slot.answers:
-                self._seen.append((slot, head))
+                self.seen.append((slot, head))
                 self.answers = True
-        filters = exchange.plan.filters
+            if slot.more:
+                self._join(slot, head)
+        return self._passed()
+
+    def _passed(self) -> bool:
+        """The request's head went through all plugins. Return whether the exchange goes on to its backend now."""
+        phases = self.phases
+        if phases is not None and phases.bits & BODIES_IN and not phases.take_body():
+            return False
+        filters = self._exchange.plan.filters
         return not filters or self.filter(filters)
+
+    def go_on(self) -> None:
+        """The request's body went through all plugins, too: go on to the backend."""
+        exchange = self._exchange
+        filters = exchange.plan.filters
+        if not filters or self.filter(filters):
+            exchange.choose_backend()
+
+    def _phases(self) -> Phases:
+        phases = self.phases
+        if phases is None:
+            phases = self.phases = Phases(self._exchange, self)
+        return phases
+
+    def _join(self, slot: Slot, head: RequestHead) -> None:
+        """Take note of a plugin that does more than look at heads."""
+        self._phases().join(slot, head)
+        if slot.more & BODIES_OUT:
+            self.answers = True
+            if not slot.answers:
+                self.seen.append((slot, head))
 
     async def _await_plugin(self, index: int, slot: Slot, waiting: Awaitable[object]) -> None:
         exchange = self._exchange
+        head = self.head
         try:
-            result = await slot.request_later(self.head, waiting)
+            result = await slot.request_later(head, waiting)
         except PluginUnavailable as unavailable:
             if not exchange.over:
-                self._unavailable(unavailable)
+                if slot.more:
+                    self._phases().note_end(slot, head)
+                self.unavailable(unavailable.plugin)
             return
-        if self._sampled:
-            self._note(slot, "on_request")
+        if self.sampled:
+            self.note(slot, "on_request")
         if exchange.over:
             return
         if isinstance(result, Reply):
+            if slot.more:
+                self._phases().note_end(slot, head)
             exchange.reply(result)
             return
-        if result is not self.head:
-            self.head = result
-            self._added_to_request = None
+        if result is not head:
+            self.change(result)
         if slot.answers:
-            self._seen.append((slot, result))
+            self.seen.append((slot, result))
             self.answers = True
+        if slot.more:
+            self._join(slot, result)
         if self.plugins(exchange.plan.plugins, index):
             exchange.choose_backend()
+
+    def change(self, head: RequestHead) -> None:
+        """Go on with another head."""
+        self.head = head
+        self._added_to_request = None
 
     def filter(self, filters: tuple[HeadFilter, ...]) -> bool:
         """Run head filters over the request. Return whether it goes on."""
@@ -180,6 +235,10 @@ class Hooked:
 
         None when an async hook has to be awaited: `respond` goes on from there; or when the exchange was answered otherwise.
         """
+        return self._next_responses(self.filtered(answer))
+
+    def filtered(self, answer: ResponseHead) -> ResponseHead:
+        """Run response filters over a head, once."""
         if self._filters:
             came = answer
             for each, head in reversed(self._filters):
@@ -187,28 +246,37 @@ class Hooked:
             self._filters = None
             if answer is not came:
                 self.added_to_response = None
-        return self._next_responses(answer)
+        return answer
 
     def _next_responses(self, answer: ResponseHead) -> ResponseHead | None:
-        seen = self._seen
+        seen = self.seen
         while seen:
             slot, head = seen.pop()
             try:
                 result = slot.response(head, answer)
             except PluginUnavailable as unavailable:
-                self._response_unavailable(unavailable)
+                self.response_unavailable(unavailable.plugin)
                 return None
             if result is not answer:
-                if type(result) is not ResponseHead:
+                if isinstance(result, ResponseHead):
+                    answer = result
+                    so_far, added = self.added_to_response, slot.added
+                    self.added_to_response = so_far + added if added is not None and so_far is not None else None
+                elif isinstance(result, Reply):
+                    answer = self.replace(result)
+                else:
                     self._answer = answer
-                    self._waiting = (slot, head, result)  # type: ignore[assignment]  # what is left is awaitable
+                    self._waiting = (slot, head, result)
                     return None
-                answer = result
-                so_far, added = self.added_to_response, slot.added
-                self.added_to_response = so_far + added if added is not None and so_far is not None else None
-            if self._sampled:
-                self._note(slot, "on_response")
+            if self.sampled:
+                self.note(slot, "on_response")
         return answer
+
+    def replace(self, reply: Reply) -> ResponseHead:
+        """Put a reply in the place of the whole response. Return its head, which goes on."""
+        self.replacement = reply
+        self.added_to_response = None
+        return ResponseHead(reply.status, reply.headers)
 
     def respond(self, then: Then) -> None:
         """Await the async hook that `respond_at_once` stopped at, and those that follow; call `then` with the last one's head."""
@@ -224,29 +292,34 @@ class Hooked:
                 later = await slot.response_later(head, self._answer, waiting)
             except PluginUnavailable as unavailable:
                 if not exchange.over:
-                    self._response_unavailable(unavailable)
+                    self.response_unavailable(unavailable.plugin)
                 return
             if exchange.over:
                 return
-            if self._sampled:
-                self._note(slot, "on_response")
-            if later is not self._answer:
+            if self.sampled:
+                self.note(slot, "on_response")
+            if isinstance(later, Reply):
+                later = self.replace(later)
+            elif later is not self._answer:
                 self.added_to_response = None
             answer = self._next_responses(later)
             if answer is not None:
                 then(answer)
                 return
 
-    def _note(self, slot: Slot, hook: str) -> None:
+    def note(self, slot: Slot, hook: str) -> None:
+        """Keep the time of a hook that has just ended."""
         if self.times is None:
             self.times = []
         self.times.append(Hook(slot.instance.id, hook, slot.started_at, slot.took_s))
 
-    def _response_unavailable(self, unavailable: PluginUnavailable) -> None:
-        self._seen.clear()
+    def response_unavailable(self, plugin: str) -> None:
+        """A plugin cannot do its part of the response, and fails closed."""
+        self.seen.clear()
         self._exchange.call_off()
-        self._unavailable(unavailable)
+        self.unavailable(plugin)
 
-    def _unavailable(self, unavailable: PluginUnavailable) -> None:
-        log.warning("request refused: plugin %s is not running and fails closed", unavailable.plugin)
+    def unavailable(self, plugin: str) -> None:
+        """A plugin cannot do its part, and fails closed."""
+        log.warning("request refused: plugin %s is not running and fails closed", plugin)
         self._exchange.refuse("PluginUnavailable")

@@ -197,7 +197,7 @@ class Mirrors:
                 context += b"host: %b\r\n" % endpoint.authority.encode()
             data = b"".join((exchange.lines, context, LINE, b"\r\n", body))
             self.running += 1
-            trailers = exchange.stream.trailers if exchange.block.length == -2 else None
+            trailers = exchange.trailers if exchange.block.length == -2 else None
             Copy(self, pool, endpoint, data, exchange.head_only, exchange.host, trailers)
             self.proxy.measurements.mirrored(pool.upstream.id, True)
 

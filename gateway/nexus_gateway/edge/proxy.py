@@ -208,6 +208,9 @@ class Proxy:
         if not self.in_flight:
             self._idle.set()
         runtime = exchange.runtime
+        hooked = exchange.hooked
+        if hooked is not None and hooked.phases is not None:
+            hooked.phases.over(now - exchange.started_at)
         runtime.users -= 1
         if runtime.retired and not runtime.users:
             runtime.idle.set()

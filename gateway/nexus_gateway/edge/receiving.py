@@ -15,6 +15,7 @@ from nexus_gateway.resilience.attempts import Blame, blame_for_delay
 
 CLIENT_CLOSED = 499
 """What logs and metrics show for a client that left before the answer; nginx made the number common."""
+_PLUGINS_LATE = "Plugins were not done with the upstream's answer in time."
 _MAX_PENDING_BYTES = 65536
 """Of a streamed body, held while its connection opens; the client is paused beyond."""
 
@@ -31,14 +32,20 @@ class Receiving(Trying):
         self.bytes_in += len(data)
         self.complete = complete
         size = self.plan.size if self.entry is not None else None
-        if size is not None and refuses_request(size, -1, self._content()):
-            responding = self.responding
-            self.call_off()
-            if responding:
-                self._break_off("BodyTooLarge")
-            else:
-                self.refuse("BodyTooLarge")
+        if size is not None and refuses_request(size, -1, self.content_in):
+            self.give_up("BodyTooLarge")
             return
+        phases = self.phases
+        if phases is not None and phases.intake is not None:
+            intake = phases.intake
+            if intake.holding:
+                intake.take(data, complete)
+                return
+            if intake.passing:
+                changed = intake.change(data, complete)
+                if changed is None:
+                    return
+                data = changed
         extra = self.extra
         if extra is not None and extra.holding is not None:
             extra.holding.append(data)
@@ -68,7 +75,7 @@ class Receiving(Trying):
         if data:
             attempt.connection.write(data)
         if complete and self.block.length == -2:
-            attempt.connection.finish(self.stream.trailers)
+            attempt.connection.finish(self.trailers)
         if not self.responding:
             self._more_time()
         elif self.backend is not None:
@@ -81,18 +88,9 @@ class Receiving(Trying):
         if extra.copied is not None and not extra.copied.take(data):
             self._give_copies_up(extra)
 
-    def _content(self) -> int:
-        """Return how much of the body has come, or is announced by the chunk that is coming: without the chunks' framing."""
-        return self.bytes_in if self.block.length != -1 else self.stream.content
-
     def on_refused(self, refused: Refused) -> None:
         """The request's body is not valid HTTP."""
-        responding = self.responding
-        self.call_off()
-        if responding:
-            self._break_off("BadRequest")
-        else:
-            self.refuse("BadRequest", refused.detail)
+        self.give_up("BadRequest", refused.detail)
 
     def too_slow(self) -> None:
         """The request's body comes slower than the gateway waits for, which holds against uploads alone: who is being answered already
@@ -130,6 +128,11 @@ class Receiving(Trying):
             self._over(attempt)
             self.stream.close_tunnel()
             return
+        outlet = self.outlet
+        if outlet is not None and not outlet.begun:
+            self.call_off()
+            self.refuse("RequestTimeout", _PLUGINS_LATE)
+            return
         if self.responding:
             self._break_off("ClientClosed" if self.stream.blocked else "UpstreamReset")
             return
@@ -157,7 +160,7 @@ class Receiving(Trying):
             attempt.timed_out(blamed=blame is Blame.ENDPOINT)
         elif self.deadline_at and now >= self.deadline_at:
             self.call_off()
-            self.refuse("RequestTimeout", "Plugins were not done with the upstream's answer in time.")
+            self.refuse("RequestTimeout", _PLUGINS_LATE)
         else:
             self._set_deadline(now)  # it was the attempt's time that is over, and the attempt was in time
 

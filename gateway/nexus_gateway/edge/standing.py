@@ -12,6 +12,8 @@ from nexus_gateway.edge import requests
 from nexus_gateway.edge.attempts import Attempt
 from nexus_gateway.edge.extras import Extras
 from nexus_gateway.edge.hooked import Hooked
+from nexus_gateway.edge.outlet import Outlet
+from nexus_gateway.edge.phases import Phases
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.runtimes import Backend, Plan, Runtime
 from nexus_gateway.filters import grpc
@@ -73,6 +75,31 @@ class Standing:
         if extra is None:
             extra = self.extra = Extras()
         return extra
+
+    @property
+    def phases(self) -> Phases | None:
+        """What plugins do to it beyond its heads."""
+        hooked = self.hooked
+        return hooked.phases if hooked is not None else None
+
+    @property
+    def outlet(self) -> Outlet | None:
+        """Its response's way through plugins that change bodies."""
+        phases = self.phases
+        return phases.outlet if phases is not None else None
+
+    @property
+    def trailers(self) -> bytes:
+        """Those of its raw body, when all of it is here: lines, each with CRLF."""
+        phases = self.phases
+        found = phases.intake.trailers if phases is not None and phases.intake is not None else None
+        return self.stream.trailers if found is None else found
+
+    @property
+    def content_in(self) -> int:
+        """How much of the request's body has come, or is announced by the chunk that is coming: without the chunks' framing."""
+        stream = self.stream
+        return self.bytes_in if stream.block.length != -1 else stream.content
 
     @property
     def upstream_id(self) -> str:

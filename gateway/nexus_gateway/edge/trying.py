@@ -11,6 +11,7 @@ from nexus_gateway.balance.availability import is_available
 from nexus_gateway.edge import replies
 from nexus_gateway.edge.answering import Answering
 from nexus_gateway.edge.attempts import Attempt
+from nexus_gateway.edge.plugins.slots import ENDPOINT
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.runtimes import Backend
 from nexus_gateway.filters import fallbacks
@@ -47,10 +48,19 @@ class Trying(Answering):
         endpoint, probe = found
         self.attempt = attempt = Attempt(self, endpoint, self.attempts, probe, now)
         self.attempts += 1
+        if not self._is_signed(attempt):
+            attempt.cancel()
+            self.refuse("PluginUnavailable")
+            return
         self._set_deadline(now)
         self._connect(attempt, fresh=fresh)
         if backend.hedge is not None and attempt.number == 0 and not self.over:
             self._plan_hedge(now)
+
+    def _is_signed(self, attempt: Attempt) -> bool:
+        """Ask plugins for the headers of an attempt, if any has some. Return whether it may be made."""
+        phases = self.phases
+        return phases is None or not phases.bits & ENDPOINT or phases.sign(attempt)
 
     def _find_endpoint(self, pool: Pool, now: float) -> tuple[EndpointState, bool] | None:
         """Return an endpoint whose circuit lets the attempt pass, and whether it is a probe; None for none."""
@@ -121,6 +131,9 @@ class Trying(Answering):
             lines += b"host: %b\r\n" % attempt.endpoint.authority.encode()
         if aside is not None:
             lines += deadlines.remaining_lines(aside, self.deadline_at - monotonic() if self.deadline_at else 0.0)
+        phases = self.phases
+        if phases is not None:
+            lines += phases.lines_of(attempt)
         body = self.body
         extra = self.extra
         if extra is not None and extra.pending is not None:
@@ -213,6 +226,10 @@ class Trying(Answering):
         extra.hedge = second = Attempt(self, endpoint, self.attempts, False, now)
         self.attempts += 1
         second.hedge = True
+        if not self._is_signed(second):
+            extra.hedge = None
+            second.cancel()
+            return
         self.proxy.measurements.hedge(self.upstream_id)
         self._connect(second)
 

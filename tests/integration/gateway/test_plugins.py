@@ -17,7 +17,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nexus_core.marketplace import parse_index, signed_bytes
 from nexus_core.marketplace.artefact import build_zip
-from nexus_core.snapshot import CircuitBreaker, Fallback, PluginInstance, Release, Retry, Timeouts
+from nexus_core.snapshot import CircuitBreaker, Fallback, Permissions, PluginInstance, Release, Retry, Timeouts
 from nexus_gateway.edge.sources.indexes import read_bundled_index
 from nexus_gateway.testing import Harness, route, rule, snapshot, until, upstream
 from nexus_marketplace.publishing import public_key
@@ -68,7 +68,8 @@ class Market:
         values: dict[str, Any] = {
             "name": "demo", "version": version, "api": ">=1,<2", "package": "demo", "entry_point": "demo.plugin:Demo",
             "sha256": hashlib.sha256(data).hexdigest(), "url": name[1:], "publisher": "me",
-            "config_schema": {"type": "object", "properties": {"n": {"type": "integer"}}}, **fields,
+            "config_schema": {"type": "object", "properties": {"n": {"type": "integer"}}},
+            "permissions": Permissions(modules=("os", "sys")), **fields,
         }  # fmt: skip
         unsigned = Release(**values)
         signature = base64.b64encode(KEY.sign(signed_bytes(unsigned))).decode()
@@ -76,7 +77,8 @@ class Market:
 
     def instance(self, release: Release, *, config: dict[str, Any] | None = None, **fields: Any) -> PluginInstance:
         settings = {"log": str(self.harness.tmp_path / "log"), **(config or {})}
-        values = {"public_key": public_key(KEY), "base_url": f"http://127.0.0.1:{self.port}/index.json", **fields}
+        values = {"public_key": public_key(KEY), "base_url": f"http://127.0.0.1:{self.port}/index.json",
+                  "granted": release.permissions, **fields}  # fmt: skip
         return PluginInstance(
             id="shop/demo",
             source="NexusPlugin shop/demo",

@@ -144,6 +144,16 @@ class RequestBlock:
             found = self._unframed = self._copy(-2, self.forward)
         return found if length < 0 else self._copy(length, b"%bcontent-length: %d\r\n" % (self.forward, length))
 
+    def reframed(self, length: int) -> RequestBlock:
+        """Return the same for another body than the one that came. length: in bytes, or -2 raw, when it is not known."""
+        framing = b""
+        if self.length == -1:
+            framing = b"transfer-encoding: chunked\r\n"
+        elif self.sized:
+            framing = b"content-length: %d\r\n" % self.length
+        bare = self.forward.removesuffix(framing)  # the last line, wherever it stood as it came
+        return self._copy(length, bare if length < 0 else b"%bcontent-length: %d\r\n" % (bare, length))
+
     def _copy(self, length: int, forward: bytes) -> RequestBlock:
         copy = RequestBlock(
             self._raw, self._names, self.host, self.port, self.authority if self.has_host else None, length, length >= 0,

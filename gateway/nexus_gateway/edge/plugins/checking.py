@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from nexus_core.hooks import Headers, Reply, RequestHead, ResponseHead
+from nexus_core.hooks import Headers, Reply, RequestHead, ResponseHead, RouteChoice
 
 from nexus_gateway.telemetry.redactions import is_secret
 
@@ -26,28 +26,39 @@ BODILESS = frozenset({204, 205, 304})
 def check_request(result: object, before: RequestHead) -> RequestHead | Reply:
     """Return the result of `on_request`. Raises TypeError or ValueError for what is neither a head nor a reply to send."""
     if isinstance(result, Reply):
-        _check_status(result.status)
-        if not isinstance(result.body, bytes | bytearray):
-            raise TypeError(f"the reply's body is {type(result.body).__name__}, not bytes")
-        _check_headers(result.headers, ())
-        return result
+        return check_reply(result)
     if not isinstance(result, RequestHead):
         raise TypeError(f"on_request returned {type(result).__name__}, not RequestHead or Reply")
+    _check_head(result, before, "on_request")
+    return result
+
+
+def _check_head(result: RequestHead, before: RequestHead, hook: str) -> None:
     for name, pattern, value, old in (
         ("method", _TOKEN, result.method, before.method),
         ("path", _PATH, result.path, before.path),
         ("query", _QUERY, result.query, before.query),
     ):
         if value is not old and not pattern.fullmatch(value):
-            raise ValueError(f"on_request returned a {name} that is not one: {value[:100]!r}")
+            raise ValueError(f"{hook} returned a {name} that is not one: {value[:100]!r}")
     _check_headers(result.headers, before.headers)
-    return result
 
 
-def check_response(result: object, before: ResponseHead) -> ResponseHead:
-    """Return the result of `on_response`. Raises TypeError or ValueError for what is no head to send."""
+def check_reply(reply: Reply) -> Reply:
+    """Return a reply that can be sent. Raises TypeError or ValueError."""
+    _check_status(reply.status)
+    if not isinstance(reply.body, bytes | bytearray):
+        raise TypeError(f"the reply's body is {type(reply.body).__name__}, not bytes")
+    _check_headers(reply.headers, ())
+    return reply
+
+
+def check_response(result: object, before: ResponseHead) -> ResponseHead | Reply:
+    """Return the result of `on_response`. Raises TypeError or ValueError for what is neither a head nor a reply to send."""
+    if isinstance(result, Reply):
+        return check_reply(result)
     if not isinstance(result, ResponseHead):
-        raise TypeError(f"on_response returned {type(result).__name__}, not ResponseHead")
+        raise TypeError(f"on_response returned {type(result).__name__}, not ResponseHead or Reply")
     if result.status != before.status:
         _check_status(result.status)
         if result.status in BODILESS or before.status == 101:
@@ -55,6 +66,71 @@ def check_response(result: object, before: ResponseHead) -> ResponseHead:
             raise ValueError(f"on_response turned {before.status} into {result.status}")
     _check_headers(result.headers, before.headers)
     return result
+
+
+def check_request_body(result: object, before: RequestHead) -> tuple[RequestHead, bytes] | Reply:
+    """Return the result of `on_request_body`, with the head that goes on. Raises TypeError or ValueError for anything else."""
+    if isinstance(result, Reply):
+        return check_reply(result)
+    head: object = before
+    body = result
+    if isinstance(result, tuple) and len(result) == 2:
+        head, body = result
+    if not isinstance(head, RequestHead) or not isinstance(body, bytes | bytearray):
+        what = type(result).__name__ if result is body else f"({type(head).__name__}, {type(body).__name__})"
+        raise TypeError(f"on_request_body returned {what}, not bytes, (RequestHead, bytes) or Reply")
+    if head is not before:
+        _check_head(head, before, "on_request_body")
+    return head, bytes(body)
+
+
+def check_response_body(result: object) -> bytes | Reply:
+    """Return the result of `on_response_body`. Raises TypeError or ValueError for anything else."""
+    if isinstance(result, Reply):
+        return check_reply(result)
+    if not isinstance(result, bytes | bytearray):
+        raise TypeError(f"on_response_body returned {type(result).__name__}, not bytes or Reply")
+    return bytes(result)
+
+
+def check_choice(result: object, before: RouteChoice) -> RouteChoice | Reply:
+    """Return the result of `on_route`. Raises TypeError or ValueError for anything else, as for an upstream of another rule."""
+    if isinstance(result, Reply):
+        return check_reply(result)
+    if not isinstance(result, RouteChoice):
+        raise TypeError(f"on_route returned {type(result).__name__}, not RouteChoice or Reply")
+    if result.upstream not in before.upstreams:
+        raise ValueError(f"on_route chose {result.upstream!r}, which is not one of: {', '.join(before.upstreams)}")
+    return result
+
+
+def check_stream(result: object, hook: str) -> object:
+    """Return what a hook gave for a body that passes: None, or what has `feed` and `finish`. Raises TypeError."""
+    if result is None or (callable(getattr(result, "feed", None)) and callable(getattr(result, "finish", None))):
+        return result
+    raise TypeError(f"{hook} returned {type(result).__name__}, which has no feed and finish")
+
+
+def check_piece(result: object, hook: str) -> bytes:
+    """Return a piece of a body that `feed` or `finish` returned. Raises TypeError."""
+    if isinstance(result, bytes):
+        return result
+    if isinstance(result, bytearray):
+        return bytes(result)
+    raise TypeError(f"the body stream of {hook} returned {type(result).__name__}, not bytes")
+
+
+def check_wish(result: object, hook: str) -> bool:
+    """Return whether a hook is wanted. Raises TypeError for what is not a bool."""
+    if not isinstance(result, bool):
+        raise TypeError(f"{hook} returned {type(result).__name__}, not bool")
+    return result
+
+
+def check_nothing(result: object, hook: str) -> None:
+    """Return for None. Raises TypeError for anything else."""
+    if result is not None:
+        raise TypeError(f"{hook} returned {type(result).__name__}, not None")
 
 
 def _check_status(status: object) -> None:

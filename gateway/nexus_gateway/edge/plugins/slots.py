@@ -1,4 +1,8 @@
-"""The calls into one plugin instance: timed, bounded, isolated."""
+"""The calls into one plugin instance: timed, bounded, isolated.
+
+The two hooks that see heads have a way of their own, since nearly all plugins have them and pay for each step of it. All other hooks are
+called by `ask`, which returns what a plain hook returned, or a `Later` to await.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,50 @@ import logging
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from nexus_core.hooks import Reply, RequestHead, ResponseHead
+from nexus_core.hooks import Headers, Reply, RequestHead, ResponseHead
+from nexus_core.hooks.specs import ASKING
 from nexus_core.snapshot import PluginInstance, PluginReport
 from nexus_hosting import bounds
+from nexus_hosting.calls import Held, driven
 from nexus_hosting.running import Running
+from nexus_hosting.watching import watch
 from nexus_sdk.plugin import Plugin
 
 from nexus_gateway.edge.measurements import Spread
-from nexus_gateway.edge.plugins.checking import KnownPairs, check_request, check_response
+from nexus_gateway.edge.plugins.checking import KnownPairs, check_nothing, check_request, check_response
 from nexus_gateway.edge.plugins.meters import Meter
+from nexus_gateway.edge.plugins.permits import Permits
 from nexus_gateway.edge.plugins.trials import Trial
 from nexus_gateway.edge.requests import FRAMING, KEPT_OUT
 
 log = logging.getLogger("nexus.gateway.plugins")
 
+T = TypeVar("T")
+
 _Asked = RequestHead | Reply | Awaitable[object]
-_Answered = ResponseHead | Awaitable[object]
+_Answered = ResponseHead | Reply | Awaitable[object]
+
+(REQUEST_BODY, REQUEST_STREAM, ROUTE, ENDPOINT, RESPONSE_BODY, RESPONSE_STREAM, DONE, MESSAGES) = (
+    1 << bit for bit in range(8)
+)
+_MORE = {
+    "on_request_body": REQUEST_BODY,
+    "on_request_stream": REQUEST_STREAM,
+    "on_route": ROUTE,
+    "on_endpoint": ENDPOINT,
+    "on_response_body": RESPONSE_BODY,
+    "on_response_stream": RESPONSE_STREAM,
+    "on_done": DONE,
+    "on_client_message": MESSAGES,
+    "on_server_message": MESSAGES,
+}
+"""Hooks beyond those that see heads, as bits of `Slot.more`."""
+BODIES_IN = REQUEST_BODY | REQUEST_STREAM
+BODIES_OUT = RESPONSE_BODY | RESPONSE_STREAM
+MAX_NOTES = 1000
+"""Coroutines of `on_done` that one plugin may have running."""
 
 
 class HookObserver(Protocol):
@@ -48,30 +78,71 @@ class PluginUnavailable(Exception):
         self.plugin = plugin
 
 
-class Known:
-    """Headers that the plugins of one gateway add to requests and to responses."""
+class HookFailed(Exception):
+    """A call failed, and is counted and logged as that. What follows is for the failure policy, which whoever called knows."""
 
-    __slots__ = ("requests", "responses")
+
+class Known:
+    """Headers that the plugins of one gateway add to requests, to single attempts, and to responses."""
+
+    __slots__ = ("attempts", "requests", "responses")
 
     def __init__(self) -> None:
         self.requests = KnownPairs(KEPT_OUT)
+        self.attempts = KnownPairs(KEPT_OUT | {"host"})
         self.responses = KnownPairs(FRAMING)
+
+
+class Later(Generic[T]):
+    """What a hook returned that is to be awaited. Await `result` once."""
+
+    __slots__ = ("_check", "_hook", "_slot", "_started_at", "_took_s", "_waiting")
+
+    def __init__(
+        self,
+        slot: Slot,
+        hook: str,
+        check: Callable[[object], T],
+        waiting: Awaitable[object],
+        started_at: float,
+        took_s: float,
+    ) -> None:
+        """started_at, took_s: of the call that returned it."""
+        self._slot = slot
+        self._hook = hook
+        self._check = check
+        self._waiting = waiting
+        self._started_at = started_at
+        self._took_s = took_s
+
+    async def result(self) -> T:
+        """Return the checked result, within the plugin's time. Raises `HookFailed`."""
+        return await self._slot.wait(self._hook, self._check, self._waiting, self._started_at, self._took_s)
+
+    def drop(self) -> None:
+        """Let it go; it is not run at all."""
+        close = getattr(self._waiting, "close", None) or getattr(self._waiting, "cancel", None)
+        if close is not None:
+            close()
 
 
 class Slot:
     """Where a rule finds its plugin: the running instance, or none with what that means for requests.
 
     instance: as the Snapshot wants it. report: what runs instead, if anything. asks, answers: whether its request and
-    response hooks do anything. Of the last plain hook that ended, for whoever called it: started_at, took_s, monotonic seconds;
+    response hooks do anything. more: what else it does, bits of `_MORE`. permits: None where it may see and change all headers.
+    Of the last plain hook that ended, for whoever called it: started_at, took_s, monotonic seconds;
     added: the header lines that it added, when that is all it did; None when it changed something else.
 
     meter: counts its calls. open: whether hooks are called; else the failure policy decides, as if there were no plugin. trial: the
-    candidate beside it, None without one; whoever meets the slot first in an exchange takes its `turn`.
+    candidate beside it, None without one; whoever meets the slot first in an exchange takes its `turn`. notes: coroutines of `on_done`
+    that run.
     """
 
     __slots__ = (
-        "_observe", "_on_request", "_on_response", "_request_lines", "_requests", "_response_lines", "_responses", "added",
-        "answers", "asks", "instance", "meter", "open", "plugin", "report", "running", "started_at", "took_s", "trial",
+        "_attempt_lines", "_hooks", "_observe", "_on_request", "_on_response", "_open", "_request_lines", "_requests",
+        "_response_lines", "_responses", "_spreads", "added", "answers", "asks", "instance", "meter", "more", "notes", "permits",
+        "plugin", "report", "running", "started_at", "took_s", "trial",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +155,6 @@ class Slot:
         meter: Meter | None = None,
     ) -> None:
         self.meter = meter or Meter(instance.budgets)
-        self.open = self.meter.open
         self.trial: Trial | None = None
         self.instance = instance
         self.running = running
@@ -92,21 +162,62 @@ class Slot:
         self.report = report
         self.started_at = 0.0
         self.took_s = 0.0
+        self.notes = 0
         self._observe = observe
         self.added: bytes | None = b""
         known = known or Known()
         self._request_lines = known.requests.added
         self._response_lines = known.responses.added
-        self._on_request: Callable[[RequestHead], _Asked] | None = getattr(self.plugin, "on_request", None)
-        self._on_response: Callable[[RequestHead, ResponseHead], _Answered] | None = getattr(
-            self.plugin, "on_response", None
-        )
-        self._requests = observe.spread(instance.id, "on_request")
-        self._responses = observe.spread(instance.id, "on_response")
-        # What the base class does, nothing, is not called. A plugin that does not run may have to refuse requests.
+        self._attempt_lines = known.attempts.added
+        permits = Permits(instance.id, instance.granted)
+        self.permits = permits if permits.limits else None
+        self._hooks = self._bind()
+        self._spreads: dict[str, Spread] = {}
+        self._requests = self._spread("on_request")
+        self._responses = self._spread("on_response")
+        self._on_request: Callable[[RequestHead], _Asked] | None = None
+        self._on_response: Callable[[RequestHead, ResponseHead], _Answered] | None = None
+        self.open = self.meter.open
+
+    def _bind(self) -> dict[str, Callable[..., Any]]:
+        """Return the hooks that the plugin's class overrides. What the base class does, nothing, is not called."""
         kind = type(self.plugin)
-        self.asks = self.plugin is None or getattr(kind, "on_request", None) is not Plugin.on_request
-        self.answers = self.plugin is not None and getattr(kind, "on_response", None) is not Plugin.on_response
+        hooks: dict[str, Callable[..., Any]] = {}
+        for name in ("on_request", "on_response", *_MORE, *ASKING):
+            own = getattr(kind, name, None)
+            if self.plugin is not None and own is not None and own is not getattr(Plugin, name):
+                hooks[name] = getattr(self.plugin, name)
+        permits = self.permits
+        if permits is None:
+            return hooks
+        return {name: permits.guard(name, hook) for name, hook in hooks.items()}
+
+    @property
+    def open(self) -> bool:
+        """Whether hooks are called."""
+        return self._open
+
+    @open.setter  # noqa: A003  # an attribute of slots, no function
+    def open(self, value: bool) -> None:
+        self._open = value
+        called = value and self.plugin is not None
+        hooks = self._hooks if called else {}
+        self._on_request = hooks.get("on_request")
+        self._on_response = hooks.get("on_response")
+        # A plugin that is not called may have to refuse requests.
+        self.asks = not called or "on_request" in hooks
+        self.answers = "on_response" in hooks
+        self.more = 0
+        for name, bit in _MORE.items():
+            if name in hooks:
+                self.more |= bit
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether a failure means that the request fails, too."""
+        return self.instance.failure_policy == "closed"
+
+    # ---- heads
 
     def request(self, head: RequestHead) -> RequestHead | Reply | Awaitable[object]:
         """Return what the plugin makes of the request, or, from an async hook, what `request_later` awaits.
@@ -117,9 +228,11 @@ class Slot:
         if hook is None:
             return self._without(head)
         self.added = b""
-        started = monotonic()
+        watch.since = started = monotonic()
+        watch.who = self
         try:
             result = hook(head)
+            watch.who = None
             if result is not head:
                 self.added = None
                 if type(result) is RequestHead:
@@ -148,32 +261,33 @@ class Slot:
         spread = self._requests
         spread.buckets[bisect_left(spread.bounds, took_s)] += 1  # `observe`, without the call
         spread.sum += took_s
+        meter = self.meter
+        meter.calls += 1
+        meter.seconds += took_s
+        meter.cpu_s += took_s
         return result
 
     async def request_later(self, head: RequestHead, waiting: Awaitable[object]) -> RequestHead | Reply:
         """Return what an async hook makes of the request, within its time. Raises `PluginUnavailable`."""
-        started = monotonic()
         try:
-            async with asyncio.timeout(self.instance.timeout_s):
-                checked = check_request(await waiting, head)
-        except bounds.THROWN as error:
-            self._failed("on_request", started, error)
+            return await self.wait("on_request", lambda result: check_request(result, head), waiting, monotonic(), 0.0)
+        except HookFailed:
             return self._without(head)
-        self._passed(self._requests, started)
-        return checked
 
-    def response(self, request: RequestHead, head: ResponseHead) -> ResponseHead | Awaitable[object]:
+    def response(self, request: RequestHead, head: ResponseHead) -> ResponseHead | Reply | Awaitable[object]:
         """Return what the plugin makes of the response, or, from an async hook, what `response_later` awaits.
 
         Raises `PluginUnavailable` when it fails closed.
         """
         hook = self._on_response
         if hook is None:
-            return head
+            return head if self._open else self._without(head)
         self.added = b""
-        started = monotonic()
+        watch.since = started = monotonic()
+        watch.who = self
         try:
             result = hook(request, head)
+            watch.who = None
             if result is not head:
                 self.added = None
                 if type(result) is ResponseHead:
@@ -183,54 +297,163 @@ class Slot:
                         self.added = self._response_lines(after[count:])
                     else:
                         check_response(result, head)
-                elif inspect.isawaitable(result):
+                elif not isinstance(result, Reply) and inspect.isawaitable(result):
                     return result
                 else:
                     check_response(result, head)
         except bounds.THROWN as error:
-            return self._response_failed(head, started, error)
+            self._failed("on_response", started, error)
+            return self._without(head)
         self.started_at = started
         self.took_s = took_s = monotonic() - started
         spread = self._responses
         spread.buckets[bisect_left(spread.bounds, took_s)] += 1
         spread.sum += took_s
+        meter = self.meter
+        meter.calls += 1
+        meter.seconds += took_s
+        meter.cpu_s += took_s
         return result
 
     async def response_later(
         self, request: RequestHead, head: ResponseHead, waiting: Awaitable[object]
-    ) -> ResponseHead:
+    ) -> ResponseHead | Reply:
         """Return what an async hook makes of the response, within its time. Raises `PluginUnavailable`."""
-        started = monotonic()
         try:
-            async with asyncio.timeout(self.instance.timeout_s):
-                checked = check_response(await waiting, head)
+            return await self.wait(
+                "on_response", lambda result: check_response(result, head), waiting, monotonic(), 0.0
+            )
+        except HookFailed:
+            return self._without(head)
+
+    # ---- all other hooks
+
+    def wants(self, name: str, check: Callable[[object], bool], *given: object) -> bool:
+        """Return whether a hook is wanted that is asked for with `wants_…`. Raises `HookFailed`."""
+        if name not in self._hooks:
+            return True
+        return self.run(name, self._hooks[name], check, *given)
+
+    def plain(self, name: str, check: Callable[[object], T], *given: object) -> T:
+        """Return the checked result of a hook that is never awaited. Raises `HookFailed`."""
+        return self.run(name, self._hooks[name], check, *given)
+
+    def run(self, name: str, call: Callable[..., object], check: Callable[[object], T], *given: object) -> T:
+        """Return the checked result of a call into the plugin. name: of the hook that it counts for. Raises `HookFailed`."""
+        result = self._ask(name, call, check, False, *given)
+        assert not isinstance(result, Later)
+        return result
+
+    def ask(self, name: str, check: Callable[[object], T], *given: object) -> T | Later[T]:
+        """Return the checked result of a hook, or what is to be awaited for it. Raises `HookFailed`."""
+        return self._ask(name, self._hooks[name], check, True, *given)
+
+    async def asked(self, name: str, check: Callable[[object], T], *given: object) -> T:
+        """Return the checked result of a hook, awaited if need be. Raises `HookFailed`."""
+        result = self._ask(name, self._hooks[name], check, True, *given)
+        return await result.result() if isinstance(result, Later) else result
+
+    def lines(self, headers: Headers) -> bytes:
+        """Return the lines of headers for one attempt. Raises TypeError or ValueError for what cannot be sent."""
+        if not isinstance(headers, tuple):
+            raise TypeError(f"on_endpoint returned {type(headers).__name__}, not a tuple of pairs")
+        return self._attempt_lines(headers)
+
+    def _ask(
+        self, name: str, call: Callable[..., object], check: Callable[[object], T], awaits: bool, *given: object
+    ) -> T | Later[T]:
+        watch.since = started = monotonic()
+        watch.who = self
+        try:
+            result = call(*given)
+            watch.who = None
+            if awaits and not isinstance(result, bytes | tuple | Reply) and inspect.isawaitable(result):
+                return Later(self, name, check, result, started, monotonic() - started)
+            checked = check(result)
         except bounds.THROWN as error:
-            return self._response_failed(head, started, error)
-        self._passed(self._responses, started)
+            self._failed(name, started, error)
+            raise HookFailed(name) from error
+        self._passed(name, started, monotonic() - started)
         return checked
 
-    def _response_failed(self, head: ResponseHead, started: float, error: BaseException) -> ResponseHead:
-        self._failed("on_response", started, error)
-        if self.instance.failure_policy == "closed":
-            raise PluginUnavailable(self.instance.id) from error
-        return head
+    async def wait(
+        self, name: str, check: Callable[[object], T], waiting: Awaitable[object], started: float, held_s: float
+    ) -> T:
+        """Return the checked result of what an async hook returned, within its time. held_s: that the call took itself.
 
-    def _passed(self, spread: Spread, started: float) -> None:
+        Raises `HookFailed`.
+        """
+        held = Held()
+        held.seconds = held_s
+        try:
+            async with asyncio.timeout(self.instance.timeout_s):
+                checked = check(await driven(waiting, self, held))
+        except bounds.THROWN as error:
+            self._failed(name, started, error, held.seconds)
+            raise HookFailed(name) from error
+        self._passed(name, started, held.seconds)
+        return checked
+
+    # ---- what becomes of calls
+
+    def _spread(self, hook: str) -> Spread:
+        found = self._spreads.get(hook)
+        if found is None:
+            found = self._spreads[hook] = self._observe.spread(self.instance.id, hook)
+        return found
+
+    def _passed(self, hook: str, started: float, cpu_s: float) -> None:
         self.started_at = started
         self.took_s = took_s = monotonic() - started
-        spread.observe(took_s)
+        self._count(hook, took_s, cpu_s)
 
-    def _failed(self, hook: str, started: float, error: BaseException) -> None:
-        """Tell of a hook that failed. Raises the error when it is no failure: the client has left."""
+    def _count(self, hook: str, took_s: float, cpu_s: float) -> None:
+        self._spread(hook).observe(took_s)
+        meter = self.meter
+        meter.calls += 1
+        meter.seconds += took_s
+        meter.cpu_s += cpu_s
+
+    def _failed(self, hook: str, started: float, error: BaseException, cpu_s: float | None = None) -> None:
+        """Tell of a hook that failed. Raises the error when it is no failure: the client has left. cpu_s: None for all of its time."""
+        watch.who = None
         if bounds.is_cancelled(error):
             raise error
-        (self._requests if hook == "on_request" else self._responses).observe(monotonic() - started)
-        self._observe.failed(self.instance.id, hook)
+        now = monotonic()
+        self.started_at = started
+        self.took_s = took_s = now - started
+        self._count(hook, took_s, took_s if cpu_s is None else cpu_s)
         log.warning(
             "plugin %s failed in %s: %s: %s", self.instance.id, hook, type(error).__name__, error or "out of time"
         )
+        self.failed(hook, now)
 
-    def _without(self, head: RequestHead) -> RequestHead:
+    def failed(self, hook: str, now: float) -> None:
+        """Count a failure of a hook, be it that what it was to get is too large for it. now: monotonic."""
+        self._observe.failed(self.instance.id, hook)
+        self.meter.failed(now)
+
+    def too_large(self, hook: str) -> None:
+        """Count a body that is larger than what is buffered for the plugin."""
+        self._count(hook, 0.0, 0.0)
+        log.warning(
+            "plugin %s failed in %s: the body is larger than spec.budgets.bodyBytes, which is %d",
+            self.instance.id, hook, self.instance.budgets.body_bytes,
+        )  # fmt: skip
+        self.failed(hook, monotonic())
+
+    def dropped(self, hook: str) -> None:
+        """Count work that the plugin would have begun, while too much of it runs. It says nothing of the plugin's health."""
+        self._observe.failed(self.instance.id, hook)
+
+    def note(self, request: RequestHead, done: object) -> Later[None] | None:
+        """Call `on_done`; return what is left to await of it."""
+        try:
+            return self.ask("on_done", lambda result: check_nothing(result, "on_done"), request, done)
+        except HookFailed:
+            return None
+
+    def _without(self, head: T) -> T:
         if self.instance.failure_policy == "closed":
             raise PluginUnavailable(self.instance.id)
         return head
