@@ -71,6 +71,12 @@ class LocalGateway:
         """What serves now."""
         return self._gateway.runtime.published.snapshot if self._gateway is not None else Snapshot()
 
+    @property
+    def live_snapshot(self) -> Snapshot | None:
+        """What serves now, the same object until it changes; None before the first."""
+        published = self._gateway.runtime.published if self._gateway is not None else None
+        return published.snapshot if published is not None and published.generation else None
+
     async def live(self) -> None:
         """Return once the manifests' first Snapshot serves."""
         if self._gateway is not None:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from nexus_core.discovery import Endpoint
 
-from nexus_cli.up import health, ports
+from nexus_cli.up import health, plugins, ports
 from nexus_cli.up.backoff import Backoff
 from nexus_cli.up.logs import MAX_LINE, ServiceLog, Terminal
 from nexus_cli.up.plans import SCHEMES, ServicePlan
@@ -123,6 +123,7 @@ class Replica:
             "NEXUS_ADVERTISE_ADDRESS": HOST,
             "NEXUS_DATA_DIR": str(data_dir),
             "PORT": str(self.port),
+            **plugins.environment(self._house.data_dir, plan.kind, plan.namespace, plan.name),
             **plan.env,
         }
         await self._set("starting", "")

@@ -19,7 +19,7 @@ from nexus_core.problems import Problem
 from nexus_cli import manifests, output
 from nexus_cli.errors import UserError
 from nexus_cli.offline import translate
-from nexus_cli.up import plans, ports, routes, screen
+from nexus_cli.up import plans, plugins, ports, routes, screen
 from nexus_cli.up.gateways import LocalGateway
 from nexus_cli.up.guard import Guard
 from nexus_cli.up.logs import ServiceLog, Terminal, TerminalHandler
@@ -153,6 +153,7 @@ class _Up:
             loop.add_signal_handler(number, self._on_signal)
         gateway_log = ServiceLog("gateway", settings.data_dir / "logs" / "gateway.log", self._terminal)
         gateway: LocalGateway | None = None
+        listing: asyncio.Task[None] | None = None
         try:
             await supervisor.apply(self._wanted)
             await asyncio.sleep(0)  # the processes are being started: they boot while this one imports the gateway
@@ -168,11 +169,19 @@ class _Up:
                 alone=not settings.consul,
             )
             await gateway.start(registry.discovery())
+            served = gateway
+            listing = asyncio.create_task(
+                plugins.follow(settings.directory, settings.data_dir, lambda: served.live_snapshot, self._terminal.say),
+                name="services' plugins",
+            )
             await self._wait_ready(gateway)
             await self._announce(gateway, time.monotonic() - began)
             self._terminal.held = False
             await self._serve(gateway)
         finally:
+            if listing is not None:
+                listing.cancel()
+                await asyncio.wait((listing,))
             await self._shut_down(gateway)
             await registry.close()
             guard.close()
