@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+log = logging.getLogger("nexus.plugins")
 T = TypeVar("T")
 
-THROWN = (Exception, SystemExit, KeyboardInterrupt, asyncio.CancelledError)
+
+class Overran(BaseException):
+    """The plugin's code held the event loop, or its thread, for too long and was interrupted. No Exception: those it may catch."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else "it ran for too long and was interrupted"
+
+
+THROWN = (Exception, SystemExit, KeyboardInterrupt, asyncio.CancelledError, Overran)
 """What plugin code can throw at its caller: `sys.exit()` in a task would end the event loop, and the gateway with it."""
 
 _CANCEL_GRACE_S = 1.0
+_INTERRUPT_EVERY_S = 0.05
+_INTERRUPTS = 200
 
 
 class Stuck(Exception):
@@ -89,6 +103,26 @@ async def in_thread(work: Callable[[], T], limit_s: float) -> T:
         with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile: nobody waits any more
             loop.call_soon_threadsafe(settle, result, failed)
 
-    threading.Thread(target=run, name="plugin", daemon=True).start()
-    async with asyncio.timeout(limit_s):
-        return await outcome
+    thread = threading.Thread(target=run, name="plugin", daemon=True)
+    thread.start()
+    try:
+        async with asyncio.timeout(limit_s):
+            return await outcome
+    except (TimeoutError, asyncio.CancelledError):
+        threading.Thread(target=_interrupt, args=(thread,), name="interrupt a plugin", daemon=True).start()
+        raise
+
+
+def _interrupt(thread: threading.Thread) -> None:
+    """Throw `Overran` into a thread until it ends: code that catches it is thrown at again, but not for ever.
+
+    Only its next line of Python sees it: what sleeps in C goes on sleeping, and takes no time of anybody's.
+    """
+    throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    for _ in range(_INTERRUPTS):
+        if not thread.is_alive():
+            return
+        throw(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Overran))
+        time.sleep(_INTERRUPT_EVERY_S)
+    if thread.is_alive():
+        log.warning("a plugin's thread does not let itself be interrupted and is left behind")

@@ -11,6 +11,7 @@ from nexus_core.snapshot import PluginInstance
 from nexus_hosting import bounds
 from nexus_hosting.calls import driven
 from nexus_hosting.contexts import PluginContext
+from nexus_hosting.letting_go import drop
 
 log = logging.getLogger("nexus.plugins")
 
@@ -46,6 +47,7 @@ class Running:
         self._users -= 1
         if self._users == 0:
             self.leaked = await stop_plugin(self.plugin, self.context)
+            drop(self.plugin)
             self._unload()
 
 

@@ -7,23 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from nexus_core.hooks import Plugin
-from nexus_core.snapshot import PluginInstance
-from nexus_marketplace.fetching import fetch
+from nexus_core.snapshot import PluginInstance, Release
 from nexus_marketplace.rejections import PluginRejected
 
-from nexus_hosting import bounds
+from nexus_hosting import bounds, claims, natives, wheels
 from nexus_hosting.calls import driven
 from nexus_hosting.contexts import PluginContext
-from nexus_hosting.importing import PluginCode, unpack
+from nexus_hosting.facades import make_asyncio
+from nexus_hosting.importing import PluginCode, refusal_in, without_frames
 from nexus_hosting.judges import Judge
+from nexus_hosting.letting_go import drop
 from nexus_hosting.means import Means
+from nexus_hosting.obtaining import Obtainer
 from nexus_hosting.running import Running, stop_plugin
+from nexus_hosting.unpacking import unpack
 
 LOAD_S = 10.0
 """Importing and constructing a plugin, and again its `start`: longer is a failure."""
 SECRET, CONFIG = "secret:", "config:"
-_CONFIGURED = ("config", "sealed", "order", "timeout_s", "failure_policy", "budgets", "candidate", "source")
-"""What may change of an instance without another one being started; the code, and what it may use, may not."""
 
 
 class Starter:
@@ -34,17 +35,19 @@ class Starter:
         self._cache = cache
         self._judge = judge
         self._means = means or Means()
+        self._obtainer = Obtainer(cache, self._means)
 
     async def start(self, instance: PluginInstance) -> Running:
         """Return the plugin, started. Raises `PluginRejected`."""
         release = instance.release
         secrets = await self._unseal(instance)
         config = await self._judge.judge(instance, _starting_with(CONFIG, secrets))
-        code = PluginCode(release, unpack(await fetch(instance, self._cache), release.package))
         context = PluginContext(instance, config, _starting_with(SECRET, secrets), self._means)
+        code = await self._code(instance, context)
 
         def make() -> Any:
             kind = code.load()
+            claims.check(kind, release)
             plugin: Any = kind.__new__(kind, config)
             plugin.context = context
             plugin.__init__(config)
@@ -53,26 +56,71 @@ class Starter:
         try:
             # In a thread: top-level code and constructors may be slow, and the event loop serves requests meanwhile.
             plugin = await bounds.in_thread(make, LOAD_S)
-        except PluginRejected:
-            raise
-        except Exception as error:
+        except BaseException as error:
             code.unload()
-            raise PluginRejected(
+            if isinstance(error, PluginRejected) or not isinstance(error, Exception):
+                raise
+            raise self._rejected(
+                release,
+                error,
                 "PluginConfigInvalid" if isinstance(error, ValueError) else "PluginLoadFailed",
-                f"{release.name} {release.version} cannot be made with this configuration: {_said(error)}.",
-            ) from error
+                "cannot be made with this configuration",
+            ) from without_frames(error)
         try:
             await bounds.within(lambda: driven(plugin.start(), context), LOAD_S)
-        except Exception as error:
+        except BaseException as error:
             await stop_plugin(plugin, context)
+            drop(plugin)
             code.unload()
-            raise PluginRejected(
-                "PluginStartFailed",
-                f"{release.name} {release.version} failed in start: {_said(error)}.",
-                # What cannot be stopped would be left behind anew by each try.
-                retryable=not isinstance(error, bounds.Stuck),
-            ) from error
+            if not isinstance(error, Exception):
+                raise
+            rejected = self._rejected(release, error, "PluginStartFailed", "failed in start")
+            # What cannot be stopped would be left behind anew by each try.
+            rejected.retryable = rejected.reason == "PluginStartFailed" and not isinstance(error, bounds.Stuck)
+            raise rejected from without_frames(error)
         return Running(instance, plugin, code.unload, context)
+
+    async def _code(self, instance: PluginInstance, context: PluginContext) -> PluginCode:
+        """Return the instance's code: its own, of the plugins it imports, of its wheels. Raises `PluginRejected`."""
+        release = instance.release
+        own = unpack(await self._obtainer.artefact(release, instance.base_url), release.package)
+        libraries = []
+        for library in instance.libraries:
+            data = await self._obtainer.artefact(library.release, library.base_url or instance.base_url)
+            libraries.append((library.release, unpack(data, library.release.package)))
+        files: dict[str, bytes] = {}
+        extensions: dict[str, Path] = {}
+        for need in instance.wheels:
+            file = wheels.choose(need)
+            data = await self._obtainer.wheel(file, need, instance.base_url)
+            # In a thread: a large one takes a while to unpack and to be held against its RECORD.
+            found = await asyncio.to_thread(wheels.read, file, need, data, native=instance.granted.native)
+            wheels.merge(files, found, file.filename)
+            extensions |= await asyncio.to_thread(natives.lay_out, self._cache, file.sha256, found)
+        packages = [each.package for each, _ in [(release, own), *libraries]]
+        tops = {path.split("/", 1)[0].removesuffix(".py") for path in files}
+        for number, package in enumerate(packages):
+            if package in tops or package in packages[:number]:
+                raise PluginRejected(
+                    "PluginLoadFailed",
+                    f"{release.name} {release.version} has two packages {package} among its own, its plugins' and its wheels'. "
+                    "Rename one of them.",
+                )
+        return PluginCode(
+            release,
+            own,
+            libraries=libraries,
+            wheels=files,
+            extensions=extensions,
+            granted=instance.granted,
+            replaced={"asyncio": make_asyncio(context.owned)},
+        )
+
+    def _rejected(self, release: Release, error: Exception, reason: str, what: str) -> PluginRejected:
+        refused = refusal_in(error)
+        if refused is not None:
+            return PluginRejected("PluginNotPermitted", f"{release.name} {release.version} {what}: {refused}")
+        return PluginRejected(reason, f"{release.name} {release.version} {what}: {_said(error)}.")
 
     async def reconfigure(self, running: Running, instance: PluginInstance) -> bool:
         """Give a running plugin the configuration of another instance; return whether it took it.
@@ -81,7 +129,7 @@ class Starter:
         `PluginRejected` for a configuration that does not fit or that the plugin refuses; the former one stays in use.
         """
         plugin, context = running.plugin, running.context
-        if not _differs_in_config_alone(running.instance, instance):
+        if not _is_same_code(running.instance, instance):
             return False
         if (running.instance.config, running.instance.sealed) == (instance.config, instance.sealed):
             running.instance = context.instance = instance
@@ -139,12 +187,18 @@ def _starting_with(prefix: str, secrets: dict[str, str]) -> dict[str, str]:
     return {name.removeprefix(prefix): value for name, value in secrets.items() if name.startswith(prefix)}
 
 
-def _differs_in_config_alone(one: PluginInstance, other: PluginInstance) -> bool:
-    return all(
-        getattr(one, field) == getattr(other, field)
-        for field in PluginInstance.__struct_fields__
-        if field not in _CONFIGURED
-    )
+def _is_same_code(one: PluginInstance, other: PluginInstance) -> bool:
+    """Return whether two instances run the same code with the same means. Signatures cover releases; addresses may change."""
+    return _code_of(one) == _code_of(other)
+
+
+def _code_of(instance: PluginInstance) -> tuple[object, ...]:
+    libraries = [(each.release.sha256, each.release.signature, each.public_key) for each in instance.libraries]
+    release = instance.release
+    return (
+        instance.id, release.sha256, release.signature, release.entry_point, instance.public_key, libraries, instance.wheels,
+        instance.granted,
+    )  # fmt: skip
 
 
 def _said(error: Exception) -> str:

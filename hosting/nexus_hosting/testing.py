@@ -31,7 +31,7 @@ def make_instance(
     cache: Path,
     code: str,
     *,
-    id: str = "shop/demo",
+    id: str = "shop/demo",  # noqa: A002  # as the field is called
     config: Mapping[str, Any] | None = None,
     release: Mapping[str, Any] | None = None,
     **fields: Any,
