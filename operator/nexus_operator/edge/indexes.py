@@ -174,9 +174,9 @@ def parse_versions(value: object) -> Versions:
     """Return the versions in a status; what cannot be read of them counts as none."""
     if not isinstance(value, Mapping):
         return Versions()
-    numbers = [value.get(role) for role in ROLES]
-    known = [n if isinstance(n, int) and not isinstance(n, bool) else 0 for n in numbers]
-    return Versions(*known, str(value.get("expires") or ""))
+    numbers = {role: value.get(role) for role in ROLES}
+    known = {role: n for role, n in numbers.items() if isinstance(n, int) and not isinstance(n, bool) and n >= 0}
+    return Versions(**known, expires_utc=str(value.get("expires") or ""))
 
 
 def show_versions(versions: Versions) -> dict[str, int | str]:

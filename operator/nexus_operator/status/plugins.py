@@ -40,7 +40,9 @@ def _plugin(
     lock = view.locks.get(name, NO_LOCK)
     conditions = [view.verdict("Accepted", problems, fallback=True), view.verdict("ResolvedRefs", problems)]
     if status.enabled or any(c.status == "False" for c in conditions):
-        conditions.append(_programmed(view, status))
+        # What the operator itself found on the way to the gateways, before what these say.
+        found = view.verdict("Programmed", problems)
+        conditions.append(found if found.status == "False" else _programmed(view, status))
         ready = summary(conditions, conditions[-1].message)
     else:
         ready = Condition("Ready", "True", "Disabled", "It is switched off by .spec.enabled: requests pass without it.")
