@@ -129,6 +129,8 @@ def files_of(manifest: bytes, origin: str) -> dict[str, tuple[str, int]]:
             if title is None or not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
                 continue
             found[check_path(str(title))] = (digest, int(layer["size"]))
+        if not found:
+            raise ValueError("no layer has a title")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MarketplaceTrouble(
             "MarketplaceInvalid",

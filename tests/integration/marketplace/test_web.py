@@ -1,0 +1,168 @@
+"""A marketplace on a real web server, and on servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nexus_core.marketplace import signed_bytes
+from nexus_core.marketplace.artefact import build_zip
+from nexus_core.model.plugins import NexusMarketplaceSpec
+from nexus_core.snapshot import Release
+from nexus_marketplace import sources
+from nexus_marketplace.publishing import Artefact, build_index, public_key
+from nexus_marketplace.repository import Keys, Repository
+from nexus_marketplace.sources.web import Web
+from nexus_marketplace.troubles import MarketplaceTrouble
+from nexus_marketplace.trust import Followed, Pins, pins_of
+
+from tests.integration.marketplace.conftest import Site
+
+KEY = Ed25519PrivateKey.generate()
+PINS = Pins((public_key(KEY),))
+
+
+def publish(root: Path, *versions: str) -> None:
+    made = []
+    for version in versions:
+        data = build_zip({"demo/__init__.py": version.encode()})
+        digest = hashlib.sha256(data).hexdigest()
+        unsigned = Release(
+            name="demo", version=version, api=">=1,<2", package="demo", entry_point="demo.plugin:Demo", sha256=digest,
+            url=f"artefacts/{digest}.zip", publisher="me",
+        )  # fmt: skip
+        signature = base64.b64encode(KEY.sign(signed_bytes(unsigned))).decode()
+        made.append(Artefact(msgspec.structs.replace(unsigned, signature=signature), data))
+    files = {each.release.url: each.data for each in made}
+    Repository(root).publish(build_index(made), files, Keys.one(KEY), datetime.now(UTC))
+
+
+@pytest.mark.parametrize("tail", ["", "/", "/index.json"])
+def test_a_marketplace_is_followed_over_http(site: Site, tmp_path: Path, tail: str) -> None:
+    publish(site.root, "1.0", "1.1")
+    spec = NexusMarketplaceSpec.model_validate_json(
+        msgspec.json.encode(
+            {"source": {"url": site.url + tail}, "publishers": [{"name": "me", "publicKey": public_key(KEY)}]}
+        )
+    )
+    followed = Followed(sources.open(spec.source), pins_of(spec), tmp_path / "state")
+    index, versions = followed.update()
+    assert [release.version for release in index.releases] == ["1.0", "1.1"]
+    assert index.origin == f"{site.url}/"
+    assert versions.timestamp == 1
+    site.asked.clear()
+    followed.update()
+    assert site.asked == ["/metadata/2.root.json", "/metadata/timestamp.json"], "nothing is fetched twice"
+
+
+def refused(site: Site, tmp_path: Path, *, total_s: float = 15.0) -> MarketplaceTrouble:
+    with pytest.raises(MarketplaceTrouble) as caught:
+        Followed(Web(site.url, total_s=total_s), PINS, tmp_path / "state").update()
+    return caught.value
+
+
+def test_endless_data_ends_at_the_bound(site: Site, tmp_path: Path) -> None:
+    publish(site.root, "1.0")
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b" " * 65536)
+        except ConnectionError:
+            return response
+
+    for path in ("/metadata/timestamp.json", "/metadata/2.root.json"):
+        site.special = {path: endless}
+        trouble = refused(site, tmp_path)
+        assert trouble.reason == "MarketplaceNotTrusted"
+        assert "more than" in trouble.what
+
+
+@pytest.mark.parametrize("path", ["/metadata/timestamp.json", "/metadata/1.targets.json"])
+def test_a_dripping_server_is_given_up(site: Site, tmp_path: Path, path: str) -> None:
+    """A byte now and then keeps any timeout between bytes from running out; the one over all of it does."""
+    publish(site.root, "1.0")
+
+    async def drip(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b" ")
+                await asyncio.sleep(0.02)
+        except ConnectionError:
+            return response
+
+    site.special = {path: drip}
+    trouble = refused(site, tmp_path, total_s=0.5)
+    assert (trouble.reason, trouble.retryable) == ("MarketplaceUnreachable", True)
+    assert "did not answer in full within 0.5 s" in trouble.what
+
+
+def test_compression_is_not_asked_for_and_not_undone(site: Site, tmp_path: Path) -> None:
+    import gzip
+
+    publish(site.root, "1.0")
+
+    async def bomb(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=gzip.compress(b" " * 10_000_000), headers={"Content-Encoding": "gzip"})
+
+    site.special = {"/metadata/timestamp.json": bomb}
+    assert refused(site, tmp_path).reason == "MarketplaceInvalid"
+    assert site.headers[0]["accept-encoding"] == "identity"
+
+
+def test_redirects_are_followed_three_times_and_never_to_another_kind_of_place(site: Site, tmp_path: Path) -> None:
+    publish(site.root, "1.0")
+
+    async def ring(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=302, headers={"Location": str(request.rel_url)})
+
+    async def to_a_file(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=302, headers={"Location": "file:///etc/passwd"})
+
+    async def once(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=302, headers={"Location": "/elsewhere.json"})
+
+    (site.root / "elsewhere.json").write_bytes((site.root / "metadata" / "timestamp.json").read_bytes())
+    site.special = {"/metadata/timestamp.json": ring}
+    assert "more than 3 times" in refused(site, tmp_path).what
+    site.special = {"/metadata/timestamp.json": to_a_file}
+    assert "redirects from http to file" in refused(site, tmp_path).what
+    site.special = {"/metadata/timestamp.json": once}
+    assert Followed(Web(site.url), PINS, tmp_path / "state").update()[1].timestamp == 1
+
+
+@pytest.mark.parametrize("status", [500, 503, 401])
+def test_a_server_in_trouble_is_unreachable_and_not_empty(site: Site, tmp_path: Path, status: int) -> None:
+    """A root that cannot be asked for is not a root that does not exist: the newest root may be behind it."""
+    publish(site.root, "1.0")
+    followed = Followed(Web(site.url), PINS, tmp_path / "state")
+    followed.update()
+
+    async def broken(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status)
+
+    site.special = {"/metadata/2.root.json": broken}
+    trouble = refused(site, tmp_path)
+    assert trouble.reason == "MarketplaceUnreachable"
+    assert str(status) in trouble.what
+    kept = followed.last()
+    assert kept is not None
+    assert [release.version for release in kept[0].releases] == ["1.0"]
+
+
+def test_no_server_at_all(tmp_path: Path) -> None:
+    with pytest.raises(MarketplaceTrouble) as caught:
+        Followed(Web("http://127.0.0.1:1/"), PINS, tmp_path).update()
+    assert (caught.value.reason, caught.value.retryable) == ("MarketplaceUnreachable", True)
