@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from nexus_core.discovery import Discovery
 from nexus_core.problems import Problem
-from nexus_core.snapshot import Fault, Upstream
+from nexus_core.snapshot import Fault, PluginStats, Upstream
 from nexus_hosting.judges import Judge, RemoteVerifier, Verifier
 from nexus_hosting.running import STOP_S
 from nexus_hosting.starting import Starter
@@ -32,6 +32,8 @@ from nexus_gateway.building import (
     NothingToServe,
     addresses_of,
     build_discovery,
+    build_keys,
+    build_means,
     build_opener,
     build_source,
     place_of,
@@ -53,7 +55,7 @@ from nexus_gateway.edge.recording import Recorder
 from nexus_gateway.edge.runtimes import Parts, Runtime
 from nexus_gateway.edge.samples import Samples
 from nexus_gateway.edge.sessions import Sessions
-from nexus_gateway.edge.sources.port import SnapshotSource, TakesSamples
+from nexus_gateway.edge.sources.port import SnapshotSource, TakesSamples, TakesStats
 from nexus_gateway.edge.streams.service import Means as StreamMeans
 from nexus_gateway.edge.streams.service import Streams
 from nexus_gateway.edge.swaps import Means, Swaps
@@ -140,8 +142,12 @@ class Gateway:
         )
         self._judge = judge or Verifier()
         self._tasks = Tasks(lambda name: self.measurements.tally(names.TASK_FAILURES, name).inc())
+        self._keys = build_keys(settings)
+        lent = build_means(settings, self.pools.all, self.place.workers, self._keys)
         self._loader = Loader(
-            Starter(settings.plugin_cache, self._judge), self.measurements, lambda trial: self.overseer.tried(trial)
+            Starter(settings.plugin_cache, self._judge, lent),
+            self.measurements,
+            lambda trial: self.overseer.tried(trial),
         )
         self.overseer = Overseer(self._tasks.own, self._loader.renew)
         self._draining = False
@@ -246,6 +252,8 @@ class Gateway:
             else:
                 await self._accept()
             self._stack.push_async_callback(self._judge.close)
+            if self._keys is not None:
+                self._stack.push_async_callback(self._keys.close)
             self._stack.push_async_callback(self._close_source)
             self._stack.push_async_callback(self._swaps.close)
             self._tasks.own(self._follow(), "snapshots")
@@ -257,9 +265,14 @@ class Gateway:
             source = self.source
             if settings.sample_requests and isinstance(source, TakesSamples):
                 self._tasks.keep(lambda: source.publish_samples(lambda: self.samples.samples), "samples")
+            if isinstance(source, TakesStats):
+                self._tasks.keep(lambda: source.publish_stats(self._plugin_stats), "stats of plugins")
         except BaseException:
             await self._stack.aclose()
             raise
+
+    def _plugin_stats(self) -> dict[str, PluginStats]:
+        return self.overseer.stats(asyncio.get_running_loop().time())
 
     def _start_telemetry(self) -> None:
         settings = self.settings

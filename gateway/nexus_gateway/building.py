@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nexus_core.certificates.keys import process_key
 from nexus_core.discovery import Discovery
+from nexus_core.snapshot.plugins import SealedValue
+from nexus_hosting.means import Means
 from nexus_sdk.discovery.file import FileDiscovery
 from nexus_sdk.discovery.memory import MemoryDiscovery
 
 from nexus_gateway.edge.kept import KeptDiscovery
 from nexus_gateway.edge.listeners.plans import Addresses
+from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.sources.files import FileSource
 from nexus_gateway.edge.sources.port import SnapshotSource
 from nexus_gateway.edge.sources.remote import RemoteWorkshop
 from nexus_gateway.edge.workers.places import Place
 from nexus_gateway.edge.workers.sockets import every_address
+from nexus_gateway.resilience.breakers import OPEN
 from nexus_gateway.settings import LISTEN, GatewaySettings, SettingInvalid, split_address
 
 if TYPE_CHECKING:
     from nexus_core.certificates.sealing import Opener, Sealer
+
+    from nexus_gateway.edge.sources.keys import Keys
 
 
 class NothingToServe(ValueError):
@@ -68,6 +76,48 @@ def _seal_key(settings: GatewaySettings) -> bytes:
         return parse_key(settings.seal_key)
     except SealError as error:
         raise SettingInvalid(f"NEXUS_SEAL_KEY cannot be used. {error}") from error
+
+
+def build_means(
+    settings: GatewaySettings, pools: Callable[[], Mapping[str, Pool]], workers: int, keys: Keys | None
+) -> Means:
+    """Return what this process lends to its plugins. pools: the live ones, by upstream. keys: of Consul, None without it."""
+    opener = functools.cache(lambda: build_opener(settings))
+
+    def unseal(sealed: SealedValue, about: str) -> bytes:
+        return opener().unseal_text(sealed.text, sealed.holders, about)
+
+    return Means(
+        workers=workers,
+        endpoint=lambda service: find_endpoint(pools(), service),
+        consul=keys.value if keys is not None else None,
+        artefact=keys.artefact if keys is not None else None,
+        unseal=unseal,
+        pypi=settings.pypi_index,
+    )
+
+
+def build_keys(settings: GatewaySettings) -> Keys | None:
+    """Return what reads Consul's KV store for plugins, None without Consul."""
+    if not settings.consul_url:
+        return None
+    # Where it is needed, as below: its client takes 7 MB.
+    from nexus_sdk.consul.connection import Connection
+
+    from nexus_gateway.edge.sources.keys import Keys
+
+    return Keys(Connection(settings.consul_url, settings.consul_token or None), settings.consul_prefix)
+
+
+def find_endpoint(pools: Mapping[str, Pool], service: str) -> str | None:
+    """Return the endpoint of a service that has the least to do, of those that take requests: `host:port`; None without one."""
+    pool = pools.get(service)
+    if pool is None:
+        return None
+    able = [each for each in pool.endpoints if each.healthy and not each.draining and each.breaker.state != OPEN]
+    return (
+        min(able or pool.endpoints, key=lambda each: (each.active, each.attempts)).authority if pool.endpoints else None
+    )
 
 
 def build_source(settings: GatewaySettings, manifests: Path | None) -> SnapshotSource:

@@ -91,6 +91,8 @@ class GatewaySettings:
     None keeps nothing: right for replicas that are replaced rather than restarted."""
     plugin_cache: Path = _env("NEXUS_PLUGIN_CACHE", factory=_default_cache)  # noqa: RUF009 - as above
     """Directory of verified plugin artefacts, by digest. Kept over restarts, an unreachable marketplace stops no start."""
+    pypi_index: str = _env("NEXUS_PYPI_INDEX", "https://pypi.org/simple/")
+    """Where wheels that plugins need are asked for when the marketplace does not have them: a URL with the pages of PEP 503 or PEP 691."""
     max_in_flight: int = _env("NEXUS_MAX_IN_FLIGHT", 4096)
     """Requests served at once; more are answered 503 with Retry-After. Default: what one process can hold without
     its queues growing into timeouts."""
@@ -265,7 +267,7 @@ def _paths(text: str) -> tuple[str, ...]:
     return found
 
 
-def _collector(text: str) -> str:
+def _url(text: str) -> str:
     url = urlsplit(text)
     # `port` raises for one that is out of range.
     if url.scheme not in ("http", "https") or not url.hostname or url.port == 0:
@@ -332,6 +334,7 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "discovery_file": (Path, "a file"),
     "state_dir": (Path, "a directory"),
     "plugin_cache": (Path, "a directory"),
+    "pypi_index": (_url, "an http:// or https:// URL, for example https://pypi.org/simple/"),
     "max_in_flight": (_count, "a whole number, 0 or more"),
     "session_secret": (_secret, "16 characters or more"),
     "max_connections": (_count, "a whole number, 0 or more"),
@@ -350,7 +353,7 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "trace_ratio": (_ratio, "a number from 0 to 1"),
     "access_log_ratio": (_ratio, "a number from 0 to 1"),
     "trace_slow_s": (_seconds, "seconds, 0 or more"),
-    "otlp_endpoint": (_collector, "an http:// or https:// URL, for example http://jaeger:4318"),
+    "otlp_endpoint": (_url, "an http:// or https:// URL, for example http://jaeger:4318"),
     "traces_memory": (_count, "a whole number, 0 or more"),
     "sample_requests": (_count, "a whole number, 0 or more"),
     "metrics_series": (_series, "a whole number, 500 or more"),

@@ -274,6 +274,16 @@ def ack_prefix(prefix: str = "nexus") -> str:
     return f"{prefix}/acks/"
 
 
+def artefact_prefix(prefix: str = "nexus") -> str:
+    """Return what the keys of all artefacts begin with."""
+    return f"{prefix}/artefacts/"
+
+
+def artefact_key(sha256: str, number: int, prefix: str = "nexus") -> str:
+    """Return the key of a part of an artefact that the operator keeps for gateways. number: from 0; parts of at most 480 KiB."""
+    return f"{artefact_prefix(prefix)}{sha256}/{number}"
+
+
 def _items(snapshot: Snapshot) -> Iterator[tuple[str, bytes]]:
     for name, _ in _SECTIONS:
         for item in getattr(snapshot, name):

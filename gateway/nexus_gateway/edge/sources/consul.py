@@ -12,17 +12,18 @@ import logging
 import os
 import random
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nexus_core.problems import Problem
-from nexus_core.snapshot import Ack, Published, wire
+from nexus_core.snapshot import Ack, PluginStats, Published, wire
 from nexus_core.snapshot.samples import Sample
 from nexus_sdk.consul.connection import Connection, ConsulAway, ConsulRefused
 
 from nexus_gateway.edge.slices import run_in_slices
 from nexus_gateway.edge.sources.samples import SamplePublisher
+from nexus_gateway.edge.sources.stats import StatsPublisher
 
 log = logging.getLogger("nexus.gateway.consul")
 T = TypeVar("T")
@@ -276,6 +277,10 @@ class ConsulSource:
     async def publish_samples(self, samples: Callable[[], Sequence[Sample]]) -> None:
         """Publish what `samples` returns while somebody asks for it; for ever. samples: called in a thread."""
         await SamplePublisher(self._connection, self._prefix, self._replica, lambda: self._session, samples).run()
+
+    async def publish_stats(self, stats: Callable[[], Mapping[str, PluginStats]]) -> None:
+        """Publish what plugins do every few seconds, for ever. stats: by plugin; called on the event loop."""
+        await StatsPublisher(self._connection, self._prefix, self._replica, lambda: self._session, stats).run()
 
     async def close(self) -> None:
         """End the watch, withdraw the ack and close the connection."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from nexus_core.problems import Problem
-from nexus_core.snapshot import Ack, Published, Snapshot
+from nexus_core.snapshot import Ack, PluginStats, Published, Snapshot
 from nexus_core.snapshot.samples import Sample
 
 
@@ -39,6 +39,15 @@ class TakesSamples(Protocol):
 
     async def publish_samples(self, samples: Callable[[], Sequence[Sample]]) -> None:
         """Publish it whenever somebody asks; never returns. samples: what is kept now; called in a thread."""
+        ...
+
+
+@runtime_checkable
+class TakesStats(Protocol):
+    """A source whose publisher shows what plugins do."""
+
+    async def publish_stats(self, stats: Callable[[], Mapping[str, PluginStats]]) -> None:
+        """Publish it every few seconds; never returns. stats: by plugin; called on the event loop."""
         ...
 
 
