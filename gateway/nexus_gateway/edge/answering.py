@@ -11,6 +11,7 @@ from nexus_wire.pieces import Piece
 
 from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.attempts import Attempt
+from nexus_gateway.edge.conversations import Conversation
 from nexus_gateway.edge.ending import Ending
 from nexus_gateway.edge.outlet import Outlet, Source
 from nexus_gateway.edge.plugins.slots import BODIES_OUT
@@ -263,13 +264,19 @@ class Answering(Ending):
         stream = self.stream
         assert self.backend is not None
         stream.deadline = self.proxy.clock.tick + self.backend.idle_ticks
+        conversation = None
+        if self.is_overheard and self.hooked is not None and self.hooked.phases is not None:
+            conversation = self.extras().conversation = Conversation(self, attempt, self.hooked.phases.met)
+        begun = b"" if conversation is not None else bytes(data)
         ahead = stream.switch(
             b"HTTP/1.1 101 Switching Protocols\r\n%bconnection: upgrade\r\nupgrade: %b\r\n\r\n%b"
-            % (lines, block.upgrade, bytes(data))
+            % (lines, block.upgrade, begun)
         )
+        if conversation is not None:
+            conversation.from_server(bytes(data))
         attempt.let_go()
-        if ahead and attempt.connection is not None:
-            attempt.connection.write(ahead)
+        if ahead:
+            self.on_tunnel(ahead)
 
     # ---- its body
 
@@ -279,6 +286,11 @@ class Answering(Ending):
             self._data_through(outlet, data)
             return
         self.bytes_out += len(data)
+        conversation = self.conversation
+        if conversation is not None:
+            self.stay_in_tunnel()
+            conversation.from_server(data)
+            return
         size = self.plan.size
         if (
             size is not None
@@ -322,20 +334,49 @@ class Answering(Ending):
                 self._over(attempt)
                 self.stream.finish(outlet.trailers)
             return
-        tunnelled = self.tunnelled
+        if self.tunnelled:
+            self._leave_tunnel(attempt)
+            return
         connection = attempt.connection
         # Before the connection is given back, and serves the next one.
         trailers = connection.trailers if connection is not None else b""
         self._over(attempt)
-        if tunnelled:
-            self.stream.close_tunnel()
-        else:
-            self.stream.finish(trailers)
+        self.stream.finish(trailers)
 
     def broke_off(self, attempt: Attempt) -> None:
         """The upstream broke off in the middle of its response."""
         if self.tunnelled:
-            self._over(attempt)
-            self.stream.close_tunnel()
+            self._leave_tunnel(attempt)
         else:
             self._break_off("UpstreamReset")
+
+    def _leave_tunnel(self, attempt: Attempt) -> None:
+        """The service's side of a tunnel has ended: end the client's, once what was said has reached it."""
+        conversation = self.conversation
+        if conversation is not None:
+            conversation.server_left(lambda: self._close_tunnel(attempt))
+        else:
+            self._close_tunnel(attempt)
+
+    def _close_tunnel(self, attempt: Attempt) -> None:
+        if not self.over:
+            self._over(attempt)
+            self.stream.close_tunnel()
+
+    def stay_in_tunnel(self) -> None:
+        """Somebody spoke: the silence that is allowed begins anew, unless the end is near."""
+        conversation = self.conversation
+        if self.backend is not None and (conversation is None or not conversation.closing):
+            self.stream.deadline = self.proxy.clock.tick + self.backend.idle_ticks
+
+    def on_tunnel(self, data: bytes) -> None:
+        """Pass bytes of an upgraded connection on."""
+        attempt = self.attempt
+        if attempt is None or attempt.connection is None:
+            return
+        self.stay_in_tunnel()
+        conversation = self.conversation
+        if conversation is not None:
+            conversation.from_client(data)
+        else:
+            attempt.connection.write(data)

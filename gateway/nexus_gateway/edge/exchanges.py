@@ -310,6 +310,9 @@ class Exchange(Receiving):
                 if lane.request is not None:
                     lines = lane.request.apply_bytes(lines)
         if block.upgrade and self.upgrades:
+            if self.is_overheard:
+                # Messages that plugins see are plain: nothing is agreed on that would change their frames.
+                lines = requests.without(lines, b"sec-websocket-extensions")
             lines += b"connection: upgrade\r\nupgrade: websocket\r\n"
         return start + lines
 

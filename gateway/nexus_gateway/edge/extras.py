@@ -10,6 +10,7 @@ from nexus_gateway.resilience.endpoints import EndpointState
 
 if TYPE_CHECKING:
     from nexus_gateway.edge.attempts import Attempt
+    from nexus_gateway.edge.conversations import Conversation
     from nexus_gateway.edge.mirrors import Collected
 
 
@@ -25,11 +26,13 @@ class Extras:
     upgraded. debug: its client may be told.
     grpc: the status that the gateway itself answered a gRPC call with, digits. meant: the HTTP status that says what upstream's
     gRPC status does, of a call that failed; 0 else. copied: a body that is collected for the rule's mirrors while it is sent.
+    conversation: of a WebSocket whose messages plugins see.
     """
 
     __slots__ = (
-        "copied", "debug", "delay", "failed", "fell_back", "grpc", "hash_key", "hedge", "holding", "invited", "meant", "pending",
-        "pending_bytes", "picked", "queued", "response_lines", "service_probe", "sticky", "tried", "tunnel", "until_body", "waiting",
+        "conversation", "copied", "debug", "delay", "failed", "fell_back", "grpc", "hash_key", "hedge", "holding", "invited",
+        "meant", "pending", "pending_bytes", "picked", "queued", "response_lines", "service_probe", "sticky", "tried", "tunnel",
+        "until_body", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -55,3 +58,4 @@ class Extras:
         self.grpc = ""
         self.meant = 0
         self.copied: Collected | None = None
+        self.conversation: Conversation | None = None

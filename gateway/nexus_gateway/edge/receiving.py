@@ -7,6 +7,7 @@ from time import monotonic
 
 from nexus_wire.http1 import Refused
 
+from nexus_gateway.edge.attempts import Attempt
 from nexus_gateway.edge.trying import Trying
 from nexus_gateway.filters import grpc
 from nexus_gateway.filters.sizes import refuses_request
@@ -173,14 +174,24 @@ class Receiving(Trying):
         attempt = self.attempt
         if self.tunnelled and attempt is not None and attempt.connection is not None:
             # What the client sent last is still written.
-            connection = attempt.connection
-            self._over(attempt)
-            connection.close()
+            conversation = self.conversation
+            if conversation is not None:
+                conversation.client_left(lambda: self._client_left_tunnel(attempt))
+            else:
+                self._client_left_tunnel(attempt)
             return
         self.call_off()
         self.reason = "ClientClosed"
         self.status = self.status or CLIENT_CLOSED
         self._over(None)
+
+    def _client_left_tunnel(self, attempt: Attempt) -> None:
+        if self.over:
+            return
+        connection = attempt.connection
+        self._over(attempt)
+        if connection is not None:
+            connection.close()
 
     def on_blocked(self) -> None:
         """The client reads slowly."""
@@ -191,13 +202,6 @@ class Receiving(Trying):
         """The client reads on."""
         if self.attempt is not None:
             self.attempt.resume()
-
-    def on_tunnel(self, data: bytes) -> None:
-        """Pass bytes of an upgraded connection on."""
-        attempt = self.attempt
-        if attempt is not None and attempt.connection is not None and self.backend is not None:
-            self.stream.deadline = self.proxy.clock.tick + self.backend.idle_ticks
-            attempt.connection.write(data)
 
     def _whole(self, now: float) -> None:
         """Send the request, and its copies if all of it is here."""

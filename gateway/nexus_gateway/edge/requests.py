@@ -211,3 +211,9 @@ def appended(before: Headers, after: Headers) -> Headers | None:
 def render(headers: Iterable[tuple[str, str]]) -> bytes:
     """Return pairs as header lines, without those that frame the message or speak of one connection."""
     return render_pairs([pair for pair in headers if pair[0] not in FRAMING and pair[0].lower() not in FRAMING])
+
+
+def without(lines: bytes, name: bytes) -> bytes:
+    """Return header lines without those of one header. name: lower-case."""
+    kept = [line for line in lines.split(b"\r\n") if line.partition(b":")[0].strip().lower() != name]
+    return b"\r\n".join(kept)

@@ -14,6 +14,7 @@ from nexus_gateway.edge.extras import Extras
 from nexus_gateway.edge.hooked import Hooked
 from nexus_gateway.edge.outlet import Outlet
 from nexus_gateway.edge.phases import Phases
+from nexus_gateway.edge.plugins.slots import MESSAGES
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.runtimes import Backend, Plan, Runtime
 from nexus_gateway.filters import grpc
@@ -22,6 +23,7 @@ from nexus_gateway.resilience.concurrency import Limiter
 from nexus_gateway.telemetry.finished import Finished
 
 if TYPE_CHECKING:
+    from nexus_gateway.edge.conversations import Conversation
     from nexus_gateway.edge.proxy import Proxy
 
 
@@ -126,6 +128,17 @@ class Standing:
     def tunnelled(self) -> bool:
         """Whether the connection was upgraded."""
         return self.extra is not None and self.extra.tunnel
+
+    @property
+    def conversation(self) -> Conversation | None:
+        """The WebSocket's messages, where plugins see them."""
+        return self.extra.conversation if self.extra is not None else None
+
+    @property
+    def is_overheard(self) -> bool:
+        """Whether plugins see the messages of a WebSocket that comes of it."""
+        phases = self.hooked.phases if self.hooked is not None else None
+        return phases is not None and bool(phases.bits & MESSAGES)
 
     @property
     def upgrades(self) -> bool:

@@ -1,0 +1,226 @@
+"""Plugins that see the messages of WebSockets: changed, dropped, refused, whatever the two ends speak."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import ClientWebSocketResponse, WSMsgType, web
+from nexus_core.snapshot import Budgets, PluginInstance
+from nexus_gateway.testing import Harness, route, rule, snapshot, until, upstream
+from nexus_hosting.testing import make_instance
+
+CODE = """
+    import asyncio
+    from nexus_sdk.plugin import Close, Message, Plugin
+
+    class Demo(Plugin):
+        def on_request(self, request):
+            return request.with_header("x-seen", "1")
+
+        {kind}def on_client_message(self, socket, message):
+            {wait}
+            if message.data == "crash":
+                raise RuntimeError("boom")
+            if message.data == "wrong":
+                return 7
+            if message.data == "drop":
+                return None
+            if message.data == "leave":
+                return Close(4001, "go away")
+            if message.data == "who":
+                return Message(socket.request.header("x-seen") + " " + socket.request.path)
+            if isinstance(message.data, bytes):
+                return Message(message.data[::-1])
+            return Message(message.data.upper())
+
+        {kind}def on_server_message(self, socket, message):
+            {wait}
+            return Message(message.data + "!") if isinstance(message.data, str) else message
+"""
+HOOKS = ("on_client_message", "on_request", "on_server_message")
+SYNC = {"kind": "", "wait": "pass"}
+WAITING = {"kind": "async ", "wait": "await asyncio.sleep(0.001)"}
+both = pytest.mark.parametrize("way", [SYNC, WAITING], ids=["plain", "coroutine"])
+
+
+class Echo:
+    """A service that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        self.closed: list[int | None] = []
+        self.extensions: list[str | None] = []
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        self.extensions.append(request.headers.get("sec-websocket-extensions"))
+        socket = web.WebSocketResponse(compress=True, max_msg_size=0)
+        await socket.prepare(request)
+        async for message in socket:
+            self.heard.append(message.data)
+            if message.data == "STORM":
+                for number in range(500):
+                    await socket.send_str(str(number))
+                await socket.close(code=4100, message=b"done")
+            elif message.type is WSMsgType.TEXT:
+                await socket.send_str(message.data)
+            elif message.type is WSMsgType.BINARY:
+                await socket.send_bytes(message.data)
+        self.closed.append(socket.close_code)
+        return socket
+
+
+async def start(harness: Harness, way: dict[str, str] = SYNC, **fields: Any) -> Echo:
+    echo = Echo()
+    port = await harness.upstreams.start(echo.serve)
+    instance: PluginInstance = make_instance(
+        harness.tmp_path / "plugins", CODE.format(**way), release={"hooks": HOOKS}, **fields
+    )
+    await harness.start()
+    rules = rule("shop/orders", plugins=(instance.id,))
+    await harness.publish(snapshot(route(rules), upstream(port), plugins=(instance,)))
+    assert harness.gateway is not None
+    assert harness.gateway.runtime.slots[instance.id].report.state == "loaded"
+    return echo
+
+
+async def said(socket: ClientWebSocketResponse, text: str | bytes) -> Any:
+    await (socket.send_str(text) if isinstance(text, str) else socket.send_bytes(text))
+    return (await socket.receive()).data
+
+
+@both
+async def test_messages_are_changed_each_way(harness: Harness, way: dict[str, str]) -> None:
+    echo = await start(harness, way)
+    async with harness.client.ws_connect(harness.url("/ws"), compress=15) as socket:
+        assert not socket.compress  # nobody agreed on what would hide messages
+        assert await said(socket, "hello") == "HELLO!"
+        assert await said(socket, b"\x00\x01") == b"\x01\x00"
+        assert await said(socket, "who") == "1 /ws!"
+        large = "x" * 100_000
+        assert await said(socket, large) == large.upper() + "!"
+        await socket.ping(b"p")
+        assert await said(socket, "still") == "STILL!"
+    assert echo.extensions == [None]
+    assert echo.heard[0] == "HELLO"
+
+
+@both
+async def test_many_messages_keep_their_order(harness: Harness, way: dict[str, str]) -> None:
+    await start(harness, way)
+    async with harness.client.ws_connect(harness.url("/ws")) as socket:
+        for number in range(200):
+            await socket.send_str(f"m{number}")
+        assert [(await socket.receive()).data for _ in range(200)] == [f"M{number}!" for number in range(200)]
+
+
+@both
+async def test_what_a_service_says_last_arrives_before_its_close(harness: Harness, way: dict[str, str]) -> None:
+    await start(harness, way)
+    async with harness.client.ws_connect(harness.url("/ws")) as socket:
+        await socket.send_str("storm")
+        got = [message.data async for message in socket]
+        assert got == [f"{number}!" for number in range(500)]
+        assert socket.close_code == 4100
+
+
+@both
+async def test_what_a_client_says_last_arrives_before_its_leave(harness: Harness, way: dict[str, str]) -> None:
+    echo = await start(harness, way)
+    async with harness.client.ws_connect(harness.url("/ws")) as socket:
+        for number in range(50):
+            await socket.send_str(f"m{number}")
+    await until(lambda: len(echo.heard) == 50)
+    assert echo.heard[-1] == "M49"
+    assert harness.gateway is not None
+    proxy = harness.gateway.proxy
+    await until(lambda: not proxy.in_flight)
+
+
+@both
+async def test_a_dropped_message_reaches_nobody(harness: Harness, way: dict[str, str]) -> None:
+    echo = await start(harness, way)
+    async with harness.client.ws_connect(harness.url("/ws")) as socket:
+        await socket.send_str("drop")
+        assert await said(socket, "next") == "NEXT!"
+    assert echo.heard == ["NEXT"]
+
+
+@both
+async def test_a_plugin_closes_both_sides(harness: Harness, way: dict[str, str]) -> None:
+    echo = await start(harness, way)
+    async with harness.client.ws_connect(harness.url("/ws")) as socket:
+        await socket.send_str("leave")
+        await socket.send_str("unheard")
+        message = await socket.receive()
+        assert (message.type, message.data, message.extra) == (WSMsgType.CLOSE, 4001, "go away")
+    await until(lambda: echo.closed == [4001])
+    assert echo.heard == []
+    assert harness.gateway is not None
+    proxy = harness.gateway.proxy
+    await until(lambda: not proxy.in_flight)
+
+
+@both
+@pytest.mark.parametrize("text", ["crash", "wrong"])
+async def test_a_failing_plugin_is_passed_over_or_ends_it(harness: Harness, way: dict[str, str], text: str) -> None:
+    await start(harness, way)
+    async with harness.client.ws_connect(harness.url("/ws")) as socket:
+        assert await said(socket, text) == f"{text}!"
+    await start_again(harness, way)
+    async with harness.client.ws_connect(harness.url("/ws")) as socket:
+        await socket.send_str(text)
+        message = await socket.receive()
+        assert (message.type, message.data) == (WSMsgType.CLOSE, 1011)
+
+
+async def start_again(harness: Harness, way: dict[str, str]) -> None:
+    port = await harness.upstreams.start(Echo().serve)
+    instance = make_instance(
+        harness.tmp_path / "plugins", CODE.format(**way), release={"hooks": HOOKS}, failure_policy="closed"
+    )
+    rules = rule("shop/orders", plugins=(instance.id,))
+    await harness.publish(snapshot(route(rules), upstream(port), plugins=(instance,)))
+
+
+async def test_a_message_that_is_too_large_ends_it(harness: Harness) -> None:
+    echo = await start(harness, budgets=Budgets(body_bytes=2048))
+    async with harness.client.ws_connect(harness.url("/ws"), max_msg_size=0) as socket:
+        assert await said(socket, "x" * 2047) == "X" * 2047 + "!"
+        await socket.send_str("x" * 2049)
+        message = await socket.receive()
+        assert (message.type, message.data) == (WSMsgType.CLOSE, 1009)
+    await until(lambda: echo.closed == [1009])
+
+
+async def test_a_client_that_speaks_no_websocket_is_cut_off(harness: Harness) -> None:
+    await start(harness)
+    assert harness.gateway is not None
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.gateway.port)
+    writer.write(
+        b"GET /ws HTTP/1.1\r\nhost: shop.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b" 101 " in head
+    writer.write(b"\x81\x05hello")  # not masked
+    close = await reader.readexactly(4)
+    assert (close[0], int.from_bytes(close[2:4], "big")) == (0x88, 1002)
+    proxy = harness.gateway.proxy
+    writer.close()
+    await until(lambda: not proxy.in_flight)
+
+
+async def test_an_update_changes_new_conversations_and_keeps_old_ones(harness: Harness) -> None:
+    await start(harness)
+    async with harness.client.ws_connect(harness.url("/ws")) as old:
+        assert await said(old, "a") == "A!"
+        port = await harness.upstreams.start(Echo().serve)
+        code = CODE.format(**SYNC).replace('+ "!"', '+ "?"')
+        newer = make_instance(harness.tmp_path / "plugins", code, release={"hooks": HOOKS, "version": "1.1.0"})
+        rules = rule("shop/orders", plugins=(newer.id,))
+        await harness.publish(snapshot(route(rules), upstream(port), plugins=(newer,)))
+        async with harness.client.ws_connect(harness.url("/ws")) as new:
+            assert await said(new, "b") == "B?"
+        assert await said(old, "c") == "C!"
