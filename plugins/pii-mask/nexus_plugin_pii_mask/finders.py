@@ -6,6 +6,7 @@ Every expression here has bounded repeats of characters that its neighbours do n
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from collections.abc import Callable, Iterator
 
@@ -18,6 +19,7 @@ _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]){11,40}")
 _PHONE = re.compile(r"(?<![\w+])(?:(?:\+|00)[1-9](?:[ ()./-]{0,2}\d){6,13}|\(?[2-9]\d{2}\)?[ .-]\d{3}[ .-]\d{4})(?!\d)")
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}(?:\.\d{1,3}){0,3}(?![\w:])")
+_MIN_CARD, _MAX_CARD = 13, 19
 _IBAN_LENGTHS = {
     "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BR": 29, "BY": 28, "CH": 21, "CR": 22,
     "CY": 28, "CZ": 24, "DE": 22, "DK": 18, "DO": 28, "EE": 20, "EG": 29, "ES": 24, "FI": 18, "FO": 18, "FR": 27, "GB": 22, "GE": 22,
@@ -43,7 +45,7 @@ def is_luhn(digits: str) -> bool:
 
 def is_card(digits: str) -> bool:
     """Return whether digits are a payment card's number: 13 to 19, of a payment industry (2 to 6), with their check digit."""
-    return 13 <= len(digits) <= 19 and digits[0] in "23456" and len(set(digits)) > 1 and is_luhn(digits)
+    return _MIN_CARD <= len(digits) <= _MAX_CARD and digits[0] in "23456" and len(set(digits)) > 1 and is_luhn(digits)
 
 
 def is_iban(text: str) -> bool:
@@ -65,13 +67,17 @@ def cards(text: str) -> Iterator[Span]:
         if not match[0].isascii():
             continue
         groups = [group.span() for group in re.finditer(r"\d+", match[0])]
+        digits = re.sub(r"\D", "", match[0])
+        offsets = [0, *itertools.accumulate(end - start for start, end in groups)]
         first = 0
         while first < len(groups):
-            for last in range(len(groups) - 1, first - 1, -1):
-                start, end = groups[first][0], groups[last][1]
-                if end - start <= 38 and is_card(re.sub(r"\D", "", match[0][start:end])):
-                    yield match.start() + start, match.start() + end
-                    first = last
+            for last in range(min(len(groups), first + _MAX_CARD), first, -1):
+                count = offsets[last] - offsets[first]
+                if count < _MIN_CARD:
+                    break
+                if count <= _MAX_CARD and is_card(digits[offsets[first] : offsets[last]]):
+                    yield match.start() + groups[first][0], match.start() + groups[last - 1][1]
+                    first = last - 1
                     break
             first += 1
 
