@@ -25,6 +25,7 @@ from nexus_operator.children.dataplanes import Fabric, render_data_plane
 from nexus_operator.children.gateways import Planned, of_deleted_classes, plan_data_planes
 from nexus_operator.children.render import Surroundings, render
 from nexus_operator.edge.ackwatch import AckWatch
+from nexus_operator.edge.artefacts import ArtefactMirror
 from nexus_operator.edge.catalog import Catalog
 from nexus_operator.edge.childwriter import RETRY_S, ChildWriter, Kept
 from nexus_operator.edge.consul import ConsulApi, ConsulAway
@@ -88,6 +89,7 @@ class Reconciler:
             changed=self._on_config,
             configmap=lambda namespace, name: read_config_map(inventory, namespace, name),
         )
+        self._artefacts = ArtefactMirror(consul, settings.prefix, self._indexes, Path(settings.state_dir) / "artefacts")
         self._surroundings = Surroundings(
             consul_url=settings.workload_consul_url or settings.consul_url,
             consul_prefix=settings.prefix,
@@ -162,6 +164,7 @@ class Reconciler:
     async def close(self) -> None:
         """Release what is held while not leading too."""
         await self._indexes.close()
+        await self._artefacts.close()
 
     async def _loop(self) -> None:
         while True:
@@ -370,6 +373,7 @@ class Reconciler:
             self._metrics.mirror_writes_total += len(difference.register) + len(difference.deregister)
             if not self._loaded:
                 return  # publishing without knowing the last good forms would lose them
+            await self._artefacts.ensure(self._translation.snapshot)
             await self._publish(self._translation)
         except ConsulAway as err:
             self._consul_fault = str(err)
@@ -428,7 +432,7 @@ class Reconciler:
             fleet=self._fleet(),
             now_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             docs_base=self._settings.docs_base,
-            child_problems=self._child_problems,
+            child_problems=(*self._child_problems, *self._artefacts.problems),
             consul_fault=self._consul_fault or self._acks.fault,
             counts=counts(self._registrations.values()),
             mirrored=frozenset(mirror.consul_service for mirror in self._translation.mirrors),

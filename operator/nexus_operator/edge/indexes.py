@@ -87,13 +87,16 @@ class Indexes:
         found = {name: e.versions for name, e in self._entries.items() if e.versions is not None and e.versions.root}
         return MappingProxyType(found)
 
-    def open(self, name: str) -> SourcePort | None:
-        """Return the place of a marketplace, to read other files of it; None for one that is not followed.
-
-        Raises `MarketplaceTrouble`.
-        """
-        entry = self._entries.get(name)
-        return sources.open(entry.wanted.spec.source, self._configmap) if entry is not None else None
+    def open_at(self, base_url: str) -> SourcePort | None:
+        """Return the place of the marketplace that is at an address, to read other files of it; None when none of them is."""
+        for entry in tuple(self._entries.values()):
+            try:
+                source = sources.open(entry.wanted.spec.source, self._configmap)
+            except MarketplaceTrouble:
+                continue  # told by the one who follows it
+            if source.base_url == base_url:
+                return source
+        return None
 
     async def follow(self, wanted: Mapping[str, Wanted]) -> None:
         """Follow exactly these marketplaces, by name.

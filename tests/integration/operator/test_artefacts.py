@@ -1,0 +1,159 @@
+"""Files of plugins in a real Consul: there before the Snapshot, whole or not at all, and no longer than they are named."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from nexus_core.snapshot import PluginInstance, Release, Snapshot, Wheel, WheelNeed
+from nexus_core.snapshot.plugins import Candidate
+from nexus_core.snapshot.wire import artefact_key, artefact_prefix
+from nexus_operator.edge import artefacts
+from nexus_operator.edge.artefacts import ArtefactMirror
+from nexus_operator.edge.consul import ConsulApi
+from nexus_operator.edge.indexes import Indexes
+from nexus_operator.publication.artefacts import MAX_BYTES, PART_BYTES
+
+
+class Market:
+    """A directory of artefacts, as a marketplace has them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "artefacts").mkdir(parents=True)
+        (directory / "wheels").mkdir()
+        self.base_url = f"{directory.as_uri()}/"
+
+    def instance(self, data: bytes, version: str = "1.0", candidate: PluginInstance | None = None) -> PluginInstance:
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = f"artefacts/{sha256}.zip"
+        (self.directory / path).write_bytes(data)
+        release = Release(
+            name="key", version=version, api=">=1,<2", package="p", entry_point="p:P", sha256=sha256, url=path
+        )
+        return PluginInstance(
+            id="shop/key", source="NexusPlugin shop/key", release=release, public_key="", base_url=self.base_url,
+            candidate=Candidate(instance=candidate) if candidate is not None else None,
+        )  # fmt: skip
+
+    def wheel(self, data: bytes) -> WheelNeed:
+        sha256 = hashlib.sha256(data).hexdigest()
+        (self.directory / "wheels" / f"{sha256}.whl").write_bytes(data)
+        return WheelNeed("demo", "1.0", (Wheel("demo-1.0-py3-none-any.whl", sha256, "http://127.0.0.1:9/x.whl"),))
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Market:
+    return Market(tmp_path / "market")
+
+
+class Mirroring:
+    """A mirror under a prefix of its own."""
+
+    def __init__(self, consul: ConsulApi, tmp_path: Path) -> None:
+        self.consul = consul
+        self.prefix = f"test-{secrets.token_hex(4)}"
+        self._tmp_path = tmp_path
+        self.indexes = Indexes(ttl_s=60, state=tmp_path / "state", changed=lambda: None)
+        self.mirror = self.other()
+
+    def other(self) -> ArtefactMirror:
+        """Another leader's, with nothing on its disk."""
+        cache = self._tmp_path / f"cache-{secrets.token_hex(4)}"
+        return ArtefactMirror(self.consul, self.prefix, self.indexes, cache)
+
+    async def kept(self, data: bytes) -> bytes | None:
+        """What a gateway would read."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        found = b""
+        for number in range(64):
+            part = await self.consul.get(artefact_key(sha256, number, self.prefix))
+            if part is None:
+                break
+            assert len(part.value) <= PART_BYTES
+            found += part.value
+        return found or None
+
+
+@pytest.fixture
+async def mirroring(consul: ConsulApi, tmp_path: Path) -> AsyncIterator[Mirroring]:
+    found = Mirroring(consul, tmp_path)
+    yield found
+    await found.mirror.close()
+
+
+async def test_zips_of_releases_and_candidates_and_wheels_are_kept(market: Market, mirroring: Mirroring) -> None:
+    import msgspec
+
+    small, large, wheel = b"small", secrets.token_bytes(2 * PART_BYTES + 7), b"wheel"
+    instance = market.instance(small, candidate=market.instance(large, "1.1"))
+    with_wheel = msgspec.structs.replace(instance, wheels=(market.wheel(wheel),))
+    await mirroring.mirror.ensure(Snapshot(plugins=(with_wheel,)))
+    assert mirroring.mirror.problems == ()
+    for data in (small, large, wheel):
+        assert await mirroring.kept(data) == data
+
+
+async def test_what_is_there_is_not_fetched_again(market: Market, mirroring: Mirroring) -> None:
+    snapshot = Snapshot(plugins=(market.instance(b"one"),))
+    await mirroring.mirror.ensure(snapshot)
+    for path in (market.directory / "artefacts").iterdir():
+        path.unlink()  # the marketplace is away
+    other = mirroring.other()
+    await other.ensure(snapshot)
+    assert other.problems == ()
+    assert await mirroring.kept(b"one") == b"one"
+
+
+async def test_a_write_that_broke_off_is_made_good(market: Market, mirroring: Mirroring) -> None:
+    data = secrets.token_bytes(PART_BYTES + 1)
+    sha256 = hashlib.sha256(data).hexdigest()
+    await mirroring.consul.put(artefact_key(sha256, 1, mirroring.prefix), data[PART_BYTES:])
+    await mirroring.mirror.ensure(Snapshot(plugins=(market.instance(data),)))
+    assert await mirroring.kept(data) == data
+
+
+async def test_what_gateways_cannot_fetch_and_we_cannot_either_is_told(market: Market, mirroring: Mirroring) -> None:
+    instance = market.instance(b"one")
+    (market.directory / instance.release.url).write_bytes(b"swapped")
+    await mirroring.mirror.ensure(Snapshot(plugins=(instance,)))
+    [problem] = mirroring.mirror.problems
+    assert (str(problem.where), problem.reason) == ("NexusPlugin shop/key", "PluginFetchFailed")
+    assert "SHA-256" in problem.what
+    assert await mirroring.kept(b"one") is None
+    (market.directory / instance.release.url).write_bytes(b"one")
+    again = mirroring.other()
+    await again.ensure(Snapshot(plugins=(instance,)))
+    assert again.problems == ()
+
+
+async def test_what_gateways_fetch_themselves_is_no_problem(market: Market, mirroring: Mirroring) -> None:
+    import msgspec
+
+    instance = msgspec.structs.replace(market.instance(b"one"), base_url="http://127.0.0.1:9/")
+    await mirroring.mirror.ensure(Snapshot(plugins=(instance,)))
+    assert mirroring.mirror.problems == ()
+
+
+async def test_a_file_that_is_too_large_is_left_to_the_marketplace(market: Market, mirroring: Mirroring) -> None:
+    await mirroring.mirror.ensure(Snapshot(plugins=(market.instance(bytes(MAX_BYTES + 1)),)))
+    [problem] = mirroring.mirror.problems
+    assert f"more than {MAX_BYTES} bytes" in problem.what
+    assert not await mirroring.consul.keys(artefact_prefix(mirroring.prefix))
+
+
+async def test_what_no_snapshot_names_goes_after_a_while(
+    market: Market, mirroring: Mirroring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mirroring.mirror.ensure(Snapshot(plugins=(market.instance(b"one"),)))
+    await mirroring.mirror.ensure(Snapshot(plugins=(market.instance(b"two"),)))
+    assert await mirroring.kept(b"one") == b"one", "gateways may still run the Snapshot before"
+    other = mirroring.other()
+    await other.ensure(Snapshot(plugins=(market.instance(b"two"),)))
+    assert await mirroring.kept(b"one") == b"one", "a new leader gives it as long"
+    monkeypatch.setattr(artefacts, "KEPT_S", 0.0)
+    await other.ensure(Snapshot())
+    assert not await mirroring.consul.keys(artefact_prefix(mirroring.prefix))
