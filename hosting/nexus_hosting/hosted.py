@@ -18,6 +18,7 @@ from nexus_core.snapshot import PluginInstance
 from nexus_marketplace.rejections import PluginRejected
 
 from nexus_hosting import bounds
+from nexus_hosting.calls import driven
 from nexus_hosting.running import Running
 from nexus_hosting.watching import watch
 
@@ -51,6 +52,10 @@ class Starts(Protocol):
 
     async def start(self, instance: PluginInstance) -> Running:
         """Return the plugin, started. Raises `PluginRejected`."""
+        ...
+
+    async def reconfigure(self, running: Running, instance: PluginInstance) -> bool:
+        """Give a running plugin another configuration; False when another instance has to take its place. Raises `PluginRejected`."""
         ...
 
 
@@ -117,6 +122,8 @@ class Hosted:
         if former is not None and running is not None and not former.trouble and former.instance == instance:
             return former
         try:
+            if running is not None and await self._starter.reconfigure(running, instance):
+                return _Seat(instance, running)
             fresh = await self._starter.start(instance)
         except PluginRejected as rejected:
             log.warning("plugin %s: %s (%s)", instance.id, rejected.message, rejected.reason)
@@ -178,7 +185,7 @@ class Hosted:
                 watch.who = None
             if inspect.isawaitable(result):
                 async with asyncio.timeout(seat.instance.timeout_s):
-                    result = await result
+                    result = await driven(result, seat)
             if not isinstance(result, _RESULTS[hook]):
                 raise TypeError(f"{hook} returned {type(result).__name__}")
             failed = False

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+from nexus_core.discovery import Endpoint, service_name
 from nexus_core.hooks import Refusal
 from nexus_core.snapshot import PluginInstance
 from nexus_hosting.hosted import Hosted, Unavailable
 from nexus_hosting.judges import RemoteVerifier
+from nexus_hosting.means import Means
 from nexus_hosting.starting import Starter
 from prometheus_client import Counter, Histogram
 
@@ -90,7 +92,12 @@ class ServicePlugins:
         self._seconds = Histogram(
             "nexus_plugin_call_seconds", "How long they took.", ["plugin", "hook"], registry=app.metrics
         )
-        self._hosted = Hosted(Starter(Path(settings.plugin_cache).expanduser(), self._judge), self._observe)
+        self._rng = random.Random()
+        self._endpoints: dict[str, tuple[Endpoint, ...]] = {}
+        self._watching: dict[str, asyncio.Task[None]] = {}
+        self._hosted = Hosted(
+            Starter(Path(settings.plugin_cache).expanduser(), self._judge, self._means()), self._observe
+        )
         self._known = asyncio.Event()
         self._news = asyncio.Event()
         self._wanted: tuple[PluginInstance, ...] | None = None
@@ -119,8 +126,47 @@ class ServicePlugins:
 
     async def close(self) -> None:
         """Stop all plugins."""
+        self._watch_services(())
         await self._hosted.close()
         await self._judge.close()
+
+    # ---- what they may use
+
+    def _means(self) -> Means:
+        consul = self._app.settings.consul.url
+        return Means(endpoint=self._endpoint, consul=self._consul_key if consul else None)
+
+    def _endpoint(self, service: str) -> str | None:
+        """Return where a service that a plugin may call listens. It is watched from the moment the plugin is listed."""
+        found = [each for each in self._endpoints.get(service, ()) if not each.draining]
+        if not found:
+            return None
+        chosen = self._rng.choice(found)
+        return f"[{chosen.address}]:{chosen.port}" if ":" in chosen.address else f"{chosen.address}:{chosen.port}"
+
+    async def _consul_key(self, key: str) -> bytes | None:
+        from nexus_sdk.consul.connection import Connection
+
+        consul = self._app.settings.consul
+        connection = Connection(consul.url or "", consul.token)
+        try:
+            _, entry = await connection.call(connection.client.kv.get(key), what=f"GET {key}")
+        finally:
+            await connection.close()
+        return bytes(entry["Value"] or b"") if entry is not None else None
+
+    def _watch_services(self, wanted: tuple[PluginInstance, ...]) -> None:
+        named = {name for each in wanted for name in each.granted.services if name != "*"}
+        for name in [name for name in self._watching if name not in named]:
+            self._watching.pop(name).cancel()
+            self._endpoints.pop(name, None)
+        for name in named - self._watching.keys():
+            self._watching[name] = asyncio.create_task(self._watch(name), name=f"plugins watch {name}")
+
+    async def _watch(self, service: str) -> None:
+        namespace, _, name = service.partition("/")
+        async for endpoints in self._app.discovery.watch(service_name(name, namespace)):
+            self._endpoints[service] = endpoints
 
     # ---- following
 
@@ -179,6 +225,7 @@ class ServicePlugins:
                 pass
             self._news.clear()
             wanted = self._wanted or ()
+            self._watch_services(wanted)
             good = await self._hosted.take(wanted)
             running = [each.id for each in wanted if each.id not in self._hosted.troubles]
             self._app.log.info("plugins", running=running, troubles=self._hosted.troubles)

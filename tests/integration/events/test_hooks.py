@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
-from nexus_core.snapshot import PluginInstance
+from nexus_core.snapshot import Permissions, PluginInstance
 from nexus_events.app import build
 from nexus_hosting.testing import make_instance
 
@@ -45,7 +45,7 @@ ACCEPTS = {"hooks": ("on_event_accepted",)}
 class Hub:
     """A running event service whose plugins the test names."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, **more: str) -> None:
         self.file = tmp_path / "plugins.json"
         self.cache = tmp_path / "cache"
         self.url = ""
@@ -54,6 +54,7 @@ class Hub:
         environ = {
             "NEXUS_EVENTS_STORE": "memory", "NEXUS_PLUGINS_FILE": str(self.file), "NEXUS_PLUGIN_CACHE": str(self.cache),
         }  # fmt: skip
+        environ |= more
         self.app = build(environ)
 
     def list(self, instances: Sequence[PluginInstance]) -> None:
@@ -99,11 +100,11 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
     await made.app.stop(drain_s=0, settle_s=0)
 
 
-async def until(hub: Hub, type_: str, status: int, **more: str) -> dict[str, Any]:
-    """Publish until the answer has the status: lists are followed a moment later."""
+async def until(hub: Hub, type_: str, status: int, reason: str = "") -> dict[str, Any]:
+    """Publish until the answer has the status, and the reason: lists are followed a moment later."""
     while True:
-        got, document = await hub.publish(type_, **more)
-        if got == status:
+        got, document = await hub.publish(type_)
+        if got == status and reason in ("", document.get("reason")):
             return document
         await asyncio.sleep(0.05)
 
@@ -200,3 +201,48 @@ async def test_the_service_is_not_ready_before_it_knows_its_plugins(tmp_path: Pa
         await made.until_ready()
     finally:
         await made.app.stop(drain_s=0, settle_s=0)
+
+
+CALLING = """
+    from nexus_sdk.plugin import Plugin, Refusal
+
+    class Demo(Plugin):
+        async def on_config(self, config):
+            self.config = config
+
+        async def on_event_accepted(self, event):
+            answer = await self.context.call("GET", "nexus://shop/limits/allowed")
+            if answer.body != b"yes":
+                return Refusal(self.config["reason"], "The limits service says no; ask it why.")
+            return event
+"""
+
+
+async def test_a_plugin_calls_services_it_was_granted_and_takes_a_new_configuration(tmp_path: Path) -> None:
+    said = [b"no"]
+
+    async def allowed(_: web.Request) -> web.Response:
+        return web.Response(body=said[0])
+
+    limits = web.Application()
+    limits.router.add_get("/allowed", allowed)
+    runner = web.AppRunner(limits)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    endpoint = {"address": "127.0.0.1", "port": runner.addresses[0][1]}
+    discovery = tmp_path / "discovery.json"
+    discovery.write_text(json.dumps({"services": {"limits.shop": {"endpoints": [endpoint]}}}))
+    made = Hub(tmp_path, NEXUS_DISCOVERY_FILE=str(discovery))
+    made.url = (await made.app.start("127.0.0.1", 0)).url
+    release = {"hooks": ("on_config", "on_event_accepted")}
+    granted = Permissions(services=("shop/limits",))
+    try:
+        made.list([make_instance(made.cache, CALLING, release=release, granted=granted, config={"reason": "No"})])
+        assert (await until(made, "order.placed", 422))["reason"] == "No"
+        made.list([make_instance(made.cache, CALLING, release=release, granted=granted, config={"reason": "Never"})])
+        await until(made, "order.placed", 422, reason="Never")
+        said[0] = b"yes"
+        await until(made, "order.placed", 202)
+    finally:
+        await made.app.stop(drain_s=0, settle_s=0)
+        await runner.cleanup()
