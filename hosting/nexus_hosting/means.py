@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nexus_core.snapshot.plugins import SealedValue
+
+if TYPE_CHECKING:
+    from nexus_hosting.running import Running
 
 PYPI = "https://pypi.org/simple/"
 
@@ -18,6 +22,8 @@ class Means:
     consul: a key's value, None when there is none. artefact: bytes by their SHA-256 from another place than the network, None when it
     does not have them; asked after the cache. unseal: opens a secret that is sealed about the second argument; called in a thread,
     raises for one that is not for this process. pypi: an index with PEP 503 or PEP 691 pages, for wheels whose release has no address.
+    over_memory: told of a plugin, on its event loop, when the bytes that are reachable from it are over its budget; again with each
+    measurement that finds it so.
     """
 
     workers: int = 1
@@ -26,3 +32,4 @@ class Means:
     artefact: Callable[[str], Awaitable[bytes | None]] | None = None
     unseal: Callable[[SealedValue, str], bytes] | None = None
     pypi: str = PYPI
+    over_memory: Callable[[Running, int], None] | None = None

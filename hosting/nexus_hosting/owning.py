@@ -60,6 +60,10 @@ class Owned:
         """Return a coroutine of the work that the watchdog sees."""
         return self._run(work)
 
+    def running(self) -> list[asyncio.Task[Any]]:
+        """Return the tasks that run now."""
+        return [*self._tasks, *self._spawned]
+
     async def close(self) -> int:
         """Cancel what still runs; return how many tasks were left over that `spawn` has not started.
 

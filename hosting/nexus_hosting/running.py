@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -11,32 +12,49 @@ from nexus_core.snapshot import PluginInstance
 from nexus_hosting import bounds
 from nexus_hosting.calls import driven
 from nexus_hosting.contexts import PluginContext
-from nexus_hosting.letting_go import drop
+from nexus_hosting.importing import PluginCode
+from nexus_hosting.letting_go import drop, leftovers
+from nexus_hosting.watchdog import watchdog
 
 log = logging.getLogger("nexus.plugins")
 
 STOP_S = 5.0
+SWEEP_LATER_S = 1.0
+"""After the swap that let a plugin go: what it made has settled by then."""
 
 
 class Running:
     """One started plugin. It stops when the last of its users lets it go.
 
     instance: what it was started with, or reconfigured to. leaked: tasks that it left running when it had stopped. memory_bytes: that are
-    reachable from it, as last measured; 0 before. unload: lets its code go.
+    reachable from it, as last measured; 0 before. over_memory: told on the event loop, with these bytes, when they are over its budget.
     """
 
-    __slots__ = ("_unload", "_users", "context", "instance", "leaked", "memory_bytes", "plugin")
+    __slots__ = ("_code", "_users", "context", "instance", "leaked", "memory_bytes", "over_memory", "plugin")
 
     def __init__(
-        self, instance: PluginInstance, plugin: Any, unload: Callable[[], None], context: PluginContext
+        self,
+        instance: PluginInstance,
+        plugin: Any,
+        code: PluginCode,
+        context: PluginContext,
+        over_memory: Callable[[Running, int], None] | None = None,
     ) -> None:
+        """code: let go of with the last user."""
         self.instance = instance
         self.plugin = plugin
         self.context = context
         self.leaked = 0
         self.memory_bytes = 0
-        self._unload = unload
+        self.over_memory = over_memory
+        self._code = code
         self._users = 0
+        watchdog.add(self)
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its modules begin with."""
+        return self._code.prefix
 
     def acquire(self) -> None:
         """Count a user in."""
@@ -46,9 +64,15 @@ class Running:
         """Count a user out; the last one stops the plugin, within `STOP_S`."""
         self._users -= 1
         if self._users == 0:
-            self.leaked = await stop_plugin(self.plugin, self.context)
-            drop(self.plugin)
-            self._unload()
+            try:
+                self.leaked = await stop_plugin(self.plugin, self.context)
+            finally:
+                watchdog.remove(self)
+                drop(self.plugin)
+                self._code.unload()
+                leftovers.unloaded()
+                if leftovers.is_due():
+                    asyncio.get_running_loop().call_later(SWEEP_LATER_S, leftovers.sweep)
 
 
 async def stop_plugin(plugin: Any, context: PluginContext) -> int:

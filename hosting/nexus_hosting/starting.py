@@ -16,10 +16,9 @@ from nexus_hosting.contexts import PluginContext
 from nexus_hosting.facades import make_asyncio
 from nexus_hosting.importing import PluginCode, refusal_in, without_frames
 from nexus_hosting.judges import Judge
-from nexus_hosting.letting_go import drop
 from nexus_hosting.means import Means
 from nexus_hosting.obtaining import Obtainer
-from nexus_hosting.running import Running, stop_plugin
+from nexus_hosting.running import Running
 from nexus_hosting.unpacking import unpack
 
 LOAD_S = 10.0
@@ -66,19 +65,19 @@ class Starter:
                 "PluginConfigInvalid" if isinstance(error, ValueError) else "PluginLoadFailed",
                 "cannot be made with this configuration",
             ) from without_frames(error)
+        running = Running(instance, plugin, code, context, self._means.over_memory)
         try:
             await bounds.within(lambda: driven(plugin.start(), context), LOAD_S)
         except BaseException as error:
-            await stop_plugin(plugin, context)
-            drop(plugin)
-            code.unload()
+            running.acquire()
+            await running.release()
             if not isinstance(error, Exception):
                 raise
             rejected = self._rejected(release, error, "PluginStartFailed", "failed in start")
             # What cannot be stopped would be left behind anew by each try.
             rejected.retryable = rejected.reason == "PluginStartFailed" and not isinstance(error, bounds.Stuck)
             raise rejected from without_frames(error)
-        return Running(instance, plugin, code.unload, context)
+        return running
 
     async def _code(self, instance: PluginInstance, context: PluginContext) -> PluginCode:
         """Return the instance's code: its own, of the plugins it imports, of its wheels. Raises `PluginRejected`."""
