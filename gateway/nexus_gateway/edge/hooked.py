@@ -91,6 +91,8 @@ class Hooked:
                 try:
                     result = slot.request(head)
                 except PluginUnavailable as unavailable:
+                    if self.sampled:
+                        self.note(slot, "on_request")
                     if slot.more:
                         self._phases().note_end(slot, head)
                     self.unavailable(unavailable.plugin)
@@ -154,6 +156,8 @@ class Hooked:
         try:
             result = await slot.request_later(head, waiting)
         except PluginUnavailable as unavailable:
+            if self.sampled:
+                self.note(slot, "on_request")
             if not exchange.over:
                 if slot.more:
                     self._phases().note_end(slot, head)
@@ -255,6 +259,8 @@ class Hooked:
             try:
                 result = slot.response(head, answer)
             except PluginUnavailable as unavailable:
+                if self.sampled:
+                    self.note(slot, "on_response")
                 self.response_unavailable(unavailable.plugin)
                 return None
             if result is not answer:
@@ -291,6 +297,8 @@ class Hooked:
             try:
                 later = await slot.response_later(head, self._answer, waiting)
             except PluginUnavailable as unavailable:
+                if self.sampled:
+                    self.note(slot, "on_response")
                 if not exchange.over:
                     self.response_unavailable(unavailable.plugin)
                 return
@@ -308,10 +316,15 @@ class Hooked:
                 return
 
     def note(self, slot: Slot, hook: str) -> None:
-        """Keep the time of a hook that has just ended."""
+        """Keep the time of a hook that has just ended, well or not. Of a slot that called nothing, nothing."""
+        if slot.started_at < self._exchange.started_at:
+            return
         if self.times is None:
             self.times = []
-        self.times.append(Hook(slot.instance.id, hook, slot.started_at, slot.took_s))
+        error = slot.fault if slot.failed_at == slot.started_at else ""
+        self.times.append(
+            Hook(slot.instance.id, hook, slot.started_at, slot.took_s, slot.version, slot.is_candidate, error)
+        )
 
     def response_unavailable(self, plugin: str) -> None:
         """A plugin cannot do its part of the response, and fails closed."""

@@ -210,6 +210,7 @@ class Loader:
         meter = self._meter(wanted, running, before.candidate if before is not None else None, now)
         loaded = PluginReport("loaded", wanted.release.version)
         beside = Slot(wanted, running, loaded, _Observed(meter, self._observe), self._known, meter)
+        beside.is_candidate = True
         slot.trial = Trial(slot, beside, terms, now, self._changed)
         slot.report = replace(slot.report, candidate=slot.trial.report)
 

@@ -136,13 +136,14 @@ class Slot:
 
     meter: counts its calls. open: whether hooks are called; else the failure policy decides, as if there were no plugin. trial: the
     candidate beside it, None without one; whoever meets the slot first in an exchange takes its `turn`. notes: coroutines of `on_done`
-    that run.
+    that run. version: of the release that runs. is_candidate: whether it is tried beside another slot. failed_at, fault: when the last
+    call that failed began, and the type of its error.
     """
 
     __slots__ = (
         "_attempt_lines", "_hooks", "_observe", "_on_request", "_on_response", "_open", "_request_lines", "_requests",
-        "_response_lines", "_responses", "_spreads", "added", "answers", "asks", "instance", "meter", "more", "notes", "permits",
-        "plugin", "report", "running", "started_at", "took_s", "trial",
+        "_response_lines", "_responses", "_spreads", "added", "answers", "asks", "failed_at", "fault", "instance", "is_candidate",
+        "meter", "more", "notes", "permits", "plugin", "report", "running", "started_at", "took_s", "trial", "version",
     )  # fmt: skip
 
     def __init__(
@@ -156,6 +157,10 @@ class Slot:
     ) -> None:
         self.meter = meter or Meter(instance.budgets)
         self.trial: Trial | None = None
+        self.is_candidate = False
+        self.version = running.instance.release.version if running is not None else ""
+        self.failed_at = -1.0
+        self.fault = ""
         self.instance = instance
         self.running = running
         self.plugin = running.plugin if running is not None else None
@@ -420,7 +425,8 @@ class Slot:
         if bounds.is_cancelled(error):
             raise error
         now = monotonic()
-        self.started_at = started
+        self.started_at = self.failed_at = started
+        self.fault = type(error).__name__
         self.took_s = took_s = now - started
         self._count(hook, took_s, took_s if cpu_s is None else cpu_s)
         log.warning(
