@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from nexus_core.snapshot.plugins import Permissions, Release
+from nexus_core.snapshot.sparse import sparse
 
 CONFIG = "config:"
 """Before the path of a configuration's URL whose host may be called: who writes the configuration grants it."""
@@ -93,7 +94,7 @@ def narrow(asked: Permissions, grants: Permissions) -> Permissions:
         kept = [each for each in mine if _is_covered(each, theirs, covers)]
         kept += [g for g in theirs if g not in kept and any(covers(each, g) for each in mine if each not in kept)]
         found[name] = tuple(kept)
-    return Permissions(**found, native=asked.native and grants.native)
+    return sparse(Permissions, **found, native=asked.native and grants.native)
 
 
 def is_empty(some: Permissions) -> bool:

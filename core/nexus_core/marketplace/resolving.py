@@ -8,8 +8,11 @@ what another gets. All of it is bounded in rounds, not in time, so that equal in
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from packaging.version import Version
 
 from nexus_core.marketplace.explaining import explain
 from nexus_core.marketplace.searching import (
@@ -27,6 +30,8 @@ from nexus_core.snapshot.plugins import Release, WheelNeed
 MAX_ROUNDS = 20_000
 """Of all searches for one group of plugins that have something in common. One takes about a round for each thing that is chosen."""
 ROUNDS_A_SEARCH = 2_000
+MAX_LOOSE, MAX_VERSIONS = 2, 8
+"""Older plugins, and versions of each, that are looked through for a proposal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +79,6 @@ Known = tuple[object, Answers]
 class _Budget:
     left: int = MAX_ROUNDS
 
-    def take(self) -> int:
-        return min(self.left, ROUNDS_A_SEARCH)
-
 
 @dataclass
 class Resolver:
@@ -116,30 +118,67 @@ def _resolve_group(
     settled: list[Start] = []
     found: Found | None = None
     for wish in group:
-        new = Start(wish.id, wish.plugin, wish.marketplace, wish.allowed)
-        try:
-            found, rounds = search([*settled, new], shelves, preferred, budget.take())
-        except Impossible as error:
-            budget.left -= error.rounds
-            answers[wish.id] = _explained(wish, group, settled, error.demands, shelves, preferred, budget)
-            continue
-        except TooLong as error:
-            budget.left -= error.rounds
-            what = f"Whether {wish.plugin} goes with the other plugins of the namespace could not be found out in {error.rounds} rounds."
-            answers[wish.id] = Unresolved(
-                what, "Narrow the range in spec.version, or move the plugin into another namespace."
-            )
-            continue
-        budget.left -= rounds
-        settled.append(Start(wish.id, wish.plugin, wish.marketplace, (found.starts[wish.id],)))
+        picked = _pick(wish, settled, shelves, preferred, budget)
+        if isinstance(picked, _Picked):
+            found = picked.found
+            settled.append(picked.start)
+        elif picked is None:
+            what = f"Whether {wish.plugin} goes with the other plugins of the namespace could not be found out in {ROUNDS_A_SEARCH} rounds."
+            fix = "Narrow the range in spec.version, or move the plugin into another namespace."
+            answers[wish.id] = Unresolved(what, fix)
+        else:
+            answers[wish.id] = _explained(wish, group, settled, picked, shelves, preferred, budget)
     if found is None:
         return answers
     # The last search that went well was of all that are settled.
     for start in settled:
-        release = found.starts[start.id]
-        libraries = found.libraries_of(release)
-        answers[start.id] = Resolved(release, libraries, found.wheels_of([release, *(o.release for o in libraries)]))
+        libraries = found.libraries_of(start.release)
+        wheels = found.wheels_of([start.release, *(offer.release for offer in libraries)])
+        answers[start.id] = Resolved(start.release, libraries, wheels)
     return answers
+
+
+@dataclass(frozen=True)
+class _Picked:
+    start: Start
+    found: Found
+
+
+def _pick(
+    wish: Wish, settled: Sequence[Start], shelves: Shelves, preferred: frozenset[tuple[str, str, str]], budget: _Budget
+) -> _Picked | tuple[Demand, ...] | None:
+    """Return the most wanted release that goes with those that are settled, or why its first one does not; None when that takes too
+    long to find out.
+    """
+    reasons: tuple[Demand, ...] | None = None
+    for release in wish.allowed:
+        start = Start(wish.id, wish.plugin, wish.marketplace, release)
+        found = _try([*settled, start], shelves, preferred, budget)
+        if isinstance(found, Found):
+            return _Picked(start, found)
+        if found is None:
+            return None
+        reasons = reasons if reasons is not None else found
+    return reasons
+
+
+def _try(
+    starts: Sequence[Start], shelves: Shelves, preferred: frozenset[tuple[str, str, str]], budget: _Budget
+) -> Found | tuple[Demand, ...] | None:
+    """Return what goes together, or what of it does not; None when the rounds do not suffice."""
+    rounds = min(budget.left, ROUNDS_A_SEARCH)
+    if rounds <= 0:
+        return None
+    try:
+        found, used = search(starts, shelves, preferred, rounds)
+    except Impossible as error:
+        budget.left -= error.rounds
+        return error.demands
+    except TooLong as error:
+        budget.left -= error.rounds
+        return None
+    budget.left -= used
+    return found
 
 
 def _explained(
@@ -151,40 +190,40 @@ def _explained(
     preferred: frozenset[tuple[str, str, str]],
     budget: _Budget,
 ) -> Unresolved:
-    """Say who asks for what, and look for versions that fit each other: of this plugin, then of the older ones too."""
+    """Say who asks for what, and look for versions that fit each other: of this plugin, then of the older ones in the contradiction."""
     by_id = {w.id: w for w in group}
-    free = Start(wish.id, wish.plugin, wish.marketplace, _all(wish))
-    pinned = list(settled)
-    loose = [Start(s.id, s.plugin, s.marketplace, _all(by_id[s.id])) for s in settled]
-    fits: Found | None = None
+    names = {d.about for d in demands} | {d.by.partition(" ")[0] for d in demands}
+    loose = [s for s in settled if s.plugin in names][:MAX_LOOSE]
     tired = False
-    for starts in ([*pinned, free], [*loose, free]):
-        rounds = budget.take()
-        if rounds <= 0:
-            tired = True
+    fits: tuple[Found, dict[str, Release]] | None = None
+    for older in ([], loose):
+        choices = [_all(by_id[s.id])[:MAX_VERSIONS] for s in older] + [_all(wish)[:MAX_VERSIONS]]
+        # The newest of all together first; of equals the older plugins keep theirs.
+        for places in sorted(itertools.product(*(range(len(c)) for c in choices)), key=lambda p: (sum(p), p)):
+            picks = dict(
+                zip(
+                    (*(s.id for s in older), wish.id), (c[i] for c, i in zip(choices, places, strict=True)), strict=True
+                )
+            )
+            starts = [Start(s.id, s.plugin, s.marketplace, picks.get(s.id, s.release)) for s in settled]
+            starts.append(Start(wish.id, wish.plugin, wish.marketplace, picks[wish.id]))
+            found = _try(starts, shelves, preferred, budget)
+            if isinstance(found, Found):
+                fits = found, {s.id: s.release for s in starts}
+                break
+            tired = tired or found is None
+            if tired:
+                break
+        if fits is not None or tired:
             break
-        try:
-            fits, used = search(starts, shelves, preferred, rounds)
-        except Impossible as error:
-            budget.left -= error.rounds
-        except TooLong as error:
-            budget.left -= error.rounds
-            tired = True
-        else:
-            budget.left -= used
-            break
-    what, fix = explain(
-        Start(wish.id, wish.plugin, wish.marketplace, wish.allowed),
-        demands,
-        fits,
-        {s.id: s for s in settled},
-        tired=tired,
-    )
+    what, fix = explain(wish.plugin, wish.id, wish.allowed, demands, fits, settled, tired=tired)
     return Unresolved(what, fix)
 
 
 def _all(wish: Wish) -> tuple[Release, ...]:
-    return wish.allowed + tuple(r for r in wish.others if r not in wish.allowed)
+    """All releases of a wish, highest first: what range and policy say of them makes no difference here."""
+    some = wish.allowed + tuple(r for r in wish.others if r not in wish.allowed)
+    return tuple(sorted(some, key=lambda r: Version(r.version), reverse=True))
 
 
 def _groups(wishes: Sequence[Wish], shelves: Shelves) -> list[tuple[list[Wish], frozenset[str]]]:

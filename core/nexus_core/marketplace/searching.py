@@ -1,8 +1,9 @@
-"""One search with resolvelib: releases for some plugins, with libraries and wheels that go with all of them.
+"""One search with resolvelib: libraries and wheels that go with some releases of plugins, or that there are none.
 
-What is chosen has a key: `start` and the id of a plugin that is installed, `library` and the name of one that others import, `wheel`
-and the name of a distribution. A conflict forbids versions of a key; for a library that nobody needs there is the candidate that is
-not there, so that to forbid it does not bring it.
+What is chosen has a key: `library` and the name of a plugin that others import, `wheel` and the name of a distribution; `start` and an
+id is a plugin that is installed, whose release is given. A conflict forbids versions of a key; for a library that nobody needs there
+is the candidate that is not there, so that to forbid it does not bring it. What conflicts with an installed plugin is no candidate at
+all: searched for as the others, resolvelib would go back to the plugin before it has tried all of what lies between.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from packaging.version import Version
 from resolvelib import AbstractProvider, BaseReporter, ResolutionImpossible, ResolutionTooDeep, Resolver
 
 from nexus_core.marketplace.updates import contains
-from nexus_core.snapshot.plugins import Release, Wheel, WheelNeed
+from nexus_core.snapshot.plugins import PluginNeed, Release, Wheel, WheelNeed
 
 Kind = Literal["start", "library", "wheel"]
 Key = tuple[Kind, str]
@@ -64,12 +65,12 @@ class Shelves:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A plugin that is installed. allowed: the most wanted first."""
+    """A plugin that is installed, in one release."""
 
     id: str
     plugin: str
     marketplace: str
-    allowed: tuple[Release, ...]
+    release: Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +136,8 @@ class _Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """starts: by id. libraries: by name. wheels: versions by distribution; both may hold more than what the starts lead to."""
+    """libraries: by name. wheels: versions by distribution. Both may hold more than what the releases lead to."""
 
-    starts: Mapping[str, Release]
     libraries: Mapping[str, Offer]
     wheels: Mapping[str, str]
 
@@ -179,6 +179,14 @@ def search(
     Raises Impossible, TooLong.
     """
     counter = _Counter()
+    opposed = [
+        Demand(f"{one.plugin} {one.release.version}", conflict.name, _asked(conflict), refuses=True)
+        for one in starts
+        for conflict in one.release.conflicts
+        if any(_is_against(conflict, other) for other in starts if other.id != one.id)
+    ]
+    if opposed:
+        raise Impossible(tuple(opposed), 1)
     provider = _Provider(starts, shelves, preferred)
     resolver: Resolver[_Requirement, _Candidate, Key] = Resolver(provider, counter)
     try:
@@ -191,7 +199,6 @@ def search(
     mapping = result.mapping
     offers = {key: c.offer for key, c in mapping.items() if c.offer is not None}
     return Found(
-        {name: offer.release for (kind, name), offer in offers.items() if kind == "start"},
         {name: offer for (kind, name), offer in offers.items() if kind == "library"},
         {name: c.version for (kind, name), c in mapping.items() if kind == "wheel"},
     ), counter.rounds
@@ -208,7 +215,6 @@ class _Counter(BaseReporter[_Requirement, _Candidate, Key]):
 class _Provider(AbstractProvider[_Requirement, _Candidate, Key]):
     def __init__(self, starts: Sequence[Start], shelves: Shelves, preferred: frozenset[tuple[str, str, str]]) -> None:
         self._starts = {s.id: s for s in starts}
-        self._places = {s.id: number for number, s in enumerate(starts)}
         self._shelves = shelves
         self._preferred = preferred
 
@@ -217,10 +223,9 @@ class _Provider(AbstractProvider[_Requirement, _Candidate, Key]):
 
     def get_preference(
         self, identifier: Key, resolutions: Any, candidates: Any, information: Any, backtrack_causes: Any
-    ) -> tuple[int, int, str]:
-        # The plugins first, older ones before younger: who is asked first gets the newest.
+    ) -> tuple[int, str]:
         kind, name = identifier
-        return _RANK[kind], self._places.get(name, 0) if kind == "start" else 0, name
+        return _RANK[kind], name
 
     def find_matches(
         self,
@@ -236,18 +241,22 @@ class _Provider(AbstractProvider[_Requirement, _Candidate, Key]):
         kind, name = key
         if kind == "start":
             start = self._starts[name]
-            return [_of_offer(key, Offer(start.marketplace, release)) for release in start.allowed]
+            return [_of_offer(key, Offer(start.marketplace, start.release))]
         needs = [r for r in asked if not r.banned]
         if not needs:
             return [_Candidate(key, ("", "", ""))]
         if kind == "library":
             offers = sorted(needs[0].offers, key=lambda o: not self._is_preferred(o.release))
-            return [_of_offer(key, offer) for offer in offers]
+            return [_of_offer(key, offer) for offer in offers if not any(self._opposed(offer.release))]
         versions = sorted({w.version for w in needs[0].wheels}, key=Version, reverse=True)
         return [_of_wheels(key, version, needs) for version in versions if _agree(version, needs)]
 
     def _is_preferred(self, release: Release) -> bool:
         return (release.name, release.version, release.sha256) in self._preferred
+
+    def _opposed(self, release: Release) -> Iterator[PluginNeed]:
+        """The conflicts of a release that an installed plugin is one of."""
+        return (c for c in release.conflicts if any(_is_against(c, start) for start in self._starts.values()))
 
     def is_satisfied_by(self, requirement: _Requirement, candidate: _Candidate) -> bool:
         return _satisfies(requirement, candidate)
@@ -265,24 +274,19 @@ class _Provider(AbstractProvider[_Requirement, _Candidate, Key]):
         for wheel in release.wheels:
             wheels.setdefault(wheel.name, []).append(wheel)
         found += [_Requirement(("wheel", name), wheels=tuple(some)) for name, some in wheels.items()]
-        for conflict in release.conflicts:
-            found += [
-                _Requirement(key, conflict.versions, banned=True)
-                for key in (*self._installed(conflict.name), ("library", conflict.name))
-                if key != candidate.key
-            ]
+        found += [
+            _Requirement(("library", conflict.name), conflict.versions, banned=True)
+            for conflict in release.conflicts
+            if ("library", conflict.name) != candidate.key
+        ]
         return found
-
-    def _installed(self, plugin: str) -> list[Key]:
-        return [("start", s.id) for s in self._starts.values() if s.plugin == plugin]
 
     def demands(self, causes: Iterable[tuple[_Requirement, _Candidate | None]]) -> tuple[Demand, ...]:
         """Return the causes for people, each once, sorted."""
-        found = set()
+        found: set[Demand] = set()
         for requirement, parent in causes:
             kind, name = requirement.key
-            start = self._starts.get(name) if kind == "start" else None
-            about = start.plugin if start is not None else name
+            about = self._starts[name].plugin if kind == "start" else name
             by = ""
             if parent is not None and parent.offer is not None:
                 by = f"{parent.offer.release.name} {parent.version}"
@@ -292,8 +296,19 @@ class _Provider(AbstractProvider[_Requirement, _Candidate, Key]):
             else:
                 text = f"{about} {requirement.versions}".rstrip()
                 there = tuple(o.release.version for o in requirement.offers)
+                for offer in requirement.offers:
+                    mine = f"{offer.release.name} {offer.release.version}"
+                    found.update(Demand(mine, c.name, _asked(c), refuses=True) for c in self._opposed(offer.release))
             found.add(Demand(by, about, text, requirement.banned, there))
         return tuple(sorted(found, key=lambda d: (d.by, d.about, d.text)))
+
+
+def _is_against(conflict: PluginNeed, start: Start) -> bool:
+    return conflict.name == start.plugin and contains(conflict.versions, start.release.version)
+
+
+def _asked(need: PluginNeed) -> str:
+    return f"{need.name} {need.versions}".rstrip()
 
 
 def _of_offer(key: Key, offer: Offer) -> _Candidate:

@@ -81,7 +81,7 @@ def find_options(
     """Return which of a plugin's releases may be taken.
 
     fitting: from `within`, highest first. running: the release that is locked; it need not be listed any more. None installs the
-    first one, at any time and of any version. begun: one that was let through before and is being tried: it is no longer held up.
+    first one, at any time and of any version. begun: one that was let through before and is being tried: no window holds it up any more.
     now_utc: None counts as outside of every window.
     """
     tried = tuple(r for r in fitting if lock.refusal_of(r) is None or _same(r, running))
@@ -97,7 +97,7 @@ def find_options(
         if version < mine or _same(release, running):
             continue
         by_mode = _lets_through(asked.mode, mine, version)
-        if _same(release, begun) or (by_mode and is_open):
+        if by_mode and (is_open or _same(release, begun)):
             allowed.append(release)
         elif not allowed:
             held = held or release.version
@@ -133,6 +133,12 @@ def contains(versions: str, version: str) -> bool:
         return SpecifierSet(versions).contains(version, prereleases=True)
     except (InvalidSpecifier, InvalidVersion):
         return False
+
+
+def parse_clock(text: str) -> time:
+    """Return a time of day. text: HH:MM, as the model checks it."""
+    hour, _, minute = text.partition(":")
+    return time(int(hour), int(minute))
 
 
 def next_change(options: Iterable[Options]) -> datetime | None:

@@ -47,6 +47,8 @@ PUBLIC_KEY = Rule(
 )
 
 
+HOST_PATTERN = r"^(\*|(\*\.)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?)$"
+SERVICE_PATTERN = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-a-z0-9]*[a-z0-9])?)$"
 HEADER_PATTERN = r"^([a-z0-9!#$%&'*+.^_`|~-]+\*?|\*)$"
 CLOCK_PATTERN = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
 Day = Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
@@ -94,12 +96,12 @@ class GrantedHeaders(Model):
 class Grants(Model):
     """What the plugin may use. What a release asks for beyond this keeps it from being installed."""
 
-    network: tuple[Annotated[str, Field(min_length=1, max_length=253)], ...] = Field(
+    network: tuple[Annotated[str, Field(min_length=1, max_length=253, pattern=HOST_PATTERN)], ...] = Field(
         default=(),
         max_length=64,
-        description="Hosts it may call: `host`, `host:port`, `*.example.com`. Hosts that the configuration names need no grant.",
+        description="Hosts it may call: `host`, `host:port`, `*.example.com`, `*`. Hosts that the configuration names need no grant.",
     )
-    services: tuple[Annotated[str, Field(min_length=1, max_length=253)], ...] = Field(
+    services: tuple[Annotated[str, Field(min_length=1, max_length=253, pattern=SERVICE_PATTERN)], ...] = Field(
         default=(), max_length=64, description="NexusServices it may call: `<namespace>/<name>`, or `*`."
     )
     secrets: tuple[GrantedSecret, ...] = Field(
@@ -317,13 +319,23 @@ class Source(Model):
 class Trust(Model):
     """Who may say what the marketplace holds. Its metadata is that of The Update Framework."""
 
-    root_keys: tuple[Annotated[str, PUBLIC_KEY], ...] = Field(
+    root_keys: tuple[Annotated[str, Field(max_length=64), PUBLIC_KEY], ...] = Field(
         default=(),
         max_length=16,
         description="Ed25519 keys, 32 bytes in base64, of the root role. Default: the publishers' keys.",
     )
     threshold: Annotated[int, Field(ge=1, le=16)] = Field(
         default=1, description="How many of them must have signed the first root metadata."
+    )
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.rootKeys) || self.rootKeys.size() == 0 || !has(self.threshold) || self.threshold <= self.rootKeys.size()",
+            what="More signatures are asked for than there are root keys.",
+            fix="Lower threshold, or add keys to rootKeys.",
+            holds=lambda t: not t.root_keys or t.threshold <= len(t.root_keys),
+            field=".threshold",
+        ),
     )
 
 

@@ -44,6 +44,7 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "NotAllowed": "A Gateway takes no ListenerSets from the namespace of this one.",
         "NotAllowedByListeners": "No listener allows routes from the object's namespace.",
         "PathConflict": "Another NexusService, or an HTTPRoute, that has precedence has the same path.",
+        "PluginRefused": "A plugin of the namespace does not accept an object.",
         "PolicyConflict": "Two policies set one field of one target to different values.",
         "PortUnavailable": "A listener asks for a port that Nexus needs for itself.",
         "ProtocolConflict": "Listeners of different protocols ask for one port.",
@@ -63,11 +64,14 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "InvalidRouteKinds": "A listener allows kinds of routes that none of its protocol takes.",
         "MarketplaceNotFound": "A plugin names a NexusMarketplace that does not exist or is broken.",
         "MarketplaceUnreachable": "The index of a marketplace could not be read.",
+        "PluginConflict": "A plugin cannot be installed together with the others of its namespace.",
         "PluginIncompatible": "No version of a plugin in the range works with this plugin API.",
         "PluginNotFound": "The marketplace does not list the plugin.",
+        "PluginNotPermitted": "A plugin asks for something that it was not granted.",
         "PluginVersionNotFound": "No version of a plugin is in the range.",
         "PublisherNotTrusted": "A plugin's publisher is not among those the marketplace trusts.",
         "RefNotPermitted": "An object of another namespace is named, which has not permitted it.",
+        "SecretNotFound": "A plugin names a Secret, or a key of one, that is not there.",
         "TargetNotFound": "A policy or plugin targets an object that does not exist.",
     },
     "OverlappingTLSConfig": {
@@ -105,14 +109,12 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "Pending": "Not every gateway replica serves this version yet.",
         "PluginArtefactInvalid": "A plugin's artefact is not the zip of one package.",
         "PluginConfigInvalid": "A plugin's configuration does not fit its schema.",
-        "PluginConflict": "A plugin cannot be installed together with the others of its namespace.",
         "PluginDigestMismatch": "A plugin's artefact is not the one its release names.",
         "PluginDisabled": "A plugin went beyond one of its budgets and is disabled for a while.",
         "PluginFailed": "A plugin does not run on every gateway, and no more is known.",
         "PluginFetchFailed": "A plugin's artefact could not be fetched.",
         "PluginHooksInvalid": "A plugin has a hook that does not exist or that its release does not list.",
         "PluginLoadFailed": "A plugin's code could not be imported or constructed.",
-        "PluginNotPermitted": "A plugin asks for something that it was not granted.",
         "PluginRolledBack": "A new version of a plugin did worse than the running one and was taken back.",
         "PluginSignatureInvalid": "A plugin's release is not signed by the key its marketplace pins.",
         "PluginStartFailed": "A plugin refused to start.",
@@ -175,9 +177,12 @@ REMARKS = frozenset(
 """Reasons of what is worth to know of objects that are accepted and work."""
 
 HEALTHY = frozenset(
-    {"Accepted", "Disabled", "Fetched", "NoConflicts", "Programmed", "Ready", "ResolvedRefs", "WorkloadReady"}
-)
-"""Reasons of conditions that say all is well; they have no page."""
+    {
+        "Accepted", "Canary", "Disabled", "Fetched", "Held", "NoConflicts", "Programmed", "Ready", "ResolvedRefs", "Updated",
+        "WorkloadReady",
+    }
+)  # fmt: skip
+"""Reasons of conditions that say all is well, or that a plugin's new version is tried or waits for its time; they have no page."""
 
 GATEWAY_API = frozenset({"Invalid", "ListenersNotResolved", "ListenersNotValid", "NoResources", "ParentNotAccepted"})
 """Reasons the Gateway API prescribes for conditions of Gateways whose cause stands in a listener's own condition."""

@@ -73,7 +73,8 @@ class Memory:
     routes: by object: what building it gave. upstreams: as Services make them, by id, so that equal ones are one object.
     listeners: of each parent. plugins: routes without and with plugins, by id, under `plugins_of`, all that plugins say. merged: upstreams
     without policies, the Gateways they are reached through, and with policies, by id; finished: routes, by id; both under `policies_of`,
-    all that policies say.
+    all that policies say. markets: by marketplace, what was made of an index and a spec. resolved: what goes together, by the plugins
+    that were asked about. hooked: what hooks on manifests made of resources, by object, under the hooks and the resource.
     """
 
     routes: dict[ObjectRef, Kept] = field(default_factory=dict)
@@ -84,6 +85,9 @@ class Memory:
     merged: dict[str, tuple[Upstream, frozenset[ObjectRef], Upstream]] = field(default_factory=dict)
     finished: dict[str, Finished] = field(default_factory=dict)
     policies_of: Any = None
+    markets: dict[str, tuple[Any, Any, Any]] = field(default_factory=dict)
+    resolved: Mapping[tuple[str, ...], Any] = field(default_factory=dict)
+    hooked: dict[ObjectRef, tuple[Any, Resource, Resource]] = field(default_factory=dict)
 
     def intern_listeners(self, groups: Iterable[dict[ObjectRef, tuple[Any, ...]]]) -> None:
         """Put the former tuples in the place of equal ones: what did not change is told by identity then."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import msgspec
-from packaging.specifiers import SpecifierSet
 
-from nexus_core.hooks import API_VERSION
-from nexus_core.marketplace import Index, Refusal, choose
-from nexus_core.model.plugins import NexusMarketplaceSpec, NexusPluginSpec
+from nexus_core.marketplace import Index
+from nexus_core.marketplace.locks import NO_LOCK, Lock
+from nexus_core.marketplace.resolving import Resolved, Unresolved
+from nexus_core.marketplace.updates import next_change
+from nexus_core.model.plugins import NexusPluginSpec
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem
-from nexus_core.snapshot import PluginInstance, Release, Route
+from nexus_core.snapshot import PluginInstance, Route, listeners
+from nexus_core.translate import plugin_instances
 from nexus_core.translate.memory import Memory
+from nexus_core.translate.plugin_choices import Choice, find_choice, resolve
+from nexus_core.translate.plugin_markets import Markets
+from nexus_core.translate.plugin_order import sort_plugins
+from nexus_core.translate.plugin_secrets import Secrets
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.targets import Targets
 from nexus_core.translate.translation import PluginStatus
@@ -34,16 +40,22 @@ class _Reach:
 
 @dataclass
 class Plugins:
-    """instances: by id. statuses: without routes until `attach`."""
+    """instances: by id; without secrets until `seal`. statuses: without routes until `attach`. specs: of instances, those that can be
+    read.
+    """
 
     instances: dict[str, PluginInstance] = field(default_factory=dict)
     statuses: dict[str, PluginStatus] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     reaches: dict[str, _Reach] = field(default_factory=dict)
+    specs: dict[str, NexusPluginSpec] = field(default_factory=dict)
+    changes_at_utc: datetime | None = None
 
     def attach(self, routes: list[Route], memory: Memory) -> list[Route]:
         """Return the routes with the plugins in their rules, in running order, and note in the statuses where they are."""
-        order = sorted(self.instances, key=self._place)
+        order, circles = sort_plugins(self.instances.values())
+        self.problems.extend(circles)
+        place = {plugin: number for number, plugin in enumerate(order)}
         said = [(plugin, self.reaches[plugin]) for plugin in order]
         known = memory.plugins if memory.plugins_of == said else {}
         memory.plugins, memory.plugins_of = {}, said
@@ -64,7 +76,7 @@ class Plugins:
             facts = _Facts.of(route)
             # A plugin reaches routes of its own namespace, and routes of others only through its Gateway or service.
             spaces = sorted({facts.source.namespace, *(t.namespace for t in facts.gateways), *facts.backend_namespaces})
-            candidates = sorted((p for s in spaces for p in by_namespace.get(s, ())), key=self._place)
+            candidates = sorted((p for s in spaces for p in by_namespace.get(s, ())), key=place.__getitem__)
             rules = []
             for index, rule in enumerate(route.rules):
                 plugins = tuple(p for p in candidates if facts.reached(self.reaches[p], index))
@@ -80,8 +92,22 @@ class Plugins:
             self.statuses[plugin] = replace(self.statuses[plugin], routes=tuple(sorted(ids)))
         return found
 
-    def _place(self, plugin: str) -> tuple[int, str]:
-        return self.instances[plugin].order, plugin
+    def seal(self, routes: Iterable[Route], secrets: Secrets) -> None:
+        """Put the plugins' secrets into them, for the Gateways that serve their routes. routes: those that plugins are attached to."""
+        if not self.instances:
+            return
+        at: dict[str, set[str]] = {plugin: set() for plugin in self.instances}
+        for route in routes:
+            plugins = {plugin for rule in route.rules for plugin in rule.plugins}
+            if plugins:
+                gateways = {listeners.gateway_of(listener) for listener in route.listeners}
+                for plugin in plugins:
+                    at[plugin] |= gateways
+        for plugin, instance in self.instances.items():
+            served = tuple(sorted(at[plugin]))
+            self.statuses[plugin] = replace(self.statuses[plugin], gateways=served)
+            self.instances[plugin], problems = secrets.put_in(instance, self.specs.get(plugin), served)
+            self.problems.extend(problems)
 
 
 @dataclass(frozen=True)
@@ -124,57 +150,100 @@ def _services(upstreams: Iterable[str]) -> Iterator[ObjectRef]:
             yield ObjectRef("NexusService", namespace, name)
 
 
-def build_plugins(world: World, last: LastGood, targets: Targets, indexes: Mapping[str, Index]) -> Plugins:
-    """Return an instance for each NexusPlugin that is enabled and has a release."""
-    found = Plugins()
-    for resource in world.all("NexusMarketplace"):
-        found.problems.extend(resource.problems)
-    for resource in world.all("NexusPlugin"):
-        found.problems.extend(resource.problems)
-        plugin_id = f"{resource.ref.namespace}/{resource.ref.name}"
-        if isinstance(resource.spec, NexusPluginSpec):
-            _build(found, plugin_id, world, last, targets, indexes, resource, resource.spec)
-        else:
-            _keep(found, plugin_id, last, targets, resource)
-    return found
-
-
-def _build(
-    found: Plugins,
-    plugin_id: str,
+def build_plugins(
     world: World,
     last: LastGood,
     targets: Targets,
     indexes: Mapping[str, Index],
-    resource: Resource,
-    spec: NexusPluginSpec,
+    memory: Memory,
+    locks: Mapping[str, Lock],
+    now_utc: datetime | None,
+) -> Plugins:
+    """Return an instance for each NexusPlugin that is enabled and has a release. locks: by `<namespace>/<name>`."""
+    found = Plugins()
+    for resource in world.all("NexusMarketplace"):
+        found.problems.extend(resource.problems)
+    markets = Markets(world, last, indexes, memory)
+    choices: list[Choice] = []
+    for resource in world.all("NexusPlugin"):
+        found.problems.extend(resource.problems)
+        plugin_id = f"{resource.ref.namespace}/{resource.ref.name}"
+        spec = resource.spec
+        if not isinstance(spec, NexusPluginSpec):
+            _keep(found, plugin_id, last, targets, resource)
+        elif not spec.enabled:
+            # Whoever switches it off and on again wants what was taken back to be tried again.
+            lock = locks[plugin_id].forgiven() if plugin_id in locks else None
+            name = spec.plugin or resource.ref.name
+            found.statuses[plugin_id] = PluginStatus(resource.ref, resource.generation, False, name, lock=lock)
+        else:
+            before, lock = last.plugins.get(plugin_id), locks.get(plugin_id)
+            choice = find_choice(resource, spec, markets, before, lock or NO_LOCK, now_utc)
+            if isinstance(choice, Choice):
+                choices.append(choice)
+            else:
+                aims = _aims(found, targets, resource, spec)
+                found.problems.append(choice)
+                _keep(found, plugin_id, last, targets, resource, aims, everywhere=not spec.target_refs)
+        if plugin_id in found.statuses and plugin_id in locks and found.statuses[plugin_id].lock is None:
+            found.statuses[plugin_id] = replace(found.statuses[plugin_id], lock=locks[plugin_id])
+    resolved = resolve(choices, markets, memory)
+    for choice in choices:
+        _install(found, choice, resolved[choice.id], markets, last, targets, locks.get(choice.id))
+    found.changes_at_utc = next_change(choice.options for choice in choices)
+    return found
+
+
+def _install(
+    found: Plugins,
+    choice: Choice,
+    answer: Resolved | Unresolved,
+    markets: Markets,
+    last: LastGood,
+    targets: Targets,
+    lock: Lock | None,
 ) -> None:
+    resource, spec = choice.resource, choice.spec
     ref = resource.ref
-    name = spec.plugin or ref.name
-    if not spec.enabled:
-        found.statuses[plugin_id] = PluginStatus(ref, resource.generation, False, name)
+    aims = _aims(found, targets, resource, spec)
+    if isinstance(answer, Resolved):
+        built = plugin_instances.build(choice, answer, markets)
+    else:
+        problem = Problem(ref, ".spec.version", "PluginConflict", answer.what, answer.fix)
+        built = plugin_instances.Built(plugin_instances.build_former(choice, markets).instance, problem)
+    if built.problem is not None:
+        found.problems.append(built.problem)
+    if built.instance is None:
+        _keep(found, choice.id, last, targets, resource, aims, everywhere=not spec.target_refs)
+        found.statuses[choice.id] = replace(found.statuses[choice.id], lock=lock, available=choice.options.available)
         return
-    aims, missing = targets.resolve(ref, spec.target_refs)
-    found.problems.extend(missing)
-    chosen = _choose(world, last.plugins.get(plugin_id), indexes, ref, spec, name)
-    if isinstance(chosen, Problem):
-        found.problems.append(chosen)
-        _keep(found, plugin_id, last, targets, resource, frozenset(aims), everywhere=not spec.target_refs)
-        return
-    release, public_key, base_url = chosen
-    found.instances[plugin_id] = PluginInstance(
-        id=plugin_id,
-        source=str(ref),
-        release=release,
-        public_key=public_key,
-        base_url=base_url,
-        config=json.dumps(spec.config, sort_keys=True, separators=(",", ":"), ensure_ascii=False),
-        order=spec.order,
-        timeout_s=float(spec.timeout_seconds),
-        failure_policy=spec.failure_policy or release.failure_policy,
+    instance = found.instances[choice.id] = built.instance
+    found.specs[choice.id] = spec
+    found.reaches[choice.id] = _Reach(ref.namespace, not spec.target_refs, aims)
+    found.statuses[choice.id] = PluginStatus(
+        ref,
+        resource.generation,
+        True,
+        instance.release.name,
+        instance.release.version,
+        (),
+        built.problem is not None,
+        lock,
+        instance.candidate.instance.release.version if instance.candidate is not None else "",
+        choice.options.available,
+        _dependencies(instance),
     )
-    found.reaches[plugin_id] = _Reach(ref.namespace, not spec.target_refs, frozenset(aims))
-    found.statuses[plugin_id] = PluginStatus(ref, resource.generation, True, release.name, release.version)
+
+
+def _aims(found: Plugins, targets: Targets, resource: Resource, spec: NexusPluginSpec) -> frozenset[ObjectRef]:
+    aims, missing = targets.resolve(resource.ref, spec.target_refs)
+    found.problems.extend(missing)
+    return frozenset(aims)
+
+
+def _dependencies(instance: PluginInstance) -> tuple[str, ...]:
+    libraries = (f"{library.release.name} {library.release.version}" for library in instance.libraries)
+    return (*libraries, *(f"{wheel.name} {wheel.version}" for wheel in instance.wheels))
 
 
 def _keep(
@@ -196,7 +265,10 @@ def _keep(
     if isinstance(spec, NexusPluginSpec):
         enabled, name = spec.enabled, spec.plugin or ref.name
     version = release.version if release else ""
-    found.statuses[plugin_id] = PluginStatus(ref, resource.generation, enabled, name, version, (), bool(kept))
+    dependencies = _dependencies(kept[0]) if kept else ()
+    found.statuses[plugin_id] = PluginStatus(
+        ref, resource.generation, enabled, name, version, (), bool(kept), dependencies=dependencies
+    )
     for instance in kept:
         if not aims and not everywhere:
             aims = frozenset(targets.resolve(ref, targets.readable(resource))[0])
@@ -204,60 +276,8 @@ def _keep(
         had = {r.id for r in last.snapshot.routes if any(instance.id in rule.plugins for rule in r.rules)}
         # It was on every route of its namespace: a route that is new since then shall not be the one without it.
         wide = everywhere or bool(had and of_namespace <= had and not aims)
+        if isinstance(spec, NexusPluginSpec):
+            instance = plugin_instances.narrowed(instance, spec)
+            found.specs[instance.id] = spec
         found.instances[instance.id] = instance
         found.reaches[instance.id] = _Reach(ref.namespace, wide, aims, frozenset(had))
-
-
-def _choose(
-    world: World,
-    before: PluginInstance | None,
-    indexes: Mapping[str, Index],
-    ref: ObjectRef,
-    spec: NexusPluginSpec,
-    name: str,
-) -> tuple[Release, str, str] | Problem:
-    """Return the release with its publisher's key and the index's address, or what is wrong."""
-    marketplace = world.find("NexusMarketplace", "", spec.marketplace)
-    if marketplace is None:
-        known = ", ".join(r.ref.name for r in world.all("NexusMarketplace")) or "none yet"
-        what = f'There is no NexusMarketplace "{spec.marketplace}"; there is {known}.'
-        fix = "Create it (docs/errors/marketplace-not-found.md has one to copy), or name another."
-        return Problem(ref, ".spec.marketplace", "MarketplaceNotFound", what, fix)
-    if not isinstance(marketplace.spec, NexusMarketplaceSpec):
-        what = f'NexusMarketplace "{spec.marketplace}" is broken.'
-        return Problem(ref, ".spec.marketplace", "MarketplaceNotFound", what, "Mend it; its own conditions say how.")
-    index = indexes.get(spec.marketplace)
-    if index is None and before is not None and _still_fits(before.release, name, spec.version):
-        release = before.release
-    elif index is None:
-        what = f'The index of NexusMarketplace "{spec.marketplace}" could not be read.'
-        fix = "See the marketplace's own conditions; the plugin is installed once its index is there."
-        return Problem(ref, ".spec.marketplace", "MarketplaceUnreachable", what, fix)
-    else:
-        choice = choose(index, name, spec.version, API_VERSION)
-        if isinstance(choice, Refusal):
-            return _refusal(ref, spec, name, choice)
-        release = choice.release
-    key = next((p.public_key for p in marketplace.spec.publishers if p.name == release.publisher), None)
-    if key is None:
-        what = f'{name} {release.version} is published by "{release.publisher}", whom NexusMarketplace "{spec.marketplace}" does not trust.'
-        fix = "If you trust them, add their name and publicKey to the marketplace's publishers."
-        return Problem(ref, ".spec.marketplace", "PublisherNotTrusted", what, fix)
-    return release, key, marketplace.spec.source.url or ""
-
-
-def _still_fits(release: Release, name: str, spec_range: str) -> bool:
-    return release.name == name and SpecifierSet(spec_range).contains(release.version, prereleases=True)
-
-
-def _refusal(ref: ObjectRef, spec: NexusPluginSpec, name: str, refusal: Refusal) -> Problem:
-    listed = ", ".join(refusal.candidates[:10]) or "none"
-    if refusal.reason == "PluginNotFound":
-        path = ".spec.plugin" if spec.plugin else ".metadata.name"
-        what = f'NexusMarketplace "{spec.marketplace}" lists no plugin "{name}"; it lists {listed}.'
-        return Problem(ref, path, refusal.reason, what, "Set spec.plugin to one of them.")
-    if refusal.reason == "PluginVersionNotFound":
-        what = f'No version of {name} is in "{spec.version}"; there is {listed}.'
-        return Problem(ref, ".spec.version", refusal.reason, what, "Widen the range.")
-    what = f"No version of {name} in the range works with plugin API {API_VERSION}: {listed}."
-    return Problem(ref, ".spec.version", refusal.reason, what, "Take a version made for this API, or upgrade Nexus.")

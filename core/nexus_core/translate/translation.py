@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 from nexus_core.marketplace.locks import Lock
@@ -184,10 +185,12 @@ class ServiceStatus:
 
 @dataclass(frozen=True, slots=True)
 class PluginStatus:
-    """A NexusPlugin. plugin, version: the chosen release, empty when there is none. routes: ids of the routes it is on.
+    """A NexusPlugin. plugin, version: the release that runs, empty when there is none. routes: ids of the routes it is on; gateways:
+    `<namespace>/<name>` of those that serve them; both sorted.
 
-    lock: as it was given. candidate: version that is tried beside `version`. available: the newest version that the update policy holds
-    back. dependencies: ids or names of the plugins that it imports.
+    quarantined: it is not what it should be, and its last good release runs. lock: what is to be remembered of it, before what gateways
+    say is counted in; None for a plugin that was never installed. candidate: version that is tried beside `version`. available: the
+    newest version that the update policy holds back. dependencies: `name version` of its libraries and wheels.
     """
 
     ref: ObjectRef
@@ -201,6 +204,7 @@ class PluginStatus:
     candidate: str = ""
     available: str = ""
     dependencies: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +240,10 @@ class BackendTlsStatus:
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """Everything that follows from the manifests. All tuples are sorted by `ref` (mirrors by name, problems by object)."""
+    """Everything that follows from the manifests. All tuples are sorted by `ref` (mirrors by name, problems by object).
+
+    changes_at_utc: when time alone may change it (an update window opens); None for never.
+    """
 
     snapshot: Snapshot
     problems: tuple[Problem, ...] = ()
@@ -249,3 +256,4 @@ class Translation:
     plugins: tuple[PluginStatus, ...] = ()
     policies: tuple[PolicyStatus, ...] = ()
     policies_tls: tuple[BackendTlsStatus, ...] = ()
+    changes_at_utc: datetime | None = None

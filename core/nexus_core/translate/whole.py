@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from nexus_core.marketplace import Index
+from nexus_core.marketplace.locks import Lock
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, sort_problems
 from nexus_core.snapshot import EMPTY, Fallback, Mirror, Route, Rule, Snapshot, StreamRoute, Upstream, WeightedBackend
@@ -25,6 +27,7 @@ from nexus_core.translate import (
     backend_tls,
     conflicts,
     gateways,
+    hooked,
     plugins,
     policies,
     rule_filters,
@@ -37,8 +40,10 @@ from nexus_core.translate import (
 from nexus_core.translate import (
     routes as gateway_routes,
 )
+from nexus_core.translate.hooked import ManifestHook
 from nexus_core.translate.leave import Leave
 from nexus_core.translate.memory import Memory
+from nexus_core.translate.plugin_secrets import Secrets
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.route_builders import Routes
 from nexus_core.translate.translation import ListenerStatus, RouteStatus, ServiceStatus, Translation
@@ -58,13 +63,19 @@ def translate(
     class_name: str = "nexus",
     standing: Iterable[ObjectRef] = (),
     sealer: Sealer | None = None,
+    locks: Mapping[str, Lock] | None = None,
+    now_utc: datetime | None = None,
+    manifest_hooks: Sequence[ManifestHook] = (),
 ) -> Translation:
     """Return the Snapshot of all resources, what is wrong with them, and what their statuses should say.
 
     resources: the whole world, in any order. previous: the published Snapshot; broken objects keep what it holds of
     them. indexes: marketplace indexes that could be read, by the NexusMarketplace's name. class_name: the GatewayClass
     that counts as ours without its object. standing: Gateways that are ours although the object of their class was deleted.
-    sealer: of private keys in the Snapshot; None takes one that this process alone has.
+    sealer: of private keys and secrets in the Snapshot; None takes one that this process alone has.
+    locks: what is remembered of plugins, by `<namespace>/<name>`: those of the last translation's statuses, after
+    `nexus_core.marketplace.rollouts.settle`. now_utc: for update windows; None counts as outside of each. manifest_hooks: run on
+    objects of their namespaces, in this order, before they are read.
     Never raises; equal worlds give equal translations. A `Session` does the same for one world after another in less time.
     """
     return translate_with(
@@ -75,6 +86,9 @@ def translate(
         class_name=class_name,
         standing=standing,
         sealer=sealer,
+        locks=locks,
+        now_utc=now_utc,
+        manifest_hooks=manifest_hooks,
     )
 
 
@@ -87,9 +101,12 @@ def translate_with(
     class_name: str,
     standing: Iterable[ObjectRef],
     sealer: Sealer | None,
+    locks: Mapping[str, Lock] | None,
+    now_utc: datetime | None,
+    manifest_hooks: Sequence[ManifestHook],
 ) -> Translation:
     """Do what `translate` does. memory: of the translation before, and afterwards of this; it changes nothing of what comes out."""
-    world = worlds.build_world(resources, class_name, standing)
+    world = worlds.build_world(hooked.apply_hooks(resources, manifest_hooks, memory), class_name, standing)
     last = LastGood(previous or EMPTY)
     opened = gateways.build_gateways(world, last, sealer)
     secured = backend_tls.BackendTls(world)
@@ -114,8 +131,9 @@ def translate_with(
     for route in settled:
         _ask_again(last.routes.get(route.id), ups)
     aims = targets.Targets(world, opened)
-    installed = plugins.build_plugins(world, last, aims, indexes or {})
+    installed = plugins.build_plugins(world, last, aims, indexes or {}, memory, locks or {}, now_utc)
     routes = installed.attach(sorted((r for r in settled if r.listeners), key=lambda x: x.id), memory)
+    installed.seal(routes, Secrets(world, last, sealer))
     # Copies and fallbacks are requests: what takes connections or datagrams alone is no place for them.
     callable_ids = frozenset(u.id for u in ups.by_id.values() if u.protocol in ("http", "h2"))
     merging = policies.Policies(world, last, aims, callable_ids)
@@ -161,6 +179,7 @@ def translate_with(
         plugins=tuple(sorted(installed.statuses.values(), key=lambda status: status.ref)),
         policies=tuple(merging.statuses),
         policies_tls=tuple(secured.statuses(routed.uses)),
+        changes_at_utc=installed.changes_at_utc,
     )
 
 

@@ -6,13 +6,17 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from nexus_core.hooks.manifests import Manifest
+from nexus_core.hooks.refusals import Refusal
 from nexus_core.marketplace import Index
 from nexus_core.model.load import parse_text
 from nexus_core.problems.catalogue import GATEWAY_API, HEALTHY, REASONS, slug
 from nexus_core.snapshot import Release
+from nexus_core.snapshot.plugins import Permissions, PluginNeed
 from nexus_core.translate import translate
 
 ROOT = Path(__file__).parents[3]
@@ -75,10 +79,40 @@ def blocks(reason: str, heading: str) -> Iterator[str]:
     yield from re.findall(r"```yaml\n(.*?)```", section[1], re.DOTALL) if section else []
 
 
+def release(name: str, version: str, **fields: Any) -> Release:
+    return msgspec.structs.replace(DEMO, name=name, version=version, **fields)
+
+
+INDEX = Index(
+    (
+        DEMO,
+        release("demo", "2.0", api=">=2,<3"),
+        release("asker", "1.0", permissions=Permissions(network=("api.partner.example",))),
+        release("demo-lib", "1.9"),
+        release("demo-lib", "2.1"),
+        release("left", "1.0", plugins=(PluginNeed("demo-lib", "<2"),)),
+        release("right", "1.0", plugins=(PluginNeed("demo-lib"),)),
+        release("right", "2.0", plugins=(PluginNeed("demo-lib", ">=2"),)),
+    )
+)
+
+
+class TeamNames:
+    """A hook that one page tells of."""
+
+    namespace, name, failure_policy = "shop", "shop/team-names", "closed"
+
+    def call(self, manifest: Manifest) -> Manifest | Refusal:
+        if manifest.kind != "NexusService" or not manifest.name.startswith(("orders", "team-")):
+            return manifest
+        wanted = manifest.name.startswith("team-")
+        return manifest if wanted else Refusal("NameNotOfTeam", "The name has to begin with team-.")
+
+
 def reasons_of(manifests: str) -> set[str]:
     resources, problems = parse_text(manifests, "page.yaml")
-    newer = msgspec.structs.replace(DEMO, version="2.0", api=">=2,<3")
-    found = translate(resources, indexes={"official": Index((DEMO, newer))})
+    hooks = [TeamNames()] if "NexusMarketplace" not in manifests and 'addresses: ["10.0.0.1:80"]' in manifests else []
+    found = translate(resources, indexes={"official": INDEX}, manifest_hooks=hooks)
     return {p.reason for p in (*problems, *found.problems)}
 
 
