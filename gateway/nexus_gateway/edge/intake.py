@@ -167,14 +167,18 @@ class Intake:
     def _fits(self, size: int) -> bool:
         """Leave plugins out for which a body is too large. Return False when the request was refused over that."""
         for slot in tuple(self._bodies):
-            if size <= slot.instance.budgets.body_bytes:
-                continue
-            self._bodies.remove(slot)
-            slot.too_large("on_request_body")
-            if slot.is_closed:
-                self._exchange.refuse("BodyTooLarge")
-                return False
+            if size > slot.instance.budgets.body_bytes:
+                self._bodies.remove(slot)
+                if not self._is_passed_over(slot):
+                    return False
         return True
+
+    def _is_passed_over(self, slot: Slot) -> bool:
+        """Return whether the request goes on without a plugin for which its body is too large; else it was refused."""
+        slot.too_large("on_request_body")
+        if slot.is_closed:
+            self._exchange.refuse("BodyTooLarge")
+        return not slot.is_closed
 
     async def _run(self) -> None:
         """Wait for the body, and pass it through the plugins that want all of it."""
@@ -216,9 +220,12 @@ class Intake:
         hooked = self._hooked
         content = self._content()
         came = content
-        if not self._fits(len(content)):
-            return False
         for slot in self._bodies:
+            if len(content) > slot.instance.budgets.body_bytes:
+                # The plugins before it made it grow.
+                if not self._is_passed_over(slot):
+                    return False
+                continue
             head = hooked.head
             try:
                 result = await slot.asked("on_request_body", partial(check_request_body, before=head), head, content)

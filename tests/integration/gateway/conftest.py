@@ -12,6 +12,11 @@ from typing import Any
 import pytest
 from nexus_gateway.testing import Harness, until
 
+from tests.integration.gateway.echoes import clock, connect, echo, listen
+from tests.integration.gateway.plugged import Plugged
+
+__all__ = ["clock", "connect", "echo", "listen"]  # fixtures, too
+
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -40,6 +45,13 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
         yield made
     finally:
         await made.close()
+
+
+@pytest.fixture
+async def plugged(harness: Harness) -> Plugged:
+    made = Plugged(harness)
+    await made.open()
+    return made
 
 
 @pytest.fixture
