@@ -57,7 +57,8 @@ class Sentry(Plugin):
             dsn=str(config["dsn"]), transport=self._queue, environment=config.get("environment", "production"),
             release=config.get("release"), server_name=config.get("serverName", "nexus-gateway"), default_integrations=False,
             auto_enabling_integrations=False, max_breadcrumbs=0, auto_session_tracking=False,
-            send_client_reports=False, enable_backpressure_handling=False, event_scrubber=EventScrubber(send_default_pii=self._client_ip), spotlight=False, shutdown_timeout=0,
+            send_client_reports=False, enable_backpressure_handling=False,
+            event_scrubber=EventScrubber(send_default_pii=self._client_ip), spotlight=False, shutdown_timeout=0,
         )  # fmt: skip
         self._sending = False
         self._told_at = float("-inf")
