@@ -7,15 +7,17 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from nexus_core.marketplace import parse_index, signed_bytes
+from nexus_core.marketplace import Index, parse_index, signed_bytes
 from nexus_core.marketplace.artefact import build_zip, is_part
 from nexus_core.marketplace.index import INDEX_VERSION
 from nexus_core.snapshot import Release
@@ -24,6 +26,9 @@ from nexus_marketplace.fetching import MAX_ARTEFACT_BYTES
 from nexus_marketplace.hooks_of import Sources
 from nexus_marketplace.manifests import read_manifest
 from nexus_marketplace.refusing import PublishRefused
+
+if TYPE_CHECKING:
+    from nexus_marketplace.repository import Keys, Repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,23 @@ def build_index(artefacts: Sequence[Artefact], former: bytes | None = None) -> b
     data = (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
     parse_index(data, "the new index")
     return data
+
+
+def add_releases(
+    repository: Repository,
+    artefacts: Sequence[Artefact],
+    keys: Keys,
+    now_utc: datetime,
+    wheels: Mapping[str, bytes] = MappingProxyType({}),
+) -> Index:
+    """Put releases into a marketplace, beside those that it has; return its index. wheels: copies to serve, by SHA-256.
+
+    Raises `PublishRefused`, `IndexInvalid`, OSError.
+    """
+    files = {each.release.url: each.data for each in artefacts if "://" not in each.release.url}
+    files |= {f"wheels/{sha256}.whl": data for sha256, data in wheels.items()}
+    data = repository.publish(lambda former: build_index(artefacts, former), files, keys, now_utc)
+    return parse_index(data, "the new index")
 
 
 def publish_bundled(packages: Sequence[Path], index_dir: Path, key_file: Path, publisher: str) -> None:

@@ -108,16 +108,37 @@ class Repository:
         except FileNotFoundError:
             return None
 
-    def publish(self, index: bytes, files: Mapping[str, bytes], keys: Keys, now_utc: datetime) -> None:
-        """Write the index and the files that it names, and sign it. files: by path below the directory.
+    def root_keys(self) -> tuple[tuple[str, ...], int]:
+        """Return the root's public keys, as a NexusMarketplace pins them, and how many of them sign. Raises `PublishRefused`."""
+        root = self._newest_root().signed
+        return _public_values(root, "root"), root.roles["root"].threshold
 
-        Raises `PublishRefused` when the keys are not those of the marketplace that is there.
+    def is_stale(self, now_utc: datetime) -> bool:
+        """Whether more than half of the timestamp's or the snapshot's time is over. Raises `PublishRefused`."""
+        state = self._read()
+        return _is_old(state.timestamp.signed.expires, self._lifetimes.timestamp_days, now_utc) or _is_old(
+            state.snapshot.signed.expires, self._lifetimes.snapshot_days, now_utc
+        )
+
+    def publish(
+        self,
+        index: bytes | Callable[[bytes | None], bytes],
+        files: Mapping[str, bytes],
+        keys: Keys,
+        now_utc: datetime,
+    ) -> bytes:
+        """Write the index and the files that it names, and sign it; return the index.
+
+        index: or what makes it of the former one, while nobody else writes. files: by path below the directory.
+        Raises `PublishRefused` when the keys are not those of the marketplace that is there, and what `index` raises.
         """
-        if len(index) > MAX_INDEX_BYTES:
-            raise PublishRefused(
-                f"The index would have {len(index)} bytes, and at most {MAX_INDEX_BYTES} are read. Split the marketplace in two."
-            )
         with self._held():
+            if callable(index):
+                index = index(self.read_index())
+            if len(index) > MAX_INDEX_BYTES:
+                raise PublishRefused(
+                    f"The index would have {len(index)} bytes, and at most {MAX_INDEX_BYTES} are read. Split the marketplace in two."
+                )
             state = self._read() if self.exists else None
             root = self._checked(state, keys) if state is not None else self._first_root(keys, now_utc)
             for path, data in sorted(files.items()):
@@ -134,6 +155,7 @@ class Repository:
             self._finish(targets, state, [keys.online], now_utc)
             # For people and other tools; Nexus reads the one that is named by its digest.
             self._write(self._directory / INDEX, index)
+            return index
 
     def refresh(self, keys: Sequence[Ed25519PrivateKey], now_utc: datetime) -> tuple[str, ...]:
         """Sign timestamp and snapshot anew; and targets and root too where these keys may and half their time is over.
@@ -368,9 +390,13 @@ def _held_by(root: Root, role: str, keys: Iterable[Ed25519PrivateKey]) -> list[E
     return [key for key in _distinct(keys) if _public(key).keyid in root.roles[role].keyids]
 
 
-def _public_keys(root: Root, role: str) -> str:
+def _public_values(root: Root, role: str) -> tuple[str, ...]:
     values = [root.keys[keyid].keyval["public"] for keyid in root.roles[role].keyids]
-    return ", ".join(base64.b64encode(bytes.fromhex(value)).decode() for value in values)
+    return tuple(base64.b64encode(bytes.fromhex(value)).decode() for value in values)
+
+
+def _public_keys(root: Root, role: str) -> str:
+    return ", ".join(_public_values(root, role))
 
 
 def _after(now_utc: datetime, days: float) -> datetime:

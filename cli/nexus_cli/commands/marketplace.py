@@ -2,40 +2,75 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
-from nexus_cli.errors import StepFailed, UserError
 from nexus_cli.options import output_format, output_option
 
-HELP = """Build and verify a plugin marketplace: a directory of signed plugins and their index, for any static web server.
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+HELP = """Make, sign, verify and serve a marketplace of plugins: a directory of files, for any web server, registry or volume.
 
 \b
 Examples:
-  nexus marketplace build plugins/*/acme_* --key acme.pem --publisher acme --to public/
-  nexus marketplace verify public/index.json --key 8tx4AU151pZQzKjntFZ5JlhHJQnDiU8l6cIkvwIWB0g=
+  nexus marketplace build my-plugin/acme_auth --key acme.pem --publisher acme --to public
+  nexus marketplace serve public --listen 127.0.0.1:9000 --key acme.pem
+  nexus marketplace verify http://127.0.0.1:9000 --key acme=8tx4AU151pZQzKjntFZ5JlhHJQnDiU8l6cIkvwIWB0g=
 
-Exit codes: 0 done, 1 a release does not verify, 2 not usable as given.
+Exit codes: 0 done, 1 something does not verify, 2 not usable as given.
 """
 
-BUILD_HELP = """Build signed artefacts and the index from plugin packages (directories with a plugin.yaml).
+BUILD_HELP = """Build plugins (import packages with a plugin.yaml), add them to the marketplace, sign it, and print its manifest.
 
-Releases that the index has already stay in it, so that users can pin them. A key that does not exist is made.
+Releases that the marketplace has already stay in it. Keys that do not exist are made. One key is enough to begin with; a marketplace
+that others depend on has a root key that stays offline, and an online key that `refresh` and `serve` use.
+
+\b
+Examples:
+  nexus marketplace build my-plugin/acme_auth --key acme.pem --publisher acme --to public
+  nexus marketplace build my-plugin/acme_auth --key acme.pem --publisher acme --to public \\
+    --root-key root.pem --online-key online.pem --url https://plugins.acme.example
+"""
+
+REFRESH_HELP = """Sign the short-lived metadata anew, so that it does not expire. Run it daily, or let `serve --key` do it.
 
 \b
 Example:
-  nexus marketplace build my-plugin/acme_auth --key acme.pem --publisher acme --to public/
+  nexus marketplace refresh public --key online.pem
 """
 
-VERIFY_HELP = """Check an index and the artefacts beside it: form, digests, and signatures by the publisher's key.
+ROTATE_HELP = """Change the marketplace's keys. The new root is signed by the old keys and by the new ones, so that who trusts it follows.
 
 \b
 Example:
-  nexus marketplace verify public/index.json --key 8tx4AU151pZQzKjntFZ5JlhHJQnDiU8l6cIkvwIWB0g=
+  nexus marketplace rotate-root public --old-key root.pem --root-key new-root.pem --targets-key acme.pem --online-key online.pem
+"""
+
+VERIFY_HELP = """Follow a marketplace as a gateway does, and check every release and artefact in it.
+
+\b
+Examples:
+  nexus marketplace verify public --key acme=8tx4AU151pZQzKjntFZ5JlhHJQnDiU8l6cIkvwIWB0g=
+  nexus marketplace verify oci://ghcr.io/acme/plugins:latest --key acme=acme.pub --root-key root.pub
+"""
+
+SERVE_HELP = """Serve a marketplace over HTTP, with a page for people at /.
+
+\b
+Example:
+  nexus marketplace serve public --listen 127.0.0.1:9000 --key acme.pem
+"""
+
+PUSH_HELP = """Push a marketplace into an OCI registry, as one image.
+
+The login is NEXUS_OCI_USERNAME and NEXUS_OCI_PASSWORD, or what `docker login` left.
+
+\b
+Example:
+  nexus marketplace push public oci://ghcr.io/acme/plugins:latest
 """
 
 
@@ -45,104 +80,197 @@ def marketplace() -> None:
     pass
 
 
+LIFETIMES = tuple(
+    click.option(
+        f"--{role}-days", type=click.FloatRange(0.01, 3650), default=days, show_default=True, metavar="DAYS", help=text
+    )
+    for role, days, text in (
+        ("timestamp", 30, "For how long the timestamp counts."),
+        ("snapshot", 30, "For how long the snapshot counts."),
+        ("targets", 180, "For how long the index counts."),
+        ("root", 365, "For how long the root counts."),
+    )
+)
+
+
+def lifetime_options(function: Function) -> Function:
+    """Add for how many days each role's signature counts."""
+    for option in LIFETIMES:
+        function = option(function)
+    return function
+
+
+def signing_options(function: Function) -> Function:
+    """Add the options of whoever writes a marketplace."""
+    file = click.Path(path_type=Path)
+    for option in (
+        click.option("--key", "key_file", required=True, type=file, metavar="FILE", help="Publisher's Ed25519 key, PEM; signs releases."),
+        click.option("--publisher", required=True, metavar="NAME", help="Name that the NexusMarketplace pins the key to."),
+        click.option("--root-key", "root_keys", multiple=True, type=file, metavar="FILE", help="Of the root role. [default: --key]"),
+        click.option("--root-threshold", default=1, show_default=True, metavar="N", help="How many root keys have to sign a new root."),
+        click.option("--targets-key", type=file, metavar="FILE", help="Signs the index. [default: --key]"),
+        click.option("--online-key", type=file, metavar="FILE", help="Signs timestamp and snapshot. [default: --key]"),
+        *LIFETIMES,
+        click.option("--url", default="", metavar="URL", help="Where it will be served, for the manifest that is printed."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
 @marketplace.command(help=BUILD_HELP)
 @click.argument("packages", metavar="PACKAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--key", "key_file", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Ed25519 key, PEM."
-)
-@click.option("--publisher", required=True, metavar="NAME", help="Name that the NexusMarketplace pins the key to.")
-@click.option(
-    "--to", "target", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Where it is written."
-)
+@click.option("--to", "target", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Its directory.")
+@signing_options
 @output_option
-def build(packages: tuple[Path, ...], key_file: Path, publisher: str, target: Path) -> None:
-    from nexus_core.marketplace import IndexInvalid
-    from nexus_marketplace import publishing as publish
+def build(packages: tuple[Path, ...], target: Path, **options: Any) -> None:
+    from nexus_marketplace import publishing
 
     from nexus_cli import output
+    from nexus_cli.plugins import markets
 
-    for package in packages:
-        if not package.is_dir():
-            raise UserError(f"{package} is not a directory. Name the import package of a plugin.")
-    index_file = target / "index.json"
-    try:
-        key = publish.read_key(key_file, create=True)
-        artefacts = [publish.build_artefact(package.resolve(), key, publisher) for package in packages]
-        former = index_file.read_bytes() if index_file.exists() else None
-        index = publish.build_index(artefacts, former)
-        target.mkdir(parents=True, exist_ok=True)
-        for artefact in artefacts:
-            (target / artefact.file_name).write_bytes(artefact.data)
-        index_file.write_bytes(index)
-    except (publish.PublishRefused, IndexInvalid) as error:
-        raise UserError(str(error)) from error
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or target} cannot be used: {error.strerror}. Check its permissions."
-        ) from error
-    public = publish.public_key(key)
+    with markets.told(target):
+        key = publishing.read_key(options["key_file"], create=True)
+        artefacts = [publishing.build_artefact(markets.package(each), key, options["publisher"]) for each in packages]
+        written = markets.write(target, artefacts, {}, key, options)
     if output_format() == "json":
-        releases = [{"name": a.release.name, "version": a.release.version, "file": a.file_name} for a in artefacts]
-        output.show_json({"index": str(index_file), "publicKey": public, "releases": releases})
+        output.show_json(written.as_json())
         return
-    for artefact in artefacts:
-        click.echo(f"{target / artefact.file_name}: {artefact.release.name} {artefact.release.version}")
-    click.echo(
-        f"{index_file}: serve the directory and pin the key:\n  publishers: [{{name: {publisher}, publicKey: {public}}}]"
-    )
+    click.echo(written.as_yaml(), nl=False)
+
+
+@marketplace.command(help=REFRESH_HELP)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--key",
+    "key_files",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Of the online roles; others sign theirs, too, when half of their time is over.",
+)
+@lifetime_options
+@output_option
+def refresh(directory: Path, key_files: tuple[Path, ...], **days: float) -> None:
+    from datetime import UTC, datetime
+
+    from nexus_marketplace import publishing
+
+    from nexus_cli import output
+    from nexus_cli.plugins import markets
+
+    with markets.told(directory):
+        keys = [publishing.read_key(path) for path in key_files]
+        roles = markets.repository(directory, days).refresh(keys, datetime.now(UTC))
+    if output_format() == "json":
+        output.show_json({"directory": str(directory), "signed": list(roles)})
+    else:
+        click.echo(f"{directory}: signed {', '.join(roles)}. Publish metadata/, timestamp.json last.")
+
+
+@marketplace.command("rotate-root", help=ROTATE_HELP)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--old-key",
+    "old_keys",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Present keys: of the root, and of other roles that get new ones.",
+)
+@click.option(
+    "--root-key", "root_keys", required=True, multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="New ones of the root."
+)  # fmt: skip
+@click.option("--root-threshold", default=1, show_default=True, metavar="N", help="How many root keys have to sign.")
+@click.option("--targets-key", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Of the index.")
+@click.option(
+    "--online-key", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Of timestamp and snapshot."
+)
+@output_option
+def rotate_root(
+    directory: Path,
+    old_keys: tuple[Path, ...],
+    root_keys: tuple[Path, ...],
+    root_threshold: int,
+    targets_key: Path,
+    online_key: Path,
+) -> None:
+    from datetime import UTC, datetime
+
+    from nexus_marketplace import publishing
+    from nexus_marketplace.repository import Keys
+
+    from nexus_cli import output
+    from nexus_cli.plugins import markets
+
+    with markets.told(directory):
+        roots = tuple(publishing.read_key(path, create=True) for path in root_keys)
+        targets, online = (publishing.read_key(path, create=True) for path in (targets_key, online_key))
+        old = [publishing.read_key(path) for path in old_keys]
+        new = Keys(roots, targets, online, root_threshold)
+        version = markets.repository(directory, {}).rotate_root(old, new, [], datetime.now(UTC))
+    pinned = [publishing.public_key(key) for key in roots]
+    if output_format() == "json":
+        output.show_json(
+            {"directory": str(directory), "root": version, "rootKeys": pinned, "threshold": root_threshold}
+        )
+        return
+    click.echo(f"{directory}: root {version} is signed. Who pinned the old keys follows by itself; new pins:")
+    click.echo(f"  trust: {{rootKeys: [{', '.join(pinned)}], threshold: {root_threshold}}}")
 
 
 @marketplace.command(help=VERIFY_HELP)
-@click.argument("index_file", metavar="INDEX", type=click.Path(path_type=Path))
-@click.option("--key", "public_key", required=True, metavar="BASE64|FILE", help="The publisher's public key.")
+@click.argument("where", metavar="DIR|URL|oci://IMAGE")
+@click.option(
+    "--key", "publishers", multiple=True, required=True, metavar="[NAME=]BASE64|FILE", help="A publisher's public key."
+)
+@click.option("--root-key", "roots", multiple=True, metavar="BASE64|FILE", help="Pinned. [default: publishers' keys]")
+@click.option("--root-threshold", default=1, show_default=True, metavar="N", help="How many of them signed the root.")
+@click.option("--plain-http", is_flag=True, help="Ask the registry without TLS.")
 @output_option
-def verify(index_file: Path, public_key: str) -> int:
-    from nexus_core.marketplace import IndexInvalid, parse_index
-    from nexus_marketplace.rejections import PluginRejected
-    from nexus_marketplace.verifying import verify_signature
-
+def verify(
+    where: str, publishers: tuple[str, ...], roots: tuple[str, ...], root_threshold: int, plain_http: bool
+) -> int:
     from nexus_cli import output
+    from nexus_cli.plugins import markets
 
-    key = _read_key(public_key)
-    try:
-        index = parse_index(index_file.read_bytes(), str(index_file))
-    except OSError as error:
-        raise UserError(f"{index_file} cannot be read: {error.strerror}.") from error
-    except IndexInvalid as error:
-        raise StepFailed(str(error)) from error
-    rows = []
-    for release in index.releases:
-        why = ""
-        try:
-            verify_signature(release, key)
-            why = _artefact_fault(release.url, release.sha256, index_file.parent)
-        except PluginRejected as error:
-            why = str(error)
-        rows.append((release.name, release.version, "failed" if why else "ok", why))
-    output.show_rows(("plugin", "version", "state", "why"), rows, empty=f"{index_file} lists no releases.")
+    keys = markets.read_publishers(publishers)
+    pinned = tuple(markets.read_public_key(each, "--root-key") for each in roots) or tuple(keys.values())
+    rows = markets.verify(where, keys, pinned, root_threshold, plain_http=plain_http)
+    output.show_rows(("plugin", "version", "state", "why"), rows, empty=f"{where} lists no releases.")
     return 1 if any(row[2] == "failed" for row in rows) else 0
 
 
-def _read_key(text: str) -> str:
-    """Return a base64 Ed25519 key, given itself or in a file."""
-    path = Path(text)
-    found = path.read_text().strip() if len(text) < 256 and path.is_file() else text
-    try:
-        usable = len(base64.b64decode(found, validate=True)) == 32
-    except (binascii.Error, ValueError):
-        usable = False
-    if not usable:
-        raise UserError(f"--key {text!r} is neither a base64 Ed25519 public key nor a file with one.")
-    return found
+@marketplace.command(help=SERVE_HELP)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--listen", default="127.0.0.1:9000", show_default=True, metavar="ADDR", help="Where it is served.")
+@click.option(
+    "--key", "key_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="Signs metadata anew before it expires."
+)  # fmt: skip
+@click.option("--title", default="Plugins", show_default=True, metavar="TEXT", help="Of the page.")
+@output_option
+def serve(directory: Path, listen: str, key_files: tuple[Path, ...], title: str) -> None:
+    from nexus_marketplace import publishing
+
+    from nexus_cli.plugins import markets
+
+    with markets.told(directory):
+        keys = tuple(publishing.read_key(path) for path in key_files)
+    markets.serve(directory, listen, keys, title)
 
 
-def _artefact_fault(url: str, sha256: str, directory: Path) -> str:
-    """Return what is wrong with an artefact beside its index; empty for a good one or one that is elsewhere."""
-    if ":" in url:
-        return ""
-    path = directory / url
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror}"
-    return "" if digest == sha256 else f"{path} is not what was signed: its SHA-256 differs"
+@marketplace.command(help=PUSH_HELP)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("image", metavar="oci://IMAGE")
+@click.option("--plain-http", is_flag=True, help="Without TLS.")
+@output_option
+def push(directory: Path, image: str, plain_http: bool) -> None:
+    from nexus_cli import output
+    from nexus_cli.plugins import markets
+
+    count = markets.push(directory, image, plain_http=plain_http)
+    if output_format() == "json":
+        output.show_json({"image": image, "files": count})
+    else:
+        click.echo(f"{image}: {count} files. Name it in spec.source.oci, without oci://.")
