@@ -4,7 +4,7 @@
   report.py --check  change nothing; fail when a table is not what the results say
 
 A marker is `<!-- results: NAME -->` and ends at `<!-- end -->`. NAME is a scenario, `churn` for the churn suite's steps, `control` for
-the control plane, or `goals` for the list of what the project wants of the gateway and what was measured.
+the control plane, `plugins` for what these cost, or `goals` for the list of what the project wants of the gateway and what was measured.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ GOALS = (
 def load(folder: Path = RESULTS) -> dict[str, Kept]:
     """Return the kept results by scenario."""
     found = {}
-    for name in (*COLUMNS, "churn", "control"):
+    for name in (*COLUMNS, "churn", "control", "plugins"):
         path = folder / f"{name}.json"
         if path.exists():
             found[name] = json.loads(path.read_text())
@@ -147,6 +147,8 @@ def render(page: str, kept: Mapping[str, Kept]) -> str:
             body = churn(kept.get(name))
         elif name == "control":
             body = control_figures.table(kept[name]) if name in kept else _NOT_YET
+        elif name == "plugins":
+            body = plugins(kept.get(name))
         else:
             body = _of_scenario(name, kept.get(name))
         return f"{found[1]}{body}{found[3]}"
@@ -211,6 +213,31 @@ def goals(kept: Mapping[str, Kept]) -> str:
             shown = f"{value:.4g}"
         rows.append([goal.what, wanted, f"{shown}{unit}", goal.verdict(value, kept[goal.scenario])])
     return _table(["", "wanted", "measured", "met"], rows)
+
+
+PLUGINS: Mapping[str, tuple[str, str]] = {
+    "bare": ("Nexus, no plugin installed", ""),
+    "unmatched": ("nine plugins installed, none on this route", "nothing measurable"),
+    "one": ("one plugin adds a header", "≤ 2 µs"),
+    "five": ("five plugins add a header each", "≤ 8 µs"),
+    "waiting": ("one plugin adds it in a coroutine", ""),
+    "rpc": ("one plugin asks another process for it, one round trip over a Unix socket", ""),
+    "envoy": ("Envoy, nothing switched on", ""),
+    "envoy-lua": ("Envoy adds the header in Lua", ""),
+}
+"""What each turn of `benchmarks/plugins` is, and what is wanted of its cost."""
+
+
+def plugins(kept: Kept | None) -> str:
+    """Return the table of what plugins cost a request."""
+    if kept is None:
+        return _NOT_YET
+    rows = []
+    for name, (what, wanted) in PLUGINS.items():
+        figures, cost = kept["medians"][name], kept["costs_us"].get(name)
+        shown = f"{cost:+.2f}" if cost is not None else ""
+        rows.append([what, number(figures["cpu_us"]), number(figures["requests_per_s"]), shown, wanted])
+    return _table(["", "CPU µs a request", "requests/s", "cost µs", "wanted"], rows) + _source("plugins", kept)
 
 
 def churn(kept: Kept | None) -> str:
