@@ -27,7 +27,7 @@ UNUSABLE_ADDRESS = "10.201.0.1"
 """An address outside of the pool: a Service that asks for it stays without one."""
 SETTLED_S = 1.0
 PROGRAMS = ("conformance", "echo-basic", "helm")
-_PRODUCT = ("core", "wire", "sdk", "operator", "gateway", "plugins", "cli", "crds", "charts")
+_PRODUCT = ("core", "wire", "marketplace", "hosting", "sdk", "operator", "gateway", "plugins", "cli", "crds", "charts")
 
 
 def newest_change(repository: Path = places.REPOSITORY) -> float:
