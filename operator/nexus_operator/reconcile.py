@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Mapping
@@ -20,6 +21,8 @@ from nexus_core.certificates.sealing import Sealer
 from nexus_core.model.resources import Resource
 from nexus_core.problems import Problem
 from nexus_core.translate import Mirror, Session, Translation
+from nexus_core.translate.hooked import ManifestHook
+from nexus_core.translate.service_plugins import service_plugins
 
 from nexus_operator.children.dataplanes import Fabric, render_data_plane
 from nexus_operator.children.gateways import Planned, of_deleted_classes, plan_data_planes
@@ -31,12 +34,14 @@ from nexus_operator.edge.childwriter import RETRY_S, ChildWriter, Kept
 from nexus_operator.edge.consul import ConsulApi, ConsulAway
 from nexus_operator.edge.indexes import Indexes, show_versions
 from nexus_operator.edge.kube import KubeApi, KubeError
+from nexus_operator.edge.manifesthooks import ManifestHooks
 from nexus_operator.edge.markets import read_config_map, wanted_of
 from nexus_operator.edge.named import NamedObjects
 from nexus_operator.edge.pluginlife import PluginLife
 from nexus_operator.edge.publisher import Publisher
 from nexus_operator.edge.samples import SampleFeed
 from nexus_operator.edge.sealkeys import ensure_seal_key
+from nexus_operator.edge.serviceplugins import ServiceLists
 from nexus_operator.edge.statuswriter import StatusWriter
 from nexus_operator.metrics import Metrics
 from nexus_operator.mirror.endpoints import build_registrations, named_services, slices_by_service
@@ -81,6 +86,7 @@ class Reconciler:
         self._publisher = Publisher(consul, settings.prefix)
         self._catalog = Catalog(consul, settings.consul_node)
         self._consul = consul
+        self._lists = ServiceLists(consul, settings.prefix)
         self._statuses = StatusWriter(kube, inventory, metrics)
         self._named = NamedObjects(kube, inventory)
         self._indexes = Indexes(
@@ -90,6 +96,7 @@ class Reconciler:
             configmap=lambda namespace, name: read_config_map(inventory, namespace, name),
         )
         self._artefacts = ArtefactMirror(consul, settings.prefix, self._indexes, Path(settings.state_dir) / "artefacts")
+        self._hooks = ManifestHooks(Path(settings.state_dir) / "artefacts")
         self._surroundings = Surroundings(
             consul_url=settings.workload_consul_url or settings.consul_url,
             consul_prefix=settings.prefix,
@@ -165,6 +172,7 @@ class Reconciler:
         """Release what is held while not leading too."""
         await self._indexes.close()
         await self._artefacts.close()
+        await self._hooks.close()
 
     async def _loop(self) -> None:
         while True:
@@ -177,6 +185,7 @@ class Reconciler:
             if self._held.previewed:
                 waiting = self._preview is None or self._preview.report is None
                 wait_s = min(wait_s, FIRST_SAMPLE_S if waiting else SAMPLE_S)
+            wait_s = min(wait_s, self._until_change())
             if self._failures:
                 worst = min(self._failures.values())
                 wait_s = min(wait_s, LAST_RETRY_S, FIRST_RETRY_S * 2 ** (worst - 1)) * (1 + random.random() / 4)
@@ -188,6 +197,16 @@ class Reconciler:
                 if not self._failures:
                     # Nothing has happened for a while: look whether Consul's catalog still is as it was.
                     self._catalog.forget()
+
+    def _until_change(self) -> float:
+        """Seconds until time alone changes the translation, which is then due: an update window opens. Infinite for never."""
+        at = self._translation.changes_at_utc if self._translation is not None else None
+        if at is None:
+            return math.inf
+        left_s = (at - datetime.now(UTC)).total_seconds()
+        if left_s <= 0:
+            self._config_changed = True
+        return max(0.0, left_s)
 
     async def _round(self) -> None:
         await self._step("locks", self._settle())
@@ -288,8 +307,8 @@ class Reconciler:
             every = self._reader.read(self._inventory)
             await self._indexes.follow(wanted_of(every, self._inventory))
             held = hold_back(every, self._held.applied)
-            translation = self._translated(self._session, held.world)
-            candidate = self._translated(self._candidates, every) if held.previewed else None
+            translation, hooks = await self._hooked(held.world, every if held.previewed else held.world)
+            candidate = self._translated(self._candidates, every, hooks) if held.previewed else None
             planned = self._plan(translation, held.world)
             rendered = self._render(planned, held.world)
             wanted = self._prints.of(translation.snapshot)
@@ -304,7 +323,24 @@ class Reconciler:
         for mirror in before.mirrors if before is not None else ():
             self._retired[mirror.consul_service] = (mirror, time.monotonic() + RETIRE_S)
 
-    def _translated(self, session: Session, resources: tuple[Resource, ...]) -> Translation:
+    async def _hooked(
+        self, world: tuple[Resource, ...], every: tuple[Resource, ...]
+    ) -> tuple[Translation, tuple[ManifestHook, ...]]:
+        """Translate the world with the hooks of its own plugins, which are known once it is translated: again where they are others than
+        those of the last one. No plugin changes which plugins there are, so that twice is enough.
+        """
+        last = self._publisher.last
+        before = self._translation.snapshot if self._translation is not None else last.snapshot if last else None
+        hooks = await self._hooks.prepare(before, (*every, *world) if every is not world else world)
+        translation = self._translated(self._session, world, hooks)
+        if not self._hooks.is_current(translation.snapshot):
+            hooks = await self._hooks.prepare(translation.snapshot, (*every, *world) if every is not world else world)
+            translation = self._translated(self._session, world, hooks)
+        return translation, hooks
+
+    def _translated(
+        self, session: Session, resources: tuple[Resource, ...], hooks: tuple[ManifestHook, ...]
+    ) -> Translation:
         last = self._publisher.last
         return session.translate(
             resources,
@@ -313,6 +349,9 @@ class Reconciler:
             class_name=self._settings.class_name,
             standing=of_deleted_classes(self._inventory),
             sealer=self._sealer,
+            locks=self._life.locks,
+            now_utc=datetime.now(UTC),
+            manifest_hooks=hooks,
         )
 
     def _render(self, planned: Planned, resources: tuple[Resource, ...]) -> tuple[Object, ...]:
@@ -375,6 +414,7 @@ class Reconciler:
                 return  # publishing without knowing the last good forms would lose them
             await self._artefacts.ensure(self._translation.snapshot)
             await self._publish(self._translation)
+            await self._lists.sync(service_plugins(self._translation.snapshot, self._held.world))
         except ConsulAway as err:
             self._consul_fault = str(err)
             raise
@@ -432,7 +472,7 @@ class Reconciler:
             fleet=self._fleet(),
             now_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             docs_base=self._settings.docs_base,
-            child_problems=(*self._child_problems, *self._artefacts.problems),
+            child_problems=(*self._child_problems, *self._artefacts.problems, *self._hooks.problems),
             consul_fault=self._consul_fault or self._acks.fault,
             counts=counts(self._registrations.values()),
             mirrored=frozenset(mirror.consul_service for mirror in self._translation.mirrors),

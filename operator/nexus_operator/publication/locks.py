@@ -22,6 +22,7 @@ class Locks:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, Lock]] = {}  # with the uid of the object: one that is made anew begins anew
+        self._off: frozenset[str] = frozenset()
 
     @property
     def current(self) -> Mapping[str, Lock]:
@@ -31,13 +32,16 @@ class Locks:
     def take(self, plugins: Iterable[Object]) -> None:
         """Take in the NexusPlugins that there are. What a status says beyond what is known is learned; what is gone is forgotten."""
         kept: dict[str, tuple[str, Lock]] = {}
+        off: set[str] = set()
         for obj in plugins:
             meta = obj["metadata"]
             name, uid = f"{meta.get('namespace') or ''}/{meta['name']}", str(meta.get("uid") or "")
             shown = parse_lock((obj.get("status") or {}).get("lock"))
             known = self._known.get(name)
             kept[name] = (uid, _joined(known[1], shown) if known is not None and known[0] == uid else shown)
-        self._known = kept
+            if (obj.get("spec") or {}).get("enabled") is False:
+                off.add(name)
+        self._known, self._off = kept, frozenset(off)
 
     def put(self, plugin: str, lock: Lock) -> None:
         """Take in a lock that was written. plugin: one of those taken in before; any other is not known any more."""
@@ -47,13 +51,20 @@ class Locks:
     def settled(
         self, published: Published | None, acks: Iterable[Ack], now_utc: datetime
     ) -> Iterator[tuple[str, Lock, Lock]]:
-        """Yield (plugin, lock, next lock) of those whose lock changes by what the gateways say of what is published."""
+        """Yield (plugin, lock, next lock) of those whose lock changes by what the gateways say of what is published.
+
+        Of one that is switched off the refused releases are forgiven: whoever switches it on again wants them to be tried again.
+        """
+        for name in sorted(self._off):
+            lock = self._known[name][1]
+            if lock.refused:
+                yield name, lock, lock.forgiven()
         if published is None:
             return
         heard = tuple(acks)
         for instance in published.snapshot.plugins:
             known = self._known.get(instance.id)
-            if known is None:
+            if known is None or instance.id in self._off:
                 continue
             lock = known[1]
             tried = instance.candidate

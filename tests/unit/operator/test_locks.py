@@ -109,3 +109,12 @@ def test_a_lock_is_read_as_it_is_shown() -> None:
 def test_plugins_that_are_no_objects_any_more_are_not_settled() -> None:
     assert settled(locks(), published(instance("1.0")), ack("a", "1.0")) is None
     assert not list(locks(plugin()).settled(None, [], NOW))
+
+
+def test_switching_off_forgives_what_was_refused() -> None:
+    shown = {"version": "1.1", "sha256": "a", "reason": "R", "message": "m", "at": "t"}
+    found = locks({**plugin(version="1.0", sha256="s", refused=[shown]), "spec": {"enabled": False}})
+    lock = settled(found, published(instance("1.0")), ack("a", "1.0"))
+    assert lock == Lock("1.0", "s")
+    found.put("shop/key", Lock("1.0", "s"))
+    assert settled(found, published(instance("1.0")), ack("a", "1.0")) is None
