@@ -22,7 +22,7 @@ class Overran(BaseException):
         return str(self.args[0]) if self.args else "it ran for too long and was interrupted"
 
 
-THROWN = (Exception, SystemExit, KeyboardInterrupt, asyncio.CancelledError, Overran)
+THROWN = (BaseException,)
 """What plugin code can throw at its caller: `sys.exit()` in a task would end the event loop, and the gateway with it."""
 
 _CANCEL_GRACE_S = 1.0
@@ -42,7 +42,9 @@ class Exited(Exception):
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Return whether the error is the running task's own cancellation, and not one that a plugin raised."""
+    """Return whether the error is the running task's own cancellation, or its end, and not what a plugin raised."""
+    if isinstance(error, GeneratorExit):
+        return True  # the coroutine is closed; it may not go on
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 

@@ -77,9 +77,12 @@ class Guard:
                 return self._own_module(private, fromlist)
             importlib.import_module(private)
             return sys.modules[f"{self._prefix}.{top}"]
-        module = self._foreign(name)
         if not fromlist:
-            return self._foreign(top) if top != name else module
+            for end in [place for place, sign in enumerate(name) if sign == "."]:
+                self._foreign(name[:end])
+            self._foreign(name)
+            return self._foreign(top)
+        module = self._foreign(name)
         for each in fromlist:
             self._check_name(module, name, each)
         return module
@@ -168,6 +171,9 @@ class Guard:
         if hasattr(module, each):
             return
         inner, real = f"{name}.{each}", sys.modules.get(name)
+        found = getattr(real, each, None)
+        if isinstance(found, types.ModuleType) and not self._rules.is_allowed(found.__name__):
+            self._refuse(found.__name__)
         if self._rules.is_allowed(inner) or self._rules.leads_on(inner):
             try:
                 self._foreign(inner)
@@ -175,8 +181,6 @@ class Guard:
                 if error.name != inner:
                     raise
                 # `import` says itself that there is no such name.
-        elif isinstance(found := getattr(real, each, None), types.ModuleType):
-            self._refuse(found.__name__)
         elif hasattr(real, "__path__") and importlib.util.find_spec(inner) is not None:
             self._refuse(inner)
 
