@@ -143,6 +143,28 @@ async def test_a_plugin_that_holds_the_loop_too_much_is_disabled(bench: Bench) -
     assert await bench.ask() == (200, False)
 
 
+async def test_a_plugin_that_holds_too_much_memory_gives_way_to_a_fresh_one(bench: Bench) -> None:
+    grows = "HELD.append(bytearray(3 * 2**20)) if request.header('x-grow') else None"
+    await bench.publish(bench.plugin(grows, budgets=replace(BUDGETS, memory_mb=20)))
+    former = bench.slot.running
+    for _ in range(10):
+        assert (await bench.ask(**{"x-grow": "1"})) == (200, True)
+    await until(bench.is_disabled, 60.0)
+    assert "its budget is 20 MB." in bench.report.message
+    assert await bench.ask() == (200, False)
+    await until(bench.is_loaded)
+    assert bench.slot.running is not former, "what it held is let go of"
+    assert await bench.ask() == (200, True)
+
+
+async def test_a_call_that_blocks_the_loop_is_interrupted_and_counts_as_a_failure(bench: Bench) -> None:
+    await bench.publish(bench.plugin("while True: pass", budgets=replace(BUDGETS, block_s=0.1, min_calls=2)))
+    for _ in range(2):
+        assert await bench.ask() == (200, False)
+    await until(bench.is_disabled)
+    assert bench.report.message.startswith("2 of its 2 calls failed")
+
+
 async def test_a_disabled_plugin_stays_so_over_snapshots_that_leave_it_alone(bench: Bench) -> None:
     plugin = bench.plugin("raise RuntimeError('x')", budgets=replace(BUDGETS, disabled_s=60.0))
     await bench.publish(plugin)

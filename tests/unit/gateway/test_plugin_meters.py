@@ -189,10 +189,10 @@ def test_no_budget_is_no_limit() -> None:
 
 def test_a_plugin_that_holds_too_much_memory_is_closed() -> None:
     bench = Bench()
-    bench.meter.cost_bytes = 64_000_000
+    bench.meter.cost_bytes = 64 * 2**20
     bench.later(1.0)
     assert bench.meter.open
-    bench.meter.cost_bytes = 81_000_000
+    bench.meter.cost_bytes = 81 * 2**20
     bench.later(0.5)
     excess = bench.meter.excess
     assert excess is not None

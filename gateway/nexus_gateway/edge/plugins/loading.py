@@ -137,6 +137,8 @@ class Loader:
                     # The second: a candidate that proved itself takes over as it is.
                     if each is not None and is_same(each.instance, instance):
                         self._failed.pop(instance.id, None)
+                        # Nothing of its configuration; its budgets may be others.
+                        await self._starter.reconfigure(each, instance)
                         return each, loaded
                 if (
                     running is not None

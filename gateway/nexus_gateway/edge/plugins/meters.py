@@ -30,7 +30,7 @@ LATELY_S = 30.0
 TRY_CALLS = 5
 """Calls that decide whether a plugin that was disabled goes on."""
 _STEPS = 10
-_MB = 1_000_000
+_MB = 2**20
 
 
 class State(Enum):

@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 from nexus_core.snapshot import PluginReport, PluginStats
+from nexus_hosting.running import Running
 
 from nexus_gateway.edge.plugins.meters import Budget, Meter, State, stats_of
 from nexus_gateway.edge.plugins.slots import Slot
@@ -22,14 +23,10 @@ from nexus_gateway.edge.plugins.trials import Trial
 log = logging.getLogger("nexus.gateway.plugins")
 
 TICK_S = 0.5
-MEMORY_S = 10.0
-"""What a plugin holds is looked at so often: finding out walks all of it."""
 REASON = "PluginDisabled"
 
 Own = Callable[[Coroutine[Any, Any, None], str], None]
 """Runs work in the background; see `edge.tasks.Tasks.own`."""
-Weigh = Callable[[Slot], int]
-"""→ bytes that are reachable from a slot's plugin."""
 
 
 @dataclass(slots=True)
@@ -47,17 +44,13 @@ class Overseer:
     again, since plugins have to be started anew.
     """
 
-    def __init__(
-        self, own: Own, renew: Callable[[str], None], weigh: Weigh | None = None, tick_s: float = TICK_S
-    ) -> None:
-        """renew: told of each plugin that is to be started anew. weigh: None looks at no memory."""
+    def __init__(self, own: Own, renew: Callable[[str], None], tick_s: float = TICK_S) -> None:
+        """renew: told of each plugin that is to be started anew."""
         self.changed = asyncio.Event()
         self.renewing = asyncio.Event()
         self._own = own
         self._renew = renew
-        self._weigh = weigh
         self._tick_s = tick_s
-        self._weighed_at = 0.0
         self._lives: dict[str, _Life] = {}
 
     # ---- what is live
@@ -71,9 +64,13 @@ class Overseer:
             life = known if known is not None and known.slot is slot else _Life(slot, slot.report)
             lives[plugin] = life
             slot.meter.changed = self._metered(life)
+            if slot.running is not None:
+                slot.running.over_memory = self._weighed
             if slot.trial is not None:
                 slot.trial.begin(now)
                 slot.trial.candidate.meter.changed = self._candidate_metered(slot.trial)
+                if slot.trial.candidate.running is not None:
+                    slot.trial.candidate.running.over_memory = self._weighed
             self._write(life)
         self._lives = lives
 
@@ -97,22 +94,19 @@ class Overseer:
 
     def tick(self, now: float) -> None:
         """Judge once."""
-        weigh = self._weigh if now - self._weighed_at >= MEMORY_S else None
-        if weigh is not None:
-            self._weighed_at = now
         for life in tuple(self._lives.values()):
             slot = life.slot
-            self._tick(slot, now, weigh)
+            self._tick(slot, now)
             if slot.trial is not None:
-                self._tick(slot.trial.candidate, now, weigh)
+                self._tick(slot.trial.candidate, now)
                 slot.trial.look(now)
 
-    def _tick(self, slot: Slot, now: float, weigh: Weigh | None) -> None:
+    def _tick(self, slot: Slot, now: float) -> None:
         if slot.running is None:
             return
         meter = slot.meter
-        if weigh is not None and meter.budgets.memory_mb and meter.state is not State.DISABLED:
-            meter.cost_bytes = weigh(slot)
+        # Measured by the watchdog, in its own time.
+        meter.cost_bytes = slot.running.memory_bytes
         excess = meter.excess
         if meter.state is State.DISABLED and excess is not None and excess.budget is Budget.MEMORY:
             # Calling it again would help nothing: another instance has to take its place.
@@ -135,6 +129,9 @@ class Overseer:
             self.changed.set()
         if trial.is_over:
             self._own(trial.stop(), "stop a candidate")
+
+    def _weighed(self, _running: Running, _size: int) -> None:
+        self.tick(asyncio.get_running_loop().time())
 
     def _metered(self, life: _Life) -> Callable[[], None]:
         def changed() -> None:
