@@ -140,7 +140,8 @@ async def test_a_view_of_a_module_leads_nowhere_else_and_is_its_own(host: Host) 
 
 
 async def test_several_versions_live_side_by_side(host: Host) -> None:
-    code = "from nexus_sdk.plugin import Plugin\nimport demo.more\nclass Demo(Plugin):\n    def found(self):\n        return demo.more.VALUE"
+    code = "from nexus_sdk.plugin import Plugin\nimport demo.more\n"
+    code += "class Demo(Plugin):\n    def found(self):\n        return demo.more.VALUE"
     one = await host.start(code, files={"more.py": "VALUE = 1"})
     two = await host.start(code, files={"more.py": "VALUE = 2"})
     assert (one.plugin.found(), two.plugin.found()) == (1, 2)
