@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import shutil
-import socket
-import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -17,7 +14,6 @@ from nexus_plugin_audit_log import AuditLog, verify
 from nexus_plugin_audit_log.chains import Chain
 from nexus_sdk.plugin import PluginConfigError
 from nexus_sdk.testing import Call, FakeContext, PluginKit
-from redis.asyncio import Redis
 
 REQUEST = RequestHead(
     "DELETE", "/orders/7", "token=t0p", "shop",
@@ -241,31 +237,6 @@ async def test_when_too_many_lines_wait(when_full: str, caplog: pytest.LogCaptur
         kept = [line for batch in posted(kit.context) for line in batch]
         assert len(kept) == 2
         assert verify([*kept, *lines_in(caplog)]) == []
-
-
-@pytest.fixture
-async def redis_url() -> AsyncIterator[str]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(  # noqa: ASYNC220  # started once, at once
-        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"], stdout=subprocess.DEVNULL
-    )  # fmt: skip
-    client = Redis.from_url(f"redis://127.0.0.1:{port}/0")
-    try:
-        for _ in range(200):
-            try:
-                await client.ping()
-                break
-            except Exception:
-                await asyncio.sleep(0.02)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        await client.aclose()
-        server.terminate()
-        server.wait(5)
 
 
 @pytest.mark.connected
