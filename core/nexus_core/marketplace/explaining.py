@@ -34,15 +34,12 @@ def explain(
         words += f", and {len(told) - MAX_DEMANDS} more"
     what = words or f"{plugin} does not go with the other plugins of the namespace"
     if fits is None:
-        hint = "it was not found out whether other versions fit" if tired else "no versions of them fit each other"
         missing = sorted({d.about for d in told if not d.there and not d.refuses})
-        lone = len({d.by for d in told}) == 1 and missing
-        fix = (
-            f"Have {missing[0]} listed in the marketplace, or take a version of {plugin} that does not need it."
-            if lone
-            else "Move one of them into another namespace, or set `enabled: false` of one."
-        )
-        return f"{what}; {hint}.", fix
+        if missing and len({d.by for d in told}) == 1:
+            fix = f"Have {missing[0]} listed in the marketplace, or take a version of {plugin} that does not need it."
+            return f"{what}.", fix
+        hint = "it was not found out whether other versions fit" if tired else "no versions of them fit each other"
+        return f"{what}; {hint}.", "Move one of them into another namespace, or set `enabled: false` of one."
     found, releases = fits
     names = {d.about for d in told} | {d.by.split(" ")[0] for d in told}
     shared = [f"{name} {offer.release.version}" for name, offer in sorted(found.libraries.items()) if name in names]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from nexus_core.snapshot.listeners import Certificate
+from nexus_core.snapshot.plugins import PluginInstance, SealedValue
 from nexus_core.snapshot.snapshots import Snapshot
 
 SECTIONS = ("gateways", "certificates", "listeners", "routes", "streams", "upstreams", "plugins")
@@ -49,8 +50,20 @@ def _walk(old: Snapshot, new: Snapshot) -> Iterator[Difference]:
 
 def _is_sealed_anew(one: Any, other: Any) -> bool:
     """Whether two certificates differ in nothing but the seal on their key: a chain has but one key that belongs to it, and who can
-    open it is told by the listeners that show it."""
+    open it is told by the listeners that show it. Of two plugins, whether they do in nothing but sealed secrets of the same names:
+    whether one of them was exchanged cannot be told from what two keys sealed."""
+    if isinstance(one, PluginInstance) and isinstance(other, PluginInstance):
+        return _unsealed(one) == _unsealed(other)
     return isinstance(one, Certificate) and msgspec.structs.replace(one, key=other.key, holders=other.holders) == other
+
+
+def _unsealed(plugin: PluginInstance) -> PluginInstance:
+    """The plugin with the names of its secrets alone."""
+    candidate = plugin.candidate
+    if candidate is not None:
+        candidate = msgspec.structs.replace(candidate, instance=_unsealed(candidate.instance))
+    names = tuple(SealedValue(value.name, "") for value in plugin.sealed)
+    return msgspec.structs.replace(plugin, sealed=names, candidate=candidate)
 
 
 def _fields(path: str, one: Any, other: Any, depth: int) -> Iterator[str]:

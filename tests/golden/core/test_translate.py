@@ -1,7 +1,8 @@
 """Golden pairs of translation: `translate/<kind>-<situation>.in.yaml` → `.out.yaml`. `pytest --accept` rewrites them.
 
-An input may begin with documents of `kind: Setting`: `previous` (manifests whose Snapshot was published before) and
-`indexes` (releases by marketplace). `<<shop.crt>>` and the like are made up by `pem.py`.
+An input may begin with documents of `kind: Setting`: `previous` (manifests whose Snapshot was published before), `indexes` (releases
+by marketplace; `previousIndexes` those of before, if they were others), `locks` (by plugin), `now` and `hooks` (of `hooks.py`, on
+manifests). `<<shop.crt>>` and the like are made up by `pem.py`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import pytest
 import yaml
 from nexus_core.certificates.sealing import Sealer
 from nexus_core.marketplace import Index
+from nexus_core.marketplace.locks import Lock
 from nexus_core.model.base import Model
 from nexus_core.model.load import parse_text
-from nexus_core.snapshot import Release, Snapshot
+from nexus_core.snapshot import PluginInstance, Release, Snapshot
+from nexus_core.snapshot.plugins import SealedValue
 from nexus_core.translate import (
     ClassStatus,
     GatewayStatus,
@@ -30,6 +33,7 @@ from nexus_core.translate import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
+import hooks
 import pem
 
 HERE = Path(__file__).parent / "translate"
@@ -59,18 +63,32 @@ SEALER = Sealer(bytes(range(32)))
 def run(text: str) -> tuple[Translation, list[str]]:
     settings, manifests = split(re.sub(r"<<([a-z0-9.-]+)>>", lambda found: pem.content(found[1]), text))
     resources, problems = parse_text(manifests, "in.yaml")
-    indexes = {
-        name: Index(tuple(msgspec.convert({**DEFAULT_RELEASE, **release}, Release) for release in releases))
-        for name, releases in settings.get("indexes", {}).items()
-    }
+    indexes = read_indexes(settings.get("indexes", {}))
     previous: Snapshot | None = None
     if "previous" in settings:
         before, broken = parse_text(yaml.safe_dump_all(settings["previous"]), "previous")
         assert not broken
-        previous = translate(before, indexes=indexes, sealer=SEALER).snapshot
+        known = read_indexes(settings["previousIndexes"]) if "previousIndexes" in settings else indexes
+        previous = translate(before, indexes=known, sealer=SEALER).snapshot
     if settings.get("indexesLost"):
         indexes = {}
-    return translate(resources, previous=previous, indexes=indexes, sealer=SEALER), [str(p) for p in problems]
+    translation = translate(
+        resources,
+        previous=previous,
+        indexes=indexes,
+        sealer=SEALER,
+        locks=msgspec.convert(settings.get("locks", {}), dict[str, Lock]),
+        now_utc=settings.get("now"),
+        manifest_hooks=[hooks.Hook(**each) for each in settings.get("hooks", ())],
+    )
+    return translation, [str(p) for p in problems]
+
+
+def read_indexes(written: dict[str, Any]) -> dict[str, Index]:
+    return {
+        name: Index(tuple(msgspec.convert({**DEFAULT_RELEASE, **release}, Release) for release in releases))
+        for name, releases in written.items()
+    }
 
 
 DEFAULT_RELEASE = {
@@ -111,6 +129,10 @@ def render(translation: Translation, texts: list[str]) -> str:
         }
         for each in snapshot.certificates
     ]
+    for plugin, instance in zip(shown["plugins"], snapshot.plugins, strict=True):
+        for each, of in ((plugin, instance), *_candidates(plugin, instance)):
+            if of.sealed:
+                each["sealed"] = [_opened(of.id, value) for value in of.sealed]
     for listener in shown["listeners"]:
         if (tls := listener.get("tls")) and "client_authorities" in tls:
             tls["client_authorities"] = f"{tls['client_authorities'].count('BEGIN')} certificates"
@@ -121,8 +143,18 @@ def render(translation: Translation, texts: list[str]) -> str:
     for name in ("classes", "gateways", "listener_sets", "routes", "services", "plugins", "policies", "policies_tls"):
         statuses = [_plain(status) for status in getattr(translation, name)]
         shown[f"status of {name}"] = statuses
+    shown["changes at"] = translation.changes_at_utc.isoformat() if translation.changes_at_utc is not None else ""
     shown["problems"] = [*texts, *(str(p) for p in translation.problems)]
     return yaml.safe_dump({k: v for k, v in shown.items() if v}, sort_keys=False, width=140, allow_unicode=True)
+
+
+def _candidates(shown: dict[str, Any], instance: PluginInstance) -> list[tuple[dict[str, Any], PluginInstance]]:
+    return [] if instance.candidate is None else [(shown["candidate"]["instance"], instance.candidate.instance)]
+
+
+def _opened(plugin: str, value: SealedValue) -> str:
+    clear = SEALER.unseal_text(value.text, value.holders, f"{plugin}#{value.name}").decode()
+    return f"{value.name} = {clear}, for {', '.join(h.gateway or 'nobody' for h in value.holders)}"
 
 
 DEFAULT_KINDS = ("GRPCRoute", "HTTPRoute")
@@ -158,6 +190,8 @@ def _plain(status: Any) -> Any:
 
 def _value(value: Any) -> Any:
     kind = type(value).__name__
+    if isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
     if kind == "ObjectRef":
         return str(value)
     if kind == "Verdict":

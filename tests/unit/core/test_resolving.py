@@ -113,7 +113,7 @@ def test_the_others_go_on_after_a_conflict() -> None:
 
 def test_a_library_that_nobody_lists_is_named() -> None:
     found = resolve([wish(1, release("a", "1", plugins=needs("gone >=1")))], CORE)
-    assert shown(found["shop/a"]).startswith("a 1 needs gone >=1, which is in no marketplace; ")
+    assert shown(found["shop/a"]).startswith("a 1 needs gone >=1, which is in no marketplace. ")
     assert "Have gone listed" in shown(found["shop/a"])
 
 
