@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -138,6 +139,12 @@ def test_defaults_in_the_crds_are_the_models_defaults() -> None:
         apply_defaults(manifest["spec"], schema["properties"]["spec"])
         (after,), _ = parse_text(yaml.safe_dump(manifest), "x")
         assert before.spec == after.spec, path.name
+
+
+def test_no_default_holds_a_null() -> None:
+    """The API server refuses such a definition as a whole."""
+    for where, node in schemas():
+        assert "null" not in json.dumps(node.get("default", "")), where
 
 
 def apply_defaults(value: Any, schema: dict[str, Any]) -> None:

@@ -49,6 +49,8 @@ def _convert(schema: Mapping[str, Any], defs: Mapping[str, Any], where: str) -> 
     if "const" in schema:
         schema = {**schema, "enum": [schema["const"]], "type": "string"}
     found = {key: schema[key] for key in KEPT if key in schema}
+    if "default" in found:
+        found["default"] = _without_nulls(found["default"])
     if found.get("default") in (None, [], {}, ""):
         found.pop("default", None)
     for limit in ("Minimum", "Maximum"):
@@ -66,6 +68,13 @@ def _convert(schema: Mapping[str, Any], defs: Mapping[str, Any], where: str) -> 
     if unknown or "type" not in found:
         raise ValueError(f"{where} cannot be a structural schema: {unknown or 'it has no type'}. Change the model.")
     return found
+
+
+def _without_nulls(value: Any) -> Any:
+    """Leave out of a default what is not there: the API server takes no null where the schema says number or object."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return value
 
 
 def _resolve(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> Mapping[str, Any]:
