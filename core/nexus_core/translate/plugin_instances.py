@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import msgspec
 
 from nexus_core.marketplace import permissions
+from nexus_core.marketplace.locks import Lock
 from nexus_core.marketplace.resolving import Resolved
+from nexus_core.model.base import Model
 from nexus_core.model.plugins import NexusPluginSpec
 from nexus_core.problems import Problem
 from nexus_core.snapshot.plugins import Budgets, Candidate, Library, Permissions, PluginInstance, Release
@@ -65,10 +67,22 @@ def build_former(choice: Choice, markets: Markets) -> Built:
     return Built(_instance(choice, resolved, markets, grants))
 
 
-def narrowed(instance: PluginInstance, spec: NexusPluginSpec) -> PluginInstance:
-    """Return a last good instance with no more than it is still granted: what was taken back is gone at once."""
-    grants = grants_of(spec)
-    granted = permissions.narrow(instance.granted, grants)
+def kept(instance: PluginInstance, spec: Model | None, lock: Lock | None) -> PluginInstance:
+    """Return the last good instance of a plugin that is broken. spec: a NexusPluginSpec, or None when it cannot be read.
+
+    A candidate that has proved itself takes over, one that was taken back goes, and so does one that a readable spec no longer
+    chooses. It may use no more than it is still granted: what was taken back is gone at once.
+    """
+    candidate = instance.candidate
+    if candidate is not None:
+        release = candidate.instance.release
+        if lock is not None and lock.is_of(release):
+            instance = candidate.instance
+        elif isinstance(spec, NexusPluginSpec) or (lock is not None and lock.refusal_of(release) is not None):
+            instance = msgspec.structs.replace(instance, candidate=None)
+    if not isinstance(spec, NexusPluginSpec):
+        return instance
+    granted = permissions.narrow(instance.granted, grants_of(spec))
     return instance if granted == instance.granted else msgspec.structs.replace(instance, granted=granted)
 
 

@@ -50,6 +50,7 @@ class Plugins:
     reaches: dict[str, _Reach] = field(default_factory=dict)
     specs: dict[str, NexusPluginSpec] = field(default_factory=dict)
     changes_at_utc: datetime | None = None
+    locks: Mapping[str, Lock] = field(default_factory=dict)
 
     def attach(self, routes: list[Route], memory: Memory) -> list[Route]:
         """Return the routes with the plugins in their rules, in running order, and note in the statuses where they are."""
@@ -160,7 +161,7 @@ def build_plugins(
     now_utc: datetime | None,
 ) -> Plugins:
     """Return an instance for each NexusPlugin that is enabled and has a release. locks: by `<namespace>/<name>`."""
-    found = Plugins()
+    found = Plugins(locks=locks)
     for resource in world.all("NexusMarketplace"):
         found.problems.extend(resource.problems)
     markets = Markets(world, last, indexes, memory)
@@ -185,11 +186,9 @@ def build_plugins(
                 aims = _aims(found, targets, resource, spec)
                 found.problems.append(choice)
                 _keep(found, plugin_id, last, targets, resource, aims, everywhere=not spec.target_refs)
-        if plugin_id in found.statuses and plugin_id in locks and found.statuses[plugin_id].lock is None:
-            found.statuses[plugin_id] = replace(found.statuses[plugin_id], lock=locks[plugin_id])
     resolved = resolve(choices, markets, memory)
     for choice in choices:
-        _install(found, choice, resolved[choice.id], markets, last, targets, locks.get(choice.id))
+        _install(found, choice, resolved[choice.id], markets, last, targets)
     found.changes_at_utc = next_change(choice.options for choice in choices)
     return found
 
@@ -201,7 +200,6 @@ def _install(
     markets: Markets,
     last: LastGood,
     targets: Targets,
-    lock: Lock | None,
 ) -> None:
     resource, spec = choice.resource, choice.spec
     ref = resource.ref
@@ -215,7 +213,7 @@ def _install(
         found.problems.append(built.problem)
     if built.instance is None:
         _keep(found, choice.id, last, targets, resource, aims, everywhere=not spec.target_refs)
-        found.statuses[choice.id] = replace(found.statuses[choice.id], lock=lock, available=choice.options.available)
+        found.statuses[choice.id] = replace(found.statuses[choice.id], available=choice.options.available)
         return
     instance = found.instances[choice.id] = built.instance
     found.specs[choice.id] = spec
@@ -228,7 +226,7 @@ def _install(
         instance.release.version,
         (),
         built.problem is not None,
-        lock,
+        found.locks.get(choice.id),
         instance.candidate.instance.release.version if instance.candidate is not None else "",
         choice.options.available,
         _dependencies(instance),
@@ -258,7 +256,8 @@ def _keep(
 ) -> None:
     """Carry over a plugin that is broken: it stays where it was, and goes where its targets, if readable, say."""
     ref = resource.ref
-    kept = last.plugins_of(ref)
+    lock = found.locks.get(plugin_id)
+    kept = tuple(plugin_instances.kept(each, resource.spec, lock) for each in last.plugins_of(ref))
     release = kept[0].release if kept else None
     spec = resource.spec
     enabled, name = bool(kept), release.name if release else ""
@@ -266,8 +265,18 @@ def _keep(
         enabled, name = spec.enabled, spec.plugin or ref.name
     version = release.version if release else ""
     dependencies = _dependencies(kept[0]) if kept else ()
+    tried = kept[0].candidate if kept else None
     found.statuses[plugin_id] = PluginStatus(
-        ref, resource.generation, enabled, name, version, (), bool(kept), dependencies=dependencies
+        ref,
+        resource.generation,
+        enabled,
+        name,
+        version,
+        (),
+        bool(kept),
+        lock,
+        tried.instance.release.version if tried is not None else "",
+        dependencies=dependencies,
     )
     for instance in kept:
         if not aims and not everywhere:
@@ -277,7 +286,6 @@ def _keep(
         # It was on every route of its namespace: a route that is new since then shall not be the one without it.
         wide = everywhere or bool(had and of_namespace <= had and not aims)
         if isinstance(spec, NexusPluginSpec):
-            instance = plugin_instances.narrowed(instance, spec)
             found.specs[instance.id] = spec
         found.instances[instance.id] = instance
         found.reaches[instance.id] = _Reach(ref.namespace, wide, aims, frozenset(had))
