@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from loads import pace
 from nexus_marketplace import publishing as publish
+from nexus_marketplace.repository import Keys, Repository
 from peers import nginx, table
 from peers.beds import Bed, Surroundings
 from processes import Command, Server, fetch, free_ports
@@ -145,8 +146,7 @@ def _marketplace(public: Path, key_file: Path) -> str:
     key = publish.read_key(key_file, create=True)
     packages = sorted(path.parent for path in (HERE / "plugins").glob("*/plugin.yaml"))
     artefacts = [publish.build_artefact(package, key, "bench") for package in packages]
-    public.mkdir(parents=True, exist_ok=True)
-    for artefact in artefacts:
-        (public / artefact.file_name).write_bytes(artefact.data)
-    (public / "index.json").write_bytes(publish.build_index(artefacts))
+    files = {artefact.release.url: artefact.data for artefact in artefacts}
+    now = datetime.datetime.now(datetime.UTC)
+    Repository(public).publish(publish.build_index(artefacts), files, Keys.one(key), now)
     return publish.public_key(key)
