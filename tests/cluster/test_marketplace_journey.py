@@ -1,0 +1,279 @@
+"""A plugin's life on Kubernetes, as its users see it: a signed marketplace, `kubectl apply`, updates that prove themselves or are taken
+back, and gateways that start again without the marketplace.
+
+Traffic flows all the time; what fails of it is counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from nexus_testbed.cluster import CommandError
+from shop import GATEWAY_PORT, NODE, Shop
+from traffic import Traffic
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+
+PORT = 9100
+URL = f"http://{NODE}:{PORT}"
+NEXUS = str(Path(sys.executable).with_name("nexus"))
+MARK = "x-greet"
+PATH = "/catalog/items"
+PERCENT = 20
+GOOD = """
+from nexus_sdk.plugin import Plugin, RequestHead, ResponseHead
+
+
+class Greet(Plugin):
+    def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead:
+        return response.with_header("x-greet", "{version}")
+"""
+BAD = """
+from nexus_sdk.plugin import Plugin, RequestHead, ResponseHead
+
+
+class Greet(Plugin):
+    def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead:
+        raise RuntimeError("no greeting today")
+"""
+
+
+class Market:
+    """A marketplace that `nexus marketplace build` makes and `serve` serves, in the cluster's network."""
+
+    def __init__(self, shop: Shop, directory: Path) -> None:
+        self._shop = shop
+        self._directory = directory
+        self._server: subprocess.Popen[Any] | None = None
+
+    def publish(self, version: str, code: str = GOOD) -> str:
+        """Build a release into the marketplace; return the NexusMarketplace that the command prints."""
+        package = self._directory / f"source-{version}" / "acme_greet"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+        (package / "plugin.py").write_text(code.replace("{version}", version))
+        manifest = {
+            "name": "greet", "version": version, "api": ">=1.1,<2", "entryPoint": "acme_greet.plugin:Greet",
+            "summary": "Greets clients by a header.", "failurePolicy": "closed", "hooks": ["on_response"],
+            "permissions": {"headers": {"read": [MARK], "write": [MARK]}},
+            "configSchema": {"type": "object", "additionalProperties": False},
+        }  # fmt: skip
+        (package / "plugin.yaml").write_text(yaml.safe_dump(manifest))
+        return self._shop.cluster.run_in_net(
+            [
+                NEXUS, "marketplace", "build", str(package), "--key", str(self._directory / "key.pem"), "--publisher", "acme",
+                "--to", str(self._directory / "public"), "--url", URL,
+            ]
+        )  # fmt: skip
+
+    def serve(self) -> None:
+        argv = [NEXUS, "marketplace", "serve", str(self._directory / "public"), "--listen", f"{NODE}:{PORT}"]
+        self._server = self._shop.cluster.spawn_in_net([*argv, "--key", str(self._directory / "key.pem")])
+
+        def answers() -> bool:
+            try:
+                return self._shop.cluster.http_get(f"{URL}/metadata/timestamp.json").status == 200
+            except OSError:
+                return False
+
+        self._shop.eventually(answers, "the marketplace is served")
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait(30)
+            self._server = None
+
+    def refresh(self, word: str) -> None:
+        """Have the operator look now, as a person would."""
+        self._shop.kubectl("annotate", "nexusmarketplace", "acme", f"nexus.dev/refresh={word}", "--overwrite")
+
+
+def plugin(versions: str = "", *, enabled: bool = True) -> dict[str, Any]:
+    return {
+        "apiVersion": "nexus.dev/v1alpha1", "kind": "NexusPlugin", "metadata": {"name": "greet"},
+        "spec": {
+            "marketplace": "acme", "version": versions, "enabled": enabled,
+            "targetRefs": [{"group": "nexus.dev", "kind": "NexusService", "name": "catalog"}],
+            "grants": {"headers": {"read": [MARK], "write": [MARK]}},
+            "canary": {"percent": PERCENT, "seconds": 3, "minCalls": 10},
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture
+def market(shop: Shop, tmp_path: Path) -> Iterator[Market]:
+    found = Market(shop, tmp_path)
+    yield found
+    found.stop()
+    shop.kubectl("delete", "nexusplugin", "greet", "--ignore-not-found")
+    shop.kubectl("delete", "nexusmarketplace", "acme", "--ignore-not-found")
+
+
+@pytest.fixture
+def traffic(shop: Shop) -> Iterator[Traffic]:
+    shop.wait_ready("catalog")
+    found = Traffic(shop, PATH, MARK)
+    yield found
+    found.stop()
+
+
+def row(shop: Shop, kind: str, name: str) -> dict[str, str]:
+    """Return one row of `kubectl get`, by the columns' names."""
+    header, line = shop.kubectl("get", kind, name).rstrip("\n").splitlines()
+    starts = [header.index(word) for word in header.split()]
+    cells = [line[a:b].strip() for a, b in itertools.pairwise([*starts, None])]
+    return dict(zip(header.split(), cells, strict=True))
+
+
+def wait_row(shop: Shop, what: str, **cells: str) -> dict[str, str]:
+    """Wait until `kubectl get nexusplugin greet` shows these cells."""
+    last: dict[str, str] = {}
+
+    def shows() -> bool:
+        last.clear()
+        last.update(row(shop, "nexusplugin", "greet"))
+        return all(last.get(name) == cell for name, cell in cells.items())
+
+    try:
+        shop.eventually(shows, what, 60)
+    except Exception as err:
+        shown = shop.kubectl("get", "nexusplugin", "greet", "-o", "yaml")
+        raise AssertionError(f"{what}: {last}\n{shown}") from err
+    return last
+
+
+def events(shop: Shop) -> list[tuple[str, str, str]]:
+    """(type, reason, message) of the plugin's events."""
+    found = json.loads(shop.kubectl("get", "events", "-o", "json", "--field-selector", "involvedObject.name=greet"))
+    return [(each["type"], each["reason"], each["message"]) for each in found["items"]]
+
+
+def wait_event(shop: Shop, reason: str) -> tuple[str, str, str]:
+    return shop.eventually(
+        lambda: next((each for each in events(shop) if each[1] == reason), None), f"an event {reason}: {events(shop)}"
+    )
+
+
+def everywhere(shop: Shop, mark: str) -> bool:
+    """Whether each gateway pod, asked by itself, answers with this mark."""
+    found = []
+    for pod in shop.gateway_pods():
+        address = pod["status"].get("podIP")
+        if not address or "deletionTimestamp" in pod["metadata"]:
+            return False
+        try:
+            found.append(shop.cluster.http_get(f"http://{address}:{GATEWAY_PORT}{PATH}").headers.get(MARK, ""))
+        except OSError:
+            return False
+    return bool(found) and set(found) == {mark}
+
+
+def test_the_journey_of_a_plugin(shop: Shop, market: Market, traffic: Traffic) -> None:
+    # A marketplace and a plugin.
+    manifest = market.publish("1.0.0")
+    market.serve()
+    declared = yaml.safe_load(manifest)
+    declared["metadata"]["name"] = "acme"
+    shop.apply(declared, namespaced=False)
+    shop.wait_condition("nexusmarketplace", "acme", "Ready", "True")
+    assert row(shop, "nexusmarketplace", "acme")["PLUGINS"] == "1"
+    shop.apply(plugin())
+    wait_row(shop, "1.0.0 runs", VERSION="1.0.0", STATE="Running", READY="True")
+    shop.eventually(lambda: everywhere(shop, "1.0.0"), "each gateway greets")
+    shop.eventually(lambda: set(traffic.marks()) == {"1.0.0"}, "the traffic changed")
+    assert wait_event(shop, "PluginInstalled")[0] == "Normal"
+    shop.eventually(lambda: float(row(shop, "nexusplugin", "greet")["CALLS/S"] or 0) > 0, "calls are counted", 60)
+
+    # An update proves itself, then takes over.
+    market.publish("1.1.0")
+    market.refresh("1.1.0")
+    wait_row(shop, "1.1.0 is tried", VERSION="1.0.0", STATE="Canary 1.1.0")
+    wait_row(shop, "1.1.0 took over", VERSION="1.1.0", STATE="Running", READY="True")
+    shop.eventually(lambda: everywhere(shop, "1.1.0"), "each gateway greets anew")
+    wait_event(shop, "CanaryStarted")
+    assert "1.0.0" in wait_event(shop, "PluginUpdated")[2]
+    assert traffic.failures() == [], "no request failed so far"
+
+    # A bad one is taken back by itself.
+    before = len(traffic)
+    market.publish("1.2.0", BAD)
+    market.refresh("1.2.0")
+    wait_row(shop, "1.2.0 was taken back", VERSION="1.1.0", STATE="RolledBack", READY="True")
+    shop.eventually(lambda: everywhere(shop, "1.1.0"), "each gateway greets as before")
+    condition = shop.wait_condition("nexusplugin", "greet", "Updated", "False", reason="PluginRolledBack")
+    assert "1.2.0 was tried and taken back; 1.1.0 stays in use." in condition["message"]
+    kind, _, message = wait_event(shop, "PluginRolledBack")
+    assert kind == "Warning"
+    assert "1.2.0" in message
+    during = traffic.since(before)
+    failed = traffic.failures(before)
+    # Two gateways choose each by themselves, and what was chosen before the last word is out runs on.
+    assert len(failed) <= max(20, len(during) * 2 * PERCENT / 100), f"{len(failed)} of {len(during)} failed"
+    assert all(each.status == 503 for each in failed), failed[:5]
+
+    # What was refused stays refused, also when the operator is killed.
+    for pod in shop.operator_pods():
+        shop.cluster.kill_pod_process(pod["metadata"]["name"], shop.namespace_of_nexus)
+    market.refresh("again")
+    calm = len(traffic)
+    shop.eventually(lambda: len(traffic) > calm + 200, "traffic flows")
+    refused = shop.get("nexusplugin", "greet")["status"]["lock"]["refused"]
+    assert [each["version"] for each in refused] == ["1.2.0"]
+    wait_row(shop, "1.1.0 still runs", VERSION="1.1.0", STATE="RolledBack", READY="True")
+    assert set(traffic.marks()) == {"1.1.0"}
+    assert traffic.failures(calm) == []
+    assert len([each for each in events(shop) if each[1] == "PluginRolledBack"]) == 1, "told once"
+
+    # Off and on again, without the release that was taken back: switching off forgives, and the range leaves it out.
+    shop.apply(plugin("<1.2", enabled=False))
+    wait_row(shop, "it is off", STATE="Off", READY="True")
+    shop.eventually(lambda: everywhere(shop, ""), "no gateway greets")
+    shop.apply(plugin("<1.2"))
+    wait_row(shop, "it is on", VERSION="1.1.0", STATE="Running", READY="True")
+    shop.eventually(lambda: everywhere(shop, "1.1.0"), "each gateway greets again")
+    wait_event(shop, "PluginSwitchedOff")
+    wait_event(shop, "PluginEnabled")
+
+    # Uninstalled, and installed again.
+    shop.kubectl("delete", "nexusplugin", "greet")
+    shop.eventually(lambda: everywhere(shop, ""), "it is gone everywhere")
+    shop.apply(plugin("<1.2"))
+    wait_row(shop, "it is back", VERSION="1.1.0", STATE="Running", READY="True")
+    shop.eventually(lambda: everywhere(shop, "1.1.0"), "each gateway greets once more")
+    assert traffic.failures(calm) == [], "nothing of all this failed a request"
+
+    # The marketplace is away, and gateways start with empty disks.
+    market.stop()
+    market.refresh("away")
+    shop.wait_condition("nexusmarketplace", "acme", "Fetched", "False", reason="MarketplaceUnreachable", timeout_s=60)
+    old = {pod["metadata"]["uid"] for pod in shop.gateway_pods()}
+    for pod in shop.gateway_pods():
+        shop.cluster.kubectl("delete", "pod", pod["metadata"]["name"], "-n", shop.namespace_of_nexus, "--wait=true")
+    shop.eventually(
+        lambda: old.isdisjoint({pod["metadata"]["uid"] for pod in shop.gateway_pods()}) and everywhere(shop, "1.1.0"),
+        "new gateways have the same plugin",
+        90,
+    )
+    wait_row(shop, "it runs everywhere", VERSION="1.1.0", STATE="Running", READY="True")
+
+
+def test_a_marketplace_that_another_key_signed_is_not_trusted(shop: Shop, market: Market) -> None:
+    declared = yaml.safe_load(market.publish("1.0.0"))
+    market.serve()
+    declared["metadata"]["name"] = "acme"
+    declared["spec"]["publishers"][0]["publicKey"] = "A" * 43 + "="
+    shop.apply(declared, namespaced=False)
+    condition = shop.wait_condition("nexusmarketplace", "acme", "Fetched", "False", reason="MarketplaceNotTrusted")
+    assert "pinned" in condition["message"]
+    assert row(shop, "nexusmarketplace", "acme")["REASON"] == "MarketplaceNotTrusted"
+    with pytest.raises(CommandError, match="one place"):
+        shop.apply({**declared, "spec": {**declared["spec"], "source": {}}}, namespaced=False)
