@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nexus_cli.commands.plugin_live import logs, top
 from nexus_cli.errors import StepFailed, UserError
 from nexus_cli.options import DEFAULT_ADMIN, output_format, output_option
 
 if TYPE_CHECKING:
+    from nexus_core.problems import Problem
+
     from nexus_cli.plugins.homes import Home, Installed
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-HELP = """List, install, enable, disable and describe plugins.
+HELP = """List, install, update, describe, watch and remove plugins.
 
 With -f they are changed in manifests on disk, which a running `nexus up` follows; without, in the cluster of
 --kubeconfig and --context. No gateway is restarted.
@@ -27,6 +30,7 @@ Examples:
   nexus plugin enable api-key -f examples/shop
   nexus plugin install request-id -n shop --context my-cluster
   nexus plugin describe api-key -f examples/shop
+  nexus plugin top
 
 Exit codes: 0 done, 1 there is no such plugin, 2 not usable as given.
 """
@@ -284,36 +288,128 @@ def _newest(plugin_name: str, marketplace: str) -> str:
     return f">={newest.major}.{newest.minor},<{newest.major + 1}"
 
 
-@plugin.command(
-    help="Show a plugin's manifest, release and state.\n\n\b\nExample:\n  nexus plugin describe api-key -f examples/shop"
-)
+DESCRIBE_HELP = """Show all there is to say of a plugin: what runs, precisely why it does not, what is tried, and what it may use.
+
+With -f the gateway at --admin is asked what runs, if there is one; without, the cluster's conditions say it, and with --admin a gateway
+of it as well.
+
+\b
+Examples:
+  nexus plugin describe api-key -f examples/shop
+  nexus plugin describe api-key -n shop --context my-cluster
+"""
+
+
+@plugin.command(help=DESCRIBE_HELP)
 @click.argument("name")
 @click.option("-n", "--namespace", metavar="NAME", help="Of the NexusPlugin, if several have the name.")
 @_home_options
 @click.option(
-    "--admin", default=DEFAULT_ADMIN, show_default=True, metavar="URL", help="Where -f asks for the running state."
+    "--admin", metavar="URL", help=f"Where a gateway is asked for the running state. [default with -f: {DEFAULT_ADMIN}]"
 )
 def describe(
-    name: str, namespace: str | None, path: Path | None, kubeconfig: str | None, context: str | None, admin: str
+    name: str, namespace: str | None, path: Path | None, kubeconfig: str | None, context: str | None, admin: str | None
 ) -> None:
     import yaml
+    from nexus_core.snapshot import Permissions
+    from nexus_core.translate.plugin_instances import grants_of
 
     from nexus_cli import output
     from nexus_cli.offline import bundled_index
+    from nexus_cli.plugins import described
 
     found = _pick(_home(path, kubeconfig, context), name, namespace)
-    state, version, why = _state(found, None if path is None else _live(admin))
+    live = _live(admin or DEFAULT_ADMIN) if path is not None else _live(admin) if admin else {}
+    state, version, _ = _state(found, live)
     plugin_name = (found.spec.plugin if found.spec else None) or found.name
-    releases = bundled_index().by_name.get(plugin_name, ())
-    release = next((r for r in releases if r.version == version), releases[0] if releases else None)
-    told: dict[str, Any] = {"plugin": found.id, "where": found.where, "state": state, "version": version, "why": why}
-    if release is not None:
-        told["summary"] = release.summary
-        told["publisher"] = release.publisher
-        told["failurePolicy"] = (found.spec.failure_policy if found.spec else None) or release.failure_policy
-        told["configSchema"] = release.config_schema
-    told["spec"] = found.raw.get("spec", {})
+    official = found.spec is None or found.spec.marketplace == "official"
+    told = described.describe(
+        found,
+        state=state,
+        version=version,
+        row=(live or {}).get(found.id),
+        releases=bundled_index().by_name.get(plugin_name, ()) if official else (),
+        problems=_problems(found, path) if path is not None else (),
+        grants=grants_of(found.spec) if found.spec is not None else Permissions(),
+    )
     if output_format() == "json":
         output.show_json(told)
     else:
-        click.echo(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), nl=False)
+        click.echo(yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=120), nl=False)
+
+
+def _problems(found: Installed, path: Path) -> tuple[Problem, ...]:
+    """Return what the manifests have against a plugin of theirs."""
+    from nexus_cli import manifests, offline
+
+    where = f"NexusPlugin {found.id}"
+    return tuple(each for each in offline.translate(manifests.load([path])).problems if str(each.where) == where)
+
+
+UPDATE_HELP = """Have a plugin run another version: it is tried beside the running one first, as spec.canary says.
+
+It writes spec.version; a version is written as `==VERSION`, a range as it is.
+
+\b
+Examples:
+  nexus plugin update api-key --to 1.4.0 -f examples/shop
+  nexus plugin update api-key --to ">=1.4,<2" -n shop
+"""
+
+
+@plugin.command(help=UPDATE_HELP)
+@click.argument("name")
+@click.option("--to", "versions", required=True, metavar="VERSION", help="A version, or a PEP 440 range.")
+@click.option("-n", "--namespace", metavar="NAME", help="Of the NexusPlugin, if several have the name.")
+@_home_options
+def update(
+    name: str, versions: str, namespace: str | None, path: Path | None, kubeconfig: str | None, context: str | None
+) -> None:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    from nexus_cli import output
+
+    try:
+        wanted = f"=={Version(versions)}"
+    except InvalidVersion:
+        try:
+            wanted = str(SpecifierSet(versions))
+        except InvalidSpecifier as error:
+            raise UserError(f"--to {versions!r} is no version. Write it like 1.4.0, or '>=1.4,<2'.") from error
+    home = _home(path, kubeconfig, context)
+    found = _pick(home, name, namespace)
+    if found.spec is None:
+        raise UserError(f"{found.id} in {found.where} is broken: {found.why} Mend it first.")
+    where = home.set_version(found, wanted)
+    if output_format() == "json":
+        output.show_json(
+            {"plugin": found.id, "version": wanted, "changed": found.spec.version != wanted, "where": where}
+        )
+    else:
+        click.echo(
+            f"{found.id} is to run version {wanted or 'any'}, in {where}. `nexus plugin describe {found.name}` shows how that goes."
+        )
+
+
+@plugin.command(
+    help="Take a plugin out, with its configuration; `disable` keeps that.\n\n\b\nExample:\n  nexus plugin uninstall api-key "
+    "-f examples/shop"
+)
+@click.argument("name")
+@click.option("-n", "--namespace", metavar="NAME", help="Of the NexusPlugin, if several have the name.")
+@_home_options
+def uninstall(name: str, namespace: str | None, path: Path | None, kubeconfig: str | None, context: str | None) -> None:
+    from nexus_cli import output
+
+    home = _home(path, kubeconfig, context)
+    found = _pick(home, name, namespace)
+    where = home.uninstall(found)
+    if output_format() == "json":
+        output.show_json({"plugin": found.id, "where": where})
+    else:
+        click.echo(f"{found.id} is no longer in {where}. Requests that have it finish with it.")
+
+
+plugin.add_command(top)
+plugin.add_command(logs)

@@ -1,10 +1,10 @@
-"""Where NexusPlugins are kept: `FilesHome` and `ClusterHome`, with the same four operations."""
+"""Where NexusPlugins are kept: `FilesHome` and `ClusterHome`, with the same operations."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,8 +47,16 @@ class Home(Protocol):
         """Return what was changed, for people."""
         ...
 
+    def set_version(self, plugin: Installed, versions: str) -> str:
+        """Return what was changed, for people. versions: PEP 440 range."""
+        ...
+
     def install(self, manifest: Mapping[str, Any]) -> str:
         """Return where it is now, for people."""
+        ...
+
+    def uninstall(self, plugin: Installed) -> str:
+        """Return where it was, for people."""
         ...
 
 
@@ -75,19 +83,38 @@ class FilesHome:
         return tuple(sorted(found, key=lambda plugin: plugin.id))
 
     def set_enabled(self, plugin: Installed, enabled: bool) -> str:
-        path = Path(plugin.where)
+        return self._set(plugin, "enabled", "true" if enabled else "false")
+
+    def set_version(self, plugin: Installed, versions: str) -> str:
+        return self._set(plugin, "version", f'"{versions}"')
+
+    def _set(self, plugin: Installed, field: str, value: str) -> str:
+        def change(text: str) -> str:
+            return edits.set_field(text, field, value, kind="NexusPlugin", namespace=plugin.namespace, name=plugin.name)
+
+        return str(self._edit(Path(plugin.where), change))
+
+    def uninstall(self, plugin: Installed) -> str:
+        def change(text: str) -> str:
+            return edits.remove(text, kind="NexusPlugin", namespace=plugin.namespace, name=plugin.name)
+
+        path = self._edit(Path(plugin.where), change)
+        return str(path)
+
+    def _edit(self, path: Path, change: Callable[[str], str]) -> Path:
+        """Change a file's text; one that nothing is left of goes. Return it."""
         try:
             text = path.read_text(encoding="utf-8")
-            changed = edits.set_enabled(
-                text, kind="NexusPlugin", namespace=plugin.namespace, name=plugin.name, enabled=enabled
-            )
+            changed = change(text)
+            if not changed:
+                path.unlink()
         except edits.EditRefused as error:
             raise UserError(f"{path}: {error}") from error
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
-        if changed != text:
+            raise UserError(f"{path} cannot be changed: {error.strerror}. Check its permissions.") from error
+        if changed and changed != text:
             replace_file(path, changed)
-        return str(path)
+        return path
 
     def install(self, manifest: Mapping[str, Any]) -> str:
         name = manifest["metadata"]["name"]
@@ -178,14 +205,24 @@ class ClusterHome:
         return tuple(sorted(found, key=lambda plugin: plugin.id))
 
     def set_enabled(self, plugin: Installed, enabled: bool) -> str:
+        return self._patch(plugin, {"enabled": enabled})
+
+    def set_version(self, plugin: Installed, versions: str) -> str:
+        return self._patch(plugin, {"version": versions})
+
+    def _patch(self, plugin: Installed, spec: Mapping[str, Any]) -> str:
         self._call(
             "patch_namespaced_custom_object",
             namespace=plugin.namespace,
             name=plugin.name,
-            body={"spec": {"enabled": enabled}},
+            body={"spec": dict(spec)},
             field_manager="nexus-cli",
         )
         return "the cluster"
+
+    def uninstall(self, plugin: Installed) -> str:
+        self._call("delete_namespaced_custom_object", namespace=plugin.namespace, name=plugin.name)
+        return f"namespace {plugin.namespace} of the cluster"
 
     def install(self, manifest: Mapping[str, Any]) -> str:
         namespace = manifest["metadata"]["namespace"]

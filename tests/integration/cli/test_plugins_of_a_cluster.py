@@ -50,6 +50,11 @@ class Cluster:
                 cluster.plugins[name]["spec"].update(self._body()["spec"])
                 self._answer(200, cluster.plugins[name])
 
+            def do_DELETE(self) -> None:
+                name = self.path.split("?")[0].rpartition("/")[2]
+                del cluster.plugins[name]
+                self._answer(200, {"kind": "Status", "status": "Success"})
+
             def do_POST(self) -> None:
                 assert self.path.split("?")[0] == f"{PLURAL}/namespaces/shop/nexusplugins"
                 body = self._body()
@@ -149,3 +154,26 @@ def test_a_cluster_that_is_away_is_one_line(cluster: Cluster, kubeconfig: Path) 
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "cannot be reached" in done.stderr
+
+
+def test_update_and_uninstall_change_the_object(cluster: Cluster, kubeconfig: Path) -> None:
+    cluster.add("api-key", enabled=True)
+    done = nexus("update", "api-key", "--to", "1.4.0", "--kubeconfig", str(kubeconfig))
+    assert done.returncode == 0, done.stderr
+    assert cluster.plugins["api-key"]["spec"] == {"enabled": True, "version": "==1.4.0"}
+    wrong = nexus("update", "api-key", "--to", "newest", "--kubeconfig", str(kubeconfig))
+    assert (wrong.returncode, "--to 'newest' is no version" in wrong.stderr) == (2, True)
+    done = nexus("uninstall", "api-key", "--kubeconfig", str(kubeconfig))
+    assert done.returncode == 0, done.stderr
+    assert cluster.plugins == {}
+    gone = nexus("uninstall", "api-key", "--kubeconfig", str(kubeconfig))
+    assert (gone.returncode, "There is no NexusPlugin 'api-key'" in gone.stderr) == (1, True)
+
+
+def test_describe_says_why_from_the_conditions(cluster: Cluster, kubeconfig: Path) -> None:
+    why = {"type": "Ready", "status": "False", "reason": "PluginDisabled", "message": "20 of its 20 calls failed."}
+    cluster.add("demo", enabled=True, conditions=[why], version="1.2.0", candidate="1.3.0")
+    done = nexus("describe", "demo", "--kubeconfig", str(kubeconfig), "-o", "json")
+    found = json.loads(done.stdout)
+    assert found["why"] == ["PluginDisabled: 20 of its 20 calls failed."]
+    assert (found["version"], found["candidate"]) == ("1.2.0", {"version": "1.3.0", "state": "running"})
