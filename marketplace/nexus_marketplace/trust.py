@@ -112,6 +112,24 @@ class Followed:
         except (OSError, IndexInvalid, UnicodeDecodeError):
             return None
 
+    def files(self) -> dict[str, bytes]:
+        """Return the metadata and the index that `update` trusted, by path as a marketplace has them; roots from the first trusted one.
+
+        Raises OSError before the first `update`.
+        """
+        versions = self._kept_versions()
+        found = {f"metadata/{path.name}": path.read_bytes() for path in _kept_roots(self._state)}
+        names = {
+            "timestamp": "timestamp",
+            "snapshot": f"{versions.snapshot}.snapshot",
+            "targets": f"{versions.targets}.targets",
+        }
+        for role, name in names.items():
+            found[f"metadata/{name}.json"] = (self._state / f"{role}.json").read_bytes()
+        index = (self._state / INDEX).read_bytes()
+        found[f"targets/{hashlib.sha256(index).hexdigest()}.{INDEX}"] = found[INDEX] = index
+        return found
+
     def _update(self) -> tuple[Index, Versions]:
         from tuf.api import exceptions
         from tuf.ngclient import Updater, UpdaterConfig

@@ -62,6 +62,14 @@ def read_roles(state: Path) -> Roles:
     return Roles(versions, history)
 
 
+def timestamp_of(path: Path) -> int:
+    """Return the version of a timestamp's file, 0 where there is none that can be read. Its signature is not looked at."""
+    try:
+        return int(Metadata.from_file(str(path)).signed.version)
+    except (OSError, exceptions.StorageError, DeserializationError):
+        return 0
+
+
 def expiries(state: Path, otherwise: str) -> str:
     """Return which kept metadata expires when, for a message; `otherwise` where nothing is kept."""
     found = []

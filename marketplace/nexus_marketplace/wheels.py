@@ -63,6 +63,16 @@ def pick(need: WheelNeed, tags: Iterable[Tag] | None = None) -> Wheel:
     return min(found)[2]
 
 
+def wheel_tags(wheel: Wheel) -> list[Tag]:
+    """Return the tags in a wheel's name: with them `fetch_wheel` takes it for whatever interpreter. Raises `PluginRejected`."""
+    try:
+        return sorted(parse_wheel_filename(wheel.filename)[3], key=str)
+    except (InvalidWheelFilename, InvalidVersion) as error:
+        raise PluginRejected(
+            "WheelInvalid", f"{wheel.filename} is no wheel. Ask the plugin's publisher to correct it."
+        ) from error
+
+
 async def fetch_wheel(
     need: WheelNeed,
     cache: Path,

@@ -92,6 +92,18 @@ class Registry:
         """Read the manifest anew at the next `read`: all files of one manifest are of one state."""
         self._files = None
 
+    def paths(self) -> tuple[tuple[str, int], ...]:
+        """Return path and size of each file. Raises `FileMissing` when there is no such image, `MarketplaceTrouble`."""
+        try:
+            self._files = files_of(asyncio.run(self._client.manifest()), self.for_people)
+        except DownloadFailed as error:
+            if error.status == 404:
+                raise FileMissing(f"There is no image {self.for_people} yet.") from error
+            raise MarketplaceTrouble(
+                "MarketplaceUnreachable", str(error), "Correct the reference or the login.", retryable=True
+            ) from error
+        return tuple((path, size) for path, (_, size) in sorted(self._files.items()))
+
     def read(self, path: str, max_bytes: int) -> bytes:
         """See `SourcePort.read`. The bytes have the digest that the manifest gives."""
         return asyncio.run(self.fetch(path, max_bytes))
