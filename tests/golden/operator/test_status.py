@@ -3,7 +3,9 @@
 Input: `objects` as the API server holds them; `published`: objects of the Snapshot that is out (default: the same ones), or
 null; `acks`: gateways as `{name, generation?, plugins?, gateway?, listeners?}`; `consulFault`, `counts`; `fronts`: by
 `<namespace>/<name>` of a Gateway, the `addresses` of its data plane, how many replicas are `ready` (1), `ports` that are open (all);
-`childProblems`: what went wrong with children.
+`childProblems`: what went wrong with children. Of plugins: `indexes`, releases as `{name, version, …}` by marketplace; `locks` as
+statuses hold them, `publishedLocks` where the Snapshot that is out was made with others; `figures`; `metadata` and `troubles` of
+marketplaces.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from nexus_core.marketplace import Index
@@ -24,9 +27,11 @@ from nexus_core.translate.features import NEEDED_FIELDS
 from nexus_operator.children.gateways import of_deleted_classes
 from nexus_operator.mirror.endpoints import named_services, slices_by_service
 from nexus_operator.publication.acks import Ledger, fingerprints
+from nexus_operator.publication.figures import Figure
 from nexus_operator.publication.fleets import Fleet
+from nexus_operator.publication.locks import parse_lock
 from nexus_operator.status.build import build_statuses
-from nexus_operator.status.view import Front, View
+from nexus_operator.status.view import Front, Trouble, View
 from nexus_operator.status.writes import needed
 from nexus_operator.world.addresses import Address, is_ip
 from nexus_operator.world.inventory import Inventory
@@ -60,19 +65,27 @@ def view_of(case: dict[str, Any]) -> View:
         meta = {"uid": f"u{number}", "generation": 1, "resourceVersion": str(number + 1), **obj["metadata"]}
         inventory.observe(obj["kind"], {**obj, "metadata": meta})
     ledger, published, previous = Ledger(), None, None
+    indexes = {name: index_of(*releases) for name, releases in case.get("indexes", {}).items()}
+    locks = {name: parse_lock(lock) for name, lock in case.get("locks", {}).items()}
+    before_locks = {name: parse_lock(lock) for name, lock in case.get("publishedLocks", case.get("locks", {})).items()}
     if case.get("published", []) is not None:
         before = case.get("published") or case["objects"]
-        previous = translate([parse(o) for o in before if o["kind"] not in RUNTIME_KINDS]).snapshot
+        parsed = [parse(o) for o in before if o["kind"] not in RUNTIME_KINDS]
+        # Once for what runs, and again for what is tried beside it.
+        former = translate(parsed, indexes=indexes, locks=before_locks).snapshot
+        previous = translate(parsed, indexes=indexes, locks=before_locks, previous=former).snapshot
         published = Published(GENERATION, wire.encode(previous).digest, previous)
         ledger.record(published)
     resources = tuple(
         parse(obj) for kind in WATCHED if kind.kind not in RUNTIME_KINDS for obj in inventory.all(kind.kind)
     )
-    translation = translate(resources, previous=previous, standing=of_deleted_classes(inventory))
+    translation = translate(
+        resources, previous=previous, standing=of_deleted_classes(inventory), indexes=indexes, locks=locks
+    )
     acks = tuple(
         Ack(
             a["name"], a.get("generation", GENERATION), published.digest if published and "generation" not in a else "other",
-            plugins={k: PluginReport(**v) for k, v in a.get("plugins", {}).items()}, gateway=a.get("gateway", ""),
+            plugins=msgspec.convert(a.get("plugins", {}), dict[str, PluginReport]), gateway=a.get("gateway", ""),
             listeners=a.get("listeners", {}),
         )
         for a in case.get("acks", ())
@@ -97,7 +110,22 @@ def view_of(case: dict[str, Any]) -> View:
         mirrored=frozenset(mirror.consul_service for mirror in translation.mirrors),
         fronts={name: front(**told) for name, told in case.get("fronts", {}).items()},
         listeners={listener.id: listener for listener in translation.snapshot.listeners},
+        indexes=indexes,
+        troubles={name: Trouble(**trouble) for name, trouble in case.get("troubles", {}).items()},
+        locks=locks,
+        figures={name: Figure(*figure) for name, figure in case.get("figures", {}).items()},
+        metadata=case.get("metadata", {}),
     )
+
+
+def index_of(*releases: dict[str, Any]) -> Index:
+    """An index of signed-looking releases: what a signature is worth is the gateways' business."""
+    usual = {"api": ">=1,<2", "package": "p", "entry_point": "p:P", "publisher": "nexus"}
+    found = (
+        {**usual, "sha256": f"{release['version']:0>64}", "url": f"artefacts/{release['version']}.zip", **release}
+        for release in releases
+    )
+    return Index(tuple(msgspec.convert(each, Release) for each in found), "http://market/")
 
 
 @pytest.mark.parametrize("case", sorted(p.name.removesuffix(".in.yaml") for p in CASES.glob("*.in.yaml")))
