@@ -29,7 +29,9 @@ def driven(work: Awaitable[T], who: object, held: Held | None = None) -> Generat
     at the point where it waits.
     """
     steps: Any = work.__await__()
+    # An iterator that is no generator has neither.
     send = getattr(steps, "send", None) or (lambda _: next(steps))
+    throw = getattr(steps, "throw", None) or _raise
     value: Any = None
     error: BaseException | None = None
     while True:
@@ -37,16 +39,17 @@ def driven(work: Awaitable[T], who: object, held: Held | None = None) -> Generat
         watch.since = since = monotonic()
         watch.who = who
         try:
-            waits_for = send(value) if error is None else _throw(steps, error)
+            waits_for = send(value) if error is None else throw(error)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # what a coroutine returns is not known to its iterator
         finally:
+            # What was thrown knows this frame: one that knew it in turn would live until a collection, and the plugin with it.
+            value = error = None
             watch.who = before
             if before is not None:  # a step inside a step: the outer one's time goes on
                 watch.since = since
             if held is not None:
                 held.seconds += monotonic() - since
-        value = error = None
         try:
             value = yield waits_for
         except GeneratorExit:
@@ -58,8 +61,8 @@ def driven(work: Awaitable[T], who: object, held: Held | None = None) -> Generat
             error = thrown
 
 
-def _throw(steps: Any, error: BaseException) -> Any:
-    throw = getattr(steps, "throw", None)
-    if throw is None:
+def _raise(error: BaseException) -> None:
+    try:
         raise error
-    return throw(error)
+    finally:
+        del error

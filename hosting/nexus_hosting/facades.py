@@ -60,6 +60,19 @@ class Clock:
         )
 
 
+class OwnedTaskGroup(asyncio.TaskGroup):
+    """A group whose tasks are the plugin's."""
+
+    def __init__(self, owned: Owned) -> None:
+        super().__init__()
+        self._owned = owned
+
+    def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:
+        """Return a task of the group."""
+        self._owned.check(coro)
+        return self._owned.adopt(super().create_task(self._owned.watched(coro), name=name, context=context))
+
+
 def make_asyncio(owned: Owned) -> types.ModuleType:
     """Return the module for one plugin. Whatever makes a task in it makes one that `owned` watches and cancels."""
 
@@ -95,12 +108,8 @@ def make_asyncio(owned: Owned) -> types.ModuleType:
     async def wait_for(work: Any, timeout: float | None) -> Any:
         return await asyncio.wait_for(own(work), timeout)
 
-    class TaskGroup(asyncio.TaskGroup):
-        """A group whose tasks are the plugin's."""
-
-        def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:
-            owned.check(coro)
-            return owned.adopt(super().create_task(owned.watched(coro), name=name, context=context))
+    def TaskGroup() -> OwnedTaskGroup:  # noqa: N802  # a class in asyncio; one made here would outlive the plugin, as classes do
+        return OwnedTaskGroup(owned)
 
     clock = Clock()
 

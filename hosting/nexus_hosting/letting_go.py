@@ -1,12 +1,14 @@
 """Code that is no longer used, taken apart: what it held is free at once, whether or not a garbage collection ever sees it.
 
 A gateway freezes its heap, so that collections do not walk it; cycles that were in it then live for ever. A module is one with its
-functions, a class with its methods: they are opened here. What stays are the emptied classes themselves, a kilobyte each, and cycles among
-a plugin's own objects; for these the heap is thawed once in a while (`Leftovers`).
+functions, a class with its methods, an object with those it knows: they are opened here. What stays are the emptied classes themselves, a
+kilobyte each, and cycles of containers alone. For these the heap is thawed once in a very long while (`Leftovers`): with 5,000 routes it
+has 360,000 objects, and to collect them stops the process for 0.1 to 0.25 s.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import linecache
@@ -17,9 +19,14 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
+from nexus_hosting.memory import Walk, own_modules
+
 _KEPT = frozenset({"__dict__", "__weakref__", "__module__", "__doc__", "__class__"})
-SWEEP_AFTER = 32
-"""Unloads that left something, before the heap is thawed, collected and frozen again."""
+SWEEP_AFTER = 256
+SWEEP_LEFT = 4096
+"""Unloads, or things that are still there, before the heap is thawed, collected and frozen again."""
+_WATCHED = 1000
+_SLICE_S = 0.002
 
 
 def take_apart(gone: Iterable[types.ModuleType], prefix: str) -> None:
@@ -35,17 +42,24 @@ def take_apart(gone: Iterable[types.ModuleType], prefix: str) -> None:
     for file in [name for name in linecache.cache if name.startswith(f"<{prefix}>/")]:
         del linecache.cache[file]
     loggers = logging.Logger.manager.loggerDict
-    for name in [name for name in loggers if name.startswith(below)]:
+    for name in [name for name in loggers if f"{name}.".startswith(below)]:
         del loggers[name]
     # `Optional[OfThePlugin]` is remembered with the class in it.
     for forget in getattr(typing, "_cleanups", ()):
         forget()
 
 
-def drop(plugin: Any) -> None:
-    """Empty a plugin's object. Its class is emptied with its module."""
-    with contextlib.suppress(AttributeError, TypeError):
-        vars(plugin).clear()
+async def drop(plugin: Any, prefix: str) -> None:
+    """Empty a plugin's object, and all of its own classes' that it or its modules hold. In slices, between which the loop goes on."""
+    walk = Walk(prefix, plugin, collect=True)
+    walk.start(plugin, *own_modules(prefix))
+    while walk.step(_SLICE_S):  # noqa: ASYNC110  # nothing is waited for
+        await asyncio.sleep(0)
+    for number, thing in enumerate(walk.instances or ()):
+        with contextlib.suppress(AttributeError, TypeError):  # it has no dict, or cannot be referred to weakly
+            object.__getattribute__(thing, "__dict__").clear()
+            if number < _WATCHED:
+                leftovers.watch(thing)
 
 
 def _empty(kind: type, below: str, seen: set[type]) -> None:
@@ -76,6 +90,7 @@ class Leftovers:
     def unloaded(self) -> None:
         """Note that code was unloaded."""
         self._unloads += 1
+        self.count()
 
     def count(self) -> int:
         """Return how much of it is still there."""
@@ -84,7 +99,10 @@ class Leftovers:
 
     def is_due(self) -> bool:
         """Return whether a sweep is worth its pause: only a frozen heap needs one, others are collected anyway."""
-        return self._unloads >= SWEEP_AFTER and gc.get_freeze_count() > 0 and self.count() > 0
+        if not gc.get_freeze_count() or (self._unloads < SWEEP_AFTER and len(self._left) < SWEEP_LEFT):
+            return False
+        left = self.count()
+        return left >= SWEEP_LEFT or (left > 0 and self._unloads >= SWEEP_AFTER)
 
     def sweep(self) -> None:
         """Thaw the heap, collect all of it, and freeze it again."""

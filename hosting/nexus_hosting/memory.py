@@ -29,7 +29,7 @@ LOOK_S = 1.0
 SLICE_S = 0.0005
 REST_S = 0.005
 _BATCH = 64
-_SEEN_BITS = 25
+_SEEN_BITS = 24
 _OTHERS = (
     asyncio.AbstractEventLoop, logging.Logger, logging.Handler, logging.Filterer, threading.Thread, contextvars.Context,
     types.BuiltinFunctionType,
@@ -88,21 +88,24 @@ def own_modules(prefix: str) -> list[types.ModuleType]:
 
 
 class Walk:
-    """One walk. bytes: counted so far."""
+    """One walk. bytes: counted so far. instances: of the plugin's own classes, when they are collected, else None."""
 
-    def __init__(self, prefix: str, plugin: Any) -> None:
+    def __init__(self, prefix: str, plugin: Any, *, collect: bool = False) -> None:
+        """collect: the instances of its own classes, instead of counting bytes."""
         self._below = f"{prefix}."
         self._plugin = plugin
         self._waiting: list[Any] = []
         # Containers are told apart for sure: one that is missed hides all that is in it. Of strings and numbers there are too many;
         # they share a field of bits by their addresses, where a few in a hundred take each other's place.
         self._containers: set[int] = set()
-        self._leaves = bytearray(2 ** (_SEEN_BITS - 3))
+        self._leaves = bytearray(0 if collect else 2 ** (_SEEN_BITS - 3))
         self._sizes: dict[type, Callable[[Any], int]] = {}
         self._skipped: dict[type, bool] = {}
         self._own_globals: set[int] = set()
         self._others_globals: set[int] = set()
+        self._own_kinds: dict[type, bool] = {}
         self.bytes = 0
+        self.instances: list[Any] | None = [] if collect else None
 
     def start(self, *roots: Any) -> None:
         """Begin with these."""
@@ -127,7 +130,7 @@ class Walk:
         kind = type(thing)
         if not gc.is_tracked(thing) and kind not in (dict, tuple):
             # Neither tracked nor a container that the collector lets alone while it holds plain values only.
-            if self._is_fresh(id(thing)):
+            if self.instances is None and self._is_fresh(id(thing)):
                 self.bytes += self._size(kind, thing)
                 if kind not in (str, bytes, int, float, bytearray):
                     self._waiting.extend(gc.get_referents(thing))
@@ -136,8 +139,15 @@ class Walk:
         if address in self._containers or self._is_others(kind, thing):
             return
         self._containers.add(address)
-        self.bytes += self._size(kind, thing)
         self._waiting.extend(gc.get_referents(thing))
+        if self.instances is None:
+            self.bytes += self._size(kind, thing)
+        else:
+            own = self._own_kinds.get(kind)
+            if own is None:
+                own = self._own_kinds[kind] = self._is_own_class(kind)
+            if own and not isinstance(thing, type):
+                self.instances.append(thing)
 
     def _is_fresh(self, address: int) -> bool:
         place = (address >> 4) & (2**_SEEN_BITS - 1)

@@ -20,7 +20,7 @@ class Owned:
     """Tasks that one plugin started. who: what the watchdog sees while they run. log: where failures of spawned work go."""
 
     def __init__(self, who: object, log: logging.Logger) -> None:
-        self._who = who
+        self._who: object | None = who
         self._log = log
         self._spawned: set[asyncio.Task[Any]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -86,6 +86,7 @@ class Owned:
             )
         self._tasks.clear()
         self._spawned.clear()
+        self._who = None  # who has this, too: a circle
         return len(left)
 
     async def _run(self, work: Awaitable[T]) -> T:

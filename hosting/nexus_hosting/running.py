@@ -68,7 +68,7 @@ class Running:
                 self.leaked = await stop_plugin(self.plugin, self.context)
             finally:
                 watchdog.remove(self)
-                drop(self.plugin)
+                await drop(self.plugin, self.prefix)
                 self._code.unload()
                 leftovers.unloaded()
                 if leftovers.is_due():
