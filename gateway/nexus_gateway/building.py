@@ -18,6 +18,7 @@ from nexus_gateway.edge.kept import KeptDiscovery
 from nexus_gateway.edge.listeners.plans import Addresses
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.sources.files import FileSource
+from nexus_gateway.edge.sources.locks import LOCKS, LocksFile
 from nexus_gateway.edge.sources.port import SnapshotSource
 from nexus_gateway.edge.sources.remote import RemoteWorkshop
 from nexus_gateway.edge.workers.places import Place
@@ -125,9 +126,9 @@ def build_source(settings: GatewaySettings, manifests: Path | None) -> SnapshotS
     if manifests is not None:
         key = _seal_key(settings) if settings.seal_key else b""
         alone = not settings.consul_url and settings.discovery_file is None
-        return FileSource(
-            manifests, RemoteWorkshop(settings.plugin_cache.parent / "indexes", seal_key=key, alone=alone)
-        )
+        beside = settings.plugin_cache.parent
+        maker = RemoteWorkshop(beside / "indexes", seal_key=key, alone=alone)
+        return FileSource(manifests, maker, locks=LocksFile(beside / LOCKS))
     if settings.consul_url:
         # Where it is needed, as below: its client takes 7 MB.
         from nexus_gateway.edge.sources.consul import ConsulSource

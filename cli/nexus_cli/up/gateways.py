@@ -28,11 +28,13 @@ class LocalGateway:
         # Imported here: it takes a while, in which the services boot.
         from nexus_gateway.app import Gateway
         from nexus_gateway.edge.sources.files import FileSource
+        from nexus_gateway.edge.sources.locks import LOCKS, LocksFile
         from nexus_gateway.edge.sources.workshop import Workshop
         from nexus_gateway.settings import GatewaySettings
 
         self._make = Gateway
-        self._source = FileSource(directory, Workshop(data_dir / "marketplaces", alone=alone))
+        workshop = Workshop(data_dir / "marketplaces", alone=alone)
+        self._source = FileSource(directory, workshop, locks=LocksFile(data_dir / LOCKS))
         self._settings = GatewaySettings(
             listen=listen,
             tls_listen=tls_listen,

@@ -23,6 +23,8 @@ def settle(instance: PluginInstance, lock: Lock | None, reports: Iterable[Plugin
     candidate = instance.candidate.instance.release if instance.candidate is not None else None
     if candidate is None:
         return lock.moved(instance.release) if _all_run(said, instance.release) else lock
+    if lock.refusal_of(candidate) is not None:
+        return lock  # somebody was there before: what is refused is not taken up again
     of_it = [r.candidate for r in said if r.candidate is not None and r.candidate.version == candidate.version]
     refusals = [r for r in of_it if r.state == "refused"]
     if refusals:

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nexus_core.marketplace import parse_index, signed_bytes
 from nexus_core.marketplace.artefact import build_zip
 from nexus_core.snapshot import CircuitBreaker, Fallback, Permissions, PluginInstance, Release, Retry, Timeouts
-from nexus_gateway.edge.sources.indexes import read_bundled_index
 from nexus_gateway.testing import Harness, route, rule, snapshot, until, upstream
 from nexus_marketplace.publishing import public_key
+from nexus_marketplace.sources.local import Bundled
 
 KEY = Ed25519PrivateKey.generate()
 CODE = """
@@ -336,7 +336,7 @@ async def test_a_cached_artefact_needs_no_marketplace(harness: Harness, market: 
 
 
 def bundled(name: str, **fields: Any) -> PluginInstance:
-    (release,) = parse_index(read_bundled_index(), "bundled").by_name[name]
+    (release,) = parse_index(Bundled().read("index.json", 2**20), "bundled").by_name[name]
     key = Path(__file__).parents[3] / "plugins/index/nexus_plugins/publisher.pub"
     return PluginInstance(
         id=f"shop/{name}", source=f"NexusPlugin shop/{name}", release=release, public_key=key.read_text().strip(),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 from aiohttp import ClientResponseError, ClientSession, web
+from nexus_core.marketplace.locks import Lock
 from nexus_core.snapshot import Ack, Discovered, Published, Snapshot, Upstream, wire
 from nexus_gateway.app import Gateway
 from nexus_gateway.edge.sources import files
@@ -227,14 +229,14 @@ class Patient(Workshop):
         self.asked, self.go_on = asyncio.Event(), asyncio.Event()
         self._fails = fails
 
-    async def make(self, found: Fingerprint) -> Made:
+    async def make(self, found: Fingerprint, locks: Mapping[str, Lock] = MappingProxyType({})) -> Made:
         if self._fails:
             self._fails -= 1
             raise MakerGone("it is not well")
         self.asked.set()
         await self.go_on.wait()
         self.go_on.clear()
-        return await super().make(found)
+        return await super().make(found, locks)
 
 
 class TestFiles:

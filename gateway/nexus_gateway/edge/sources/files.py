@@ -2,18 +2,24 @@
 
 The directory's own `*.yaml` and `*.yml` are read, as `kubectl apply -f DIR` does; deeper ones are not. A file that is not
 YAML at the moment counts as it last was; an object that is broken keeps its last good version; both are in `problems`.
+
+What the gateway says of its plugins moves their locks (`locks`), as it does in the operator on Kubernetes: a candidate that has passed
+takes over with the next reading, one that was refused is gone with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
+from nexus_core.marketplace.locks import Lock
 from nexus_core.problems import ObjectRef, Problem
-from nexus_core.snapshot import Ack, Published
+from nexus_core.snapshot import Ack, Published, Snapshot
 
+from nexus_gateway.edge.sources.locks import LocksFile, Stamp, settled
 from nexus_gateway.edge.sources.making import Fingerprint, Made, Maker, MakerGone
 
 log = logging.getLogger("nexus.gateway.files")
@@ -32,8 +38,18 @@ _GONE_FIX = (
 class FileSource:
     """The `SnapshotSource` over manifests on disk. It sees when they change; its maker reads them."""
 
-    def __init__(self, path: Path, maker: Maker, *, poll_s: float = POLL_S, slow_s: float = SLOW_S) -> None:
-        """path: a file or directory. maker: closed with the source. slow_s: a reading that takes longer is told."""
+    def __init__(
+        self,
+        path: Path,
+        maker: Maker,
+        *,
+        locks: LocksFile | None = None,
+        poll_s: float = POLL_S,
+        slow_s: float = SLOW_S,
+    ) -> None:
+        """path: a file or directory. maker: closed with the source. locks: None remembers plugins' releases while it lives.
+        slow_s: a reading that takes longer is told.
+        """
         self._path = path
         self._maker = maker
         self._poll_s = poll_s
@@ -42,6 +58,11 @@ class FileSource:
         self._digest = ""
         self._generation = 0
         self._closed = asyncio.Event()
+        self._locks_file = locks or LocksFile()
+        self._locks: Mapping[str, Lock] = {}
+        self._locks_stamp: Stamp | None = None
+        self._settled: Ack | None = None
+        self._snapshot: Snapshot | None = None
         self.ack_latest: Ack | None = None
 
     @property
@@ -56,6 +77,8 @@ class FileSource:
         seen: Fingerprint | None = None
         due_at = float("inf")
         loop = asyncio.get_running_loop()
+        self._locks = await asyncio.to_thread(self._locks_file.read)
+        applied_locks = self._locks
         while not self._closed.is_set():
             try:
                 found = await asyncio.to_thread(self._fingerprint)
@@ -65,9 +88,12 @@ class FileSource:
             # Applied once two looks agree: an editor that replaces a file leaves a moment in which it is gone or half there.
             settled = found is not None and (applied is None or found == seen)
             seen = found
-            if found is not None and settled and (found != applied or loop.time() >= due_at):
+            await self._settle()
+            wanted = found != applied or loop.time() >= due_at or self._locks != applied_locks
+            if found is not None and settled and wanted:
+                locks = self._locks
                 try:
-                    made = await self._make(found, "changed " if applied not in (None, found) else "")
+                    made = await self._make(found, locks, "changed " if applied not in (None, found) else "")
                 except MakerGone as error:
                     if self._closed.is_set():
                         return
@@ -75,6 +101,9 @@ class FileSource:
                     await self._pause(AGAIN_S)
                     continue
                 applied = found
+                self._snapshot = made.snapshot
+                await self._remember(locks, made)
+                applied_locks = locks
                 due_at = loop.time() + made.due_in_s if made.due_in_s is not None else float("inf")
                 self._say(made.problems)
                 if made.digest != self._digest:
@@ -85,11 +114,41 @@ class FileSource:
                     yield Published(self._generation, made.digest, made.snapshot)
             await self._pause(self._poll_s)
 
-    async def _make(self, found: Fingerprint, changed: str) -> Made:
+    async def _settle(self) -> None:
+        """Move the locks to what the gateway says of the Snapshot that it has now, and to what other processes wrote."""
+        stamp = await asyncio.to_thread(self._locks_file.stamp)
+        if stamp != self._locks_stamp:
+            self._locks_stamp = stamp
+            self._locks = await asyncio.to_thread(self._locks_file.read)
+        ack, snapshot = self.ack_latest, self._snapshot
+        if ack is None or ack is self._settled or snapshot is None or ack.generation != self._generation:
+            return
+        self._settled = ack
+        now_utc = datetime.now(UTC)
+        if settled(self._locks, snapshot, ack, now_utc) != self._locks:
+            self._locks = await asyncio.to_thread(
+                self._locks_file.update, lambda locks: settled(locks, snapshot, ack, now_utc)
+            )
+
+    async def _remember(self, given: Mapping[str, Lock], made: Made) -> None:
+        """Forget the locks of plugins that are gone, and what translation says is to be forgotten of others."""
+        if made.locks == given or any(problem.where.kind == "File" for problem in made.problems):
+            return  # of what stands in a file that cannot be read, nothing is known
+
+        def change(locks: Mapping[str, Lock]) -> dict[str, Lock]:
+            return {
+                name: made.locks[name] if made.locks[name] != given.get(name) else lock
+                for name, lock in locks.items()
+                if name in made.locks
+            }
+
+        self._locks = await asyncio.to_thread(self._locks_file.update, change)
+
+    async def _make(self, found: Fingerprint, locks: Mapping[str, Lock], changed: str) -> Made:
         """Have the files read; say so if it takes long, lest whoever saved one of them believes that nobody saw it."""
         telling = asyncio.get_running_loop().call_later(self._slow_s, log.info, "reading the %smanifests…", changed)
         try:
-            return await self._maker.make(found)
+            return await self._maker.make(found, locks)
         finally:
             telling.cancel()
 
@@ -126,7 +185,7 @@ class FileSource:
         self._problems = problems
 
     async def ack(self, ack: Ack) -> None:
-        """Keep it in `ack_latest`: nobody else needs it."""
+        """Keep it in `ack_latest`; what it says of plugins is read there."""
         self.ack_latest = ack
 
     async def close(self) -> None:

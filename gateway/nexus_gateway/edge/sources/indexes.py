@@ -1,121 +1,118 @@
-"""Marketplace indexes for the file source: bundled, or fetched and kept on disk, so that no start depends on a network."""
+"""Marketplace indexes for the file source: followed by their signed metadata and kept on disk, so that no start depends on a network."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
-import os
-import tempfile
 from collections.abc import Iterable
-from importlib import resources
+from dataclasses import dataclass
 from pathlib import Path
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
-from nexus_core.marketplace import Index, IndexInvalid, parse_index
-from nexus_core.marketplace.index import MAX_INDEX_BYTES
-from nexus_core.model.plugins import NexusMarketplaceSpec
+from nexus_core.marketplace import Index
+from nexus_core.model.plugins import NexusMarketplaceSpec, Source
 from nexus_core.model.resources import Resource
 from nexus_core.problems import Problem
+from nexus_marketplace import sources
+from nexus_marketplace.troubles import MarketplaceTrouble
+from nexus_marketplace.trust import Followed, pins_of
 
-log = logging.getLogger("nexus.gateway.marketplaces")
-
-FETCH_S = 5.0
 FRESH_S = 300.0
-"""A fetched index is taken as it is for this long."""
+"""An index is taken as it is for this long."""
+FRESH_HERE_S = 60.0
+"""One in a directory: somebody may be at work on it, and looking costs no network."""
+AGAIN_S = 15.0
+"""How soon a marketplace is looked at again that could not be followed."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One marketplace. looked_at: on the event loop's clock. due_in_s: from then, None for never."""
+
+    key: tuple[object, ...]
+    followed: Followed | None = None
+    index: Index | None = None
+    trouble: MarketplaceTrouble | None = None
+    looked_at: float = 0.0
+    due_in_s: float | None = 0.0
 
 
 class Indexes:
     """Reads the index of each NexusMarketplace."""
 
     def __init__(self, cache: Path) -> None:
+        """cache: directory for what was trusted."""
         self._cache = cache
-        self._fetched: dict[str, tuple[float, Index | None, str]] = {}
+        self._entries: dict[str, _Entry] = {}
 
     async def read(self, marketplaces: Iterable[Resource]) -> tuple[dict[str, Index], tuple[Problem, ...]]:
         """Return the indexes by marketplace name, and what is wrong with those that cannot be had."""
         found: dict[str, Index] = {}
         problems: list[Problem] = []
+        entries: dict[str, _Entry] = {}
         for marketplace in marketplaces:
             spec = marketplace.spec
             if not isinstance(spec, NexusMarketplaceSpec):
                 continue
-            index, trouble = await self._read(spec)
-            if index is not None:
-                found[marketplace.ref.name] = index
-            if trouble:
-                path = ".spec.source.bundled" if spec.source.bundled else ".spec.source.url"
-                fix = "Correct the address or its server; it is tried again by itself."
-                problems.append(Problem(marketplace.ref, path, "MarketplaceUnreachable", trouble, fix))
+            name = marketplace.ref.name
+            entry = entries[name] = self._entry(name, spec)
+            await self._look(entry, name, spec)
+            if entry.index is not None:
+                found[name] = entry.index
+            if entry.trouble is not None:
+                kept = " The last good index stays in use." if entry.index is not None else ""
+                problems.append(
+                    Problem(
+                        marketplace.ref,
+                        f".spec.source{_place(spec.source)}",
+                        entry.trouble.reason,
+                        entry.trouble.what,
+                        f"{entry.trouble.fix}{kept}",
+                    )
+                )
+        self._entries = entries
         return found, tuple(problems)
 
     def due_in_s(self, now: float) -> float | None:
-        """Return when a fetched index should be read again; None when none was fetched."""
-        return min((max(at + _fresh_s(trouble) - now, 0.0) for at, _, trouble in self._fetched.values()), default=None)
+        """Return when an index should be looked at again; None when none ever is."""
+        dues = [e.looked_at + e.due_in_s - now for e in self._entries.values() if e.due_in_s is not None]
+        return max(min(dues), 0.0) if dues else None
 
-    async def _read(self, spec: NexusMarketplaceSpec) -> tuple[Index | None, str]:
-        url = spec.source.url
-        if url is None:
-            try:
-                data = await asyncio.to_thread(read_bundled_index)
-                return parse_index(data, "that ships with Nexus"), ""
-            except (OSError, ModuleNotFoundError, IndexInvalid) as error:
-                return None, f"The bundled index cannot be read: {error}"
+    def _entry(self, name: str, spec: NexusMarketplaceSpec) -> _Entry:
+        key = (spec.source, pins_of(spec))
+        entry = self._entries.get(name)
+        return entry if entry is not None and entry.key == key else _Entry(key)
+
+    async def _look(self, entry: _Entry, name: str, spec: NexusMarketplaceSpec) -> None:
         now = asyncio.get_running_loop().time()
-        kept = self._fetched.get(url)
-        if kept is not None and now - kept[0] < _fresh_s(kept[2]):
-            return kept[1], kept[2]
+        if entry.due_in_s is None or (entry.looked_at and now < entry.looked_at + entry.due_in_s):
+            return
+        entry.looked_at = now
         try:
-            data = await _fetch(url)
-            index = parse_index(data, url)
-        except (ClientError, OSError, TimeoutError, IndexInvalid, ValueError) as error:
-            trouble = f"The index {url} cannot be read: {error or type(error).__name__}."
-            old = kept[1] if kept is not None else None
-            if old is None:
-                old = await asyncio.to_thread(self._read_kept, url)
-            self._fetched[url] = (now, old, trouble)
-            return old, trouble
-        await asyncio.to_thread(self._keep, url, data)
-        self._fetched[url] = (now, index, "")
-        return index, ""
+            if entry.followed is None:
+                entry.followed = Followed(sources.open(spec.source), pins_of(spec), self._state(name, spec.source))
+            index, _ = await asyncio.to_thread(entry.followed.update)
+        except MarketplaceTrouble as trouble:
+            entry.trouble = trouble
+            entry.due_in_s = AGAIN_S
+            if entry.index is None and entry.followed is not None:
+                # The process is new, what it trusted is not.
+                kept = await asyncio.to_thread(entry.followed.last)
+                entry.index = kept[0] if kept is not None else None
+            return
+        # The same object while it says the same: what was made of it can be taken over.
+        if entry.index != index:
+            entry.index = index
+        entry.trouble = None
+        entry.due_in_s = None if spec.source.bundled else FRESH_HERE_S if spec.source.directory else FRESH_S
 
-    def _path(self, url: str) -> Path:
-        return self._cache / (hashlib.sha256(url.encode()).hexdigest() + ".json")
-
-    def _read_kept(self, url: str) -> Index | None:
-        try:
-            return parse_index(self._path(url).read_bytes(), url)
-        except (OSError, IndexInvalid):
-            return None
-
-    def _keep(self, url: str, data: bytes) -> None:
-        try:
-            self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor, temporary = tempfile.mkstemp(dir=self._cache)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            Path(temporary).replace(self._path(url))
-        except OSError as error:
-            log.warning("the index of %s could not be kept: %s", url, error)
+    def _state(self, name: str, source: Source) -> Path:
+        """A marketplace that has moved is followed anew: its versions may begin with 1 there."""
+        digest = hashlib.sha256(source.model_dump_json().encode()).hexdigest()[:16]
+        return self._cache / f"{name}-{digest}"
 
 
-def _fresh_s(trouble: str) -> float:
-    return FRESH_S if not trouble else FETCH_S * 3
-
-
-def read_bundled_index() -> bytes:
-    """Return the index that ships with Nexus."""
-    return resources.files("nexus_plugins").joinpath("index.json").read_bytes()
-
-
-async def _fetch(url: str) -> bytes:
-    timeout = ClientTimeout(total=FETCH_S)
-    async with ClientSession(timeout=timeout) as session, session.get(url, allow_redirects=False) as response:
-        if response.status != 200:
-            raise ValueError(f"it answered {response.status}, expected 200")
-        data = await response.content.read(MAX_INDEX_BYTES + 1)
-        while len(data) <= MAX_INDEX_BYTES and (more := await response.content.read(MAX_INDEX_BYTES + 1)):
-            data += more
-        if len(data) > MAX_INDEX_BYTES:
-            raise ValueError(f"it is larger than {MAX_INDEX_BYTES} bytes")
-        return data
+def _place(source: Source) -> str:
+    for field, shown in (("url", "url"), ("oci", "oci"), ("directory", "directory"), ("config_map", "configMap")):
+        if getattr(source, field) is not None:
+            return f".{shown}"
+    return ".bundled"

@@ -6,9 +6,11 @@ Nothing here knows the model: importing it costs 14 MB, which a process that onl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from nexus_core.marketplace.locks import Lock
 from nexus_core.problems import Problem
 from nexus_core.snapshot import Snapshot
 
@@ -22,19 +24,24 @@ DEFAULT_CLASS = "nexus"
 @dataclass(frozen=True, slots=True)
 class Made:
     """What came of the files. digest: of the Snapshot's wire form. problems: sorted. due_in_s: when something that the Snapshot
-    depends on beside the files (a marketplace's index) wants a look; None for never."""
+    depends on beside the files (a marketplace's index, an update window) wants a look; None for never. locks: of the plugins that
+    there are, as they should be remembered before what gateways say of them is counted in."""
 
     snapshot: Snapshot
     digest: str
     problems: tuple[Problem, ...]
     due_in_s: float | None
+    locks: Mapping[str, Lock] = field(default_factory=dict)
 
 
 class Maker(Protocol):
     """Makes Snapshots of files, one at a time. Remembers what was good: a broken file or object counts as it last was."""
 
-    async def make(self, found: Fingerprint) -> Made:
-        """Return what these files say. Raises `MakerGone` when it could not be found out; the next call begins anew."""
+    async def make(self, found: Fingerprint, locks: Mapping[str, Lock]) -> Made:
+        """Return what these files say. locks: what is remembered of plugins, by `<namespace>/<name>`.
+
+        Raises `MakerGone` when it could not be found out; the next call begins anew.
+        """
         ...
 
     async def close(self) -> None:

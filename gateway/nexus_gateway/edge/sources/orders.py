@@ -5,13 +5,14 @@ from __future__ import annotations
 import zlib
 
 import msgspec
+from nexus_core.marketplace.locks import Lock
 from nexus_core.problems import Problem
 
 from nexus_gateway.edge.sources.making import Fingerprint
 
 
 class Ask(msgspec.Struct):
-    """One order. found: the files as they are now. known: digest of the Snapshot that need not be sent again.
+    """One order. found: the files as they are now. known: digest of the Snapshot that need not be sent again. locks: of plugins.
 
     The first one to a process also says what it has to remember. previous: the live Snapshot's manifest and chunks, None
     before the first. texts: each file as it last was readable, packed. seal_key: of private keys in the Snapshot. alone: as in
@@ -24,6 +25,7 @@ class Ask(msgspec.Struct):
     texts: dict[str, bytes] = {}
     seal_key: bytes = b""
     alone: bool = False
+    locks: dict[str, Lock] = {}
 
 
 class Line(msgspec.Struct):
@@ -36,7 +38,7 @@ class Line(msgspec.Struct):
 
 class Told(msgspec.Struct):
     """What came of it. manifest, chunks: the Snapshot's wire form, empty when its digest is the known one. texts: files that were
-    read anew and are good, packed. due_in_s: as in `making.Made`."""
+    read anew and are good, packed. due_in_s, locks: as in `making.Made`."""
 
     digest: str
     manifest: bytes
@@ -45,6 +47,7 @@ class Told(msgspec.Struct):
     due_in_s: float | None
     texts: dict[str, bytes]
     log: tuple[Line, ...]
+    locks: dict[str, Lock] = {}
 
 
 def pack_text(text: str) -> bytes:

@@ -9,10 +9,13 @@ the first of a row of edits is seen; whoever edits once edits again, so the proc
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 from nexus_core.certificates.keys import process_key
+from nexus_core.marketplace.locks import Lock
 from nexus_core.snapshot import Snapshot, wire
 from nexus_hosting.asides import Aside, AsideGone
 
@@ -48,11 +51,11 @@ class RemoteWorkshop:
         self._reader = wire.Reader()
         self._decoder = msgspec.msgpack.Decoder(Told)
 
-    async def make(self, found: Fingerprint) -> Made:
-        """Return what these files say. Raises `MakerGone`."""
+    async def make(self, found: Fingerprint, locks: Mapping[str, Lock] = MappingProxyType({})) -> Made:
+        """See `making.Maker`. Raises `MakerGone`."""
         first = self._snapshot is None
         try:
-            told = self._decoder.decode(await self.aside.call(lambda fresh: self._ask(found, fresh=fresh)))
+            told = self._decoder.decode(await self.aside.call(lambda fresh: self._ask(found, locks, fresh=fresh)))
         except AsideGone as error:
             raise MakerGone(str(error)) from error
         for line in told.log:
@@ -66,10 +69,10 @@ class RemoteWorkshop:
         # Nothing tells that what was just started will be edited; that an index is to be looked at soon is known.
         soon = told.due_in_s is not None and told.due_in_s < self._linger_s
         self.aside.leave(0.0 if first and not soon else self._linger_s)
-        return Made(self._snapshot, self._digest, told.problems, told.due_in_s)
+        return Made(self._snapshot, self._digest, told.problems, told.due_in_s, told.locks)
 
-    def _ask(self, found: Fingerprint, *, fresh: bool) -> bytes:
-        ask = Ask(found, self._digest)
+    def _ask(self, found: Fingerprint, locks: Mapping[str, Lock], *, fresh: bool) -> bytes:
+        ask = Ask(found, self._digest, locks=dict(locks))
         if fresh:
             ask.texts = self._texts
             ask.seal_key = self._seal_key

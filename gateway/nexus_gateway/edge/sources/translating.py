@@ -79,12 +79,21 @@ class Service:
                 sealer=Sealer(ask.seal_key),
                 alone=ask.alone,
             )
-        made = self._runner.run(self._workshop.make(ask.found))
+        made = self._runner.run(self._workshop.make(ask.found, ask.locks))
         manifest, chunks = b"", dict[str, bytes]()
         if made.digest != ask.known:
             encoded = wire.encode(made.snapshot)
             manifest, chunks = wire.manifest_bytes(encoded, 1), dict(encoded.chunks)
-        told = Told(made.digest, manifest, chunks, made.problems, made.due_in_s, self._texts.take(), self._lines.take())
+        told = Told(
+            made.digest,
+            manifest,
+            chunks,
+            made.problems,
+            made.due_in_s,
+            self._texts.take(),
+            self._lines.take(),
+            dict(made.locks),
+        )
         return msgspec.msgpack.encode(told)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from nexus_core.certificates.sealing import Sealer
+from nexus_core.marketplace.locks import Lock
 from nexus_core.model import load
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem, sort_problems
@@ -36,7 +40,7 @@ class Workshop:
         sealer: Sealer | None = None,
         alone: bool = False,
     ) -> None:
-        """cache: directory for fetched marketplace indexes. previous: the Snapshot that broken objects keep their last good
+        """cache: directory for what is known of marketplaces. previous: the Snapshot that broken objects keep their last good
         version from. texts: asked for files that are broken and that this workshop has not seen whole.
         sealer: of private keys; None takes this process's. alone: whether nobody but the manifests tells endpoints of Kubernetes
         Services; then those without any are a problem."""
@@ -49,11 +53,12 @@ class Workshop:
         self._snapshot = previous
         self._digest = ""
 
-    async def make(self, found: Fingerprint) -> Made:
-        """Return what these files say; unchanged ones are not read again."""
+    async def make(self, found: Fingerprint, locks: Mapping[str, Lock] = MappingProxyType({})) -> Made:
+        """See `making.Maker`; unchanged files are not read again."""
         resources, troubles = await asyncio.to_thread(self._parse, found)
         marketplaces = [each for each in resources if each.ref.kind == "NexusMarketplace"]
         indexes, unavailable = await self._indexes.read(marketplaces)
+        now_utc = datetime.now(UTC)
         translation = await asyncio.to_thread(
             translate,
             resources,
@@ -61,6 +66,8 @@ class Workshop:
             indexes=indexes,
             class_name=self._class_name,
             sealer=self._sealer,
+            locks=locks,
+            now_utc=now_utc,
         )
         if translation.snapshot != self._snapshot or not self._digest:
             self._snapshot = translation.snapshot
@@ -68,8 +75,12 @@ class Workshop:
         unfounded = find_unfounded(translation.mirrors) if self._alone else ()
         problems = sort_problems((*troubles, *unavailable, *translation.problems, *unfounded))
         due_in_s = self._indexes.due_in_s(asyncio.get_running_loop().time())
+        if translation.changes_at_utc is not None:
+            opens_in_s = (translation.changes_at_utc - now_utc).total_seconds()
+            due_in_s = min(due_in_s, opens_in_s) if due_in_s is not None else opens_in_s
+        known = {f"{s.ref.namespace}/{s.ref.name}": s.lock for s in translation.plugins if s.lock is not None}
         assert self._snapshot is not None
-        return Made(self._snapshot, self._digest, problems, due_in_s)
+        return Made(self._snapshot, self._digest, problems, due_in_s, known)
 
     async def close(self) -> None:
         """Nothing is held open."""

@@ -1,0 +1,118 @@
+"""What is remembered of plugins where nobody else does: a file beside what gateways that read manifests keep of plugins.
+
+It is what `NexusPlugin.status.lock` is on Kubernetes: which releases run, and which were tried and taken back. Processes that read the
+same manifests share it: each looks whether it has changed, and changes it under a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+from nexus_core.marketplace.locks import Lock
+from nexus_core.marketplace.rollouts import settle
+from nexus_core.snapshot import Ack, Snapshot
+
+log = logging.getLogger("nexus.gateway.locks")
+
+LOCKS = "plugin-locks.json"
+"""Name of the file."""
+Locks = Mapping[str, Lock]
+"""By `<namespace>/<name>` of the NexusPlugin."""
+Stamp = tuple[int, int, int]
+
+_DECODER = msgspec.json.Decoder(dict[str, Lock])
+
+
+class LocksFile:
+    """The locks on disk; without a path, or where it cannot be written, in memory. All methods may block: call them in threads."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._held: dict[str, Lock] = {}
+        self._trouble = ""
+
+    def stamp(self) -> Stamp | None:
+        """Return what differs after each change; None while there is no file."""
+        if self._path is None:
+            return None
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def read(self) -> dict[str, Lock]:
+        """Return the locks; a file that cannot be read counts as it last could be."""
+        if self._path is None:
+            return self._held
+        try:
+            self._held = _DECODER.decode(self._path.read_bytes())
+        except FileNotFoundError:
+            pass  # not written yet, or it could not be
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._tell(f"{self._path} cannot be read: {error}. Delete it: the plugins that run are locked anew.")
+        return self._held
+
+    def update(self, change: Callable[[Locks], Mapping[str, Lock]]) -> dict[str, Lock]:
+        """Return the locks after a change to them as they are now."""
+        if self._path is None:
+            self._held = dict(change(self._held))
+            return self._held
+        try:
+            with self._alone():
+                before = self.read()
+                after = dict(change(before))
+                if after != before:
+                    _write(self._path, msgspec.json.encode(after, order="sorted"))
+        except OSError as error:
+            self._tell(f"{self._path} cannot be written: {error}. After a restart, plugins may be of other versions.")
+            after = dict(change(self._held))
+        self._held = after
+        return after
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        assert self._path is not None
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Beside it: the file itself is exchanged.
+        with self._path.with_name(f"{self._path.name}.lock").open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _tell(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            log.warning("%s", trouble)
+
+
+def settled(locks: Locks, snapshot: Snapshot, ack: Ack, now_utc: datetime) -> dict[str, Lock]:
+    """Return the locks after what a gateway says of its plugins. ack: of this Snapshot."""
+    found = dict(locks)
+    for instance in snapshot.plugins:
+        report = ack.plugins.get(instance.id)
+        if report is not None:
+            lock = settle(instance, locks.get(instance.id), [report], now_utc)
+            if lock.version or lock.refused:
+                found[instance.id] = lock
+    return found
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
