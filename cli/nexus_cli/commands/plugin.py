@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nexus_cli.commands import plugin_authoring
 from nexus_cli.commands.plugin_live import logs, top
 from nexus_cli.errors import StepFailed, UserError
 from nexus_cli.options import DEFAULT_ADMIN, output_format, output_option
@@ -413,3 +414,5 @@ def uninstall(name: str, namespace: str | None, path: Path | None, kubeconfig: s
 
 plugin.add_command(top)
 plugin.add_command(logs)
+for authoring in plugin_authoring.COMMANDS:
+    plugin.add_command(authoring)
