@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from h2.exceptions import StreamClosedError
 from nexus_gateway.testing import Harness
 from nexus_wire.client import ClientConnection, Upward
 from nexus_wire.clock import Clock
@@ -87,6 +89,10 @@ class Echo:
         asyncio.get_running_loop().create_task(self._send(peer, call, path == b"/sized"))
 
     async def _send(self, peer: Peer, call: Call, sized: bool) -> None:
+        with contextlib.suppress(StreamClosedError):  # its client may leave at any time
+            await self._send_all(peer, call, sized)
+
+    async def _send_all(self, peer: Peer, call: Call, sized: bool) -> None:
         body = bytes(call.body)
         while body:
             size = min(peer.h2.local_flow_control_window(call.stream), 16384, len(body))

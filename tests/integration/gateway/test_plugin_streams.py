@@ -281,7 +281,8 @@ def on_request_stream(self, request):
     connection.write(b"second")
     await asyncio.wait_for(answer.done.wait(), 5)
     assert (answer.status, json.loads(bytes(answer.body))["reason"]) == (503, "PluginUnavailable")
-    await settled(clients=False)
+    if server == "h1":  # a connection that others may share stays, of HTTP/2
+        await settled(clients=False)
     assert plugged.slot().meter.errors == 1
 
 
