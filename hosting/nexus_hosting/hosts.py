@@ -84,7 +84,8 @@ def _fits(target: Target, pattern: str, config: Mapping[str, Any]) -> bool:
         return any(_leads_there(target, value) for value in _values_at(config, pattern.removeprefix("config:")))
     if pattern.startswith("*."):
         suffix, port = _split(pattern[1:])
-        return target.host.endswith(suffix.lower()) and ":" not in target.host and port in (None, target.port)
+        named = ":" not in target.host and not _NUMBER.fullmatch(target.host.rpartition(".")[2])
+        return named and target.host.endswith(suffix.lower()) and port in (None, target.port)
     return _is_host(target, pattern)
 
 
