@@ -103,3 +103,10 @@ def no_redis_url() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"redis://127.0.0.1:{probe.getsockname()[1]}/0"
+
+
+@pytest.fixture
+def silent_redis_url() -> Iterator[str]:
+    """The address of something that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"

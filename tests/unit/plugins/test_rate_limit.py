@@ -13,6 +13,7 @@ from nexus_core.hooks import PluginConfigError, Reply, RequestHead, ResponseHead
 from nexus_plugin_rate_limit import RateLimit
 from nexus_plugin_rate_limit.gcra import Limit, ask
 from nexus_plugin_rate_limit.keys import Keys
+from nexus_plugin_rate_limit.shared import SCRIPT
 from nexus_plugin_rate_limit.tables import Asked, Table
 from nexus_sdk.testing import FakeContext
 
@@ -285,15 +286,23 @@ async def test_without_redis_each_worker_goes_on_with_its_share(make: Any, no_re
 
 
 @pytest.mark.connected
-async def test_redis_is_taken_up_again_when_it_is_back(make: Any, redis_url: str, caplog: Any) -> None:
+async def test_redis_is_taken_up_again_when_it_is_back(
+    make: Any, redis_url: str, no_redis_url: str, caplog: Any
+) -> None:
     kit, clock = kit_of(make, {"requests": 2, "perSeconds": 3600}, redis={"url": redis_url, "prefix": "back"})
     caplog.set_level("INFO")
     async with kit:
         shared = kit.plugin._shared
-        good, shared._timeout_s = shared._timeout_s, -1.0
+        good, shared._script = shared._script, (await kit.context.redis(no_redis_url)).register_script(SCRIPT)
         assert await passed(kit, head(), 3) == 2
-        shared._timeout_s = good
+        shared._script = good
         assert await passed(kit, head(), 1) == 0, "it is left alone for a second"
         clock.now += 1
         assert await passed(kit, head(), 3) == 2
     assert "available again" in caplog.text
+
+
+async def test_a_redis_that_never_answers_is_given_up(make: Any, silent_redis_url: str) -> None:
+    kit, _ = kit_of(make, {"requests": 1, "perSeconds": 60}, redis={"url": silent_redis_url, "timeoutSeconds": 0.01})
+    async with kit:
+        assert await passed(kit, head(), 3) == 1
