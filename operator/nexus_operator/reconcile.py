@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import random
 import time
 from collections.abc import Awaitable, Mapping
@@ -20,12 +19,11 @@ from pathlib import Path
 from nexus_core.certificates.sealing import Sealer
 from nexus_core.model.resources import Resource
 from nexus_core.problems import Problem
-from nexus_core.translate import Mirror, Session, Translation
-from nexus_core.translate.hooked import ManifestHook
+from nexus_core.translate import Mirror, Translation
 from nexus_core.translate.service_plugins import service_plugins
 
 from nexus_operator.children.dataplanes import Fabric, render_data_plane
-from nexus_operator.children.gateways import Planned, of_deleted_classes, plan_data_planes
+from nexus_operator.children.gateways import Planned, plan_data_planes
 from nexus_operator.children.render import Surroundings, render
 from nexus_operator.edge.ackwatch import AckWatch
 from nexus_operator.edge.artefacts import ArtefactMirror
@@ -34,21 +32,20 @@ from nexus_operator.edge.childwriter import RETRY_S, ChildWriter, Kept
 from nexus_operator.edge.consul import ConsulApi, ConsulAway
 from nexus_operator.edge.indexes import Indexes, show_versions
 from nexus_operator.edge.kube import KubeApi, KubeError
-from nexus_operator.edge.manifesthooks import ManifestHooks
-from nexus_operator.edge.markets import read_config_map, wanted_of
-from nexus_operator.edge.named import NamedObjects
+from nexus_operator.edge.markets import read_config_map
 from nexus_operator.edge.pluginlife import PluginLife
 from nexus_operator.edge.publisher import Publisher
 from nexus_operator.edge.samples import SampleFeed
 from nexus_operator.edge.sealkeys import ensure_seal_key
 from nexus_operator.edge.serviceplugins import ServiceLists
 from nexus_operator.edge.statuswriter import StatusWriter
+from nexus_operator.edge.translator import Translator
 from nexus_operator.metrics import Metrics
 from nexus_operator.mirror.endpoints import build_registrations, named_services, slices_by_service
 from nexus_operator.mirror.registrations import Registration, counts
 from nexus_operator.publication.acks import Fingerprints, Ledger
 from nexus_operator.publication.fleets import Fleet
-from nexus_operator.publication.previews import Held, Preview, build_preview, hold_back
+from nexus_operator.publication.previews import Held, Preview, build_preview
 from nexus_operator.settings import Settings
 from nexus_operator.status.build import build_statuses
 from nexus_operator.status.fronts import fronts_of, replicas_of
@@ -57,7 +54,6 @@ from nexus_operator.status.view import View
 from nexus_operator.status.writes import needed
 from nexus_operator.world.inventory import Inventory, Object
 from nexus_operator.world.kinds import NEXUS_GATEWAY_PARAMETERS, NEXUS_SERVICE, RUNTIME
-from nexus_operator.world.reading import Reader
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S = 0.5
@@ -88,7 +84,6 @@ class Reconciler:
         self._consul = consul
         self._lists = ServiceLists(consul, settings.prefix)
         self._statuses = StatusWriter(kube, inventory, metrics)
-        self._named = NamedObjects(kube, inventory)
         self._indexes = Indexes(
             ttl_s=settings.index_ttl_s,
             state=Path(settings.state_dir) / "marketplaces",
@@ -96,16 +91,13 @@ class Reconciler:
             configmap=lambda namespace, name: read_config_map(inventory, namespace, name),
         )
         self._artefacts = ArtefactMirror(consul, settings.prefix, self._indexes, Path(settings.state_dir) / "artefacts")
-        self._hooks = ManifestHooks(Path(settings.state_dir) / "artefacts")
+        self._translator = Translator(settings, kube, inventory, self._indexes)
         self._surroundings = Surroundings(
             consul_url=settings.workload_consul_url or settings.consul_url,
             consul_prefix=settings.prefix,
             otlp_endpoint=settings.otlp_endpoint,
             security=settings.workload_security,
         )
-        self._reader = Reader()
-        # Two, as they follow two worlds: what is served, and what would be with the previewed objects.
-        self._session, self._candidates = Session(), Session()
         self._candidate: Translation | None = None
         self._preview: Preview | None = None
         self._compared: tuple[object, object, object] | None = None
@@ -172,7 +164,7 @@ class Reconciler:
         """Release what is held while not leading too."""
         await self._indexes.close()
         await self._artefacts.close()
-        await self._hooks.close()
+        await self._translator.close()
 
     async def _loop(self) -> None:
         while True:
@@ -185,8 +177,9 @@ class Reconciler:
             if self._held.previewed:
                 waiting = self._preview is None or self._preview.report is None
                 wait_s = min(wait_s, FIRST_SAMPLE_S if waiting else SAMPLE_S)
-            wait_s = min(wait_s, self._until_change())
-            if self._failures:
+            if not self._failures:
+                wait_s = min(wait_s, self._until_change())
+            else:
                 worst = min(self._failures.values())
                 wait_s = min(wait_s, LAST_RETRY_S, FIRST_RETRY_S * 2 ** (worst - 1)) * (1 + random.random() / 4)
             try:
@@ -199,14 +192,11 @@ class Reconciler:
                     self._catalog.forget()
 
     def _until_change(self) -> float:
-        """Seconds until time alone changes the translation, which is then due: an update window opens. Infinite for never."""
-        at = self._translation.changes_at_utc if self._translation is not None else None
-        if at is None:
-            return math.inf
-        left_s = (at - datetime.now(UTC)).total_seconds()
+        """Seconds until time alone changes the translation, which is then due."""
+        left_s = self._translator.due_in_s()
         if left_s <= 0:
             self._config_changed = True
-        return max(0.0, left_s)
+        return left_s
 
     async def _round(self) -> None:
         await self._step("locks", self._settle())
@@ -280,7 +270,7 @@ class Reconciler:
     async def _read_named(self) -> None:
         """Learn what is in the Secrets and ConfigMaps that plugins and marketplaces name."""
         try:
-            await self._named.read(self._reader.read(self._inventory))
+            await self._translator.read_named()
         except KubeError:
             self._config_changed = True  # translate again with it
             raise
@@ -304,17 +294,19 @@ class Reconciler:
     async def _translate(self) -> None:
         """Translate the world and render its children: all of it or, when something raises, nothing, which should not be."""
         try:
-            every = self._reader.read(self._inventory)
-            await self._indexes.follow(wanted_of(every, self._inventory))
-            held = hold_back(every, self._held.applied)
-            translation, hooks = await self._hooked(held.world, every if held.previewed else held.world)
-            candidate = self._translated(self._candidates, every, hooks) if held.previewed else None
+            last = self._publisher.last
+            done = await self._translator.translate(
+                self._held.applied,
+                previous=last.snapshot if last is not None else None,
+                sealer=self._sealer,
+                locks=self._life.locks,
+            )
+            held, translation, candidate = done.held, done.translation, done.candidate
             planned = self._plan(translation, held.world)
             rendered = self._render(planned, held.world)
             wanted = self._prints.of(translation.snapshot)
         except Exception:
             self._config_changed = True  # try again
-            self._session, self._candidates = Session(), Session()  # what they remember may be half of a world
             raise
         before = self._translation
         self._held, self._translation, self._candidate = held, translation, candidate
@@ -322,37 +314,6 @@ class Reconciler:
         self._metrics.problems = len(translation.problems)
         for mirror in before.mirrors if before is not None else ():
             self._retired[mirror.consul_service] = (mirror, time.monotonic() + RETIRE_S)
-
-    async def _hooked(
-        self, world: tuple[Resource, ...], every: tuple[Resource, ...]
-    ) -> tuple[Translation, tuple[ManifestHook, ...]]:
-        """Translate the world with the hooks of its own plugins, which are known once it is translated: again where they are others than
-        those of the last one. No plugin changes which plugins there are, so that twice is enough.
-        """
-        last = self._publisher.last
-        before = self._translation.snapshot if self._translation is not None else last.snapshot if last else None
-        hooks = await self._hooks.prepare(before, (*every, *world) if every is not world else world)
-        translation = self._translated(self._session, world, hooks)
-        if not self._hooks.is_current(translation.snapshot):
-            hooks = await self._hooks.prepare(translation.snapshot, (*every, *world) if every is not world else world)
-            translation = self._translated(self._session, world, hooks)
-        return translation, hooks
-
-    def _translated(
-        self, session: Session, resources: tuple[Resource, ...], hooks: tuple[ManifestHook, ...]
-    ) -> Translation:
-        last = self._publisher.last
-        return session.translate(
-            resources,
-            previous=last.snapshot if last is not None else None,
-            indexes=self._indexes.current,
-            class_name=self._settings.class_name,
-            standing=of_deleted_classes(self._inventory),
-            sealer=self._sealer,
-            locks=self._life.locks,
-            now_utc=datetime.now(UTC),
-            manifest_hooks=hooks,
-        )
 
     def _render(self, planned: Planned, resources: tuple[Resource, ...]) -> tuple[Object, ...]:
         assert self._fabric is not None
@@ -472,7 +433,7 @@ class Reconciler:
             fleet=self._fleet(),
             now_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             docs_base=self._settings.docs_base,
-            child_problems=(*self._child_problems, *self._artefacts.problems, *self._hooks.problems),
+            child_problems=(*self._child_problems, *self._artefacts.problems, *self._translator.hooks.problems),
             consul_fault=self._consul_fault or self._acks.fault,
             counts=counts(self._registrations.values()),
             mirrored=frozenset(mirror.consul_service for mirror in self._translation.mirrors),

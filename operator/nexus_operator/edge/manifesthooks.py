@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -111,6 +112,11 @@ class ManifestHooks:
     def is_current(self, snapshot: Snapshot) -> bool:
         """Whether the hooks that were prepared last are those of this Snapshot's plugins."""
         return {name: host.instance for name, host in self._hosts.items()} == _instances(snapshot)
+
+    def retry_in_s(self) -> float:
+        """Seconds until a plugin that failed as a whole is to be tried again, by `prepare`; infinite without one."""
+        failed = [host.failed_at for host in self._hosts.values() if host.failed_at is not None]
+        return max(0.0, min(failed) + RETRY_S - time.monotonic()) if failed else math.inf
 
     async def prepare(self, snapshot: Snapshot | None, resources: Iterable[Resource]) -> tuple[ManifestHook, ...]:
         """Return the hooks of a Snapshot's plugins, in running order, with an answer for each of these objects, as far as they gave one."""

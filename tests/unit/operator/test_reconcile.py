@@ -57,7 +57,7 @@ async def test_a_fault_in_translation_ends_nothing_and_leaves_what_was_there(rec
     await reconciler._round()
     assert reconciler._translation is not None
     before = reconciler._translation, reconciler._planned, reconciler._rendered
-    reconciler._session = Faulty()
+    reconciler._translator.session = Faulty()
     reconciler.wake_for("Gateway")
     await reconciler._round()
     assert (reconciler._translation, reconciler._planned, reconciler._rendered) == before
