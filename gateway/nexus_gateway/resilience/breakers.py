@@ -22,11 +22,19 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import pybreaker
 from nexus_core.snapshot import CircuitBreaker as BreakerPolicy
 
 from nexus_gateway.resilience import windows
 from nexus_gateway.resilience.cells import Cells, Slot, private
+
+# pybreaker imports redis where that is installed, for circuits that are kept there, as ours are not: 9 MB, cryptography among them.
+# None in its place is as good as not installed.
+_hides_redis = sys.modules.setdefault("redis", None) is None  # type: ignore[arg-type]
+try:
+    import pybreaker
+finally:
+    if _hides_redis:
+        del sys.modules["redis"]
 
 CLOSED = "closed"  # requests pass; failures are counted
 OPEN = "open"  # requests are refused until `reopens_at`
