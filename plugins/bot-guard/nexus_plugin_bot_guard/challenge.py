@@ -1,7 +1,8 @@
 """A proof of work that a browser does once: a page with a script that looks for a number, and the cookie it comes back with.
 
 The cookie is `<issued>.<nonce>.<mac>.<number>`. The MAC binds the first two to the client, so that nothing has to be stored and no
-cookie is good elsewhere; the SHA-256 of all four has to begin with so many zero bits. It proves that somebody ran the script and spent the time.
+cookie is good elsewhere; the SHA-256 of all four has to begin with so many zero bits. It proves that somebody ran the script and spent
+the time.
 """
 
 from __future__ import annotations
