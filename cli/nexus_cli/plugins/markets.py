@@ -162,9 +162,16 @@ def write(
 
 
 def read_public_key(text: str, option: str = "--key") -> str:
-    """Return a base64 Ed25519 key, given itself or in a file."""
+    """Return a base64 Ed25519 key, given itself, in a file, or as the public half of the private key in a file."""
     path = Path(text)
-    found = path.read_text().strip() if len(text) < 256 and path.is_file() else text
+    found = text
+    if len(text) < 256 and path.is_file():
+        found = path.read_text(errors="replace").strip()
+        if found.startswith("-----BEGIN "):
+            from nexus_marketplace import publishing
+
+            with told(path):
+                return publishing.public_key(publishing.read_key(path))
     try:
         usable = len(base64.b64decode(found, validate=True)) == 32
     except (binascii.Error, ValueError):
