@@ -16,6 +16,7 @@ from nexus_hosting.calling import Caller
 from nexus_hosting.hosts import Target, is_permitted, parse_target
 from nexus_hosting.means import Means
 from nexus_hosting.owning import Owned
+from nexus_hosting.traces import traced
 
 _REDIS_OPTIONS = frozenset(
     {"db", "protocol", "max_connections", "socket_timeout", "socket_connect_timeout", "health_check_interval"}
@@ -62,7 +63,7 @@ class PluginContext:
         self, method: str, url: str, *, headers: Headers = (), body: bytes = b"", timeout_s: float = 5.0
     ) -> Called:
         """Return the answer to an HTTP request. Raises `NotGranted`, `CallFailed`."""
-        return await self._caller.call(self._target(url), method, headers, body, timeout_s)
+        return await self._caller.call(self._target(url), method, traced(headers), body, timeout_s)
 
     async def redis(self, url: str) -> Any:
         """Return a `redis.asyncio.Redis`, the same one for the same url. Raises `NotGranted`."""

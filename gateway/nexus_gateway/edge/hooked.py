@@ -110,7 +110,7 @@ class Hooked:
                         exchange.reply(result)
                         return False
                     else:
-                        exchange.proxy.spawn(self._await_plugin(index, slot, result))
+                        exchange.proxy.spawn(self._await_plugin(index, slot, result), exchange.context)
                         return False
                 if self.sampled:
                     self.note(slot, "on_request")
@@ -286,7 +286,7 @@ class Hooked:
 
     def respond(self, then: Then) -> None:
         """Await the async hook that `respond_at_once` stopped at, and those that follow; call `then` with the last one's head."""
-        self._exchange.proxy.spawn(self._await_responses(then))
+        self._exchange.proxy.spawn(self._await_responses(then), self._exchange.context)
 
     async def _await_responses(self, then: Then) -> None:
         exchange = self._exchange

@@ -100,7 +100,7 @@ class Intake:
         exchange.extras()  # the short way to a connection would count the plugins' time as its endpoint's
         if not exchange.complete:
             self._hold()
-        exchange.proxy.spawn(self._run())
+        exchange.proxy.spawn(self._run(), exchange.context)
         return False
 
     def _hold(self) -> None:

@@ -75,7 +75,7 @@ class Outlet:
         self._size = len(reply.body)
         self.ended = True
         self._hooked.replacement = reply
-        self._exchange.proxy.spawn(self._run(ResponseHead(reply.status, reply.headers)))
+        self._exchange.proxy.spawn(self._run(ResponseHead(reply.status, reply.headers)), self._exchange.context)
 
     def respond(self, source: Source, data: Piece, complete: bool) -> None:
         """Begin with a response from upstream. complete: data is its whole body."""
@@ -88,7 +88,9 @@ class Outlet:
         self.take(bytes(data), complete)
         if complete:
             source.attempt.release()
-        self._exchange.proxy.spawn(self._run(ResponseHead(source.status.code, source.block.headers)))
+        self._exchange.proxy.spawn(
+            self._run(ResponseHead(source.status.code, source.block.headers)), self._exchange.context
+        )
 
     def take(self, data: bytes, complete: bool = False) -> bytes:
         """Take a piece of the body. Return what of it goes out now; it is held, as long as the head is not written."""

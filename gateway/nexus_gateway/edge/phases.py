@@ -105,7 +105,8 @@ class Phases:
                     return None
                 continue
             if isinstance(result, Later):
-                self._exchange.proxy.spawn(self._route_later(slots[index:], first, before, chosen, result))
+                going = self._route_later(slots[index:], first, before, chosen, result)
+                self._exchange.proxy.spawn(going, self._exchange.context)
                 return None
             taken = self._take_choice(slot, result)
             if taken is None:
@@ -236,7 +237,7 @@ class Phases:
             slot.notes += 1
             if slot.running is not None:
                 slot.running.acquire()
-            proxy.spawn(_note_later(slot, later))
+            proxy.spawn(_note_later(slot, later), self._exchange.context)
         self._end_trials(done.status, done.seconds)
         runtime.left()
 

@@ -6,11 +6,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import copy_context
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from time import monotonic, time
 
 from nexus_core.hooks import Reply
+from nexus_hosting import traces
 from nexus_wire import presence
 from nexus_wire.clock import Clock
 from nexus_wire.h2server import Http2
@@ -34,7 +36,7 @@ from nexus_gateway.edge.runtimes import Runtime, empty
 from nexus_gateway.edge.samples import Samples
 from nexus_gateway.edge.tls.origination import Originations
 from nexus_gateway.settings import GatewaySettings
-from nexus_gateway.telemetry.contexts import Contexts
+from nexus_gateway.telemetry.contexts import Contexts, traceparent_of
 from nexus_gateway.telemetry.decisions import LOG, TRACE, Decisions
 from nexus_gateway.telemetry.finished import NOTHING, Finished, shortened
 from nexus_gateway.telemetry.red import Red
@@ -247,9 +249,17 @@ class Proxy:
             exchange.backend.red = red
         return red
 
-    def spawn(self, work: Coroutine[object, object, None]) -> None:
-        """Run the asynchronous part of an exchange; owned here, ended with the gateway."""
-        task = self.loop.create_task(work)
+    def spawn(self, work: Coroutine[object, object, None], lines: bytes = b"") -> None:
+        """Run the asynchronous part of an exchange; owned here, ended with the gateway.
+
+        lines: the exchange's context lines, which what plugins call in it is sent.
+        """
+        if lines:
+            context = copy_context()
+            context.run(traces.current.set, traceparent_of(lines))
+            task = self.loop.create_task(work, context=context)
+        else:
+            task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended_task)
 

@@ -108,6 +108,11 @@ def is_sampled(lines: bytes) -> bool:
     return lines[67] == 49
 
 
+def traceparent_of(lines: bytes) -> str:
+    """Return the value of `traceparent` in the lines."""
+    return lines[13:68].decode("ascii")
+
+
 class Contexts:
     """Starts the traces of one process.
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from msgspec.structs import replace
-from nexus_core.snapshot import Budgets, PluginInstance, PluginReport
+from nexus_core.snapshot import Budgets, Permissions, PluginInstance, PluginReport
 from nexus_gateway.testing import Harness, route, rule, snapshot, until, upstream
 from nexus_hosting.testing import make_instance
 
@@ -187,6 +187,38 @@ async def test_a_changed_configuration_needs_no_new_instance(bench: Bench) -> No
     assert bench.slot.running is before
     assert bench.is_loaded()
     assert bench.slot.meter.calls == 1, "its counts go on"
+
+
+async def test_what_a_hook_calls_is_in_the_requests_trace(bench: Bench) -> None:
+    called: list[str] = []
+
+    async def other(request: web.Request) -> web.Response:
+        called.append(request.headers.get("traceparent", ""))
+        return web.Response(text="ok")
+
+    port = await bench.harness.upstreams.start(other)
+    code = f"""
+        from nexus_sdk.plugin import Plugin
+        class Demo(Plugin):
+            async def on_request(self, request):
+                await self.context.call("GET", "http://127.0.0.1:{port}/")
+                return request
+            async def on_response(self, request, response):
+                await self.context.call("GET", "http://127.0.0.1:{port}/", headers=(("traceparent", "mine"),))
+                return response
+        """
+    network = (f"127.0.0.1:{port}",)
+    release = {"hooks": ("on_request", "on_response"), "permissions": Permissions(network=network)}
+    plugin = make_instance(
+        bench.harness.tmp_path / "plugins", code, release=release, granted=Permissions(network=network), timeout_s=5.0
+    )
+    await bench.publish(plugin)
+    parent = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    for _ in range(2):
+        assert (await bench.ask(traceparent=parent))[0] == 200
+    assert [each[:35] for each in called[::2]] == [parent[:35]] * 2
+    assert len({each[36:52] for each in called[::2]} | {"cd" * 8}) == 3, "each with a span of its own request"
+    assert called[1::2] == ["mine", "mine"]
 
 
 # ---- what it says
