@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MAX_ANSWER_BYTES = 16 * 2**20
 MAX_TIMEOUT_S = 60.0
 MAX_CONNECTIONS = 64
+_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -34,6 +35,9 @@ class Caller:
         told = f"{target.scheme}://{target.authority}"
         if not _TOKEN.fullmatch(method):
             raise CallFailed(f"{method[:40]!r} is not a method.")
+        for name, value in headers:
+            if not _TOKEN.fullmatch(name) or _UNFIT.search(value):
+                raise CallFailed(f"{name[:40]!r} is not the name of a header, or its value does not fit in a line.")
         try:
             async with asyncio.timeout(min(timeout_s, MAX_TIMEOUT_S)):
                 session = self._open()

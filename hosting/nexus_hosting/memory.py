@@ -30,6 +30,8 @@ SLICE_S = 0.0005
 REST_S = 0.005
 _BATCH = 64
 _SEEN_BITS = 24
+_HEADER_BYTES = 16
+"""Of the garbage collector's, before each container."""
 _OTHERS = (
     asyncio.AbstractEventLoop, logging.Logger, logging.Handler, logging.Filterer, threading.Thread, contextvars.Context,
     types.BuiltinFunctionType,
@@ -140,8 +142,10 @@ class Walk:
             return
         self._containers.add(address)
         self._waiting.extend(gc.get_referents(thing))
+        if self.instances is None and issubclass(kind, dict):
+            self._waiting.extend(dict.keys(thing))  # the collector passes over those that are strings
         if self.instances is None:
-            self.bytes += self._size(kind, thing)
+            self.bytes += self._size(kind, thing) + _HEADER_BYTES
         else:
             own = self._own_kinds.get(kind)
             if own is None:
