@@ -28,7 +28,7 @@ def measured(running: Running) -> int:
 HOLDS = {
     "attribute": ("self.x = bytes(5_000_000)", 5_000_000),
     "list": ("self.x = [bytes(1000) for _ in range(3000)]", 3000 * (1000 + 33 + 8)),
-    "strings": ("self.x = {str(n) * 5: n + 10**9 for n in range(20000)}", 20000 * (74 + 32 + 50)),
+    "strings": ("self.x = {str(n) * 5: n + 10**9 for n in range(20000)}", 20000 * (74 + 28 + 29)),
     "objects": ("self.x = [Thing(n) for n in range(10000)]", 10000 * 75),
     "shared": ("self.x = [BIG] * 100", 3_000_000),
     "bytearray": ("self.x = bytearray(4_000_000)", 4_000_000),
