@@ -163,8 +163,8 @@ def test_no_bytes_make_a_reader_raise_anything_but_a_wire_error(data: bytes) -> 
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b'{"version": 4, "new": true}', "wire version 4, this release reads versions 1 to 3. Upgrade the gateways"),
-        (b'{"version": 0, "generation": 1}', "old wire version 0, this release reads versions 1 to 3. Upgrade the op"),
+        (b'{"version": 5, "new": true}', "wire version 5, this release reads versions 1 to 4. Upgrade the gateways"),
+        (b'{"version": 0, "generation": 1}', "old wire version 0, this release reads versions 1 to 4. Upgrade the op"),
         (b'{"generation": 1}', "has no version"),
         (b'{"version": true}', "has no version"),
         (b"[]", "has no version"),
