@@ -23,7 +23,7 @@ class ExportInvalid(ValueError):
 def take_export(book: TraceBook, body: bytes) -> bytes:
     """Put an `ExportTraceServiceRequest`'s spans into the book and return the response's bytes. Raises `ExportInvalid`."""
     # Here: protobuf takes 2 MB of every gateway, and few take exports.
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # its stubs are a package of their own
+    from google.protobuf.message import DecodeError
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
         ExportTraceServiceRequest,
         ExportTraceServiceResponse,
