@@ -177,11 +177,11 @@ class Reconciler:
             if self._held.previewed:
                 waiting = self._preview is None or self._preview.report is None
                 wait_s = min(wait_s, FIRST_SAMPLE_S if waiting else SAMPLE_S)
-            if not self._failures:
-                wait_s = min(wait_s, self._until_change())
-            else:
+            if self._failures:
                 worst = min(self._failures.values())
                 wait_s = min(wait_s, LAST_RETRY_S, FIRST_RETRY_S * 2 ** (worst - 1)) * (1 + random.random() / 4)
+            else:
+                wait_s = min(wait_s, self._until_change())
             try:
                 async with asyncio.timeout(wait_s):
                     await self._wake.wait()

@@ -36,6 +36,18 @@ class Greet(Plugin):
     def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead:
         return response.with_header("x-greet", "{version}")
 """
+SECRETIVE = """
+from nexus_sdk.plugin import Plugin, RequestHead, ResponseHead
+
+
+class Greet(Plugin):
+    def __init__(self, config) -> None:
+        super().__init__(config)
+        self._greeting = config["greeting"]
+
+    def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead:
+        return response.with_header("x-greet", self._greeting)
+"""
 BAD = """
 from nexus_sdk.plugin import Plugin, RequestHead, ResponseHead
 
@@ -64,7 +76,10 @@ class Market:
             "name": "greet", "version": version, "api": ">=1.1,<2", "entryPoint": "acme_greet.plugin:Greet",
             "summary": "Greets clients by a header.", "failurePolicy": "closed", "hooks": ["on_response"],
             "permissions": {"headers": {"read": [MARK], "write": [MARK]}},
-            "configSchema": {"type": "object", "additionalProperties": False},
+            "configSchema": {
+                "type": "object", "additionalProperties": False,
+                "properties": {"greeting": {"type": "string", "writeOnly": True}},
+            },
         }  # fmt: skip
         (package / "plugin.yaml").write_text(yaml.safe_dump(manifest))
         return self._shop.cluster.run_in_net(
@@ -73,6 +88,16 @@ class Market:
                 "--to", str(self._directory / "public"), "--url", URL,
             ]
         )  # fmt: skip
+
+    def into_config_map(self, namespace: str, name: str) -> None:
+        """Put all files into a ConfigMap, `/` in their paths written `__`."""
+        public = self._directory / "public"
+        files = [f for f in sorted(public.rglob("*")) if f.is_file() and not f.name.startswith(".")]
+        options = [f"--from-file={f.relative_to(public).as_posix().replace('/', '__')}={f}" for f in files]
+        made = self._shop.cluster.kubectl(
+            "create", "configmap", name, "-n", namespace, *options, "--dry-run=client", "-o", "yaml"
+        )
+        self._shop.cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=made)
 
     def serve(self) -> None:
         argv = [NEXUS, "marketplace", "serve", str(self._directory / "public"), "--listen", f"{NODE}:{PORT}"]
@@ -277,3 +302,37 @@ def test_a_marketplace_that_another_key_signed_is_not_trusted(shop: Shop, market
     assert row(shop, "nexusmarketplace", "acme")["REASON"] == "MarketplaceNotTrusted"
     with pytest.raises(CommandError, match="one place"):
         shop.apply({**declared, "spec": {**declared["spec"], "source": {}}}, namespaced=False)
+
+
+def test_a_marketplace_in_a_config_map_and_a_configuration_from_a_secret(shop: Shop, market: Market) -> None:
+    """Gateways read neither: the artefact comes to them through Consul, the secret sealed."""
+    declared = yaml.safe_load(market.publish("2.0.0", SECRETIVE))
+    declared["metadata"]["name"] = "acme"
+    declared["spec"]["source"] = {"configMap": {"namespace": shop.namespace, "name": "acme-plugins"}}
+    market.into_config_map(shop.namespace, "acme-plugins")
+    shop.kubectl("create", "secret", "generic", "greeting", "--from-literal=word=hello")
+    try:
+        shop.apply(declared, namespaced=False)
+        shop.wait_condition("nexusmarketplace", "acme", "Ready", "True")
+        wanted = plugin()
+        wanted["spec"]["configFrom"] = [{"path": "greeting", "secretRef": {"name": "greeting", "key": "word"}}]
+        shop.apply(wanted)
+        wait_row(shop, "2.0.0 runs", VERSION="2.0.0", STATE="Running", READY="True")
+        shop.eventually(lambda: everywhere(shop, "hello"), "each gateway has the secret")
+        changed = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "greeting"},
+            "stringData": {"word": "good morning"},
+        }
+        shop.apply(changed)
+        shop.eventually(lambda: everywhere(shop, "good morning"), "another secret is another configuration")
+        published = shop.cluster.http_get(f"{shop.consul}/v1/kv/nexus/?recurse&raw").text
+        assert "good morning" not in published, "nobody reads it in Consul"
+
+        market.publish("2.1.0")
+        market.into_config_map(shop.namespace, "acme-plugins")
+        wait_row(shop, "2.1.0 took over, without being asked to look", VERSION="2.1.0", STATE="Running")
+        shop.eventually(lambda: everywhere(shop, "2.1.0"), "each gateway greets anew")
+    finally:
+        shop.kubectl("delete", "secret/greeting", "configmap/acme-plugins", "--ignore-not-found")

@@ -474,7 +474,7 @@ def test_a_plugin_that_a_gateway_cannot_load_says_so(
 ) -> None:
     key = "A" * 43 + "="
     bed.apply({"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusMarketplace", "metadata": {"name": "official"},
-               "spec": {"source": {"url": f"{CONSUL}/v1/kv/market/index.json?raw"},
+               "spec": {"source": {"url": "http://10.100.0.1:9/"},
                         "publishers": [{"name": "nexus", "publicKey": key}]}})  # fmt: skip
     condition = eventually(
         bed,
@@ -482,7 +482,7 @@ def test_a_plugin_that_a_gateway_cannot_load_says_so(
             (c := conditions(bed.get("nexusmarketplace", "official", NS)).get("Fetched", {})).get("status") == "False"
             and c
         ),
-        "the missing index is reported",
+        "the marketplace that does not answer is reported",
     )
     assert condition["reason"] == "MarketplaceUnreachable"
     bed.apply(

@@ -7,8 +7,10 @@ from nexus_core.model.load import parse
 from nexus_core.model.resources import Resource
 
 from nexus_operator.world.inventory import Inventory, Key, Object, matters
-from nexus_operator.world.kinds import RUNTIME, WATCHED
+from nexus_operator.world.kinds import CONFIG_MAP, RUNTIME, SECRET, WATCHED
 from nexus_operator.world.packed import PACKED
+
+PARTLY_KEPT = frozenset({SECRET.kind, CONFIG_MAP.kind})
 
 
 class Reader:
@@ -40,5 +42,6 @@ def _differs(kind: str, old: Object, new: Object) -> bool:
     """Return whether an object has to be parsed again."""
     before, after = old["metadata"], new["metadata"]
     if before.get("resourceVersion") == after.get("resourceVersion") and before.get("uid") == after.get("uid"):
-        return False
+        # The same edition; of these kinds more or less of it is kept as more or less of it is named.
+        return kind in PARTLY_KEPT and matters(kind, old, new)
     return before.get("generation") != after.get("generation") or matters(kind, old, new)

@@ -154,3 +154,23 @@ async def test_no_plugin_gets_what_the_operator_made(inventory: Inventory) -> No
 def test_names_of_broken_resources_are_not_read() -> None:
     broken = parse({"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusPlugin", "metadata": {"name": "x"}, "spec": 1})
     assert named_by([broken]) == {}
+
+
+async def test_translation_sees_what_came_to_be_named(inventory: Inventory) -> None:
+    """The object is of the same edition as before, and more of it is known."""
+    from nexus_core.model.kubernetes import SecretContent
+    from nexus_operator.world.reading import Reader
+
+    reader = Reader()
+
+    def found() -> bytes | None:
+        [secret] = [r for r in reader.read(inventory) if r.ref.kind == "Secret"]
+        assert isinstance(secret.spec, SecretContent)
+        return secret.spec.find("dsn")
+
+    assert found() is None
+    objects = named(Cluster(SECRET), inventory)
+    await objects.read([plugin()])
+    assert found() == b"d"
+    await objects.read([])
+    assert found() is None
