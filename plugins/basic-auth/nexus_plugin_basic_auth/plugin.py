@@ -115,7 +115,7 @@ def _hashes(config: Mapping[str, Any]) -> Iterator[tuple[str, Hash]]:
     entries = [
         (f"config.users[{index}]", str(each["name"]), str(each["hash"])) for index, each in enumerate(config["users"])
     ]
-    for number, line in enumerate(str(config["htpasswd"]).splitlines(), 1):
+    for number, line in enumerate(str(config.get("htpasswd", "")).splitlines(), 1):
         if line.strip() and not line.startswith("#"):
             name, _, text = line.strip().partition(":")
             entries.append((f"config.htpasswd line {number}", name, text))

@@ -31,7 +31,7 @@ class Csrf(Plugin):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config)
-        keys = [key for key in (config["secret"], config["previousSecret"]) if key]
+        keys = [key for key in (config["secret"], config.get("previousSecret")) if key]
         self._lifetime_s = int(config["lifetimeSeconds"])
         self._tokens = Tokens(keys, self._lifetime_s)
         self._secure = not config["insecure"]
