@@ -12,6 +12,8 @@ from nexus_cli.options import output_format, output_option
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+PYPI = "https://pypi.org/simple/"
+
 HELP = """Make, sign, verify and serve a marketplace of plugins: a directory of files, for any web server, registry or volume.
 
 \b
@@ -111,6 +113,8 @@ def signing_options(function: Function) -> Function:
         click.option("--targets-key", type=file, metavar="FILE", help="Signs the index. [default: --key]"),
         click.option("--online-key", type=file, metavar="FILE", help="Signs timestamp and snapshot. [default: --key]"),
         *LIFETIMES,
+        click.option("--copy-wheels", is_flag=True, help="Serve copies of the wheels that the plugins need, for who cannot reach PyPI."),
+        click.option("--pypi", default=PYPI, show_default=True, metavar="URL", help="Where --copy-wheels has them from."),
         click.option("--url", default="", metavar="URL", help="Where it will be served, for the manifest that is printed."),
     ):  # fmt: skip
         function = option(function)
@@ -131,7 +135,7 @@ def build(packages: tuple[Path, ...], target: Path, **options: Any) -> None:
     with markets.told(target):
         key = publishing.read_key(options["key_file"], create=True)
         artefacts = [publishing.build_artefact(markets.package(each), key, options["publisher"]) for each in packages]
-        written = markets.write(target, artefacts, {}, key, options)
+        written = markets.write(target, artefacts, key, options)
     if output_format() == "json":
         output.show_json(written.as_json())
         return

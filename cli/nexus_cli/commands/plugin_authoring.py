@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from nexus_cli.commands.marketplace import signing_options
+from nexus_cli.commands.marketplace import PYPI, signing_options
 from nexus_cli.errors import StepFailed, UserError
 from nexus_cli.options import output_format, output_option
 
@@ -226,7 +226,7 @@ def publish(what: Path, target: str, plain_http: bool, **options: Any) -> None:
         if target.startswith("oci://"):
             written = releases.publish_image(target, artefact, key, options, plain_http=plain_http)
         else:
-            written = markets.write(Path(target), [artefact], {}, key, options)
+            written = markets.write(Path(target), [artefact], key, options)
     if output_format() == "json":
         output.show_json(written.as_json())
     else:
@@ -242,7 +242,7 @@ def bundle() -> None:
 @bundle.command("export", help=EXPORT_HELP)
 @click.option("-f", "--filename", "path", required=True, type=_PATH, metavar="PATH", help="Manifests.")
 @click.option("-o", "--to", "target", required=True, type=_PATH, metavar="FILE", help="The bundle.")
-@click.option("--pypi", default="https://pypi.org/simple/", show_default=True, metavar="URL", help="Index of wheels.")
+@click.option("--pypi", default=PYPI, show_default=True, metavar="URL", help="Index of wheels.")
 def export_bundle(path: Path, target: Path, pypi: str) -> None:
     from nexus_cli.plugins import bundling, markets
 

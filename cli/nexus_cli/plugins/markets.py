@@ -81,6 +81,7 @@ class Written:
     root_keys: tuple[str, ...]
     threshold: int
     url: str
+    plain_http: bool = False
 
     def manifest(self) -> dict[str, Any]:
         """Return the NexusMarketplace to apply."""
@@ -88,7 +89,7 @@ class Written:
         if not self.url:
             source = {"directory": str(self.directory.resolve())}
         elif self.url.startswith("oci://"):
-            source = {"oci": self.url.removeprefix("oci://")}
+            source = {"oci": self.url.removeprefix("oci://"), **({"plainHttp": True} if self.plain_http else {})}
         spec: dict[str, Any] = {
             "source": source,
             "publishers": [{"name": self.publisher, "publicKey": self.public_key}],
@@ -130,7 +131,6 @@ class Written:
 def write(
     target: Path,
     artefacts: Sequence[Artefact],
-    wheels: Mapping[str, bytes],
     key: Ed25519PrivateKey,
     options: Mapping[str, Any],
 ) -> Written:
@@ -144,6 +144,7 @@ def write(
         for name in ("targets_key", "online_key")
     )
     keys = Keys(roots, targets, online, int(options["root_threshold"]))
+    wheels = asyncio.run(_wheels(artefacts, options["pypi"])) if options["copy_wheels"] else {}
     there = repository(target, options)
     publishing.add_releases(there, artefacts, keys, datetime.now(UTC), wheels)
     root_keys, threshold = there.root_keys()
@@ -156,6 +157,20 @@ def write(
         threshold,
         options["url"],
     )
+
+
+async def _wheels(artefacts: Sequence[Artefact], pypi: str) -> dict[str, bytes]:
+    """Return all files of all wheels that releases need, by SHA-256."""
+    import msgspec
+    from nexus_marketplace.wheels import fetch_wheel, wheel_tags
+
+    found: dict[str, bytes] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for need in (need for artefact in artefacts for need in artefact.release.wheels):
+            for file in need.files:
+                one = msgspec.structs.replace(need, files=(file,))
+                _, found[file.sha256] = await fetch_wheel(one, Path(cache), pypi=pypi, tags=wheel_tags(file))
+    return found
 
 
 # ---- reading

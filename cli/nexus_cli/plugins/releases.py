@@ -88,9 +88,9 @@ def publish_image(
             paths = ()  # the first release makes the image
         for path, size in paths:
             durable.write(folder / path, registry.read(path, size))
-        written = markets.write(folder, [artefact], {}, key, {**options, "url": options["url"] or image})
+        written = markets.write(folder, [artefact], key, {**options, "url": options["url"] or image})
         markets.push(folder, image, plain_http=plain_http)
-        return replace(written, directory=Path(image))
+        return replace(written, directory=Path(image), plain_http=plain_http)
 
 
 def _bounded(path: Path, most: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from aiohttp import web
 from nexus_core.model.load import parse
 from nexus_marketplace import bundles
 from nexus_marketplace.refusing import PublishRefused
@@ -235,3 +237,39 @@ def test_members_that_are_no_files_are_refused(kind: bytes) -> None:
 def test_a_file_that_is_no_bundle_is_refused(data: bytes, told: str) -> None:
     with pytest.raises(PublishRefused, match=told):
         bundles.unpack(io.BytesIO(data))
+
+
+def test_wheels_are_copied_into_the_marketplace_and_the_bundle(project: Path, site: Site, tmp_path: Path) -> None:
+    wheel = b"not opened here"
+    digest = hashlib.sha256(wheel).hexdigest()
+    name = "acme_lib-3.0-cp39-cp39-win_amd64.whl"
+    (site.root / "files").mkdir()
+    (site.root / "files" / name).write_bytes(wheel)
+
+    async def page(_request: web.Request) -> web.StreamResponse:
+        return web.json_response({"files": [{"filename": name, "url": f"/files/{name}"}]})
+
+    site.special = {"/simple/acme-lib/": page}
+    manifest = project / "acme_headers_plugin" / "plugin.yaml"
+    said = yaml.safe_load(manifest.read_text())
+    said["wheels"] = [{"name": "acme-lib", "version": "3.0", "files": [{"filename": name, "sha256": digest}]}]
+    said["permissions"]["nativeCode"] = True
+    manifest.write_text(yaml.safe_dump(said))
+    common = ("--key", "acme.pem", "--publisher", "acme", "--to", tmp_path / "market", "--pypi", f"{site.url}/simple/")
+    printed = done("plugin", "publish", project, *common, "--copy-wheels", cwd=tmp_path)
+    assert (tmp_path / "market" / "wheels" / f"{digest}.whl").read_bytes() == wheel
+    plugin = {
+        "apiVersion": "nexus.dev/v1alpha1",
+        "kind": "NexusPlugin",
+        "metadata": {"name": "acme-headers", "namespace": "shop"},
+        "spec": {"marketplace": "acme", "grants": {"nativeCode": True}},
+    }
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "all.yaml").write_text(yaml.safe_dump_all([yaml.safe_load(printed), plugin]))
+    site.special = {}
+    ran = nexus(
+        "plugin", "bundle", "export", "-f", "site", "-o", "plugins.tar", "--pypi", "http://127.0.0.1:1/", cwd=tmp_path
+    )
+    assert "acme: acme-headers 0.1.0; 1 wheels" in ran.stdout, ran.stderr
+    done("plugin", "bundle", "import", "plugins.tar", "--to", "there", cwd=tmp_path)
+    assert (tmp_path / "there" / "acme" / "wheels" / f"{digest}.whl").read_bytes() == wheel

@@ -249,3 +249,25 @@ def test_a_broken_reference_in_an_instance_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(PluginRejected, match="names no image"):
         asyncio.run(fetch(instance("oci://BAD/"), tmp_path))
+
+
+def test_plugins_are_published_straight_into_an_image(registry: str, tmp_path: Path) -> None:
+    """The second one finds the first in the image, and adds to it."""
+    from tests.integration.marketplace.test_commands import nexus
+
+    image = f"oci://{registry}/acme/direct:latest"
+    for name in ("acme-one", "acme-two"):
+        assert nexus("plugin", "new", name, cwd=tmp_path).returncode == 0
+        done = nexus(
+            "plugin", "publish", name, "--key", "acme.pem", "--publisher", "acme", "--to", image, "--plain-http", cwd=tmp_path
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert f"oci: {registry}/acme/direct:latest\n    plainHttp: true" in done.stdout
+    verified = nexus(
+        "marketplace", "verify", image, "--plain-http", "--key", "acme=acme.pem", "-o", "json", cwd=tmp_path
+    )
+    assert verified.returncode == 0, verified.stderr
+    assert [(row["plugin"], row["state"]) for row in json.loads(verified.stdout)] == [
+        ("acme-one", "ok"),
+        ("acme-two", "ok"),
+    ]
