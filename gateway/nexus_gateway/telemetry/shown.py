@@ -41,8 +41,15 @@ def show_snapshot(snapshot: Snapshot) -> dict[str, Any]:
     """Return a Snapshot as plain values without secrets. Plugins' configurations become objects."""
     shown: dict[str, Any] = without_header_values(msgspec.to_builtins(snapshot))
     for plugin in shown.get("plugins", ()):
-        plugin["config"] = redact_settings(json.loads(plugin.get("config", "{}")))
+        for each in _instances(plugin):
+            each["config"] = redact_settings(json.loads(each.get("config", "{}")))
     return shown
+
+
+def _instances(plugin: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Return an instance and the one that is tried beside it, each with a configuration of its own."""
+    candidate = plugin.get("candidate")
+    return (plugin, candidate["instance"]) if candidate else (plugin,)
 
 
 def encode_shown(snapshot: Snapshot) -> bytes:
@@ -59,8 +66,16 @@ def encode_shown(snapshot: Snapshot) -> bytes:
 
 def read_shown(shown: dict[str, Any]) -> Snapshot:
     """Return the Snapshot that `show_snapshot` shows, with the replaced texts in it. Raises msgspec.ValidationError."""
-    plugins = [{**plugin, "config": _text(plugin.get("config", {}))} for plugin in shown.get("plugins", ())]
+    plugins = [_read_plugin(plugin) for plugin in shown.get("plugins", ())]
     return msgspec.convert({**shown, "plugins": plugins}, Snapshot)
+
+
+def _read_plugin(shown: dict[str, Any]) -> dict[str, Any]:
+    plugin = {**shown, "config": _text(shown.get("config", {}))}
+    candidate = plugin.get("candidate")
+    if candidate:
+        plugin["candidate"] = {**candidate, "instance": _read_plugin(candidate["instance"])}
+    return plugin
 
 
 def redact_snapshot(snapshot: Snapshot) -> Snapshot:

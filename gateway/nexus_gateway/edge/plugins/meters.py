@@ -80,7 +80,7 @@ class Meter:
     """
 
     __slots__ = (
-        "_fresh_at", "_samples", "_since", "_step_s", "_tried", "budgets", "calls", "changed", "cost_bytes", "cpu_s", "errors",
+        "_fresh_at", "_recent", "_samples", "_step_s", "_tried", "budgets", "calls", "changed", "cost_bytes", "cpu_s", "errors",
         "excess", "failing", "open", "seconds", "spreads", "state",
     )  # fmt: skip
 
@@ -104,7 +104,9 @@ class Meter:
         self.failing: Callable[[], None] | None = None
         self.changed: Callable[[], None] | None = None
         self._step_s = budgets.window_s / _STEPS
+        # Of the window, and of what is shown: they may be of very different lengths.
         self._samples: deque[Counts] = deque()
+        self._recent: deque[Counts] = deque()
         self._start(now)
 
     # ---- counting
@@ -124,7 +126,7 @@ class Meter:
 
     def lately(self, now: float) -> tuple[Counts, Counts]:
         """Return what was counted until `LATELY_S` ago, or since the first word, and until now."""
-        return self._before(now - LATELY_S), self.counts(now)
+        return _before(self._recent, now - LATELY_S), self.counts(now)
 
     # ---- judging
 
@@ -140,6 +142,8 @@ class Meter:
 
     def tick(self, now: float) -> None:
         """Judge what time alone brings. Call it several times in a window, also without traffic."""
+        if now - self._recent[-1].at >= LATELY_S / _STEPS:
+            _keep(self._recent, self.counts(now), LATELY_S)
         if self.state is State.DISABLED:
             assert self.excess is not None
             if now >= self.excess.until:
@@ -152,35 +156,27 @@ class Meter:
             self._close(excess)
             return
         if self.state is State.TRYING and (
-            self.calls - self._tried >= TRY_CALLS or now - self._since >= self.budgets.window_s
+            self.calls - self._tried >= TRY_CALLS or now - self._fresh_at >= self.budgets.window_s
         ):
             # It did what it should, or nobody asked it to for a while.
             self.state, self.excess = State.RUNNING, None
             self._tell()
         if now - self._samples[-1].at >= self._step_s:
-            self._samples.append(self.counts(now))
-            oldest = now - max(self.budgets.window_s, LATELY_S)
-            while len(self._samples) > 1 and self._samples[1].at <= oldest:
-                self._samples.popleft()
+            _keep(self._samples, self._totals(now), self.budgets.window_s)
+
+    def _totals(self, now: float) -> Counts:
+        return Counts(now, self.calls, self.errors, self.seconds, self.cpu_s)
 
     def _start(self, now: float) -> None:
         """Judge what comes from now on, and nothing of before."""
-        if not self._samples or self._samples[-1].at < now:
-            self._samples.append(self.counts(now))
-        self._since = self._fresh_at = now
+        self._samples.append(self._totals(now))
+        if not self._recent:
+            self._recent.append(self.counts(now))
+        self._fresh_at = now
         self._tried = self.calls
 
-    def _before(self, at: float) -> Counts:
-        """Return the last counts of that moment or earlier; the first ones there are, else."""
-        found = self._samples[0]
-        for each in self._samples:
-            if each.at > at:
-                break
-            found = each
-        return found
-
     def _window(self, now: float) -> Counts:
-        return self._before(max(now - self.budgets.window_s, self._fresh_at))
+        return _before(self._samples, max(now - self.budgets.window_s, self._fresh_at))
 
     def _too_many_errors(self, now: float) -> Excess | None:
         budgets = self.budgets
@@ -235,6 +231,23 @@ class Meter:
     def _tell(self) -> None:
         if self.changed is not None:
             self.changed()
+
+
+def _keep(samples: deque[Counts], newest: Counts, seconds: float) -> None:
+    """Add to samples, and let go of those that are older than what is needed to look back so far."""
+    samples.append(newest)
+    while len(samples) > 1 and samples[1].at <= newest.at - seconds:
+        samples.popleft()
+
+
+def _before(samples: deque[Counts], at: float) -> Counts:
+    """Return the last counts of that moment or earlier; the first ones there are, else."""
+    found = samples[0]
+    for each in samples:
+        if each.at > at:
+            break
+        found = each
+    return found
 
 
 def stats_of(meters: Sequence[Meter], now: float) -> PluginStats:
