@@ -23,7 +23,7 @@ from nexus_core.translate.worlds import precedence
 @dataclass(frozen=True)
 class Choice:
     """What one NexusPlugin may have. running: the release that is locked, or that the previous Snapshot has; None for a first install.
-    options: with something in `allowed`.
+    options: with something in `allowed`. problem: why that is not what was asked for, but what runs.
     """
 
     resource: Resource
@@ -34,6 +34,7 @@ class Choice:
     running: Release | None
     lock: Lock
     before: PluginInstance | None
+    problem: Problem | None = None
 
     @property
     def id(self) -> str:
@@ -65,13 +66,20 @@ def find_choice(
     ran = [instance for instance in versions_of(before) if instance.release.name == name]
     running = _running(name, market, ran, lock)
     fitting = within(market.usable.get(name, ()), spec.version, spec.channel)
+    wrong: Problem | None = None
+    options = Options(())
     if not fitting and (running is None or not contains(spec.version, running.version)):
-        return _nothing(ref, spec, name, market)
-    begun = next((i.release for i in ran if not _same(i.release, running)), None)
-    options = find_options(fitting, _asked(spec), lock, running=running, begun=begun, now_utc=now_utc)
-    if not options.allowed:
-        return _all_refused(ref, spec, name, fitting, lock)
-    return Choice(resource, spec, name, market, options, running, lock, before)
+        wrong = _nothing(ref, spec, name, market)
+    else:
+        begun = next((i.release for i in ran if not _same(i.release, running)), None)
+        options = find_options(fitting, _asked(spec), lock, running=running, begun=begun, now_utc=now_utc)
+        if not options.allowed:
+            wrong = _all_refused(ref, spec, name, fitting, lock)
+    if wrong is not None:
+        if running is None:
+            return wrong
+        options = Options((running,))  # what runs goes on, with what else its spec says
+    return Choice(resource, spec, name, market, options, running, lock, before, wrong)
 
 
 def resolve(choices: Iterable[Choice], markets: Markets, memory: Memory) -> Mapping[str, Resolved | Unresolved]:

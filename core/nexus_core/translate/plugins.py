@@ -209,8 +209,8 @@ def _install(
     else:
         problem = Problem(ref, ".spec.version", "PluginConflict", answer.what, answer.fix)
         built = plugin_instances.Built(plugin_instances.build_former(choice, markets).instance, problem)
-    if built.problem is not None:
-        found.problems.append(built.problem)
+    problems = [problem for problem in (choice.problem, built.problem) if problem is not None]
+    found.problems.extend(problems)
     if built.instance is None:
         _keep(found, choice.id, last, targets, resource, aims, everywhere=not spec.target_refs)
         found.statuses[choice.id] = replace(found.statuses[choice.id], available=choice.options.available)
@@ -225,7 +225,7 @@ def _install(
         instance.release.name,
         instance.release.version,
         (),
-        built.problem is not None,
+        bool(problems),
         found.locks.get(choice.id),
         instance.candidate.instance.release.version if instance.candidate is not None else "",
         choice.options.available,
