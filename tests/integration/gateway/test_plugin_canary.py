@@ -230,6 +230,11 @@ async def test_a_trial_goes_on_over_other_changes(bench: Bench) -> None:
         await bench.publish(tried(one, two, seconds=60.0), path="/" if number % 2 else "/x")
     assert bench.slot.trial is trial
     assert (trial.requests, trial.in_flight) == (4, 0)
+    await bench.publish(replace(tried(one, two, seconds=60.0), order=3))
+    assert bench.slot.trial is not trial
+    assert bench.slot.trial.seen() == trial.seen()
+    await bench.publish(replace(tried(one, two, seconds=60.0, percent=1.0), order=3))
+    assert bench.slot.trial.requests == 0, "other terms are another trial"
 
 
 @pytest.mark.parametrize(

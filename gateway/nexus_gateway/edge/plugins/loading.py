@@ -214,6 +214,8 @@ class Loader:
         beside = Slot(wanted, running, loaded, _Observed(meter, self._observe), self._known, meter)
         beside.is_candidate = True
         slot.trial = Trial(slot, beside, terms, now, self._changed)
+        if before is not None and is_same_trial(before, slot.trial):
+            slot.trial.go_on_from(before)
         slot.report = replace(slot.report, candidate=slot.trial.report)
 
     def _meter(self, instance: PluginInstance, running: Running | None, former: Slot | None, now: float) -> Meter:
@@ -246,6 +248,15 @@ class _Failure:
 def is_same(one: PluginInstance, other: PluginInstance) -> bool:
     """Return whether a plugin that runs as one instance is what the other wants; order, time, policy and budgets are the slot's."""
     return one is other or (one.config == other.config and one.sealed == other.sealed and _same_code(one, other))
+
+
+def is_same_trial(one: Trial, other: Trial) -> bool:
+    """Return whether the same plugins are held against each other by the same terms."""
+    return (
+        one.stable.meter is other.stable.meter
+        and one.candidate.meter is other.candidate.meter
+        and replace(one.terms, instance=other.terms.instance) == other.terms
+    )
 
 
 def differs_in_config(one: PluginInstance, other: PluginInstance) -> bool:

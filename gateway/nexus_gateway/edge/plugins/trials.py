@@ -138,6 +138,13 @@ class Trial:
             self._since = now
             self._base = (self.stable.meter.counts(now), self.candidate.meter.counts(now))
 
+    def go_on_from(self, former: Trial) -> None:
+        """Take over what the same trial of former slots has seen; its exchanges end there. Before `begin`."""
+        self._begun, self._since, self._base = former._begun, former._since, former._base
+        self.requests, self.failures = former.requests, former.failures
+        self._stable_requests, self._stable_failures = former._stable_requests, former._stable_failures
+        self.report = former.report
+
     @property
     def is_over(self) -> bool:
         """Whether the candidate was refused and nothing is with it any more: it can be stopped."""
