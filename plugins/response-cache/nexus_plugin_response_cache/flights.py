@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from nexus_sdk.plugin import RequestHead
+from nexus_sdk.plugin import RequestHead, ResponseHead
 
 from .entries import Entry
 
@@ -24,7 +24,8 @@ _LONGEST_S = 60.0
 class Flight:
     """One request on its way. came: as it reached the plugin. sent: as it went on. stale: what it asks about, if anything.
 
-    why: the `fwd` of Cache-Status. entry: what it brought, when it has landed; None when that is for nobody else.
+    why: the `fwd` of Cache-Status. draft: the head of what it brings and what is stored of it, body aside.
+    entry: what it brought, when it has landed; None when that is for nobody else.
     """
 
     key: Key
@@ -34,6 +35,7 @@ class Flight:
     stale: Entry | None
     why: str
     at: float
+    draft: tuple[ResponseHead, Entry] | None = None
     entry: Entry | None = None
     landed: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -30,14 +30,15 @@ class Memory:
     def find(self, url: str, request: RequestHead, now: float) -> Entry | None:
         """Return the newest response that the request chooses, fresh or stale, None when there is none."""
         best: Entry | None = None
+        key = ""
         for each in tuple(self._by_url.get(url, ())):
             entry = self._entries[each]
             if now - entry.at > entry.kept_s:
                 self._remove(each)
             elif entry.is_for(request) and (best is None or entry.at > best.at):
-                best = entry
+                best, key = entry, each
         if best is not None:
-            self._entries.move_to_end(best.id)
+            self._entries.move_to_end(key)
         return best
 
     def put(self, entry: Entry) -> None:

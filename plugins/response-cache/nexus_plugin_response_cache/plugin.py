@@ -192,6 +192,7 @@ class ResponseCache(Plugin):
         if entry is None:
             self._pass(flight, now)
             return self._told(response, f"fwd={flight.why}")
+        flight.draft = (response, entry)
         if _has_no_body(response):
             self._store(flight, entry)
         return self._told(response, f"fwd={flight.why}; stored")
@@ -201,8 +202,8 @@ class ResponseCache(Plugin):
         flight = self._flights.of(request)
         if flight is None or _has_no_body(response):
             return None
-        now = self.clock()
-        entry = self._entry(flight, response, now)
+        draft = flight.draft
+        entry = draft[1] if draft is not None and draft[0] is response else self._entry(flight, response, self.clock())
         if entry is None:
             return None
 
