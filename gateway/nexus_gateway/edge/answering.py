@@ -252,7 +252,7 @@ class Answering(Ending):
                 source.attempt.resume()
             return
         self._over(None)
-        if length == -2:
+        if length == -2 and (outlet.streamed or outlet.trailers):
             stream.respond_whole(line, lines, body, outlet.trailers)
         else:
             stream.respond(line, lines, length, body, True)
@@ -324,8 +324,7 @@ class Answering(Ending):
 
     def ended(self, attempt: Attempt) -> None:
         """The response is complete."""
-        outlet = self.outlet
-        if outlet is not None:
+        if self.hooked is not None and (outlet := self.outlet) is not None:
             rest = outlet.end(attempt)
             if outlet.begun and not self.over:
                 self.bytes_out += len(rest)

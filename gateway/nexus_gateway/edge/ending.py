@@ -169,8 +169,7 @@ class Ending(Standing):
             self._settle(extra)
         if self.limited is not None:
             self._give_place_back(now)
-        phases = self.phases
-        if phases is not None:
+        if self.hooked is not None and (phases := self.hooked.phases) is not None:
             phases.close()
         self.proxy.ended(self, now)
 

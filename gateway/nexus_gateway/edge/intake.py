@@ -82,7 +82,7 @@ class Intake:
         if exchange.block.upgrade:
             return True  # what follows is no body
         for slot, _ in self._phases.met:
-            if slot.more & REQUEST_BODY:
+            if slot.does & REQUEST_BODY:
                 try:
                     wanted = slot.wants(
                         "wants_request_body", lambda wish: check_wish(wish, "wants_request_body"), self._hooked.head
@@ -283,7 +283,7 @@ class Intake:
         if exchange.complete and not exchange.body and not pending:
             return True
         for slot, _ in self._phases.met:
-            if not slot.more & REQUEST_STREAM:
+            if not slot.does & REQUEST_STREAM:
                 continue
             try:
                 stream = slot.plain(

@@ -180,6 +180,8 @@ class Outlet:
         hooked = self._hooked
         exchange = self._exchange
         answer: ResponseHead = came
+        if not slot.open:
+            raise HookFailed("on_response")
         if slot.answers:
             result = slot.response(request, came)
             if not isinstance(result, ResponseHead | Reply) and inspect.isawaitable(result):
@@ -194,7 +196,7 @@ class Outlet:
             answer = result
         if exchange.head_only or came.status in BODILESS:
             return answer
-        if slot.more & RESPONSE_BODY and slot.wants(
+        if slot.does & RESPONSE_BODY and slot.wants(
             "wants_response_body", lambda wish: check_wish(wish, "wants_response_body"), request, came
         ):
             fits = await self._gather(slot.instance.budgets.body_bytes)
@@ -214,7 +216,7 @@ class Outlet:
             if isinstance(changed, Reply):
                 return self._replace(changed)
             self._put(changed)
-        if slot.more & RESPONSE_STREAM and not self._is_empty():
+        if slot.does & RESPONSE_STREAM and not self._is_empty():
             self._stream(slot, request, came)
         return answer
 

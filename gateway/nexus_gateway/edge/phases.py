@@ -91,7 +91,7 @@ class Phases:
         upstreams = tuple(each.upstream for each in entry.rule.backends)
         index = next(index for index, each in enumerate(exchange.plan.backends) if each is chosen)
         choice = RouteChoice(entry.route.id, entry.rule.id, upstreams[index], upstreams)
-        slots = [slot for slot, _ in self.met if slot.more & ROUTE]
+        slots = [slot for slot, _ in self.met if slot.does & ROUTE]
         return self._route(slots, choice, choice, chosen)
 
     def _route(self, slots: list[Slot], first: RouteChoice, choice: RouteChoice, chosen: Backend) -> Backend | None:
@@ -170,7 +170,7 @@ class Phases:
         endpoint = Endpoint(attempt.endpoint.authority, exchange.upstream_id, attempt.number + 1)
         lines = b""
         for slot, _ in self.met:
-            if not slot.more & ENDPOINT:
+            if not slot.does & ENDPOINT:
                 continue
             try:
                 lines += slot.plain("on_endpoint", slot.lines, hooked.head, endpoint)  # type: ignore[arg-type]  # checks its type
@@ -193,7 +193,7 @@ class Phases:
         """Tell plugins, and the trials of their candidates, that the exchange is over. seconds: that it took."""
         exchange = self._exchange
         if self.bits & DONE:
-            told = [(slot, head) for slot, head in self.met if slot.more & DONE]
+            told = [(slot, head) for slot, head in self.met if slot.does & DONE]
             # The plugins must not be let go of before they have been told.
             exchange.runtime.users += 1
             # Not now: the response is written first.

@@ -36,7 +36,8 @@ class Receiving(Trying):
         if size is not None and refuses_request(size, -1, self.content_in):
             self.give_up("BodyTooLarge")
             return
-        phases = self.phases
+        hooked = self.hooked
+        phases = hooked.phases if hooked is not None else None
         if phases is not None and phases.intake is not None:
             intake = phases.intake
             if intake.holding:
@@ -63,8 +64,9 @@ class Receiving(Trying):
             if complete:
                 self.send_copies()
         attempt = self.attempt
-        if attempt is None or attempt.connection is None:
-            # Nobody takes it yet: plugins are at work, or the connection is being opened.
+        if attempt is None or attempt.connection is None or attempt.released:
+            # Nobody takes it yet: plugins are at work, or the connection is being opened. Or nobody does any more: plugins are at work
+            # on a response that is here in full.
             extra = self.extras()
             if extra.pending is None:
                 extra.pending = []

@@ -59,7 +59,7 @@ class Trying(Answering):
 
     def _is_signed(self, attempt: Attempt) -> bool:
         """Ask plugins for the headers of an attempt, if any has some. Return whether it may be made."""
-        phases = self.phases
+        phases = self.hooked.phases if self.hooked is not None else None
         return phases is None or not phases.bits & ENDPOINT or phases.sign(attempt)
 
     def _find_endpoint(self, pool: Pool, now: float) -> tuple[EndpointState, bool] | None:
@@ -131,8 +131,7 @@ class Trying(Answering):
             lines += b"host: %b\r\n" % attempt.endpoint.authority.encode()
         if aside is not None:
             lines += deadlines.remaining_lines(aside, self.deadline_at - monotonic() if self.deadline_at else 0.0)
-        phases = self.phases
-        if phases is not None:
+        if self.hooked is not None and (phases := self.hooked.phases) is not None:
             lines += phases.lines_of(attempt)
         body = self.body
         extra = self.extra

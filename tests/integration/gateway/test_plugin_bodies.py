@@ -514,6 +514,35 @@ async def test_a_client_that_leaves_while_its_response_is_collected(
     assert plugged.live().seen is None
 
 
+@both
+async def test_a_request_that_still_comes_behind_its_collected_response(
+    plugged: Plugged, connect: Connect, peers: Peers, settled: Settled, client: str
+) -> None:
+    """Nobody takes the rest of it; what was answered is what the plugin made of it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly")
+        await reader.read()
+
+    code = """
+async def on_response_body(self, request, response, body):
+    await asyncio.sleep(0.2)
+    return body.upper()
+"""
+    await plugged.serve(await peers(serve), plugged.plugin(code))
+    connection = await connect(client)
+    answer = Answer()
+    connection.begin(answer, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\nabc")
+    for _ in range(8):
+        await asyncio.sleep(0.01)
+        connection.write(b"x" * 20_000)
+    await asyncio.wait_for(answer.done.wait(), 5)
+    assert (answer.status, bytes(answer.body)) == (200, b"EARLY")
+    connection.abort()
+    await settled(clients=False)
+
+
 async def test_a_size_limit_holds_for_responses_that_are_collected(
     plugged: Plugged, connect: Connect, listen: Listen
 ) -> None:

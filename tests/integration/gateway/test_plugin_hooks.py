@@ -366,6 +366,49 @@ async def stop(self):
     assert log == ["told", "stopped"]
 
 
+# ---- plugins that hold a request up
+
+
+@policies
+@pytest.mark.parametrize(
+    "hook", ["on_request(self, request", "on_request_body(self, request, body", "on_route(self, request, choice"]
+)
+async def test_a_hook_that_does_not_let_itself_be_cancelled_is_left_behind(
+    plugged: Plugged, connect: Connect, listen: Listen, settled: Settled, hook: str, policy: Any
+) -> None:
+    code = f"""
+async def {hook}):
+    while True:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            pass
+"""
+    await plugged.serve(await listen("h1"), plugged.plugin(code, failure_policy=policy, timeout_s=0.1))
+    got = await ask(await connect("h1"), b"POST /sized", [b"abc"], sized=3)
+    assert got.status == (200 if policy == "open" else 503)
+    assert plugged.slot().meter.errors == 1
+    await settled(clients=False)
+
+
+@pytest.mark.parametrize("hook", ["on_request(self, request", "on_response_body(self, request, response, body"])
+async def test_a_hook_may_clean_up_when_its_time_is_over(
+    plugged: Plugged, connect: Connect, listen: Listen, hook: str
+) -> None:
+    code = f"""
+cleaned = False
+async def {hook}):
+    try:
+        await asyncio.sleep(30)
+    finally:
+        await asyncio.sleep(0.05)
+        self.cleaned = True
+"""
+    await plugged.serve(await listen("h1"), plugged.plugin(code, timeout_s=0.1))
+    assert (await ask(await connect("h1"), b"POST /sized", [b"abc"], sized=3)).body == b"abc"
+    assert plugged.live().cleaned
+
+
 # ---- permissions on headers
 
 ALL = """
@@ -514,6 +557,26 @@ async def test_a_plugin_of_responses_alone_refuses_requests_while_it_is_disabled
     await plugged.serve(await listen("h1"), plugged.plugin(code, failure_policy=policy))
     plugged.slot().open = False
     assert (await ask(await connect("h1"), b"GET /framed")).status == (200 if policy == "open" else 503)
+
+
+@policies
+async def test_a_plugin_that_is_disabled_in_the_middle_of_a_request_has_no_more_part_in_it(
+    plugged: Plugged, connect: Connect, listen: Listen, policy: Any
+) -> None:
+    code = "def on_request_body(self, request, body):\n    return b'changed'\ndef on_done(self, request, done):\n    self.over = True"
+    await plugged.serve(await listen("h1"), plugged.plugin(code, failure_policy=policy))
+    connection = await connect("h1")
+    answer = Answer()
+    connection.begin(answer, b"POST /sized HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc")
+    assert plugged.harness.gateway is not None
+    proxy = plugged.harness.gateway.proxy
+    await until(lambda: proxy.in_flight)
+    plugged.slot().open = False
+    connection.write(b"def")
+    await asyncio.wait_for(answer.done.wait(), 5)
+    assert (answer.status, bytes(answer.body)[:6]) == ((200, b"abcdef") if policy == "open" else (503, answer.body[:6]))
+    assert plugged.slot().meter.calls == 0
+    assert not hasattr(plugged.live(), "over")
 
 
 async def test_an_exchange_stays_with_the_version_that_it_met(

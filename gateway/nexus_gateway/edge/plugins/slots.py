@@ -25,6 +25,7 @@ from nexus_sdk.plugin import Plugin
 
 from nexus_gateway.edge.measurements import Spread
 from nexus_gateway.edge.plugins.checking import KnownPairs, check_nothing, check_request, check_response
+from nexus_gateway.edge.plugins.ending import GRACE_S, Press, endable
 from nexus_gateway.edge.plugins.meters import Meter
 from nexus_gateway.edge.plugins.permits import Permits
 from nexus_gateway.edge.plugins.trials import Trial
@@ -130,7 +131,8 @@ class Slot:
     """Where a rule finds its plugin: the running instance, or none with what that means for requests.
 
     instance: as the Snapshot wants it. report: what runs instead, if anything. asks, answers: whether its request and
-    response hooks do anything. more: what else it does, bits of `_MORE`. permits: None where it may see and change all headers.
+    response hooks do anything. more: what else it does, bits of `_MORE`; does: the same, also while it is not open. permits: None where
+    it may see and change all headers.
     Of the last plain hook that ended, for whoever called it: started_at, took_s, monotonic seconds;
     added: the header lines that it added, when that is all it did; None when it changed something else.
 
@@ -142,7 +144,7 @@ class Slot:
 
     __slots__ = (
         "_attempt_lines", "_hooks", "_observe", "_on_request", "_on_response", "_open", "_request_lines", "_requests",
-        "_response_lines", "_responses", "_spreads", "added", "answers", "asks", "failed_at", "fault", "instance", "is_candidate",
+        "_response_lines", "_responses", "_spreads", "added", "answers", "asks", "does", "failed_at", "fault", "instance", "is_candidate",
         "meter", "more", "notes", "permits", "plugin", "report", "running", "started_at", "took_s", "trial", "version",
     )  # fmt: skip
 
@@ -177,6 +179,10 @@ class Slot:
         permits = Permits(instance.id, instance.granted)
         self.permits = permits if permits.limits else None
         self._hooks = self._bind()
+        self.does = 0
+        for name, bit in _MORE.items():
+            if name in self._hooks:
+                self.does |= bit
         self._spreads: dict[str, Spread] = {}
         self._requests = self._spread("on_request")
         self._responses = self._spread("on_response")
@@ -212,10 +218,7 @@ class Slot:
         # A plugin that is not called may have to refuse requests.
         self.asks = not called or "on_request" in hooks
         self.answers = "on_response" in hooks
-        self.more = 0
-        for name, bit in _MORE.items():
-            if name in hooks:
-                self.more |= bit
+        self.more = self.does if called else 0
 
     @property
     def is_closed(self) -> bool:
@@ -337,10 +340,17 @@ class Slot:
         """Return whether a hook is wanted that is asked for with `wants_…`. Raises `HookFailed`."""
         if name not in self._hooks:
             return True
+        self._check_open(name)
         return self.run(name, self._hooks[name], check, *given)
+
+    def _check_open(self, name: str) -> None:
+        """Raise `HookFailed` while the plugin is not called: it was disabled while it had a part in a request."""
+        if not self._open:
+            raise HookFailed(name)
 
     def plain(self, name: str, check: Callable[[object], T], *given: object) -> T:
         """Return the checked result of a hook that is never awaited. Raises `HookFailed`."""
+        self._check_open(name)
         return self.run(name, self._hooks[name], check, *given)
 
     def run(self, name: str, call: Callable[..., object], check: Callable[[object], T], *given: object) -> T:
@@ -351,11 +361,12 @@ class Slot:
 
     def ask(self, name: str, check: Callable[[object], T], *given: object) -> T | Later[T]:
         """Return the checked result of a hook, or what is to be awaited for it. Raises `HookFailed`."""
+        self._check_open(name)
         return self._ask(name, self._hooks[name], check, True, *given)
 
     async def asked(self, name: str, check: Callable[[object], T], *given: object) -> T:
         """Return the checked result of a hook, awaited if need be. Raises `HookFailed`."""
-        result = self._ask(name, self._hooks[name], check, True, *given)
+        result = self.ask(name, check, *given)
         return await result.result() if isinstance(result, Later) else result
 
     def lines(self, headers: Headers) -> bytes:
@@ -390,12 +401,17 @@ class Slot:
         """
         held = Held()
         held.seconds = held_s
+        limit_s = self.instance.timeout_s
+        press = Press()
+        timer = asyncio.get_running_loop().call_later(limit_s + GRACE_S, press)
         try:
-            async with asyncio.timeout(self.instance.timeout_s):
-                checked = check(await driven(waiting, self, held))
+            async with asyncio.timeout(limit_s):
+                checked = check(await endable(driven(waiting, self, held), press))
         except bounds.THROWN as error:
             self._failed(name, started, error, held.seconds)
             raise HookFailed(name) from error
+        finally:
+            timer.cancel()
         self._passed(name, started, held.seconds)
         return checked
 
