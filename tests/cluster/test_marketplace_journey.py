@@ -241,8 +241,8 @@ def test_the_journey_of_a_plugin(shop: Shop, market: Market, traffic: Traffic) -
     assert "1.2.0" in message
     during = traffic.since(before)
     failed = traffic.failures(before)
-    # Two gateways choose each by themselves, and what was chosen before the last word is out runs on.
-    assert len(failed) <= max(20, len(during) * 2 * PERCENT / 100), f"{len(failed)} of {len(during)} failed"
+    # Chance has some say in so few, and what was chosen before the last word is out runs on.
+    assert len(failed) <= max(20, len(during) * 1.5 * PERCENT / 100), f"{len(failed)} of {len(during)} failed"
     assert all(each.status == 503 for each in failed), failed[:5]
 
     # What was refused stays refused, also when the operator is killed.

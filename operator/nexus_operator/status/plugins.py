@@ -63,7 +63,7 @@ def _plugin(
         "errors": figure.errors if figure is not None else None,
     }
     if status.enabled and instance is not None:
-        conditions.append(_updated(view, status, instance, refused))
+        conditions.append(_updated(view, status, instance, refused, reports))
     return write(view, obj, [*conditions, ready], fields)
 
 
@@ -97,6 +97,10 @@ def _updated(view: View, status: PluginStatus, instance: PluginInstance, refused
             f"{candidate.instance.release.version} is tried on {candidate.percent:g} % of the requests; it takes over when it has done "
             f"well for {candidate.seconds:g} s on every gateway."
         )
+        said = [report.candidate for _, report in reports if report is not None and report.candidate is not None]
+        waiting = [each for each in said if each.version == candidate.instance.release.version and each.message]
+        if waiting:
+            what += f" On {len(waiting)} of {len(reports)} gateways it waits: {waiting[0].message}"
         return Condition("Updated", "Unknown", "Canary", what)
     if refused is not None:
         reason = refused.reason or "PluginRolledBack"
