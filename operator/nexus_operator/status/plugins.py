@@ -89,7 +89,13 @@ def _programmed(view: View, status: PluginStatus) -> Condition:
     return programmed
 
 
-def _updated(view: View, status: PluginStatus, instance: PluginInstance, refused: RefusedRelease | None) -> Condition:
+def _updated(
+    view: View,
+    status: PluginStatus,
+    instance: PluginInstance,
+    refused: RefusedRelease | None,
+    reports: tuple[tuple[str, PluginReport | None], ...],
+) -> Condition:
     """`Updated`: whether the newest version that may run does; it says nothing of how the running one does."""
     candidate = instance.candidate
     if candidate is not None:
