@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from nexus_core.hooks import Headers, NotGranted, Reply, RequestHead, ResponseHead
+from nexus_core.hooks import Headers, NotGranted, Reply, RequestHead, ResponseHead, Socket
 from nexus_core.snapshot import Permissions
 
 UNREAD: Any = None
@@ -229,6 +229,8 @@ class Permits:
     def _limited(self, value: object) -> object:
         if isinstance(value, RequestHead):
             return self.request(value)
+        if isinstance(value, Socket):
+            return Socket(value.id, self.request(value.request))
         return self.response(value) if isinstance(value, ResponseHead) else value
 
 
