@@ -91,7 +91,8 @@ HOOKS: tuple[HookSpec, ...] = (
     HookSpec(
         "on_response_body", "gateway", "1.1", (("request", "RequestHead"), ("response", "ResponseHead"), ("body", "bytes")),
         ("bytes", "Reply"), True, _CALL,
-        "When the response's body is here in full, at most `budgets.bodyBytes` of it.",
+        "When the response's body is here in full, at most `budgets.bodyBytes` of it. The `grpc-` trailers of a gRPC call stand "
+        "behind the head's headers.",
         "The body goes on; a `Reply` takes the place of the whole response. A larger body fails the hook.",
         "the response goes on unchanged",
         "the client gets `502 ResponseTooLarge` for a body that is too large, else `503 PluginUnavailable`",

@@ -11,7 +11,7 @@ import asyncio
 import inspect
 from typing import TYPE_CHECKING
 
-from nexus_core.hooks import Reply, RequestHead, ResponseHead
+from nexus_core.hooks import Headers, Reply, RequestHead, ResponseHead
 from nexus_wire.http1 import Dechunker, ResponseBlock, StatusLine
 from nexus_wire.pieces import Piece
 
@@ -208,7 +208,10 @@ class Outlet:
                     return came
                 exchange.give_up("ResponseTooLarge")
                 return None
-            changed = await slot.asked("on_response_body", check_response_body, request, came, b"".join(self._held))
+            # What a call of gRPC came to is in its trailers: with the whole body they are here, too.
+            status = _grpc(self.trailers) if self.trailers else ()
+            whole = came.with_headers((*came.headers, *status)) if status else came
+            changed = await slot.asked("on_response_body", check_response_body, request, whole, b"".join(self._held))
             if hooked.sampled:
                 hooked.note(slot, "on_response_body")
             if exchange.over:
@@ -298,3 +301,13 @@ def _trailers(source: Source) -> bytes:
     """Return a raw response's trailers, before its connection is given back and serves the next one."""
     connection = source.attempt.connection
     return connection.trailers if source.length == -2 and connection is not None else b""
+
+
+def _grpc(lines: bytes) -> Headers:
+    """Return a gRPC call's status from its trailers; no others: a trailer is no header unless it is known to be one.
+
+    Source: RFC 9110 section 6.5.1.
+    """
+    parts = (line.partition(":") for line in lines.decode("latin-1").split("\r\n"))
+    pairs = ((name.strip().lower(), value.strip()) for name, _, value in parts)
+    return tuple(pair for pair in pairs if pair[0].startswith("grpc-"))
