@@ -16,7 +16,7 @@ import threading
 import types
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nexus_core.hooks import Plugin
 
@@ -101,11 +101,10 @@ class Walk:
         # they share a field of bits by their addresses, where a few in a hundred take each other's place.
         self._containers: set[int] = set()
         self._leaves = bytearray(0 if collect else 2 ** (_SEEN_BITS - 3))
-        self._sizes: dict[type, Callable[[Any], int]] = {}
-        self._skipped: dict[type, bool] = {}
+        # By address, and never compared: a metaclass of the plugin's may have a hash and an equality of its own.
+        self._natures: dict[int, _Nature] = {}
         self._own_globals: set[int] = set()
         self._others_globals: set[int] = set()
-        self._own_kinds: dict[type, bool] = {}
         self.bytes = 0
         self.instances: list[Any] | None = [] if collect else None
 
@@ -130,11 +129,11 @@ class Walk:
 
     def _visit(self, thing: Any) -> None:
         kind = type(thing)
-        if not gc.is_tracked(thing) and kind not in (dict, tuple):
+        if not gc.is_tracked(thing) and kind is not dict and kind is not tuple:
             # Neither tracked nor a container that the collector lets alone while it holds plain values only.
             if self.instances is None and self._is_fresh(id(thing)):
                 self.bytes += self._size(kind, thing)
-                if kind not in (str, bytes, int, float, bytearray):
+                if not (kind is str or kind is bytes or kind is int or kind is float or kind is bytearray):
                     self._waiting.extend(gc.get_referents(thing))
             return
         address = id(thing)
@@ -142,16 +141,12 @@ class Walk:
             return
         self._containers.add(address)
         self._waiting.extend(gc.get_referents(thing))
-        if self.instances is None and issubclass(kind, dict):
-            self._waiting.extend(dict.keys(thing))  # the collector passes over those that are strings
         if self.instances is None:
             self.bytes += self._size(kind, thing) + _HEADER_BYTES
-        else:
-            own = self._own_kinds.get(kind)
-            if own is None:
-                own = self._own_kinds[kind] = self._is_own_class(kind)
-            if own and not isinstance(thing, type):
-                self.instances.append(thing)
+            if issubclass(kind, dict):
+                self._waiting.extend(dict.keys(thing))  # the collector passes over those that are strings
+        elif self._nature(kind).own and not issubclass(kind, type):
+            self.instances.append(thing)
 
     def _is_fresh(self, address: int) -> bool:
         place = (address >> 4) & (2**_SEEN_BITS - 1)
@@ -169,11 +164,7 @@ class Walk:
             return id(thing.__globals__) not in self._own_globals
         if kind is types.FrameType:
             return id(thing.f_globals) not in self._own_globals
-        skipped = self._skipped.get(kind)
-        if skipped is None:
-            # Of the plugin's own classes none is one of these by mistake: `issubclass` of plain classes runs no code of theirs.
-            skipped = self._skipped[kind] = issubclass(kind, _OTHERS) or _is_hosting(kind)
-        if skipped:
+        if self._nature(kind).others:
             return True
         if issubclass(kind, types.ModuleType):
             return not str(types.ModuleType.__getattribute__(thing, "__dict__").get("__name__", "")).startswith(
@@ -186,16 +177,31 @@ class Walk:
     def _is_own_class(self, kind: type) -> bool:
         return str(type.__getattribute__(kind, "__dict__").get("__module__", "")).startswith(self._below)
 
-    def _size(self, kind: type, thing: Any) -> int:
-        size: Callable[[Any], int] | None = self._sizes.get(kind)
-        if size is None:
+    def _nature(self, kind: type) -> _Nature:
+        nature = self._natures.get(id(kind))
+        if nature is None:
             # Not `sys.getsizeof`: a class of the plugin's may have a __sizeof__ of its own.
-            builtin: Any = next((base for base in kind.__mro__ if not self._is_own_class(base)), object)
-            size = self._sizes[kind] = builtin.__sizeof__
+            bases = type.__dict__["__mro__"].__get__(kind)
+            builtin: Any = next((base for base in bases if not self._is_own_class(base)), object)
+            nature = self._natures[id(kind)] = _Nature(
+                kind, self._is_own_class(kind), issubclass(kind, _OTHERS) or _is_hosting(kind), builtin.__sizeof__
+            )
+        return nature
+
+    def _size(self, kind: type, thing: Any) -> int:
         try:
-            return int(size(thing))
+            return int(self._nature(kind).size(thing))
         except TypeError:  # of a class whose size is not told
             return 0
+
+
+class _Nature(NamedTuple):
+    """What a walk knows of a class. kind: keeps its address its own. others: its instances are not a plugin's, whoever has them."""
+
+    kind: type
+    own: bool
+    others: bool
+    size: Callable[[Any], int]
 
 
 def _is_hosting(kind: type) -> bool:

@@ -68,11 +68,13 @@ class Running:
                 self.leaked = await stop_plugin(self.plugin, self.context)
             finally:
                 watchdog.remove(self)
-                await drop(self.plugin, self.prefix)
-                self._code.unload()
-                leftovers.unloaded()
-                if leftovers.is_due():
-                    asyncio.get_running_loop().call_later(SWEEP_LATER_S, leftovers.sweep)
+                try:
+                    await drop(self.plugin, self.prefix)
+                finally:
+                    self._code.unload()
+                    leftovers.unloaded()
+                    if leftovers.is_due():
+                        asyncio.get_running_loop().call_later(SWEEP_LATER_S, leftovers.sweep)
 
 
 async def stop_plugin(plugin: Any, context: PluginContext) -> int:

@@ -149,7 +149,11 @@ class Watchdog:
     def _measure(self, wake: threading.Event) -> None:
         for key, running in list(self._running.items()):
             # The loop may be blocked meanwhile: the watch is looked at between two slices of the walk.
-            size = memory.measure(running, pause=lambda: self._between(wake))
+            try:
+                size = memory.measure(running, pause=lambda: self._between(wake))
+            except Exception as error:  # it walks what others change meanwhile; the watch goes on
+                log.warning("the memory of plugin %s could not be measured: %r", running.instance.id, error)
+                continue
             if size is None:
                 continue
             running.memory_bytes = size

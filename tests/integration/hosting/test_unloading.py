@@ -145,3 +145,29 @@ async def test_a_release_lets_go_with_its_last_user(host: Host) -> None:
     assert stopped == []
     await host.stop(running)
     assert stopped == [1]
+
+
+async def test_classes_of_every_kind_are_let_go(host: Host) -> None:
+    """None of them runs code of its own then, and instances that somebody still has go in peace."""
+    code = HEAD + (
+        "import abc, enum, msgspec\nfrom typing import Generic, NamedTuple, Protocol, TypedDict, TypeVar\nT = TypeVar('T')\n"
+        "class Meta(type):\n    def __getattribute__(cls, name):\n        if name == '__dict__':\n            raise RuntimeError('mine')\n"
+        "        return super().__getattribute__(name)\n    def __delattr__(cls, name):\n        raise SystemExit\n"
+        "    def __hash__(cls):\n        raise SystemExit\n"
+        "class Odd(metaclass=Meta):\n    pass\nclass Slotted:\n    __slots__ = ('a', '__weakref__')\n"
+        "class Struct(msgspec.Struct):\n    a: int\n    b: 'Struct | None' = None\n"
+        "class Base(abc.ABC):\n    @abc.abstractmethod\n    def f(self): ...\nclass Derived(Base):\n    def f(self): return 1\n"
+        "class Box(Generic[T]):\n    pass\nclass Like(Protocol):\n    def f(self): ...\nclass Typed(TypedDict):\n    a: int\n"
+        "class Flag(enum.Flag):\n    A = 1\nclass Named(NamedTuple):\n    a: int\nclass Error(Exception):\n    pass\n"
+        "class Ends:\n    def __del__(self):\n        raise RuntimeError('late')\n"
+        "class Demo(Plugin):\n    class Inner:\n        pass\n    def __init__(self, config):\n"
+        "        self.all = [Odd(), Slotted(), Struct(1, Struct(2)), Derived(), Box(), Flag.A, Named(1), Error(), self.Inner(), Ends()]\n"
+        "        self.all[1].a = self\n        self.decoder = msgspec.json.Decoder(Struct)\n"
+    )
+    running = await host.start(code, release={"host": ("msgspec",)})
+    kept = running.plugin.all
+    await host.stop(running)
+    assert plugin_modules() == []
+    assert len(kept) == 10
+    del kept, running
+    gc.collect()
