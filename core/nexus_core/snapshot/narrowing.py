@@ -47,6 +47,11 @@ def of_gateway(snapshot: Snapshot, gateway: str) -> Snapshot:
     )
 
 
+def has_plugin(plugin: PluginInstance, gateway: str) -> bool:
+    """Whether a gateway gets a plugin. gateway: `<namespace>/<name>` of the one that it serves, empty for all."""
+    return not gateway or _of_holder(plugin, gateway) is not None
+
+
 def _held(certificate: Certificate, gateway: str) -> Certificate:
     """Without the other holders: who else shows a certificate is no reason to open it again."""
     holders = tuple(holder for holder in certificate.holders if holder.gateway == gateway)

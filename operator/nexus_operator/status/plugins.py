@@ -9,6 +9,7 @@ from nexus_core.marketplace.locks import NO_LOCK, Lock, RefusedRelease
 from nexus_core.marketplace.updates import contains
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import PluginInstance, PluginReport
+from nexus_core.snapshot.narrowing import has_plugin
 from nexus_core.translate.translation import PluginStatus
 from packaging.version import InvalidVersion, Version
 
@@ -42,14 +43,14 @@ def _plugin(
     if status.enabled or any(c.status == "False" for c in conditions):
         # What the operator itself found on the way to the gateways, before what these say.
         found = view.verdict("Programmed", problems)
-        conditions.append(found if found.status == "False" else _programmed(view, status))
+        conditions.append(found if found.status == "False" else _programmed(view, status, instance))
         ready = summary(conditions, conditions[-1].message)
     else:
         ready = Condition("Ready", "True", "Disabled", "It is switched off by .spec.enabled: requests pass without it.")
     candidate = instance.candidate if instance is not None else None
     version = status.version or lock.version
     refused = _refused(obj, lock, version)
-    reports = reports_of(view.fleet.acks, name)
+    reports = _reports(view, name, instance)
     figure = view.figures.get(name) if status.enabled else None
     fields: dict[str, Any] = {
         "plugin": status.plugin or None,
@@ -67,13 +68,19 @@ def _plugin(
     return write(view, obj, [*conditions, ready], fields)
 
 
-def _programmed(view: View, status: PluginStatus) -> Condition:
+def _reports(view: View, name: str, instance: PluginInstance | None) -> tuple[tuple[str, PluginReport | None], ...]:
+    """What gateways report of a plugin: those that get it. One with secrets is not for those on whose routes it is not."""
+    acks = view.fleet.acks
+    return reports_of([a for a in acks if instance is None or has_plugin(instance, a.gateway)], name)
+
+
+def _programmed(view: View, status: PluginStatus, instance: PluginInstance | None) -> Condition:
     """`Programmed`, made False by any replica that cannot run the plugin: an ack alone says no more than that it was told."""
     programmed = view.programmed(str(status.ref))
     if programmed.status != "True":
         return programmed
     plugin = f"{status.ref.namespace}/{status.ref.name}"
-    reports = reports_of(view.fleet.acks, plugin)
+    reports = _reports(view, plugin, instance)
     bad = [report for _, report in reports if report is not None and report.state != "loaded"]
     if bad:
         first = bad[0]

@@ -9,7 +9,7 @@ import pytest
 from nexus_core.certificates.sealing import Opener, Sealer, SealError, gateway_key
 from nexus_core.snapshot import PluginInstance, Release, Snapshot
 from nexus_core.snapshot.differences import find_differences
-from nexus_core.snapshot.narrowing import of_gateway
+from nexus_core.snapshot.narrowing import has_plugin, of_gateway
 from nexus_core.snapshot.plugins import Candidate, SealedValue
 from nexus_core.translate.plugin_order import sort_plugins
 
@@ -44,6 +44,8 @@ def test_a_gateway_gets_what_it_can_open_and_no_plugin_that_it_cannot_run() -> N
     )
     kept = of_gateway(world, "infra/web").plugins
     assert [each.id for each in kept] == ["shop/a", "shop/c"]
+    assert [has_plugin(each, "infra/web") for each in world.plugins] == [True, False, True]
+    assert all(has_plugin(each, "") for each in world.plugins)
     assert kept[0].candidate is not None
     for each in (kept[0], kept[0].candidate.instance):
         assert [h.gateway for h in each.sealed[0].holders] == ["infra/web"]
