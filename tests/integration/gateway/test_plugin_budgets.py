@@ -157,6 +157,20 @@ async def test_a_plugin_that_holds_too_much_memory_gives_way_to_a_fresh_one(benc
     assert await bench.ask() == (200, True)
 
 
+async def test_a_fresh_one_that_does_not_start_is_not_asked_for_again_at_once(bench: Bench) -> None:
+    plugin = bench.plugin("HELD.append(bytearray(30 * 2**20))", budgets=replace(BUDGETS, memory_mb=20, disabled_s=0.5))
+    await bench.publish(plugin)
+    await bench.ask()
+    await until(bench.is_disabled, 60.0)
+    # What it is made of is gone: another one cannot be started.
+    [artefact] = (bench.harness.tmp_path / "plugins").glob("*.zip")
+    artefact.unlink()
+    due_at = bench.slot.meter.excess.until
+    await until(lambda: bench.slot.meter.excess.until > due_at)
+    assert bench.is_disabled()
+    assert await bench.ask() == (200, False)
+
+
 async def test_a_call_that_blocks_the_loop_is_interrupted_and_counts_as_a_failure(bench: Bench) -> None:
     await bench.publish(bench.plugin("while True: pass", budgets=replace(BUDGETS, block_s=0.1, min_calls=2)))
     for _ in range(2):

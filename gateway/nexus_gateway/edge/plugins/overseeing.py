@@ -6,6 +6,7 @@ What is decided is `trials`' and `meters`'; here are the clock, the reports and 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -111,6 +112,8 @@ class Overseer:
         if meter.state is State.DISABLED and excess is not None and excess.budget is Budget.MEMORY:
             # Calling it again would help nothing: another instance has to take its place.
             if now >= excess.until and not self.renewing.is_set():
+                # Should that fail, not again before the same time is over.
+                meter.excess = dataclasses.replace(excess, until=now + meter.budgets.disabled_s)
                 self._renew(slot.instance.id)
                 self.renewing.set()
             return
@@ -123,8 +126,12 @@ class Overseer:
         life = self._lives.get(trial.stable.instance.id)
         if life is not None and life.slot.trial is trial and trial.report != life.slot.report.candidate:
             report = trial.report
-            told = f"refused: {report.message}" if report.state == "refused" else "passed its trial"
-            log.warning("plugin %s: its candidate %s %s", life.slot.instance.id, report.version, told)
+            if report.state == "refused":
+                log.warning(
+                    "plugin %s: its candidate %s is refused: %s", life.slot.instance.id, report.version, report.message
+                )
+            else:
+                log.info("plugin %s: its candidate %s passed its trial", life.slot.instance.id, report.version)
             self._write(life)
             self.changed.set()
         if trial.is_over:
