@@ -42,7 +42,9 @@ COMMANDS: Mapping[str, Entry] = {
     ),
     "tour": Entry("nexus_cli.commands.tour:tour", "Walk the journey against a running system and check each step."),
     "plugin": Entry("nexus_cli.commands.plugin:plugin", "List, install, enable, disable and describe plugins."),
-    "marketplace": Entry("nexus_cli.commands.marketplace:marketplace", "Make, sign, verify and serve a marketplace of plugins."),
+    "marketplace": Entry(
+        "nexus_cli.commands.marketplace:marketplace", "Make, sign, verify and serve a marketplace of plugins."
+    ),
     "traces": Entry("nexus_cli.commands.traces:traces", "Show the last traces a gateway keeps in memory, as trees."),
     "version": Entry("nexus_cli.commands.version:version", "Print the versions of Nexus and of its interfaces."),
 }

@@ -330,7 +330,7 @@ def describe(
         version=version,
         row=(live or {}).get(found.id),
         releases=bundled_index().by_name.get(plugin_name, ()) if official else (),
-        problems=_problems(found, path) if path is not None else (),
+        problems=_problems(found, path, admin or DEFAULT_ADMIN, running=live is not None) if path is not None else (),
         grants=grants_of(found.spec) if found.spec is not None else Permissions(),
     )
     if output_format() == "json":
@@ -339,11 +339,25 @@ def describe(
         click.echo(yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 
-def _problems(found: Installed, path: Path) -> tuple[Problem, ...]:
-    """Return what the manifests have against a plugin of theirs."""
+def _problems(found: Installed, path: Path, admin: str, *, running: bool) -> tuple[Problem, ...]:
+    """Return what is wrong with a plugin of manifests: as the gateway that runs them says, or else as they alone show."""
+    from nexus_core.problems import ObjectRef, Problem
+
     from nexus_cli import manifests, offline
+    from nexus_cli.admin import get
 
     where = f"NexusPlugin {found.id}"
+    if running:
+        try:
+            told = get(admin, "/problems")["problems"]
+        except UserError:
+            told = []
+        ref = ObjectRef("NexusPlugin", found.namespace, found.name)
+        return tuple(
+            Problem(ref, each["path"], each["reason"], each["what"], each["fix"])
+            for each in told
+            if each["where"] == where
+        )
     return tuple(each for each in offline.translate(manifests.load([path])).problems if str(each.where) == where)
 
 

@@ -35,7 +35,7 @@ def describe(
     release = next((each for each in releases if each.version == version), releases[0] if releases else None)
     told: dict[str, Any] = {"plugin": found.id, "where": found.where, "state": state, "version": version}
     why = list(_why(found, row, problems, status))
-    told["why"] = why or ["It runs as declared."] if found.spec is not None and found.spec.enabled else why
+    told["why"] = why or ["It runs as declared."] if version and found.spec is not None and found.spec.enabled else why
     if found.spec is not None and not found.spec.enabled:
         told["why"] = [*why, "It is switched off by spec.enabled: requests pass without it."]
     candidate = _candidate(row, status, releases)

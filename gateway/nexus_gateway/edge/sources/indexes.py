@@ -20,6 +20,8 @@ FRESH_S = 300.0
 """An index is taken as it is for this long."""
 FRESH_HERE_S = 60.0
 """One in a directory: somebody may be at work on it, and looking costs no network."""
+ASKED_S = 2.0
+"""How old it may be when a plugin asks for a release that it does not list: perhaps it was published just now."""
 AGAIN_S = 15.0
 """How soon a marketplace is looked at again that could not be followed."""
 
@@ -71,6 +73,15 @@ class Indexes:
                 )
         self._entries = entries
         return found, tuple(problems)
+
+    def doubt(self, now: float) -> bool:
+        """A release is asked for that no index lists: have those read again that are not quite new. Return whether there are any."""
+        found = False
+        for entry in self._entries.values():
+            if entry.due_in_s is not None and entry.looked_at and now - entry.looked_at > ASKED_S:
+                entry.looked_at = 0.0
+                found = True
+        return found
 
     def due_in_s(self, now: float) -> float | None:
         """Return when an index should be looked at again; None when none ever is."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
 from nexus_core.certificates.sealing import Sealer
+from nexus_core.marketplace import Index
 from nexus_core.marketplace.locks import Lock
 from nexus_core.model import load
 from nexus_core.model.resources import Resource
@@ -16,12 +17,15 @@ from nexus_core.problems import ObjectRef, Problem, sort_problems
 from nexus_core.snapshot import Snapshot, wire
 from nexus_core.translate import translate
 from nexus_core.translate.endpoint_slices import find_unfounded
+from nexus_core.translate.translation import Translation
 
-from nexus_gateway.edge.sources.indexes import Indexes
+from nexus_gateway.edge.sources.indexes import AGAIN_S, Indexes
 from nexus_gateway.edge.sources.making import DEFAULT_CLASS, Fingerprint, Made, NoTexts, Texts
 
 MAX_FILE_BYTES = 4 * 2**20
 
+UNLISTED = frozenset({"PluginNotFound", "PluginVersionNotFound"})
+"""Reasons that a newer index may take away."""
 Stamp = tuple[int, int, int]
 _AGAIN: Stamp = (0, 0, 0)
 """No file has it: the next look reads the file again."""
@@ -59,7 +63,30 @@ class Workshop:
         marketplaces = [each for each in resources if each.ref.kind == "NexusMarketplace"]
         indexes, unavailable = await self._indexes.read(marketplaces)
         now_utc = datetime.now(UTC)
-        translation = await asyncio.to_thread(
+        translation = await self._translate(resources, indexes, locks, now_utc)
+        unlisted = any(problem.reason in UNLISTED for problem in translation.problems)
+        if unlisted and self._indexes.doubt(asyncio.get_running_loop().time()):
+            indexes, unavailable = await self._indexes.read(marketplaces)
+            translation = await self._translate(resources, indexes, locks, now_utc)
+        if translation.snapshot != self._snapshot or not self._digest:
+            self._snapshot = translation.snapshot
+            self._digest = (await asyncio.to_thread(wire.encode, self._snapshot)).digest
+        unfounded = find_unfounded(translation.mirrors) if self._alone else ()
+        problems = sort_problems((*troubles, *unavailable, *translation.problems, *unfounded))
+        due_in_s = self._indexes.due_in_s(asyncio.get_running_loop().time())
+        if unlisted and due_in_s is not None:
+            due_in_s = min(due_in_s, AGAIN_S)  # perhaps it is being published
+        if translation.changes_at_utc is not None:
+            opens_in_s = (translation.changes_at_utc - now_utc).total_seconds()
+            due_in_s = min(due_in_s, opens_in_s) if due_in_s is not None else opens_in_s
+        known = {f"{s.ref.namespace}/{s.ref.name}": s.lock for s in translation.plugins if s.lock is not None}
+        assert self._snapshot is not None
+        return Made(self._snapshot, self._digest, problems, due_in_s, known)
+
+    async def _translate(
+        self, resources: Sequence[Resource], indexes: Mapping[str, Index], locks: Mapping[str, Lock], now_utc: datetime
+    ) -> Translation:
+        return await asyncio.to_thread(
             translate,
             resources,
             previous=self._snapshot,
@@ -69,18 +96,6 @@ class Workshop:
             locks=locks,
             now_utc=now_utc,
         )
-        if translation.snapshot != self._snapshot or not self._digest:
-            self._snapshot = translation.snapshot
-            self._digest = (await asyncio.to_thread(wire.encode, self._snapshot)).digest
-        unfounded = find_unfounded(translation.mirrors) if self._alone else ()
-        problems = sort_problems((*troubles, *unavailable, *translation.problems, *unfounded))
-        due_in_s = self._indexes.due_in_s(asyncio.get_running_loop().time())
-        if translation.changes_at_utc is not None:
-            opens_in_s = (translation.changes_at_utc - now_utc).total_seconds()
-            due_in_s = min(due_in_s, opens_in_s) if due_in_s is not None else opens_in_s
-        known = {f"{s.ref.namespace}/{s.ref.name}": s.lock for s in translation.plugins if s.lock is not None}
-        assert self._snapshot is not None
-        return Made(self._snapshot, self._digest, problems, due_in_s, known)
 
     async def close(self) -> None:
         """Nothing is held open."""
