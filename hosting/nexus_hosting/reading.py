@@ -7,6 +7,8 @@ without (`try: … except ImportError`) or that only type checkers read is not h
 from __future__ import annotations
 
 import ast
+import contextlib
+import threading
 from collections.abc import Iterator, Mapping
 
 from nexus_marketplace.rejections import PluginRejected
@@ -29,6 +31,12 @@ _INNARDS = frozenset(
 )
 """Attributes that lead out of a plugin's own objects; with `inspect` they are its to use."""
 _INSPECT = "inspect"
+_PARSES = 20
+"""Tries, against parsers that are not ours."""
+_PARSING = threading.Lock()
+"""One at a time: to build a tree, CPython before 3.13 counts its depth in one place for all threads, and fails with SystemError where
+two plugins that are loaded at once get in each other's way (gh-106905).
+"""
 
 
 def check(files: Mapping[str, bytes], own: frozenset[str], rules: Rules, who: str) -> None:
@@ -40,7 +48,7 @@ def check(files: Mapping[str, bytes], own: frozenset[str], rules: Rules, who: st
         if not path.endswith(".py"):
             continue
         try:
-            tree = ast.parse(files[path], path)
+            tree = _parse(files[path], path)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             line = getattr(error, "lineno", None) or 0
             raise PluginRejected(
@@ -50,6 +58,14 @@ def check(files: Mapping[str, bytes], own: frozenset[str], rules: Rules, who: st
             ) from error
         for line, what in sorted(_found(tree, own, rules)):
             raise PluginRejected("PluginNotPermitted", f"{who}: {path} line {line} {what}.")
+
+
+def _parse(source: bytes, path: str) -> ast.Module:
+    """Return what `ast.parse` does, whichever other threads parse something. Raises what it raises for what is no Python."""
+    for _ in range(_PARSES):
+        with contextlib.suppress(SystemError), _PARSING:
+            return ast.parse(source, path)
+    return ast.parse(source, path)
 
 
 def _found(tree: ast.Module, own: frozenset[str], rules: Rules) -> Iterator[tuple[int, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from nexus_hosting.modules import Rules
 from nexus_hosting.reading import check
@@ -95,3 +97,10 @@ def test_a_host_requirement_opens_just_its_own_modules() -> None:
 def test_what_is_no_python_is_said_to_be(code: str) -> None:
     assert "demo/a.py line" in refusal(code)
     assert "is not Python" in refusal(code)
+
+
+def test_plugins_are_read_in_several_threads_at_once() -> None:
+    """CPython 3.11 fails at random with SystemError when two threads build trees."""
+    deep = "\n".join(f"def f{number}(x):\n    return {'(' * 20}x{' + 1)' * 20}\n" for number in range(300))
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(refusal, [deep] * 16)) == {""}
