@@ -55,7 +55,7 @@ class Intake:
     """
 
     __slots__ = (
-        "_bodies", "_chain", "_dechunker", "_exchange", "_gathered", "_hooked", "_most", "_phases", "_pieces", "_raw", "holding",
+        "_bodies", "_chain", "_dechunker", "_exchange", "_gathered", "_hooked", "_phases", "_pieces", "_raw", "holding",
         "passing", "trailers",
     )  # fmt: skip
 
@@ -68,7 +68,6 @@ class Intake:
         self._dechunker: Dechunker | None = None
         self._gathered: asyncio.Future[None] | None = None
         self._pieces: list[bytes] = []
-        self._most = 0
         self._raw = exchange.block.length == -2
         self.holding = False
         self.passing = False
