@@ -91,7 +91,7 @@ class Reconciler:
             configmap=lambda namespace, name: read_config_map(inventory, namespace, name),
         )
         self._artefacts = ArtefactMirror(consul, settings.prefix, self._indexes, Path(settings.state_dir) / "artefacts")
-        self._translator = Translator(settings, kube, inventory, self._indexes)
+        self._translator = Translator(settings, kube, inventory, self._indexes, self._artefacts.obtain)
         self._surroundings = Surroundings(
             consul_url=settings.workload_consul_url or settings.consul_url,
             consul_prefix=settings.prefix,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nexus_core.problems import ObjectRef, Problem
-from nexus_core.snapshot import Snapshot
+from nexus_core.snapshot import PluginInstance, Snapshot
 from nexus_core.snapshot.wire import artefact_key, artefact_prefix
 from nexus_marketplace.fetching import fetch_release
 from nexus_marketplace.rejections import PluginRejected
@@ -91,6 +91,11 @@ class ArtefactMirror:
             await asyncio.wait(begun, timeout=HOLD_S)
         self.problems = tuple(self._problems(wanted))
         await self._forget(now)
+
+    async def obtain(self, instance: PluginInstance) -> None:
+        """Have the files of a plugin in the cache. Raises `PluginRejected`."""
+        for sha256, item in (await asyncio.to_thread(_wanted, Snapshot(plugins=(instance,)))).items():
+            await self._fetched(sha256, item)
 
     async def close(self) -> None:
         """End what is under way."""

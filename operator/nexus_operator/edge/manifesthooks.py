@@ -11,7 +11,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import PluginInstance, Snapshot
 from nexus_core.translate.hooked import KINDS, ManifestHook
 from nexus_hosting.asides import Aside, AsideGone
+from nexus_marketplace.rejections import PluginRejected
 
 from nexus_operator.edge.hooking import Answer, Answers, Asked, Order
 
@@ -82,9 +83,12 @@ class _Host:
 class ManifestHooks:
     """The hooks of one operator. Owns processes: call `close()`."""
 
-    def __init__(self, cache: Path) -> None:
-        """cache: directory of artefacts."""
+    def __init__(self, cache: Path, obtain: Callable[[PluginInstance], Awaitable[None]] | None = None) -> None:
+        """cache: directory of artefacts. obtain: puts a plugin's files into it, from places that a plugin's process does not reach; raises
+        `PluginRejected`.
+        """
         self._cache = cache
+        self._obtain = obtain
         self._hosts: dict[str, _Host] = {}
         self._seen: dict[ObjectRef, tuple[Resource, tuple[_Hook, ...]]] = {}
 
@@ -199,6 +203,7 @@ class ManifestHooks:
         batches = [items[at : at + BATCH] for at in range(0, len(items), BATCH)]
         try:
             if not host.started:
+                await self._fetch(host)
                 await self._order(host, (), START_S)
                 host.started = True
             for batch in batches:
@@ -211,6 +216,19 @@ class ManifestHooks:
             host.hook.trouble = str(err)
             log.warning("plugin %s: %s: %s", host.instance.id, HOOK, err)
             await host.aside.close()
+
+    async def _fetch(self, host: _Host) -> None:
+        """Raises HookFailed."""
+        if self._obtain is None:
+            return
+        try:
+            async with asyncio.timeout(START_S):
+                await self._obtain(host.instance)
+        except PluginRejected as err:
+            host.reason = err.reason
+            raise HookFailed(err.message) from err
+        except TimeoutError as err:
+            raise HookFailed(f"its files could not be had within {START_S:g} s") from err
 
     async def _order(self, host: _Host, asked: Sequence[Asked], seconds: float) -> list[Answer]:
         """Raises HookFailed when the plugin does not answer as it should; its process is then of no use."""

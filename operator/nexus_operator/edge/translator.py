@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from nexus_core.certificates.sealing import Sealer
 from nexus_core.marketplace.locks import Lock
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef
-from nexus_core.snapshot import Snapshot
+from nexus_core.snapshot import PluginInstance, Snapshot
 from nexus_core.translate import Session, Translation
 from nexus_core.translate.hooked import ManifestHook
 
@@ -40,13 +40,21 @@ class Translated:
 class Translator:
     """Remembers one translation for the next. Owns processes and memory of hooks: call `close()`. indexes: closed by who made them."""
 
-    def __init__(self, settings: Settings, kube: KubeApi, inventory: Inventory, indexes: Indexes) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        kube: KubeApi,
+        inventory: Inventory,
+        indexes: Indexes,
+        obtain: Callable[[PluginInstance], Awaitable[None]] | None = None,
+    ) -> None:
+        """obtain: see `ManifestHooks`."""
         self._settings = settings
         self._inventory = inventory
         self._indexes = indexes
         self._reader = Reader()
         self._named = NamedObjects(kube, inventory)
-        self.hooks = ManifestHooks(Path(settings.state_dir) / "artefacts")
+        self.hooks = ManifestHooks(Path(settings.state_dir) / "artefacts", obtain)
         # Two, as they follow two worlds: what is served, and what would be with the previewed objects.
         self.session, self._candidates = Session(), Session()
         self._last: Translation | None = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nexus_marketplace.publishing import Artefact, build_artefact, build_index, public_key
 from nexus_marketplace.repository import Keys, Repository
 from nexus_operator.edge import indexes
+from nexus_operator.edge.artefacts import ArtefactMirror
+from nexus_operator.edge.consul import ConsulApi
 from nexus_operator.edge.indexes import Indexes
 from nexus_operator.edge.kube import KubeApi
+from nexus_operator.edge.markets import read_config_map
 from nexus_operator.edge.translator import Translator
 from nexus_operator.settings import Settings
 from nexus_operator.world.inventory import Inventory
@@ -54,9 +59,16 @@ class World:
         self.put("NexusService", "web", {"backend": {"addresses": ["10.0.0.1:80"]}, "expose": {"path": "/web"}})
         self.settings = Settings(consul_url="http://consul:8500", seal_key=bytes(32), state_dir=str(tmp_path / "state"))
         self.news = asyncio.Event()
-        self.indexes = Indexes(ttl_s=0.05, state=tmp_path / "state", changed=self.news.set)
+        self.indexes = Indexes(
+            ttl_s=0.05,
+            state=tmp_path / "state",
+            changed=self.news.set,
+            configmap=lambda namespace, name: read_config_map(self.inventory, namespace, name),
+        )
+        consul: ConsulApi = None  # type: ignore[assignment]  # nothing is published
+        mirror = ArtefactMirror(consul, "nexus", self.indexes, tmp_path / "state" / "artefacts")
         kube: KubeApi = None  # type: ignore[assignment]  # no Secret is named
-        self.translator = Translator(self.settings, kube, self.inventory, self.indexes)
+        self.translator = Translator(self.settings, kube, self.inventory, self.indexes, mirror.obtain)
 
     def publish(self, version: str) -> None:
         package = self.tmp_path / version / "acme_prefix"
@@ -80,6 +92,23 @@ class World:
             "apiVersion": "nexus.dev/v1alpha1", "kind": kind, "spec": spec,
             "metadata": {**meta, **({"namespace": namespace} if namespace else {})},
         })  # fmt: skip
+
+    def move_into_config_map(self) -> None:
+        files = {
+            path.relative_to(self.market).as_posix().replace("/", "__"): base64.b64encode(path.read_bytes()).decode()
+            for path in self.market.rglob("*")
+            if path.is_file() and not path.name.startswith(".")
+        }
+        shutil.rmtree(self.market)
+        spec = {
+            "source": {"configMap": {"namespace": "shop", "name": "files"}},
+            "publishers": [{"name": "acme", "publicKey": public_key(KEY)}],
+        }
+        self.put("NexusMarketplace", "acme", spec, namespace="")
+        meta = {"name": "files", "namespace": "shop", "uid": "f", "resourceVersion": "9"}
+        held = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "binaryData": files}
+        self.inventory.name({("ConfigMap", "shop", "files"): None})
+        self.inventory.observe("ConfigMap", held)
 
     async def paths(self) -> dict[str, str]:
         done = await self.translator.translate({}, previous=None, sealer=None, locks={})
@@ -116,3 +145,9 @@ async def test_another_release_is_another_hook(world: World) -> None:
     async with asyncio.timeout(20):
         await world.news.wait()
     assert await world.paths() == {"web": "/1.1.0/web"}
+
+
+async def test_a_plugin_in_a_config_map_hooks_from_the_start(world: World) -> None:
+    """Its process reads no ConfigMap: the operator gives it the files."""
+    world.move_into_config_map()
+    assert await world.paths() == {"web": "/1.0.0/web"}
