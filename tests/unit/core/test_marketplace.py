@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nexus_core.marketplace import Choice, Index, IndexInvalid, Refusal, choose, parse_index, signed_bytes
+from nexus_core.marketplace import Index, IndexInvalid, parse_index, signed_bytes
 from nexus_core.marketplace.artefact import build_zip
 from nexus_core.snapshot import Release
 
@@ -90,48 +90,6 @@ def test_no_bytes_make_the_reader_raise_anything_else(data: bytes) -> None:
     else:
         said = "The index test"
     assert "test" in said
-
-
-VERSIONS = index(
-    {"version": "1.0"},
-    {"version": "1.5"},
-    {"version": "2.0", "api": ">=2,<3"},
-    {"version": "1.6rc1"},
-    {"name": "rc", "version": "0.1rc1"},
-)
-
-
-@pytest.mark.parametrize(
-    ("name", "wanted", "version"),
-    [
-        ("api-key", ">=1,<2", "1.5"),
-        ("api-key", "", "1.5"),  # 2.0 is higher and in the range, but made for another API
-        ("api-key", "==1.0", "1.0"),
-        ("api-key", "~=1.0", "1.5"),
-        ("api-key", ">=1.6rc1,<2", "1.6rc1"),
-        ("rc", "", "0.1rc1"),
-    ],
-)
-def test_the_highest_fitting_release_is_chosen(name: str, wanted: str, version: str) -> None:
-    found = choose(VERSIONS, name, wanted, "1.0")
-    assert isinstance(found, Choice)
-    assert found.release.version == version
-
-
-@pytest.mark.parametrize(
-    ("name", "wanted", "reason"),
-    [
-        ("none", "", "PluginNotFound"),
-        ("api-key", ">=3", "PluginVersionNotFound"),
-        ("api-key", "latest", "PluginVersionNotFound"),
-        ("api-key", ">=2", "PluginIncompatible"),
-    ],
-)
-def test_a_refusal_says_why_and_what_there_is(name: str, wanted: str, reason: str) -> None:
-    found = choose(VERSIONS, name, wanted, "1.0")
-    assert isinstance(found, Refusal)
-    assert found.reason == reason
-    assert found.candidates
 
 
 def test_signed_bytes_are_canonical_and_leave_out_url_and_signature() -> None:
