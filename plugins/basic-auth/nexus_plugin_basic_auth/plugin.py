@@ -25,8 +25,6 @@ _WRONG_S = 10.0
 """How long wrong credentials are remembered: clients that are configured wrongly send them again and again."""
 _THREADS = 2
 _MOST_WAITING = 16
-_PATIENCE_S = 0.4
-"""How long a request waits for its turn and its hash. Less than a gateway allows a call: being busy is an answer, not a failure."""
 _LOOK_S = 0.002
 """How often a thread's result is looked for: a plugin has no event loop of its own that a thread could wake."""
 
@@ -36,6 +34,8 @@ class BasicAuth(Plugin):
 
     clock: Callable[[], float] = staticmethod(time.monotonic)
     """Seconds; tests set their own."""
+    patience_s = 0.4
+    """How long a request waits for its turn and its hash. Less than a gateway allows a call: being busy is an answer, not a failure."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config)
@@ -75,7 +75,7 @@ class BasicAuth(Plugin):
                 return self._busy(request)
             checking = self._checking[key] = self._threads.submit(self._users.check, given)
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(self.patience_s):
                 while not checking.done():  # noqa: ASYNC110 -- a thread cannot set an event of this loop, see `_LOOK_S`
                     await asyncio.sleep(_LOOK_S)
         except TimeoutError:

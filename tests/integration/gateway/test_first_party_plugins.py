@@ -48,6 +48,7 @@ def published(plugged: Plugged, name: str, config: dict[str, Any], order: int = 
     return PluginInstance(
         id=f"shop/{name}", source=f"NexusPlugin shop/{name}", public_key=public_key(KEY), granted=artefact.release.permissions,
         release=artefact.release, base_url=f"http://127.0.0.1:{plugged._port}/index.json", config=json.dumps(config), order=order,
+        timeout_s=20,
     )  # fmt: skip
 
 
@@ -99,7 +100,7 @@ async def test_compression_outside_compresses_what_comes_from_the_store(plugged:
 
 
 async def test_of_equal_requests_one_reaches_the_service(plugged: Plugged) -> None:
-    service = await started(plugged, ("response-cache", {}))
+    service = await started(plugged, ("response-cache", {"waitSeconds": 15}))
     service.gate.clear()
     asking = [asyncio.create_task(got(plugged)) for _ in range(10)]
     live = plugged.live("response-cache")
@@ -159,6 +160,7 @@ async def test_users_keys_limits_and_headers_work_together(plugged: Plugged) -> 
             {"request": [{"do": "set", "name": "x-who", "value": "${header:x-consumer-name} from ${client_ip}"}]},
         ),
     )
+    plugged.live("basic-auth").patience_s = 20
     preflight, _ = await got(
         plugged, method="OPTIONS", headers={"origin": "https://shop.example", "access-control-request-method": "PUT"}
     )

@@ -53,7 +53,7 @@ def make() -> Make:
         schema = manifest_of(kind)["configSchema"]
         filled = with_defaults(schema, dict(config or {}))
         jsonschema.Draft202012Validator(schema).validate(filled)
-        return PluginKit(kind, filled, context=context)
+        return PluginKit(kind, filled, context=context, timeout_s=20)
 
     return kit
 

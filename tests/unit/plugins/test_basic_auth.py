@@ -72,12 +72,14 @@ def kit_of(make: Any, **config: Any) -> tuple[Any, Counted]:
     kit = make(BasicAuth, {**USERS, **config})
     counted = kit.plugin._users = Counted(kit.plugin._users)
     kit.plugin.clock = lambda: kit.now
+    kit.plugin.patience_s = 20
     kit.now = 100.0
     return kit, counted
 
 
 async def answer(make: Any, request: RequestHead, **config: Any) -> RequestHead | Reply:
     async with make(BasicAuth, {**USERS, **config}) as kit:
+        kit.plugin.patience_s = 20
         result: RequestHead | Reply = await kit.request(request)
         return result
 
@@ -232,9 +234,11 @@ async def test_a_check_that_takes_too_long_is_an_answer_and_its_result_counts_la
     users.quick = True
     async with kit:
         users.gate.clear()
+        kit.plugin.patience_s = 0.01
         busy = await kit.request(head(basic("ann", "secret")))
         assert isinstance(busy, Reply)
         assert busy.status == 503
+        kit.plugin.patience_s = 20
         users.gate.set()
         assert isinstance(await kit.request(head(basic("ann", "secret"))), RequestHead)
         assert users.checks == ["ann"]

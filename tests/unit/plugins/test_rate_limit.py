@@ -228,7 +228,7 @@ def test_the_schema_refuses_limits_that_make_no_sense(refused: Any) -> None:
 @pytest.mark.connected
 async def test_gateways_share_their_limits_in_redis(make: Any, redis_url: str) -> None:
     limit = {"name": "all", "requests": 10, "perSeconds": 3600}
-    redis = {"url": redis_url, "prefix": "shared"}
+    redis = {"url": redis_url, "timeoutSeconds": 5, "prefix": "shared"}
     first, _ = kit_of(make, limit, redis=redis, workers=4)
     second, _ = kit_of(make, limit, redis=redis)
     async with first, second:
@@ -245,7 +245,7 @@ async def test_gateways_share_their_limits_in_redis(make: Any, redis_url: str) -
 @pytest.mark.connected
 async def test_redis_keeps_no_key_that_says_nothing_and_knows_no_clients_text(make: Any, redis_url: str) -> None:
     limits = ({"requests": 100, "perSeconds": 100}, {"requests": 5, "perSeconds": 3600, "by": ["header:x-key"]})
-    kit, _ = kit_of(make, *limits, redis={"url": redis_url, "prefix": "clean"})
+    kit, _ = kit_of(make, *limits, redis={"url": redis_url, "timeoutSeconds": 5, "prefix": "clean"})
     async with kit:
         await kit.request(head(x_key="a}:{b FLUSHALL"))
         client = await kit.context.redis(redis_url)
@@ -265,7 +265,7 @@ async def test_the_script_decides_as_the_algorithm_does(make: Any, redis_url: st
     kit, _ = kit_of(
         make,
         {"requests": 3600, "perSeconds": 3600, "burst": 10, "costHeader": "x-cost"},
-        redis={"url": redis_url, "prefix": "same"},
+        redis={"url": redis_url, "timeoutSeconds": 5, "prefix": "same"},
     )
     async with kit:
         for cost, left in ((4, 6), (0, 6), (5, 1), (2, 1), (1, 0), (1, 0)):
@@ -289,7 +289,9 @@ async def test_without_redis_each_worker_goes_on_with_its_share(make: Any, no_re
 async def test_redis_is_taken_up_again_when_it_is_back(
     make: Any, redis_url: str, no_redis_url: str, caplog: Any
 ) -> None:
-    kit, clock = kit_of(make, {"requests": 2, "perSeconds": 3600}, redis={"url": redis_url, "prefix": "back"})
+    kit, clock = kit_of(
+        make, {"requests": 2, "perSeconds": 3600}, redis={"url": redis_url, "timeoutSeconds": 5, "prefix": "back"}
+    )
     caplog.set_level("INFO")
     async with kit:
         shared = kit.plugin._shared

@@ -699,7 +699,7 @@ def test_entries_survive_packing_and_other_bytes_do_not() -> None:
 
 @pytest.mark.connected
 async def test_gateways_share_what_is_stored_in_redis(make: Any, redis_url: str) -> None:
-    redis = {"url": redis_url, "prefix": "cache-a"}
+    redis = {"url": redis_url, "timeoutSeconds": 5, "prefix": "cache-a"}
     one, two = (bed_of(make, redis=redis, purge=PURGE) for _ in range(2))
     async with one.kit, two.kit:
         one.headers += (("vary", "accept"), ("cache-tag", "t"))
@@ -716,7 +716,7 @@ async def test_gateways_share_what_is_stored_in_redis(make: Any, redis_url: str)
 
 @pytest.mark.connected
 async def test_changes_and_purges_reach_redis(make: Any, redis_url: str) -> None:
-    bed = bed_of(make, redis={"url": redis_url, "prefix": "cache-b"}, purge=PURGE)
+    bed = bed_of(make, redis={"url": redis_url, "timeoutSeconds": 5, "prefix": "cache-b"}, purge=PURGE)
     async with bed.kit:
         for path in ("/a", "/b", "/c"):
             await bed.get(path)
@@ -733,7 +733,7 @@ async def test_changes_and_purges_reach_redis(make: Any, redis_url: str) -> None
 
 @pytest.mark.connected
 async def test_every_key_in_redis_ends_by_itself(make: Any, redis_url: str) -> None:
-    bed = bed_of(make, redis={"url": redis_url, "prefix": "cache-c"}, maxSeconds=100)
+    bed = bed_of(make, redis={"url": redis_url, "timeoutSeconds": 5, "prefix": "cache-c"}, maxSeconds=100)
     async with bed.kit:
         bed.headers += (("cache-tag", "t"), ("etag", '"1"'))
         await bed.get()
@@ -745,7 +745,7 @@ async def test_every_key_in_redis_ends_by_itself(make: Any, redis_url: str) -> N
 
 @pytest.mark.connected
 async def test_foreign_bytes_in_redis_are_a_miss(make: Any, redis_url: str) -> None:
-    bed = bed_of(make, redis={"url": redis_url, "prefix": "cache-d"})
+    bed = bed_of(make, redis={"url": redis_url, "timeoutSeconds": 5, "prefix": "cache-d"})
     async with bed.kit:
         await bed.get()
         client = await bed.kit.context.redis(redis_url)
@@ -772,7 +772,7 @@ async def test_redis_down_is_a_miss_and_never_an_error(make: Any, no_redis_url: 
 
 @pytest.mark.connected
 async def test_redis_is_taken_up_again_after_a_pause(make: Any, redis_url: str, no_redis_url: str) -> None:
-    bed = bed_of(make, redis={"url": redis_url, "prefix": "cache-e"})
+    bed = bed_of(make, redis={"url": redis_url, "timeoutSeconds": 5, "prefix": "cache-e"})
     async with bed.kit:
         await bed.get()
         shared = bed.kit.plugin._shared
