@@ -10,8 +10,8 @@ class NotJson(ValueError):
     """The text is no JSON that is accepted; the message says why, without quoting it."""
 
 
-def parse(body: bytes, max_depth: int) -> Any:
-    """Return the value. Raises `NotJson`.
+def parse(body: bytes, max_depth: int, max_values: int) -> Any:
+    """Return the value. max_values: members and items of all its arrays and objects together. Raises `NotJson`.
 
     Stricter than `json.loads`: a name that stands twice in an object, NaN and infinities are refused, because the service behind
     might read them differently from what was checked (RFC 8259 sections 4 and 6).
@@ -28,24 +28,22 @@ def parse(body: bytes, max_depth: int) -> Any:
         raise
     except ValueError as error:  # a number of more digits than Python reads
         raise NotJson("The body holds a number that is too long.") from error
-    if is_deeper(value, max_depth):
-        raise NotJson(f"The body is nested deeper than {max_depth} levels.")
+    _check_size(value, max_depth, max_values)
     return value
 
 
-def is_deeper(value: Any, limit: int) -> bool:
-    """Return whether a value has more levels of arrays and objects than the limit."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(limit):
+def _check_size(value: Any, max_depth: int, max_values: int) -> None:
+    """Raise `NotJson` for a value with too many levels of arrays and objects, or with too much in them."""
+    level, count = [value], 0
+    for _ in range(max_depth + 1):
+        level = [each for each in level if isinstance(each, dict | list)]
+        count += sum(map(len, level))
+        if count > max_values:
+            raise NotJson(f"The body has more than {max_values} values.")
         if not level:
-            return False
-        level = [
-            inner
-            for each in level
-            for inner in (each.values() if isinstance(each, dict) else each)
-            if isinstance(inner, dict | list)
-        ]
-    return bool(level)
+            return
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    raise NotJson(f"The body is nested deeper than {max_depth} levels.")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

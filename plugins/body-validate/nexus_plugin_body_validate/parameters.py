@@ -21,7 +21,7 @@ _STYLES = {"path": ("simple",), "header": ("simple",), "cookie": ("form",),
            "query": ("form", "spaceDelimited", "pipeDelimited", "deepObject")}  # fmt: skip
 _IGNORED = frozenset({"accept", "content-type", "authorization"})
 """Header parameters that OpenAPI ignores."""
-_DEPTH = 16
+_DEPTH, _VALUES = 16, 1000
 
 
 def pairs_of(query: str) -> list[tuple[str, str]]:
@@ -65,7 +65,7 @@ class Parameter:
             return self._missing()
         elif self.as_json:
             try:
-                value = parse(texts[0].encode("utf-8", "replace"), _DEPTH)
+                value = parse(texts[0].encode("utf-8", "replace"), _DEPTH, _VALUES)
             except NotJson as error:
                 return [self._fault(str(error).replace("The body", "The value"))]
         elif "array" in self.kinds:

@@ -21,6 +21,7 @@ class BodyValidate(Plugin):
         super().__init__(config)
         self._max_errors = int(config.get("maxErrors", 20))
         self._max_depth = int(config.get("maxDepth", 64))
+        self._max_values = int(config.get("maxValues", 10_000))
         self._unknown = str(config.get("unknownOperations", "refuse"))
         self._strict_query = bool(config.get("refuseUnknownParameters", False))
         self._responses = str(config.get("responses", "pass"))
@@ -216,7 +217,7 @@ class BodyValidate(Plugin):
         """Return what is wrong with a body; nothing for a media type that is not JSON. Raises NotJson."""
         if not _is_json(media_type):
             return []
-        value = parse(body, self._max_depth)
+        value = parse(body, self._max_depth, self._max_values)
         try:
             return schema.faults(value, self._max_errors)
         except RecursionError as error:

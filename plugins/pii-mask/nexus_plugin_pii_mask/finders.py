@@ -119,4 +119,16 @@ def custom(pattern: re.Pattern[str]) -> Finder:
     return lambda text: (match.span() for match in pattern.finditer(text) if match.end() > match.start())
 
 
+_DIGIT = re.compile(r"\d")
+
+
+def may_hold(kind: str, text: str) -> bool:
+    """Return whether it is worth looking for a kind: most texts have no `@` and no digit, and are done with by that."""
+    if kind == "email":
+        return "@" in text
+    if kind == "ip":
+        return ":" in text or ("." in text and _DIGIT.search(text) is not None)
+    return _DIGIT.search(text) is not None
+
+
 KINDS: dict[str, Finder] = {"email": emails, "card": cards, "iban": ibans, "phone": phones, "ip": ips}

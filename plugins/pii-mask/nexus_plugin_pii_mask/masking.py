@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from .finders import KINDS, Finder, custom, is_card
+from .finders import KINDS, Finder, custom, is_card, may_hold
 
 Change = Callable[[str, str], str]
 """From kind and found text to what stands in its place."""
@@ -72,7 +72,9 @@ class Masker:
 
     def text(self, text: str) -> str:
         """Return the text masked; the same object when there is nothing to mask."""
-        found = [(start, -end, kind) for kind, finder in self._finders for start, end in finder(text)]
+        found = [
+            (start, -end, kind) for kind, finder in self._finders if may_hold(kind, text) for start, end in finder(text)
+        ]
         if self._custom:
             at = 0
             for piece in _pieces(text):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from nexus_core.hooks import Reply, RequestHead, ResponseHead
 from nexus_plugin_body_validate import BodyValidate
-from nexus_plugin_body_validate.documents import NotJson, is_deeper, parse
+from nexus_plugin_body_validate.documents import NotJson, parse
 from nexus_plugin_body_validate.formats import CHECKER
 from nexus_sdk.plugin import PluginConfigError
 from nexus_sdk.testing import PluginKit
@@ -167,7 +167,7 @@ async def test_errors_are_bounded_escaped_and_never_quote_the_value() -> None:
 
 
 async def test_unique_items_are_found_in_linear_time_as_json_schema_defines_equal() -> None:
-    async with kit({"request": {"schema": {"uniqueItems": True}}}) as plugin:
+    async with kit({"request": {"schema": {"uniqueItems": True}}, "maxValues": 100_000}) as plugin:
         request = head("POST", "/", "", JSON)
         for equal in ([1, 1.0], [{"a": [1], "b": 2}, {"b": 2.0, "a": [1.0]}], [None, None]):
             assert told(await plugin.request_body(request, json.dumps(equal).encode()))[0] == 422
@@ -369,8 +369,22 @@ def test_formats(kind: str, good: list[Any], bad: list[Any]) -> None:
     assert CHECKER.conforms(None, kind)
 
 
-def test_depth_is_counted_in_containers() -> None:
-    assert [is_deeper(value, 1) for value in (1, [], [1], [[]], {"a": {"b": 1}})] == [False, False, False, True, True]
-    assert parse(b'{"a": [1]}', 2) == {"a": [1]}
-    with pytest.raises(NotJson, match="deeper than 1 levels"):
-        parse(b'{"a": [1]}', 1)
+def test_levels_and_values_are_bounded() -> None:
+    for text in (b"1", b"[]", b"[1]"):
+        parse(text, 1, 10)
+    for text in (b"[[]]", b"[[1]]", b'{"a": {"b": 1}}'):
+        parse(text, 2, 10)
+        with pytest.raises(NotJson, match="deeper than 1 levels"):
+            parse(text, 1, 10)
+    assert parse(b'{"a": [1, 2]}', 2, 3) == {"a": [1, 2]}
+    with pytest.raises(NotJson, match="more than 2 values"):
+        parse(b'{"a": [1, 2]}', 2, 2)
+
+
+async def test_a_body_with_very_many_values_is_refused_before_it_is_checked() -> None:
+    body = json.dumps({"a": [0] * 10_000}).encode()
+    assert told(await sent({"request": {"schema": SCHEMA}}, head("POST", "/", "", JSON), body)) == (
+        400,
+        "BodyNotJson",
+        [],
+    )
