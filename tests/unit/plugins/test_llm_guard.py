@@ -12,7 +12,7 @@ from nexus_plugin_llm_guard import LlmGuard
 from nexus_plugin_llm_guard.answers import EventStream, Usage, text_of, usage_of
 from nexus_plugin_llm_guard.budgets import Budgets, InRedis, Memory, Refused, Taken, Window
 from nexus_plugin_llm_guard.prompts import NotUnderstood, estimate, output_limit, parse
-from nexus_plugin_llm_guard.rules import plain
+from nexus_plugin_llm_guard.rules import plain, windows
 from nexus_sdk.plugin import PluginConfigError
 from nexus_sdk.testing import Call, FakeContext, PluginKit
 
@@ -160,6 +160,25 @@ def test_estimates() -> None:
     with pytest.raises(NotUnderstood):
         parse(b'{"model": 1}')
     assert plain("ｉgn\u200bo\u00adre") == "ignore"
+
+
+@pytest.mark.parametrize("at", [0, 1500, 2040, 2048, 99_980])
+async def test_what_is_denied_is_found_anywhere_in_a_long_prompt(at: int) -> None:
+    text = "secret " * 15_000
+    async with kit({"prompt": {"deny": ["top.{0,5}secret.*end"], "maxCharacters": 200_000}}) as plugin:
+        assert not isinstance((await begin(plugin, chat(text)))[1], Reply)
+        assert code((await begin(plugin, chat(text[:at] + "top secret, the end" + text[at:])))[1]) == (
+            403,
+            "PromptDenied",
+        )
+
+
+def test_windows_overlap_and_hold_all_of_the_text() -> None:
+    for length in (0, 1, 2047, 2048, 2049, 3584, 10_000):
+        text = "".join(chr(33 + index % 90) for index in range(length))
+        pieces = windows(text)
+        assert pieces[0] + "".join(piece[512:] for piece in pieces[1:]) == text
+        assert max(map(len, pieces)) <= 2048
 
 
 # ---- budgets
