@@ -119,7 +119,11 @@ def _check(bed: beds.Bed, admin: int) -> None:
         rows = json.loads(fetch(admin, "admin", "/plugins")[2])["plugins"]
         return len(rows) == sum(map(len, beds.HOSTS.values())) and all(row["state"] == "loaded" for row in rows)
 
-    _until(loaded, f"not all plugins run; see {bed.work / 'nexus.log'}")
+    try:
+        _until(loaded, "not all plugins run")
+    except Unusable as error:
+        tail = "\n".join((bed.work / "nexus.log").read_text(errors="replace").splitlines()[-12:])
+        raise Unusable(f"{error}: {tail}") from error
 
 
 def _until(holds: object, otherwise: str, timeout_s: float = 30.0) -> None:

@@ -20,7 +20,7 @@ HELP = """Make, sign, verify and serve a marketplace of plugins: a directory of 
 Examples:
   nexus marketplace build my-plugin/acme_auth --key acme.pem --publisher acme --to public
   nexus marketplace serve public --listen 127.0.0.1:9000 --key acme.pem
-  nexus marketplace verify http://127.0.0.1:9000 --key acme=8tx4AU151pZQzKjntFZ5JlhHJQnDiU8l6cIkvwIWB0g=
+  nexus marketplace verify http://127.0.0.1:9000 --key acme=4egDPlQr0qdKlmig1NkVcYiCJGSF8wgGH5UrzUFsVfA=
 
 Exit codes: 0 done, 1 something does not verify, 2 not usable as given.
 """
@@ -55,7 +55,7 @@ VERIFY_HELP = """Follow a marketplace as a gateway does, and check every release
 
 \b
 Examples:
-  nexus marketplace verify public --key acme=8tx4AU151pZQzKjntFZ5JlhHJQnDiU8l6cIkvwIWB0g=
+  nexus marketplace verify public --key acme=4egDPlQr0qdKlmig1NkVcYiCJGSF8wgGH5UrzUFsVfA=
   nexus marketplace verify oci://ghcr.io/acme/plugins:latest --key acme=acme.pub --root-key root.pub
 """
 

@@ -51,7 +51,7 @@ VERIFY_HELP = """Check a release's signature, and that the zip beside it is what
 
 \b
 Example:
-  nexus plugin verify dist/acme-headers-0.1.0.json --key 8tx4AU151pZQzKjntFZ5JlhHJQnDiU8l6cIkvwIWB0g=
+  nexus plugin verify dist/acme-headers-0.1.0.json --key 4egDPlQr0qdKlmig1NkVcYiCJGSF8wgGH5UrzUFsVfA=
 """
 
 PUBLISH_HELP = """Publish a plugin in a marketplace: from its sources, or as `build` and `sign` made it.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -40,5 +40,5 @@ class RequestId(Plugin):
 
     def _new(self) -> str:
         if self._ulid:
-            return ulid(time.time_ns() // 1_000_000, os.urandom(10))
-        return uuid4(os.urandom(16))
+            return ulid(time.time_ns() // 1_000_000, secrets.token_bytes(10))
+        return uuid4(secrets.token_bytes(16))

@@ -25,6 +25,7 @@ from nexus_sdk.testing import PluginKit
 
 ROOT = Path(__file__).parents[3] / "plugins"
 PACKAGES = {"api-key": ROOT / "api-key/nexus_plugin_api_key", "request-id": ROOT / "request-id/nexus_plugin_request_id"}
+ALL = {path.parts[-3]: path.parent for path in sorted(ROOT.glob("*/nexus_plugin_*/plugin.yaml"))}
 DIGEST = hashlib.sha256(b"secret").hexdigest()
 KEYS = {"keys": [{"name": "app", "sha256": DIGEST}, {"name": "other", "sha256": hashlib.sha256(b"second").hexdigest()}]}
 
@@ -120,14 +121,14 @@ def test_config_schemas_are_valid_and_refuse_what_they_do_not_know(name: str) ->
         assert not validator.is_valid({**good, "realm": 'a" b'})
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_checked_in_index_is_what_the_code_builds_to_and_is_signed(name: str) -> None:
     """If this fails after a change of a plugin: raise its version and publish the index anew."""
     index = parse_index((ROOT / "index/nexus_plugins/index.json").read_bytes(), "index.json")
     release = index.by_name[name][0]
     artefact = read_bundled(release.package)
     assert hashlib.sha256(artefact).hexdigest() == release.sha256
-    package = PACKAGES[name]
+    package = ALL[name]
     files = {f"{package.name}/{path.name}": path.read_bytes() for path in package.iterdir() if path.is_file()}
     assert artefact == build_zip(files)
     key = Ed25519PublicKey.from_public_bytes(base64.b64decode((ROOT / "index/nexus_plugins/publisher.pub").read_text()))
@@ -144,7 +145,7 @@ def test_publishing_is_deterministic_and_keeps_former_releases(tmp_path: Path) -
     key = Ed25519PrivateKey.generate()
     built = [build_artefact(PACKAGES["api-key"], key, "me") for _ in range(2)]
     assert built[0] == built[1]
-    assert built[0].file_name == "api-key-1.0.0.zip"
+    assert built[0].file_name == "api-key-1.1.0.zip"
     first = build_index([built[0]])
     both = build_index([build_artefact(PACKAGES["request-id"], key, "me")], former=first)
     assert list(parse_index(both, "x").by_name) == ["api-key", "request-id"]
