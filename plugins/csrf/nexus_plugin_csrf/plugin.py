@@ -137,7 +137,10 @@ class Csrf(Plugin):
         if origin is None:
             referer = request.header("referer")
             if referer:
-                parts = urlsplit(referer)
+                try:
+                    parts = urlsplit(referer)
+                except ValueError:  # no browser sends such a one
+                    return False
                 origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         if origin is not None and _normalise(origin) in self._trusted:
             return True

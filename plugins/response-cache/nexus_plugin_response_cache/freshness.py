@@ -15,6 +15,8 @@ _HEURISTIC = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
 """Statuses that may be stored though nothing says for how long (RFC 9110, 15.1)."""
 _NEVER = frozenset({206, 304})
 """What this cache does not understand as a whole response."""
+_CREDENTIALS = ("authorization", "x-consumer-name")
+"""The second is what plugins that check credentials put in their place: api-key and basic-auth take the credentials themselves out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class Terms:
     authorized: bool
 
 
+def is_authorized(request: RequestHead) -> bool:
+    """Return whether a request has credentials, or had some that a plugin before this one checked."""
+    return any(name in _CREDENTIALS for name, _ in request.headers)
+
+
 def terms_of(request: RequestHead, response: ResponseHead, defaults: Defaults) -> Terms | None:
     """Return the terms on which a shared cache may store the response to a GET, None when it may not."""
     status = response.status
@@ -55,7 +62,7 @@ def terms_of(request: RequestHead, response: ResponseHead, defaults: Defaults) -
     shared_s = directives.seconds(said, "s-maxage")
     # RFC 9111, 3.5: what was asked for with credentials is for others only if it says so.
     authorized = "public" in said or "must-revalidate" in said or shared_s is not None
-    if request.header("authorization") is not None and not authorized:
+    if is_authorized(request) and not authorized:
         return None
     # A cookie is for one user; storing it is allowed, and gives one user's session to all.
     if response.header("set-cookie") is not None or "*" in directives.values(headers, "vary"):

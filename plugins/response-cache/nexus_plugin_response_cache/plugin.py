@@ -18,7 +18,7 @@ from nexus_sdk.plugin import BodyStream, Done, Plugin, Reply, RequestHead, Respo
 from . import directives, purging
 from .entries import CACHE, Entry, storable_headers, url_of
 from .flights import Flight, Flights, Key, Recent
-from .freshness import initial_age_s, terms_of
+from .freshness import initial_age_s, is_authorized, terms_of
 from .keeping import Copy, settings_of
 from .memory import Memory
 
@@ -140,7 +140,7 @@ class ResponseCache(Plugin):
             if self._failing.get(url, 0.0) > now and stale_s < terms.stale_if_error_s:
                 return self._stale(entry, request, now, "stale-if-error")
         # What it brings is for this request alone.
-        own = is_own_wish or "no-store" in said or request.header("authorization") is not None
+        own = is_own_wish or "no-store" in said or is_authorized(request)
         alone = own or self._passing.get(key, 0.0) > now
         if flight is not None and not alone:
             return flight
@@ -158,7 +158,7 @@ class ResponseCache(Plugin):
         return sent if started else request
 
     def _is_usable(self, entry: Entry, request: RequestHead) -> bool:
-        return entry.is_for(request) and (entry.terms.authorized or request.header("authorization") is None)
+        return entry.is_for(request) and (entry.terms.authorized or not is_authorized(request))
 
     def _stale(self, entry: Entry, request: RequestHead, now: float, detail: str) -> Reply:
         return entry.answer(request, now, f"hit; ttl={int(-entry.stale_by(now))}; detail={detail}", self._set.hidden)

@@ -48,6 +48,11 @@ async def reason(kit: Any, request: RequestHead, body: bytes = b"") -> str:
     return found
 
 
+async def test_a_referer_that_is_no_url_is_refused_and_fails_nothing(make: Any) -> None:
+    token = TOKENS.issue("", NOW)
+    assert await reason(kit_of(make), with_token(token, ("referer", "http://["))) == "CsrfOrigin"
+
+
 # ---- tokens
 
 

@@ -104,3 +104,12 @@ def test_the_example_on_the_page_is_a_manifest_that_its_schema_takes(name: str) 
             jsonschema.Draft202012Validator(manifest_of(name)["configSchema"]).validate(
                 document["spec"].get("config", {})
             )
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_who_answers_or_reads_bodies_comes_after_those_who_check_clients(name: str) -> None:
+    if not {"on_request", "on_request_body"} <= set(manifest_of(name)["hooks"]) and name not in ("mock", "audit-log"):
+        return
+    if name in ("csrf", "pii-mask"):
+        return  # the one checks clients itself; the other refuses none, and answers none
+    assert {"api-key", "basic-auth"} <= set(manifest_of(name)["after"]), "else it is its name that decides"

@@ -116,10 +116,12 @@ def test_what_is_for_one_client_is_not_stored(headers: Headers, stored: bool) ->
     ("control", "stored"),
     [("max-age=9", False), ("public, max-age=9", True), ("s-maxage=9", True), ("must-revalidate, max-age=9", True)],
 )
-async def test_responses_to_credentials_are_shared_only_if_they_say_so(make: Any, control: str, stored: bool) -> None:
+@pytest.mark.parametrize("auth", [("authorization", "Bearer x"), ("x-consumer-name", "app")])
+async def test_responses_to_credentials_are_shared_only_if_they_say_so(
+    make: Any, control: str, stored: bool, auth: tuple[str, str]
+) -> None:
     bed = bed_of(make)
     bed.headers = (("cache-control", control),)
-    auth = ("authorization", "Bearer x")
     await bed.get("/a", "GET", auth)
     assert ("hit" in await bed.status_of("/a", "GET", auth)) is stored
     bed.headers = (("cache-control", "max-age=9"),)
@@ -490,7 +492,12 @@ async def test_a_request_that_is_never_heard_of_again_holds_nobody_back_for_ever
 async def test_requests_with_credentials_or_other_wishes_wait_for_nobody(make: Any) -> None:
     bed = bed_of(make, waitSeconds=10)
     await started(bed, 1)
-    for header in (("authorization", "x"), ("cache-control", "no-cache"), ("cache-control", "no-store")):
+    for header in (
+        ("authorization", "x"),
+        ("x-consumer-name", "x"),
+        ("cache-control", "no-cache"),
+        ("cache-control", "no-store"),
+    ):
         assert (await started(bed, 1, header))[0].done(), header
 
 
