@@ -34,7 +34,7 @@ _HOST = re.compile(
     re.ASCII,
 )
 _SERVICE = re.compile(r"\*|[a-z0-9-]{1,63}/[a-z0-9.-]{1,253}")
-_SECRET = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_SECRET = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\??")
 _HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+\*?|\*")
 _CONSUL = re.compile(r"[^/\s][^\s]*")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
@@ -249,7 +249,7 @@ class _Reader:
                 "network", _HOST, "api.example.com:443, *.example.com or config:redis.url", found.get("network", [])
             ),
             services=several("services", _SERVICE, "shop/orders, or * for any", found.get("services", [])),
-            secrets=several("secrets", _SECRET, "api-token", found.get("secrets", [])),
+            secrets=several("secrets", _SECRET, "api-token, or api-token? for one that it does without", found.get("secrets", [])),
             read_headers=several("headers.read", _HEADER, "x-user, x-acme-* or *", headers.get("read", ["*"])),
             write_headers=several("headers.write", _HEADER, "x-user, x-acme-* or *", headers.get("write", ["*"])),
             consul=several("consul", _CONSUL, "acme/flags/", found.get("consul", [])),

@@ -11,6 +11,8 @@ from nexus_core.snapshot.sparse import sparse
 
 CONFIG = "config:"
 """Before the path of a configuration's URL whose host may be called: who writes the configuration grants it."""
+OPTIONAL = "?"
+"""After the name of a secret that a plugin does without where it is not granted."""
 
 Covers = Callable[[str, str], bool]
 
@@ -40,6 +42,11 @@ def covers_service(grant: str, asked: str) -> bool:
     return grant in ("*", asked)
 
 
+def covers_secret(grant: str, asked: str) -> bool:
+    """Whether two names are the same; `token?` is `token`."""
+    return grant.removesuffix(OPTIONAL) == asked.removesuffix(OPTIONAL)
+
+
 def covers_prefix(grant: str, asked: str) -> bool:
     """Whether all keys with one prefix have another."""
     return asked.startswith(grant)
@@ -50,15 +57,10 @@ def covers_module(grant: str, asked: str) -> bool:
     return asked == grant or asked.startswith(f"{grant}.")
 
 
-def covers_name(grant: str, asked: str) -> bool:
-    """Whether two names are the same."""
-    return grant == asked
-
-
 _FIELDS: Sequence[tuple[str, str, Covers]] = (
     ("network", "network", covers_host),
     ("services", "services", covers_service),
-    ("secrets", "secrets", covers_name),
+    ("secrets", "secrets", covers_secret),
     ("read_headers", "headers.read", covers_header),
     ("write_headers", "headers.write", covers_header),
     ("consul", "consul", covers_prefix),
@@ -81,8 +83,13 @@ def asked_of(release: Release, libraries: Iterable[Release] = ()) -> Permissions
 
 
 def find_missing(asked: Permissions, grants: Permissions) -> Permissions:
-    """Return what is asked for and not granted; nothing of it for one whose every ask is covered."""
+    """Return what is asked for and not granted; nothing of it for one whose every ask is covered.
+
+    Services `*` are those that are granted, if any: which they are is for who configures the plugin. Optional secrets are never missing.
+    """
     found = {name: _uncovered(getattr(asked, name), getattr(grants, name), covers) for name, _, covers in _FIELDS}
+    found["services"] = tuple(each for each in found["services"] if each != "*")
+    found["secrets"] = tuple(each for each in found["secrets"] if not each.endswith(OPTIONAL))
     return Permissions(**found, native=asked.native and not grants.native)
 
 
@@ -94,6 +101,7 @@ def narrow(asked: Permissions, grants: Permissions) -> Permissions:
         kept = [each for each in mine if _is_covered(each, theirs, covers)]
         kept += [g for g in theirs if g not in kept and any(covers(each, g) for each in mine if each not in kept)]
         found[name] = tuple(kept)
+    found["secrets"] = tuple(each.removesuffix(OPTIONAL) for each in found["secrets"])
     return sparse(Permissions, **found, native=asked.native and grants.native)
 
 

@@ -15,7 +15,8 @@ class Permissions(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """What a release asks for, or an instance may use.
 
     network: hosts of `Context.call` and `Context.redis`: `host`, `host:port`, `*.example.com`, or `config:<path>` for the host of the URL
-    that the configuration has at this dotted path. services: `<namespace>/<name>` of NexusServices, `*` for any. secrets: names.
+    that the configuration has at this dotted path. services: `<namespace>/<name>` of NexusServices, `*` for whichever
+    are granted. secrets: names, in a release with `?` after those that it does without.
     read_headers, write_headers: lower-case names, `x-acme-*` for a prefix, `*` for any; a plugin sees no others and changes no others.
     consul: prefixes of keys. modules: of the standard library, beyond those that every plugin may import. native: wheels with
     compiled code.

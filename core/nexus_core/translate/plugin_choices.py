@@ -19,6 +19,9 @@ from nexus_core.translate.memory import Memory
 from nexus_core.translate.plugin_markets import Market, Markets, versions_of
 from nexus_core.translate.worlds import precedence
 
+_MOST_NAMED = 10
+"""Plugins that a problem lists of a marketplace."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -153,7 +156,9 @@ def _nothing(ref: ObjectRef, spec: NexusPluginSpec, name: str, market: Market) -
         return Problem(ref, ".spec.marketplace", "MarketplaceUnreachable", what, fix)
     if not listed:
         path = ".spec.plugin" if spec.plugin else ".metadata.name"
-        names = ", ".join(list(market.listed)[:10]) or "none"
+        names = ", ".join(list(market.listed)[:_MOST_NAMED]) or "none"
+        if len(market.listed) > _MOST_NAMED:
+            names += f" and {len(market.listed) - _MOST_NAMED} more"
         what = f'NexusMarketplace "{spec.marketplace}" lists no plugin "{name}"; it lists {names}.'
         return Problem(ref, path, "PluginNotFound", what, "Set spec.plugin to one of them.")
     in_range = within(listed, spec.version, spec.channel)

@@ -56,7 +56,6 @@ def test_hosts(grant: str, asked: str, covered: bool) -> None:
         ("write_headers", "x-a", "x-a", True),
         ("services", "*", "shop/orders", True),
         ("services", "shop/orders", "shop/orders", True),
-        ("services", "shop/orders", "*", False),
         ("secrets", "token", "token", True),
         ("secrets", "token", "tokens", False),
         ("consul", "config/", "config/app", True),
@@ -70,6 +69,17 @@ def test_other_patterns(field: str, grant: str, asked: str, covered: bool) -> No
     missing = permissions.find_missing(asks(**{field: (asked,)}), asks(**{field: (grant,)}))
     assert permissions.is_empty(missing) is covered
     assert getattr(missing, field) == (() if covered else (asked,))
+
+
+def test_whichever_services_are_granted_and_secrets_that_are_optional() -> None:
+    asked = asks(services=("*",), secrets=("token", "spare?"))
+    missing = permissions.find_missing(asked, asks())
+    assert (missing.services, missing.secrets) == ((), ("token",))
+    grants = asks(services=("shop/orders",), secrets=("token", "spare", "other"))
+    mine = permissions.narrow(asked, grants)
+    assert (mine.services, mine.secrets) == (("shop/orders",), ("token", "spare"))
+    assert permissions.narrow(asked, asks()).services == ()
+    assert permissions.narrow(asked, asks(secrets=("token",))).secrets == ("token",)
 
 
 def test_compiled_code_has_to_be_granted() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from nexus_cli import manifests
+from nexus_cli.offline import translate
 from nexus_core.hooks import Plugin
 from nexus_core.hooks.specs import BY_NAME
 from nexus_hosting.modules import Rules
@@ -21,6 +23,9 @@ PACKAGES = {
     for path in sorted(ROOT.glob("*/nexus_plugin_*/plugin.yaml"))
     if "hooks" in yaml.safe_load(path.read_text())
 }
+
+
+NEXUS = "nexus.dev/v1alpha1"
 
 
 def manifest_of(name: str) -> dict[str, Any]:
@@ -113,3 +118,28 @@ def test_who_answers_or_reads_bodies_comes_after_those_who_check_clients(name: s
     if name in ("csrf", "pii-mask"):
         return  # the one checks clients itself; the other refuses none, and answers none
     assert {"api-key", "basic-auth"} <= set(manifest_of(name)["after"]), "else it is its name that decides"
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_example_on_its_page_is_valid(name: str, tmp_path: Path) -> None:
+    text = (ROOT / name / "README.md").read_text()
+    example = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    if name == "grpc-json":
+        example["spec"]["config"]["descriptors"] = ""  # the reader's own
+    names = {each["secretRef"]["name"] for each in example["spec"].get("configFrom", [])}
+    names |= {each["secretRef"]["name"] for each in example["spec"].get("grants", {}).get("secrets", [])}
+    keys = {"key", "secret", "token", "htpasswd", "api-key", "fallback-key", "chain-key", "http-token"}
+    data = dict.fromkeys(keys, "s" * 64)
+    service = {"type": "http", "process": {"command": ["true"], "port": 9001}, "expose": {"path": "/"}}
+    shop = [
+        yaml.safe_load((ROOT.parent / "examples" / "shop" / "marketplace.yaml").read_text()),
+        example,
+        *(_object("v1", "Secret", each, stringData=data) for each in sorted(names)),
+        *(_object(NEXUS, "NexusService", each["name"], spec=service) for each in example["spec"].get("targetRefs", [])),
+    ]
+    (tmp_path / "shop.yaml").write_text("---\n".join(yaml.safe_dump(each) for each in shop))
+    assert [f"{p.path} {p.what}" for p in translate(manifests.load([tmp_path])).problems] == []
+
+
+def _object(version: str, kind: str, name: str, **rest: Any) -> dict[str, Any]:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": "shop"}, **rest}
