@@ -53,7 +53,13 @@ class RequestHead(msgspec.Struct, frozen=True):
 
     def with_header(self, name: str, value: str) -> RequestHead:
         """Return a copy in which `name` (lower-case) has just this value, at the end."""
-        headers = _with(self.headers, name, value)
+        headers = self.headers
+        for pair in headers:
+            if pair[0] == name:
+                headers = _with(headers, name, value)
+                break
+        else:
+            headers = (*headers, (name, value))
         return RequestHead(self.method, self.path, self.query, self.host, headers, self.client_ip, self.route)
 
     def without_header(self, name: str) -> RequestHead:

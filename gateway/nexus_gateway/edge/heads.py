@@ -6,6 +6,7 @@ Most hooks look for one header or two. A head of twelve that come for the first 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from nexus_core.hooks import Headers, RequestHead
@@ -37,7 +38,7 @@ class ArrivedHead(RequestHead, frozen=True, eq=False):
         found: Headers | None = _read(self)
         if found is None:
             assert self.block is not None
-            found = (*_pairs(self.own), *self.block.passed, ("x-request-id", self.rid.decode("latin-1")))
+            found = (*pairs_of(self.own), *self.block.passed, ("x-request-id", self.rid.decode("latin-1")))
             _keep(self, found)
         return found
 
@@ -47,7 +48,7 @@ class ArrivedHead(RequestHead, frozen=True, eq=False):
             if name == "x-request-id":
                 return self.rid.decode("latin-1")
             if name in _OWN or name.startswith("x-forwarded-"):
-                return next((value for own, value in _pairs(self.own) if own == name), None)
+                return next((value for own, value in pairs_of(self.own) if own == name), None)
             return self.block.first(name)
         return RequestHead.header(self, name)
 
@@ -61,7 +62,9 @@ class ArrivedHead(RequestHead, frozen=True, eq=False):
         return repr(RequestHead(*_values(self)))
 
 
-def _pairs(lines: bytes) -> Headers:
+@lru_cache(4096)
+def pairs_of(lines: bytes) -> Headers:
+    """Return header lines as pairs. lines: the gateway's own, which are the same for all requests of a connection to one host."""
     return tuple(
         (name.decode("latin-1"), value.strip().decode("latin-1"))
         for name, _, value in (line.partition(b":") for line in lines.split(b"\r\n") if line)

@@ -36,10 +36,7 @@ class Bench:
         """Have calls end, as a slot does."""
         meter = self.meter
         for _ in range(count):
-            meter.calls += 1
-            meter.seconds += took_s
-            meter.cpu_s += took_s if held_s is None else held_s
-            meter.spread("on_request").observe(took_s)
+            meter.count("on_request", took_s, took_s if held_s is None else held_s)
             if failed:
                 meter.failed(self.now)
 
@@ -205,7 +202,7 @@ def test_counts_go_on_with_the_next_instance_of_a_version_and_judgement_begins_a
     bench.call(20, failed=True)
     after = Meter(BUDGETS, bench.now, bench.meter)
     assert (after.calls, after.errors, after.open) == (20, 20, True)
-    after.calls += 1
+    after.count("on_request", 0.001, 0.001)
     after.failed(bench.now)
     assert after.open, "one of one since it began"
 

@@ -117,8 +117,7 @@ class Bench:
     def exchange(self, status: int = 200, *, failed: bool = False) -> str:
         """Have one exchange come and go; return the version that it got."""
         slot: Any = self.trial.turn()
-        slot.meter.calls += 1
-        slot.meter.seconds += 0.001
+        slot.meter.count("on_request", 0.001, 0.001)
         if failed and slot is self.candidate:
             slot.meter.failed(1.0)
         self.trial.ended(slot, status if slot is self.candidate else 200, 0.01)
@@ -200,7 +199,9 @@ async def test_a_candidate_is_held_until_its_last_exchange() -> None:
 
 def test_what_was_before_the_trial_does_not_count() -> None:
     stable, candidate = Side("1.0"), Side("2.0")
-    candidate.meter.calls = candidate.meter.errors = 500
+    candidate.meter.errors = 500
+    for _ in range(500):
+        candidate.meter.count("on_request", 0.001, 0.001)
     trial = Trial(stable, candidate, terms(), 0.0, lambda _: None)  # type: ignore[arg-type]
     trial.begin(7.0)
     assert trial.seen() == (Seen(), Seen())

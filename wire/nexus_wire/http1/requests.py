@@ -94,11 +94,12 @@ class RequestBlock:
     upgrade: the protocol asked for, lower-case, several joined by a comma; empty for none, and when a body comes. expects: it
     waits for `100 Continue`. trailers: it takes trailers. forward: end-to-end lines with CRLF, framing included, without Host and what
     is kept aside. aside: values of the headers that the parser was told to keep aside, repeats joined by `, `; None for none.
+    read: what `passed` is, None while nobody has asked for it.
     """
 
     __slots__ = (
-        "_headers", "_joined", "_listed", "_names", "_passed", "_raw", "_unframed", "aside", "authority", "close", "expects", "forward",
-        "has_host", "host", "keep_alive", "length", "port", "sized", "trailers", "upgrade",
+        "_headers", "_joined", "_listed", "_names", "_raw", "_unframed", "aside", "authority", "close", "expects", "forward",
+        "has_host", "host", "keep_alive", "length", "port", "read", "sized", "trailers", "upgrade",
     )  # fmt: skip
 
     def __init__(
@@ -118,7 +119,7 @@ class RequestBlock:
         self._listed: frozenset[bytes] | None = None
         self._headers: tuple[tuple[str, str], ...] | None = None
         self._joined: dict[str, str] | None = None
-        self._passed: tuple[tuple[str, str], ...] | None = None
+        self.read: tuple[tuple[str, str], ...] | None = None
         self.has_host = authority is not None
         self.host = host
         self.port = port
@@ -176,10 +177,10 @@ class RequestBlock:
     @property
     def passed(self) -> tuple[tuple[str, str], ...]:
         """The same headers without Host and what is kept aside: those of `forward`."""
-        if self._passed is None:
+        if self.read is None:
             self._read()
-        assert self._passed is not None
-        return self._passed
+        assert self.read is not None
+        return self.read
 
     def first(self, name: str) -> str | None:
         """Return the first value of one header of `passed`, without reading the others. name: lower-case."""
@@ -217,7 +218,7 @@ class RequestBlock:
             if kind in _PASSED:
                 passed.append(pair)
         self._headers = tuple(every)
-        self._passed = tuple(passed)
+        self.read = tuple(passed)
 
     @property
     def joined(self) -> Mapping[str, str]:

@@ -73,15 +73,16 @@ class Counts:
 class Meter:
     """One version of a plugin in one process.
 
-    The hot path adds to it with each call that ended, failed ones too: `calls` one; `seconds` that it took, `cpu_s` that it held the
-    event loop of these; the `Spread` of its hook its duration. `failed` then, if it failed. open: whether it is called.
+    The hot path adds to it with each call that ended, failed ones too, by its duration in the `Spread` of its hook alone: how many there
+    were, and how long they took, is read from these. waited_s: of their time, what they did not hold the event loop for. `failed` then, if
+    it failed. open: whether it is called.
     cost_bytes: what it held when that was last looked at, 0 when it was not. failing: called after each failure;
     a trial's. changed: called when `open` or `state` has.
     """
 
     __slots__ = (
-        "_fresh_at", "_recent", "_samples", "_step_s", "_tried", "budgets", "calls", "changed", "cost_bytes", "cpu_s", "errors",
-        "excess", "failing", "open", "seconds", "spreads", "state",
+        "_fresh_at", "_recent", "_samples", "_step_s", "_tried", "budgets", "changed", "cost_bytes", "errors", "excess", "failing",
+        "open", "spreads", "state", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -92,10 +93,8 @@ class Meter:
     ) -> None:
         """now: monotonic. former: of the same version, whose counts go on."""
         self.budgets = budgets
-        self.calls: int = former.calls if former is not None else 0
         self.errors: int = former.errors if former is not None else 0
-        self.seconds: float = former.seconds if former is not None else 0.0
-        self.cpu_s: float = former.cpu_s if former is not None else 0.0
+        self.waited_s: float = former.waited_s if former is not None else 0.0
         self.spreads: dict[str, Spread] = former.spreads if former is not None else {}
         self.state = State.RUNNING
         self.open = True
@@ -110,6 +109,26 @@ class Meter:
         self._start(now)
 
     # ---- counting
+
+    @property
+    def calls(self) -> int:
+        """Calls that ended."""
+        return sum(sum(spread.buckets) for spread in self.spreads.values())
+
+    @property
+    def seconds(self) -> float:
+        """That they took."""
+        return sum(spread.sum for spread in self.spreads.values())
+
+    @property
+    def cpu_s(self) -> float:
+        """That they held the event loop."""
+        return max(self.seconds - self.waited_s, 0.0)
+
+    def count(self, hook: str, took_s: float, held_s: float) -> None:
+        """Count a call. held_s: of its time, what it held the event loop for."""
+        self.spread(hook).observe(took_s)
+        self.waited_s += took_s - held_s
 
     def spread(self, hook: str) -> Spread:
         """Return the durations of a hook, the same object each time."""

@@ -83,6 +83,10 @@ class HookFailed(Exception):
     """A call failed, and is counted and logged as that. What follows is for the failure policy, which whoever called knows."""
 
 
+def _no_hook(head: RequestHead) -> object:
+    return head
+
+
 class Known:
     """Headers that the plugins of one gateway add to requests, to single attempts, and to responses."""
 
@@ -136,6 +140,9 @@ class Slot:
     Of the last plain hook that ended, for whoever called it: started_at, took_s, monotonic seconds;
     added: the header lines that it added, when that is all it did; None when it changed something else.
 
+    quick: whether `hook`, a plain function on the request's head, is all there is to it; requests: how long that takes. known: lines of
+    headers that hooks added before; learn: gives and keeps those of others.
+
     meter: counts its calls. open: whether hooks are called; else the failure policy decides, as if there were no plugin. trial: the
     candidate beside it, None without one; whoever meets the slot first in an exchange takes its `turn`. notes: coroutines of `on_done`
     that run. version: of the release that runs. is_candidate: whether it is tried beside another slot. failed_at, fault: when the last
@@ -143,9 +150,9 @@ class Slot:
     """
 
     __slots__ = (
-        "_attempt_lines", "_hooks", "_observe", "_on_request", "_on_response", "_open", "_request_lines", "_requests",
-        "_response_lines", "_responses", "_spreads", "added", "answers", "asks", "does", "failed_at", "fault", "instance", "is_candidate",
-        "meter", "more", "notes", "permits", "plugin", "report", "running", "started_at", "took_s", "trial", "version",
+        "_attempt_lines", "_hooks", "_observe", "_on_request", "_on_response", "_open", "_response_lines", "_responses", "_spreads",
+        "_trial", "added", "answers", "asks", "does", "failed_at", "fault", "hook", "instance", "is_candidate", "known", "learn",
+        "meter", "more", "notes", "permits", "plugin", "quick", "report", "requests", "running", "started_at", "took_s", "version",
     )  # fmt: skip
 
     def __init__(
@@ -158,7 +165,7 @@ class Slot:
         meter: Meter | None = None,
     ) -> None:
         self.meter = meter or Meter(instance.budgets)
-        self.trial: Trial | None = None
+        self._trial: Trial | None = None
         self.is_candidate = False
         self.version = running.instance.release.version if running is not None else ""
         self.failed_at = -1.0
@@ -173,7 +180,8 @@ class Slot:
         self._observe = observe
         self.added: bytes | None = b""
         known = known or Known()
-        self._request_lines = known.requests.added
+        self.known = known.requests.lines
+        self.learn = known.requests.added
         self._response_lines = known.responses.added
         self._attempt_lines = known.attempts.added
         permits = Permits(instance.id, instance.granted)
@@ -184,9 +192,11 @@ class Slot:
             if name in self._hooks:
                 self.does |= bit
         self._spreads: dict[str, Spread] = {}
-        self._requests = self._spread("on_request")
+        self.requests = self._spread("on_request")
         self._responses = self._spread("on_response")
         self._on_request: Callable[[RequestHead], _Asked] | None = None
+        self.hook: Callable[[RequestHead], object] = _no_hook
+        self.quick = False
         self._on_response: Callable[[RequestHead, ResponseHead], _Answered] | None = None
         self.open = self.meter.open
 
@@ -219,6 +229,29 @@ class Slot:
         self.asks = not called or "on_request" in hooks
         self.answers = "on_response" in hooks
         self.more = self.does if called else 0
+        self._settle()
+
+    @property
+    def trial(self) -> Trial | None:
+        """The candidate beside it."""
+        return self._trial
+
+    @trial.setter
+    def trial(self, value: Trial | None) -> None:
+        self._trial = value
+        self._settle()
+
+    def _settle(self) -> None:
+        """Most plugins look at the request's head and nothing else, in a plain function."""
+        hook = self._on_request
+        self.quick = (
+            hook is not None
+            and self._trial is None
+            and not self.answers
+            and not self.more
+            and not inspect.iscoroutinefunction(hook)
+        )
+        self.hook = hook if hook is not None else _no_hook
 
     @property
     def is_closed(self) -> bool:
@@ -240,7 +273,6 @@ class Slot:
         watch.who = self
         try:
             result = hook(head)
-            watch.who = None
             if result is not head:
                 self.added = None
                 if type(result) is RequestHead:
@@ -252,27 +284,27 @@ class Slot:
                         and result.path is head.path
                         and result.query is head.query
                         and result.method is head.method
+                        and result.host is head.host
+                        and result.client_ip is head.client_ip
                     ):
                         # The usual change: headers were added.
-                        self.added = self._request_lines(after[count:])
+                        self.added = self.learn(after[count:])
                     else:
-                        check_request(result, head)
+                        result = check_request(result, head)
                 elif not isinstance(result, Reply) and inspect.isawaitable(result):
+                    watch.who = None
                     return result
                 else:
-                    check_request(result, head)
+                    result = check_request(result, head)
+            watch.who = None  # not before: what it returned may have code of its own
         except bounds.THROWN as error:
             self._failed("on_request", started, error)
             return self._without(head)
         self.started_at = started
         self.took_s = took_s = monotonic() - started
-        spread = self._requests
+        spread = self.requests
         spread.buckets[bisect_left(spread.bounds, took_s)] += 1  # `observe`, without the call
         spread.sum += took_s
-        meter = self.meter
-        meter.calls += 1
-        meter.seconds += took_s
-        meter.cpu_s += took_s
         return result
 
     async def request_later(self, head: RequestHead, waiting: Awaitable[object]) -> RequestHead | Reply:
@@ -295,20 +327,21 @@ class Slot:
         watch.who = self
         try:
             result = hook(request, head)
-            watch.who = None
             if result is not head:
                 self.added = None
                 if type(result) is ResponseHead:
                     before, after = head.headers, result.headers
                     count = len(before)
-                    if type(after) is tuple and after[:count] == before and result.status == head.status:
+                    if type(after) is tuple and after[:count] == before and result.status is head.status:
                         self.added = self._response_lines(after[count:])
                     else:
-                        check_response(result, head)
+                        result = check_response(result, head)
                 elif not isinstance(result, Reply) and inspect.isawaitable(result):
+                    watch.who = None
                     return result
                 else:
-                    check_response(result, head)
+                    result = check_response(result, head)
+            watch.who = None  # not before: what it returned may have code of its own
         except bounds.THROWN as error:
             self._failed("on_response", started, error)
             return self._without(head)
@@ -317,10 +350,6 @@ class Slot:
         spread = self._responses
         spread.buckets[bisect_left(spread.bounds, took_s)] += 1
         spread.sum += took_s
-        meter = self.meter
-        meter.calls += 1
-        meter.seconds += took_s
-        meter.cpu_s += took_s
         return result
 
     async def response_later(
@@ -382,10 +411,11 @@ class Slot:
         watch.who = self
         try:
             result = call(*given)
-            watch.who = None
             if awaits and not isinstance(result, bytes | tuple | Reply) and inspect.isawaitable(result):
+                watch.who = None
                 return Later(self, name, check, result, started, monotonic() - started)
             checked = check(result)
+            watch.who = None
         except bounds.THROWN as error:
             self._failed(name, started, error)
             raise HookFailed(name) from error
@@ -408,6 +438,8 @@ class Slot:
             async with asyncio.timeout(limit_s):
                 checked = check(await endable(driven(waiting, self, held), press))
         except bounds.THROWN as error:
+            if bounds.is_cancelled(error):
+                raise  # no failure: the gateway ends
             self._failed(name, started, error, held.seconds)
             raise HookFailed(name) from error
         finally:
@@ -423,6 +455,14 @@ class Slot:
             found = self._spreads[hook] = self._observe.spread(self.instance.id, hook)
         return found
 
+    def passed(self, started: float) -> None:
+        """Count a call of `hook` that did what it should. started: monotonic."""
+        self._passed("on_request", started, monotonic() - started)
+
+    def broke(self, started: float, error: BaseException) -> None:
+        """Count a call of `hook` that failed."""
+        self._failed("on_request", started, error)
+
     def _passed(self, hook: str, started: float, cpu_s: float) -> None:
         self.started_at = started
         self.took_s = took_s = monotonic() - started
@@ -430,16 +470,11 @@ class Slot:
 
     def _count(self, hook: str, took_s: float, cpu_s: float) -> None:
         self._spread(hook).observe(took_s)
-        meter = self.meter
-        meter.calls += 1
-        meter.seconds += took_s
-        meter.cpu_s += cpu_s
+        self.meter.waited_s += took_s - cpu_s
 
     def _failed(self, hook: str, started: float, error: BaseException, cpu_s: float | None = None) -> None:
-        """Tell of a hook that failed. Raises the error when it is no failure: the client has left. cpu_s: None for all of its time."""
+        """Tell of a hook that failed. cpu_s: None for all of its time."""
         watch.who = None
-        if bounds.is_cancelled(error):
-            raise error
         now = monotonic()
         self.started_at = self.failed_at = started
         self.fault = type(error).__name__
