@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Generator
 from time import monotonic
 from typing import Any, TypeVar
 
+from nexus_hosting.bounds import Exited
 from nexus_hosting.watching import watch
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ def driven(work: Awaitable[T], who: object, held: Held | None = None) -> Generat
     """Await `work`, with `who` on the watch during each of its steps; return its result.
 
     held: gets the time of each step added as soon as the step is over. Whatever is thrown in (a cancellation, a timeout) reaches `work`
-    at the point where it waits.
+    at the point where it waits. Raises `Exited` for a GeneratorExit of its own.
     """
     steps: Any = work.__await__()
     # An iterator that is no generator has neither.
@@ -42,6 +43,9 @@ def driven(work: Awaitable[T], who: object, held: Held | None = None) -> Generat
             waits_for = send(value) if error is None else throw(error)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # what a coroutine returns is not known to its iterator
+        except GeneratorExit:
+            # Its own: nobody closes it here. It would pass for the end of whoever awaits this.
+            raise Exited("GeneratorExit") from None
         finally:
             # What was thrown knows this frame: one that knew it in turn would live until a collection, and the plugin with it.
             value = error = None

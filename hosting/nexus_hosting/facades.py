@@ -32,7 +32,6 @@ _AS_THEY_ARE = [
     "Task",
     "Timeout",
     "TimeoutError",
-    "current_task",
     "iscoroutine",
     "iscoroutinefunction",
     "isfuture",
@@ -108,6 +107,10 @@ def make_asyncio(owned: Owned) -> types.ModuleType:
     async def wait_for(work: Any, timeout: float | None) -> Any:
         return await asyncio.wait_for(own(work), timeout)
 
+    def current_task() -> asyncio.Task[Any] | None:
+        # Hooks run in tasks of the gateway's: whoever cancels one of these leaves a request without an answer.
+        return owned.current()
+
     def TaskGroup() -> OwnedTaskGroup:  # noqa: N802  # a class in asyncio; one made here would outlive the plugin, as classes do
         return OwnedTaskGroup(owned)
 
@@ -121,7 +124,18 @@ def make_asyncio(owned: Owned) -> types.ModuleType:
     for name in _AS_THEY_ARE:
         if hasattr(asyncio, name):
             setattr(module, name, getattr(asyncio, name))
-    made = (create_task, ensure_future, gather, shield, as_completed, wait, wait_for, TaskGroup, get_running_loop)
+    made = (
+        create_task,
+        ensure_future,
+        gather,
+        shield,
+        as_completed,
+        wait,
+        wait_for,
+        current_task,
+        TaskGroup,
+        get_running_loop,
+    )
     for each in made:
         setattr(module, each.__name__, each)
     module.get_event_loop = get_running_loop  # type: ignore[attr-defined]

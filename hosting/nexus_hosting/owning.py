@@ -60,6 +60,11 @@ class Owned:
         """Return a coroutine of the work that the watchdog sees."""
         return self._run(work)
 
+    def current(self) -> asyncio.Task[Any] | None:
+        """Return the task that runs now, None for one that is not the plugin's."""
+        task = asyncio.current_task()
+        return task if task in self._tasks or task in self._spawned else None
+
     def running(self) -> list[asyncio.Task[Any]]:
         """Return the tasks that run now."""
         return [*self._tasks, *self._spawned]

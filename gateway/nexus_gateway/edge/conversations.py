@@ -65,11 +65,22 @@ class Conversation:
         limit = min(slot.instance.budgets.body_bytes for slot, _ in chain)
         stream = exchange.stream
         self._client = _Side(
-            self, "on_client_message", chain, limit, masked=True, hold=stream.pause, let_go=stream.resume
+            self, "on_client_message", chain, limit, masked=True, hold=stream.pause, let_go=self._hear_client
         )
         self._server = _Side(
-            self, "on_server_message", chain[::-1], limit, masked=False, hold=attempt.pause, let_go=attempt.resume
+            self, "on_server_message", chain[::-1], limit, masked=False, hold=attempt.pause, let_go=self._hear_server
         )
+
+    def _hear_client(self) -> None:
+        """Read on from the client, unless the service reads slowly: it says so when it reads on."""
+        connection = self._attempt.connection
+        if self.closing or connection is None or not connection.blocked:
+            self._exchange.stream.resume()
+
+    def _hear_server(self) -> None:
+        """Read on from the service, unless the client reads slowly."""
+        if self.closing or not self._exchange.stream.blocked:
+            self._attempt.resume()
 
     def from_client(self, data: bytes) -> None:
         """Take bytes of the client."""

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nexus_core.hooks import Reply, RequestHead, ResponseHead
 from nexus_hosting.bounds import THROWN
@@ -212,7 +212,7 @@ class Hooked:
         self.head = head
         self._added_to_request = added
 
-    def _turn_aside(self, slot: Slot, result: object, index: int, started: float) -> int:
+    def _turn_aside(self, slot: Slot, result: Any, index: int, started: float) -> int:
         """A plain function returned a reply, or what is to be awaited after all."""
         exchange = self._exchange
         if not isinstance(result, Reply):

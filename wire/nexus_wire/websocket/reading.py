@@ -31,7 +31,9 @@ class MessageReader:
         self._limit = limit
         self._buffer = bytearray()
         self._opcode = 0
-        self._parts: list[bytes] = []
+        self._parts = (
+            bytearray()
+        )  # of one piece: a message in fragments of a byte, or of none, takes no more than its bytes
         self._size = 0
         self.closed = False
         """A Close has come: nothing after it means anything."""
@@ -95,13 +97,19 @@ class MessageReader:
             raise Broken(1002, "A message begins in the middle of another.")
         else:
             self._opcode = opcode
-        self._parts.append(payload)
+        if final and not self._parts:
+            kind, self._opcode = self._opcode, 0
+            return self._whole(kind, payload)
+        self._parts += payload
         self._size += len(payload)
         if not final:
             return None
-        whole, kind = b"".join(self._parts), self._opcode
+        whole, kind = bytes(self._parts), self._opcode
         self._parts.clear()
         self._size = self._opcode = 0
+        return self._whole(kind, whole)
+
+    def _whole(self, kind: int, whole: bytes) -> Frame:
         if kind == TEXT:
             try:
                 whole.decode()

@@ -19,6 +19,7 @@ _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 """Control characters, and halves of a surrogate pair (JSON may bring them), which have no bytes."""
 _PATH = re.compile(r"/[!-\"$->@-~]*")
 _QUERY = re.compile(r"[!-\"$-~]*")
+_HOST = re.compile(r"[0-9A-Za-z._~%:\[\]-]*")
 BODILESS = frozenset({204, 205, 304})
 """Statuses whose response has no body whatever its headers say (RFC 9110 section 6.4.1; 205 must send none)."""
 
@@ -29,28 +30,44 @@ def check_request(result: object, before: RequestHead) -> RequestHead | Reply:
         return check_reply(result)
     if not isinstance(result, RequestHead):
         raise TypeError(f"on_request returned {type(result).__name__}, not RequestHead or Reply")
-    _check_head(result, before, "on_request")
-    return result
+    return _check_head(result, before, "on_request")
 
 
-def _check_head(result: RequestHead, before: RequestHead, hook: str) -> None:
+def _check_head(result: RequestHead, before: RequestHead, hook: str) -> RequestHead:
+    if result is before:
+        return before
+    if type(result) is not RequestHead:
+        # Of another class, whatever it is: each field is read once, and what was read is what goes on.
+        result = RequestHead(
+            result.method, result.path, result.query, result.host, result.headers, result.client_ip, result.route
+        )
     for name, pattern, value, old in (
         ("method", _TOKEN, result.method, before.method),
         ("path", _PATH, result.path, before.path),
         ("query", _QUERY, result.query, before.query),
+        ("host", _HOST, result.host, before.host),
+        ("client_ip", None, result.client_ip, before.client_ip),
+        ("route", None, result.route, before.route),
     ):
-        if value is not old and not pattern.fullmatch(value):
+        if value is old:
+            continue
+        _check_text(value, f"the {name}")
+        if pattern is not None and not pattern.fullmatch(value):
             raise ValueError(f"{hook} returned a {name} that is not one: {value[:100]!r}")
     _check_headers(result.headers, before.headers)
+    return result
 
 
 def check_reply(reply: Reply) -> Reply:
-    """Return a reply that can be sent. Raises TypeError or ValueError."""
-    _check_status(reply.status)
-    if not isinstance(reply.body, bytes | bytearray):
-        raise TypeError(f"the reply's body is {type(reply.body).__name__}, not bytes")
-    _check_headers(reply.headers, ())
-    return reply
+    """Return a reply that can be sent: of plain values, which nobody changes later. Raises TypeError or ValueError."""
+    given, headers, body = reply.status, reply.headers, reply.body
+    status = _check_status(given)
+    if not isinstance(body, bytes | bytearray):
+        raise TypeError(f"the reply's body is {type(body).__name__}, not bytes")
+    _check_headers(headers, ())
+    if type(reply) is Reply and status is given and type(body) is bytes:
+        return reply
+    return Reply(status, headers, _plain(body))
 
 
 def check_response(result: object, before: ResponseHead) -> ResponseHead | Reply:
@@ -59,13 +76,15 @@ def check_response(result: object, before: ResponseHead) -> ResponseHead | Reply
         return check_reply(result)
     if not isinstance(result, ResponseHead):
         raise TypeError(f"on_response returned {type(result).__name__}, not ResponseHead or Reply")
-    if result.status != before.status:
-        _check_status(result.status)
-        if result.status in BODILESS or before.status == 101:
-            # The body is passed on as it comes: after such a head it would be read as the next response.
-            raise ValueError(f"on_response turned {before.status} into {result.status}")
-    _check_headers(result.headers, before.headers)
-    return result
+    if result is before:
+        return before
+    given, headers = result.status, result.headers
+    status = _check_status(given) if given is not before.status else given
+    if status != before.status and (status in BODILESS or before.status == 101):
+        # The body is passed on as it comes: after such a head it would be read as the next response.
+        raise ValueError(f"on_response turned {before.status} into {status}")
+    _check_headers(headers, before.headers)
+    return result if type(result) is ResponseHead and status is given else ResponseHead(status, headers)
 
 
 def check_request_body(result: object, before: RequestHead) -> tuple[RequestHead, bytes] | Reply:
@@ -79,9 +98,7 @@ def check_request_body(result: object, before: RequestHead) -> tuple[RequestHead
     if not isinstance(head, RequestHead) or not isinstance(body, bytes | bytearray):
         what = type(result).__name__ if result is body else f"({type(head).__name__}, {type(body).__name__})"
         raise TypeError(f"on_request_body returned {what}, not bytes, (RequestHead, bytes) or Reply")
-    if head is not before:
-        _check_head(head, before, "on_request_body")
-    return head, bytes(body)
+    return _check_head(head, before, "on_request_body"), _plain(body)
 
 
 def check_response_body(result: object) -> bytes | Reply:
@@ -90,7 +107,7 @@ def check_response_body(result: object) -> bytes | Reply:
         return check_reply(result)
     if not isinstance(result, bytes | bytearray):
         raise TypeError(f"on_response_body returned {type(result).__name__}, not bytes or Reply")
-    return bytes(result)
+    return _plain(result)
 
 
 def check_choice(result: object, before: RouteChoice) -> RouteChoice | Reply:
@@ -113,10 +130,8 @@ def check_stream(result: object, hook: str) -> object:
 
 def check_piece(result: object, hook: str) -> bytes:
     """Return a piece of a body that `feed` or `finish` returned. Raises TypeError."""
-    if isinstance(result, bytes):
-        return result
-    if isinstance(result, bytearray):
-        return bytes(result)
+    if isinstance(result, bytes | bytearray):
+        return _plain(result)
     raise TypeError(f"the body stream of {hook} returned {type(result).__name__}, not bytes")
 
 
@@ -133,9 +148,23 @@ def check_nothing(result: object, hook: str) -> None:
         raise TypeError(f"{hook} returned {type(result).__name__}, not None")
 
 
-def _check_status(status: object) -> None:
-    if not isinstance(status, int) or not 200 <= status <= 599:
+def _plain(body: bytes | bytearray) -> bytes:
+    """Return the bytes as such, whatever a class below theirs makes of them."""
+    return body if type(body) is bytes else b"".join((body,))
+
+
+def _check_status(status: object) -> int:
+    """Return a status as a plain number, such as of an `HTTPStatus`."""
+    found = int.__add__(status, 0) if isinstance(status, int) else 0
+    if not 200 <= found <= 599:
         raise ValueError(f"the status is {status!r}; it must be a number from 200 to 599")
+    return status if type(status) is int else found
+
+
+def _check_text(value: object, what: str) -> None:
+    """Raise TypeError for what is no plain text. A class below `str` may say something else each time that it is asked."""
+    if type(value) is not str:
+        raise TypeError(f"{what} is {type(value).__name__}, not str")
 
 
 def _check_headers(headers: Headers, before: Headers) -> None:
@@ -149,15 +178,19 @@ def _check_headers(headers: Headers, before: Headers) -> None:
         headers, before = headers[count:], ()
     known = frozenset(before)
     for pair in headers:
-        if pair not in known:
+        if type(pair) is not tuple or len(pair) != 2 or type(pair[0]) is not str or type(pair[1]) is not str:
+            check_pair(pair)  # before it is asked what it is equal to
+        elif pair not in known:
             check_pair(pair)
 
 
 def check_pair(pair: object) -> None:
     """Return for a header that can be sent. Raises TypeError or ValueError."""
-    if not isinstance(pair, tuple) or len(pair) != 2:
+    if type(pair) is not tuple or len(pair) != 2:
         raise TypeError("a header is not a pair of name and value")
     name, value = pair
+    _check_text(name, "a header's name")
+    _check_text(value, f"the value of header {name!r}")
     if not _TOKEN.fullmatch(name):
         raise ValueError(f"a header's name is not one: {name[:100]!r}")
     if _UNFIT.search(value):
