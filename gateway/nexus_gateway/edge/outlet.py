@@ -8,7 +8,7 @@ the same plugin did to the head: a response says what its body is, and goes on a
 from __future__ import annotations
 
 import asyncio
-import inspect
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nexus_core.hooks import Headers, Reply, RequestHead, ResponseHead
@@ -16,8 +16,8 @@ from nexus_wire.http1 import Dechunker, ResponseBlock, StatusLine
 from nexus_wire.pieces import Piece
 
 from nexus_gateway.edge.intake import Chain, feed, finish
-from nexus_gateway.edge.plugins.checking import BODILESS, check_response_body, check_stream, check_wish
-from nexus_gateway.edge.plugins.slots import RESPONSE_BODY, RESPONSE_STREAM, HookFailed, PluginUnavailable, Slot
+from nexus_gateway.edge.plugins.checking import BODILESS, check_response, check_response_body, check_stream, check_wish
+from nexus_gateway.edge.plugins.slots import RESPONSE_BODY, RESPONSE_STREAM, HookFailed, Slot
 
 if TYPE_CHECKING:
     from nexus_gateway.edge.attempts import Attempt
@@ -160,7 +160,7 @@ class Outlet:
             slot, request = seen.pop()
             try:
                 passed = await self._pass(slot, request, answer)
-            except (HookFailed, PluginUnavailable):
+            except HookFailed:
                 if exchange.over:
                     return
                 if slot.is_closed:
@@ -175,7 +175,7 @@ class Outlet:
     async def _pass(self, slot: Slot, request: RequestHead, came: ResponseHead) -> ResponseHead | None:
         """Return the head that one plugin makes of the response, and do to the body what it does; None for an exchange that is over.
 
-        Raises `HookFailed` or `PluginUnavailable`, with the body as it was.
+        Raises `HookFailed`, with the body as it was.
         """
         hooked = self._hooked
         exchange = self._exchange
@@ -183,16 +183,16 @@ class Outlet:
         if not slot.open:
             raise HookFailed("on_response")
         if slot.answers:
-            result = slot.response(request, came)
-            if not isinstance(result, ResponseHead | Reply) and inspect.isawaitable(result):
-                result = await slot.response_later(request, came, result)
-            if hooked.sampled:
-                hooked.note(slot, "on_response")
+            # Not by `Slot.response`: one that fails open would leave the head as it came, and its body be changed all the same.
+            try:
+                result = await slot.asked("on_response", partial(check_response, before=came), request, came)
+            finally:
+                if hooked.sampled:
+                    hooked.note(slot, "on_response")
             if exchange.over:
                 return None
             if isinstance(result, Reply):
                 return self._replace(result)
-            assert isinstance(result, ResponseHead)
             answer = result
         if exchange.head_only or came.status in BODILESS:
             return answer
@@ -218,10 +218,21 @@ class Outlet:
                 return None
             if isinstance(changed, Reply):
                 return self._replace(changed)
+            held, size, altered = self._held, self._size, self.altered
             self._put(changed)
+            try:
+                self._flow(slot, request, came)
+            except HookFailed:
+                self._held, self._size, self.altered = held, size, altered
+                raise
+            return answer
+        self._flow(slot, request, came)
+        return answer
+
+    def _flow(self, slot: Slot, request: RequestHead, came: ResponseHead) -> None:
+        """Have a body that there is pass through a plugin's stream, if it has one. Raises `HookFailed`, with the body as it was."""
         if slot.does & RESPONSE_STREAM and not self._is_empty():
             self._stream(slot, request, came)
-        return answer
 
     def _is_empty(self) -> bool:
         """Whether the response is known to have no body."""

@@ -459,6 +459,35 @@ async def test_a_failing_hook_of_responses_is_isolated(
     assert plugged.slot().meter.errors == 2
 
 
+@policies
+@pytest.mark.parametrize("kind", ["", "async "])
+@pytest.mark.parametrize("name", ["on_response", "on_response_stream"])
+async def test_a_response_is_changed_by_all_hooks_of_a_plugin_or_by_none(
+    plugged: Plugged, connect: Connect, listen: Listen, name: str, kind: str, policy: Any
+) -> None:
+    """Half of it would be a body that its head does not tell of, such as one that is compressed."""
+    hooks = {
+        "on_response": f"{kind}def on_response(self, request, response):",
+        "on_response_body": f"{kind}def on_response_body(self, request, response, body):",
+        "on_response_stream": "def on_response_stream(self, request, response):",
+    }
+    results = {
+        "on_response": "return response.with_header('content-encoding', 'x')",
+        "on_response_body": "return b'changed'",
+        "on_response_stream": "return None",
+    } | {name: "1 / 0"}
+    code = "\n".join(f"{hooks[each]}\n    {results[each]}" for each in hooks)
+    await plugged.serve(await listen("h1"), plugged.plugin(code, failure_policy=policy))
+    connection = await connect("h1")
+    for _ in range(2):
+        if policy == "open":
+            got = await ask(connection, b"POST /sized", [b"as it came"], sized=10)
+            assert (got.body, got.headers.get("content-encoding")) == (b"as it came", None)
+        else:
+            assert await reason_of(connection, b"POST /sized", [b"abc"], sized=3) == (503, "PluginUnavailable")
+    assert plugged.slot().meter.errors == 2
+
+
 async def test_a_response_that_breaks_off_while_it_is_collected_is_a_502(
     plugged: Plugged, connect: Connect, peers: Peers, settled: Settled
 ) -> None:
