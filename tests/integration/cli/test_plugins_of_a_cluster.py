@@ -135,7 +135,7 @@ def test_install_creates_the_object(cluster: Cluster, kubeconfig: Path) -> None:
     assert done.returncode == 0, done.stderr
     spec = cluster.plugins["request-id"]["spec"]
     assert spec["targetRefs"] == [{"kind": "NexusService", "name": "orders"}]
-    assert spec["version"].startswith(">=1.0")
+    assert spec["version"] == ">=1.1,<2"
     again = nexus("install", "request-id", "-n", "shop", "--kubeconfig", str(kubeconfig))
     assert (again.returncode, "installed already" in again.stderr) == (2, True)
 
