@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from nexus_core.hooks import Plugin
+from nexus_core.hooks import Plugin, PluginConfigError
 from nexus_core.snapshot import PluginInstance, Release
 from nexus_marketplace.rejections import PluginRejected
 
@@ -201,4 +201,6 @@ def _code_of(instance: PluginInstance) -> tuple[object, ...]:
 
 
 def _said(error: Exception) -> str:
+    if isinstance(error, PluginConfigError) and str(error):
+        return str(error).rstrip(".")  # a sentence that the plugin's author wrote for whoever configures it
     return f"{type(error).__name__}: {error}" if str(error) else f"{type(error).__name__} (out of time)"

@@ -39,10 +39,13 @@ def render(index: Index, title: str) -> bytes:
     plugins = index.by_name
     body = "".join(_plugin(releases) for releases in plugins.values()) or "<p>There are no plugins yet.</p>"
     count = f"{len(plugins)} plugin{'' if len(plugins) == 1 else 's'}"
+    names = " · ".join(f'<a href="#{escape(name)}">{escape(name)}</a>' for name in plugins) if len(plugins) > 1 else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
-        f'<p>{count}. Programs read <a href="index.json"><code>index.json</code></a>, which is signed.</p>{body}</body></html>'
+        "<p>A NexusMarketplace whose <code>spec.source</code> is the address of this page installs from here. It follows the signed "
+        'metadata; this page and <a href="index.json"><code>index.json</code></a> are copies for people.</p>'
+        f"<p>{count}{': ' if names else '.'}{names}</p>{body}</body></html>"
     ).encode()
 
 
@@ -60,12 +63,14 @@ def _plugin(releases: tuple[Release, ...]) -> str:
         else name
     )
     rows = [
+        ("Install", f"<code>nexus plugin install {name} --marketplace NAME</code>"),
         ("Versions", ", ".join(_version(release) for release in releases)),
         ("Publisher", escape(newest.publisher)),
         ("Needs", _needs(newest)),
         ("Hooks", _codes(newest.hooks)),
         ("Asks for", _permissions(newest.permissions)),
         ("Licence", escape(newest.licence)),
+        ("Pictures", _pictures(newest.screenshots)),
         ("When it fails", "requests pass without it" if newest.failure_policy == "open" else "requests are refused"),
     ]
     listed = "".join(f"<dt>{label}</dt><dd>{value}</dd>" for label, value in rows if value)
@@ -76,6 +81,13 @@ def _plugin(releases: tuple[Release, ...]) -> str:
     return (
         f'<article id="{name}"><h2>{icon}{heading} <small>{escape(newest.version)}</small></h2><p>{escape(newest.summary)}</p>'
         f"<dl>{listed}</dl>{changes}</article>"
+    )
+
+
+def _pictures(urls: Iterable[str]) -> str:
+    pages = [url for url in urls if _is_page(url)]
+    return ", ".join(
+        f'<a href="{escape(url)}" rel="noreferrer nofollow">{number}</a>' for number, url in enumerate(pages, 1)
     )
 
 

@@ -60,7 +60,7 @@ pythonpath = ["."]
 Adds a header to responses, and refuses requests without another.
 
 ```sh
-python -m pytest                                  # its tests, without a gateway
+python -m pytest                                  # its tests, without a gateway; `pip install pytest` if it is not there
 nexus plugin dev .                                # a gateway with it, which follows your edits
 nexus plugin publish . --key acme.pem --publisher acme --to public
 nexus marketplace serve public                    # or any web server, registry, directory or ConfigMap

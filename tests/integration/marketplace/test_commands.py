@@ -213,6 +213,7 @@ def test_nothing_of_an_index_becomes_markup() -> None:
         name=f"x{evil}", version=f"1{evil}", api=f">=1{evil}", package="x", entry_point="x:X", sha256="", url="", summary=evil,
         publisher=evil, hooks=(evil,), permissions=Permissions(network=(evil,), read_headers=(evil,)), licence=evil, changelog=evil,
         homepage=f"https://x.test/{evil}", icon=f"https://x.test/{evil}", channel=evil, host=(evil,),
+        screenshots=(f"https://x.test/{evil}",),
     )  # fmt: skip
     index = Index((release,))
     index.__dict__["by_name"] = {release.name: (release,)}
@@ -229,8 +230,12 @@ def test_nothing_of_an_index_becomes_markup() -> None:
         sha256="",
         url="",
         icon="javascript:alert(1)",
+        screenshots=("javascript:alert(2)", "https://x.test/a.png"),
     )
-    assert "javascript:" not in listing.render(Index((scripted,)), "x").decode()
+    page = listing.render(Index((scripted,)), "x").decode()
+    assert "javascript:" not in page
+    assert '<a href="https://x.test/a.png"' in page
+    assert "nexus plugin install x " in page
 
 
 async def test_metadata_is_signed_anew_when_half_of_its_time_is_over(tmp_path: Path) -> None:
