@@ -99,8 +99,8 @@ FAULTS = {
     "init exit": ("class Demo(Plugin):\n    def __init__(self, config):\n        raise SystemExit(3)", "PluginLoadFailed", "SystemExit: 3"),
     "init config": ("class Demo(Plugin):\n    def __init__(self, config):\n        raise ValueError('n is odd')", "PluginConfigInvalid",
                     "n is odd"),
-    "init told": ("from nexus_sdk.plugin import PluginConfigError\nclass Demo(Plugin):\n    def __init__(self, config):\n"
-                  "        raise PluginConfigError('config.n: it is odd.')", "PluginConfigInvalid",
+    "init told": (("from nexus_sdk.plugin import PluginConfigError\nclass Demo(Plugin):\n    def __init__(self, config):\n"
+                  "        raise PluginConfigError('config.n: it is odd.')"), "PluginConfigInvalid",
                   "cannot be made with this configuration: config.n: it is odd."),
     "start": ("class Demo(Plugin):\n    async def start(self):\n        raise RuntimeError('boom')", "PluginStartFailed",
               "demo 1.0.0 failed in start: RuntimeError: boom"),
