@@ -19,6 +19,7 @@ from nexus_marketplace.rejections import PluginRejected
 
 from nexus_hosting import bounds
 from nexus_hosting.calls import driven
+from nexus_hosting.ending import GRACE_S, Press, endable
 from nexus_hosting.running import Running
 from nexus_hosting.watching import watch
 
@@ -176,7 +177,7 @@ class Hosted:
             return False, None
         running.acquire()
         started = monotonic()
-        failed = True
+        failed, waits = True, False
         try:
             watch.since, watch.who = started, seat
             try:
@@ -184,14 +185,14 @@ class Hosted:
             finally:
                 watch.who = None
             if inspect.isawaitable(result):
-                async with asyncio.timeout(seat.instance.timeout_s):
-                    result = await driven(result, seat)
+                waits = True
+                result = await _in_time(result, seat)
             if not isinstance(result, _RESULTS[hook]):
                 raise TypeError(f"{hook} returned {type(result).__name__}")
             failed = False
         except bounds.THROWN as error:
-            if bounds.is_cancelled(error):
-                raise
+            if waits and bounds.is_cancelled(error):
+                raise  # whoever asked has left; what a plain function raises is its own
             log.warning(
                 "plugin %s failed in %s: %s: %s", seat.instance.id, hook, type(error).__name__, error or "out of time"
             )
@@ -200,3 +201,15 @@ class Hosted:
             self._observe(seat.instance.id, hook, monotonic() - started, failed=failed)
             await running.release()
         return True, result
+
+
+async def _in_time(waiting: Any, seat: _Seat) -> object:
+    """Return what a coroutine of a plugin returns, within its time. Raises TimeoutError, `Stuck` for one that goes on all the same."""
+    limit_s = seat.instance.timeout_s
+    press = Press()
+    timer = asyncio.get_running_loop().call_later(limit_s + GRACE_S, press)
+    try:
+        async with asyncio.timeout(limit_s):
+            return await endable(driven(waiting, seat), press)
+    finally:
+        timer.cancel()

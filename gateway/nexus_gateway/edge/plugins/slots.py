@@ -19,13 +19,13 @@ from nexus_core.hooks.specs import ASKING
 from nexus_core.snapshot import PluginInstance, PluginReport
 from nexus_hosting import bounds
 from nexus_hosting.calls import Held, driven
+from nexus_hosting.ending import GRACE_S, Press, endable
 from nexus_hosting.running import Running
 from nexus_hosting.watching import watch
 from nexus_sdk.plugin import Plugin
 
 from nexus_gateway.edge.measurements import Spread
 from nexus_gateway.edge.plugins.checking import KnownPairs, check_nothing, check_request, check_response
-from nexus_gateway.edge.plugins.ending import GRACE_S, Press, endable
 from nexus_gateway.edge.plugins.meters import Meter
 from nexus_gateway.edge.plugins.permits import Permits
 from nexus_gateway.edge.plugins.trials import Trial

@@ -1,0 +1,75 @@
+"""Plugins of a service that does not own its requests as the gateway does: whatever they do, the call ends in time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from nexus_core.hooks import Event, Refusal
+from nexus_core.snapshot.plugins import Budgets
+from nexus_hosting.hosted import Hosted, Unavailable
+
+from tests.integration.hosting.conftest import HEAD, Host
+
+EVENT = Event(id="1", source="/shop", type="order.placed", data=b"x")
+WAYS = {
+    "raises": (False, "raise RuntimeError('x')"),
+    "leaves": (False, "raise GeneratorExit"),
+    "cancels": (False, "raise asyncio.CancelledError"),
+    "exits": (False, "raise SystemExit(3)"),
+    "returns nothing": (False, "return None"),
+    "blocks": (False, "while True: pass"),
+    "leaves later": (True, "await asyncio.sleep(0); raise GeneratorExit"),
+    "cancels its caller": (True, "asyncio.current_task().cancel(); await asyncio.sleep(0)"),
+    "never ends": (True, "await asyncio.Event().wait()"),
+    "never lets go": (
+        True,
+        "while True:\n            try: await asyncio.Event().wait()\n            except asyncio.CancelledError: pass",
+    ),
+}
+
+
+@pytest.mark.parametrize("policy", ["open", "closed"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_call_ends_whatever_the_plugin_does(host: Host, way: str, policy: str) -> None:
+    waits, line = WAYS[way]
+    kind = "async " if waits else ""
+    code = f"{HEAD}import asyncio\nclass Demo(Plugin):\n    {kind}def on_event_accepted(self, event):\n        {line}\n"
+    instance = host.instance(
+        code,
+        failure_policy=policy,
+        timeout_s=0.1,
+        budgets=Budgets(block_s=0.05),
+        release={"hooks": ("on_event_accepted",)},
+    )
+    told: list[bool] = []
+    hosted = Hosted(host.starter(), lambda _plugin, _hook, _seconds, *, failed: told.append(failed))
+    assert await hosted.take([instance])
+    try:
+        for _ in range(2):
+            async with asyncio.timeout(5):
+                if policy == "closed":
+                    with pytest.raises(Unavailable):
+                        await hosted.change("on_event_accepted", EVENT, lambda hook, event: hook(event))
+                else:
+                    found = await hosted.change("on_event_accepted", EVENT, lambda hook, event: hook(event))
+                    assert found is EVENT
+                    assert not isinstance(found, Refusal)
+    finally:
+        await hosted.close()
+    assert told == [True, True]
+
+
+async def test_whoever_leaves_takes_the_call_along(host: Host) -> None:
+    """A client that is gone is no failure of the plugin that had its event."""
+    waiting = "    async def on_event_accepted(self, event):\n        await asyncio.Event().wait()\n"
+    code = f"{HEAD}import asyncio\nclass Demo(Plugin):\n{waiting}"
+    instance = host.instance(code, release={"hooks": ("on_event_accepted",)})
+    hosted = Hosted(host.starter())
+    assert await hosted.take([instance])
+    asking = asyncio.create_task(hosted.change("on_event_accepted", EVENT, lambda hook, event: hook(event)))
+    await asyncio.sleep(0.01)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await hosted.close()
