@@ -113,7 +113,9 @@ def new(name: str, target: Path | None, package: str | None) -> None:
     if output_format() == "json":
         output.show_json({"directory": str(folder), "package": package, "files": sorted(files)})
     else:
-        click.echo(f"{folder} is there. Next:\n  cd {folder}\n  python -m pytest     # pip install pytest, if it is not there")
+        click.echo(
+            f"{folder} is there. Next:\n  cd {folder}\n  python -m pytest     # pip install pytest, if it is not there"
+        )
         click.echo("  nexus plugin dev .")
 
 
