@@ -15,6 +15,7 @@ from nexus_core.translate import translate as translate_all
 from nexus_cli.errors import UserError
 from nexus_cli.manifests import Manifests
 
+HOOK = "on_manifest"
 _NEEDS_INDEX = frozenset({"PluginNotFound", "PluginVersionNotFound", "PluginIncompatible", "MarketplaceUnreachable"})
 
 
@@ -52,6 +53,22 @@ def translate(manifests: Manifests, previous: Snapshot | None = None) -> Transla
     made = translate_all([resource for resource, _ in manifests.resources], previous=previous, indexes=indexes)
     told = [p for p in made.problems if not (p.where in untold and p.reason in _NEEDS_INDEX)]
     return replace(made, problems=sort_problems([*manifests.problems, *told]))
+
+
+def find_unasked(manifests: Manifests, translation: Translation) -> list[str]:
+    """Return the plugins whose hooks on manifests were not run, `<namespace>/<name>`; of those whose releases only a marketplace
+    elsewhere lists, with the remark that they may have none.
+    """
+    release_of = {each.id: each.release for each in translation.snapshot.plugins}
+    found = []
+    for resource, _ in manifests.resources:
+        if isinstance(resource.spec, NexusPluginSpec) and resource.spec.enabled:
+            name = f"{resource.ref.namespace}/{resource.ref.name}"
+            if name not in release_of:
+                found.append(f"{name} (if it has any)")
+            elif HOOK in release_of[name].hooks:
+                found.append(name)
+    return sorted(found)
 
 
 def explain_request(

@@ -127,7 +127,7 @@ def build_source(settings: GatewaySettings, manifests: Path | None) -> SnapshotS
         key = _seal_key(settings) if settings.seal_key else b""
         alone = not settings.consul_url and settings.discovery_file is None
         beside = settings.plugin_cache.parent
-        maker = RemoteWorkshop(beside / "indexes", seal_key=key, alone=alone)
+        maker = RemoteWorkshop(beside / "indexes", seal_key=key, alone=alone, artefacts=settings.plugin_cache)
         return FileSource(manifests, maker, locks=LocksFile(beside / LOCKS))
     if settings.consul_url:
         # Where it is needed, as below: its client takes 7 MB.

@@ -18,6 +18,7 @@ Examples:
   nexus validate examples/shop
   nexus validate orders.yaml policies.yaml -o json
 
+Plugins are not run: those that have or may have hooks on manifests are named.
 A field of the Gateway API that Nexus does not implement, and that the object works without, is a warning.
 
 Exit codes: 0 all is well but for warnings, 1 problems found, 2 a path cannot be read.
@@ -32,11 +33,18 @@ def validate(ctx: click.Context, paths: tuple[Path, ...]) -> int:
     from nexus_core.problems.catalogue import REMARKS
 
     from nexus_cli import manifests, output
-    from nexus_cli.offline import translate
+    from nexus_cli.offline import find_unasked, translate
     from nexus_cli.pages import page_of
 
     loaded = manifests.load(paths)
-    problems = translate(loaded).problems
+    translation = translate(loaded)
+    problems = translation.problems
+    unasked = find_unasked(loaded, translation)
+    if unasked:
+        output.note(
+            f"Not run: hooks on manifests (on_manifest), which may change or refuse objects of their namespaces, of {', '.join(unasked)}. "
+            "The operator, `nexus up` and `nexus gateway -f` run them."
+        )
     errors = sum(problem.reason not in REMARKS for problem in problems)
     warnings = len(problems) - errors
     if output_format(ctx) == "json":

@@ -33,7 +33,7 @@ class LocalGateway:
         from nexus_gateway.settings import GatewaySettings
 
         self._make = Gateway
-        workshop = Workshop(data_dir / "marketplaces", alone=alone)
+        workshop = Workshop(data_dir / "marketplaces", alone=alone, artefacts=data_dir / "plugins")
         self._source = FileSource(directory, workshop, locks=LocksFile(data_dir / LOCKS))
         self._settings = GatewaySettings(
             listen=listen,

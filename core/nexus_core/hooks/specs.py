@@ -152,7 +152,10 @@ HOOKS: tuple[HookSpec, ...] = (
     ),
     HookSpec(
         "on_manifest", "operator", "1.1", (("manifest", "Manifest"),), ("Manifest", "Refusal"), False, _CALL,
-        "For each object of the plugin's namespace that is translated, before it is; pure, so that equal manifests give equal results.",
+        "For each object of the plugin's namespace that is translated, before it is; pure, so that equal manifests give equal results. "
+        "It runs where manifests are read, in a process of its own, without secrets: beside the operator, and beside a gateway that is "
+        "given files (`nexus up`, `nexus gateway -f`). `nexus validate`, `nexus diff` and others that only look run no plugin's code; "
+        "`nexus validate` names the plugins whose hooks it left out.",
         "Its spec is translated in place of the one that was applied; a `Refusal` becomes its condition `Accepted`.",
         "the manifest is translated as it was applied",
         "the manifest is not accepted, and its last good version keeps serving",

@@ -15,11 +15,11 @@ from nexus_core.problems import ObjectRef
 from nexus_core.snapshot import PluginInstance, Snapshot
 from nexus_core.translate import Session, Translation
 from nexus_core.translate.hooked import ManifestHook
+from nexus_hosting.manifesthooks import ManifestHooks
 
 from nexus_operator.children.gateways import of_deleted_classes
 from nexus_operator.edge.indexes import Indexes
 from nexus_operator.edge.kube import KubeApi
-from nexus_operator.edge.manifesthooks import ManifestHooks
 from nexus_operator.edge.markets import wanted_of
 from nexus_operator.edge.named import NamedObjects
 from nexus_operator.publication.previews import Held, hold_back

@@ -11,9 +11,9 @@ from nexus_core.model.load import parse
 from nexus_core.model.resources import Resource
 from nexus_core.snapshot import PluginInstance, Snapshot
 from nexus_core.translate import Session, Translation
+from nexus_hosting import manifesthooks
+from nexus_hosting.manifesthooks import ManifestHooks
 from nexus_hosting.testing import make_instance
-from nexus_operator.edge import manifesthooks
-from nexus_operator.edge.manifesthooks import ManifestHooks
 
 HEAD = """
     from nexus_sdk.plugin import Manifest, Plugin, Refusal

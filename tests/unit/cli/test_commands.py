@@ -130,6 +130,8 @@ def test_validate_says_nothing_of_what_only_a_remote_index_could_tell(tmp_path: 
     )
     done = run("validate", str(tmp_path), "-o", "json")
     assert (done.returncode, json.loads(done.stdout)["problems"]) == (0, [])
+    assert "Not run: hooks on manifests" in done.stderr
+    assert "default/demo (if it has any)" in done.stderr
 
 
 def test_the_example_is_valid() -> None:

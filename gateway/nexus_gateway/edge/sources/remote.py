@@ -38,10 +38,11 @@ class RemoteWorkshop:
         linger_s: float = LINGER_S,
         seal_key: bytes = b"",
         alone: bool = False,
+        artefacts: Path | None = None,
     ) -> None:
         """cache: directory for fetched marketplace indexes. seal_key: of private keys in the Snapshot; empty takes this process's.
-        alone: as in `workshop.Workshop`."""
-        self.aside = Aside("nexus_gateway.edge.sources.translating", class_name, str(cache))
+        alone, artefacts: as in `workshop.Workshop`."""
+        self.aside = Aside("nexus_gateway.edge.sources.translating", class_name, str(cache), str(artefacts or ""))
         self._linger_s = linger_s
         self._seal_key = seal_key or process_key()
         self._alone = alone

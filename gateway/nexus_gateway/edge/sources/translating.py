@@ -1,4 +1,4 @@
-"""`python -m nexus_gateway.edge.sources.translating CLASS CACHE`: a workshop for a gateway. Started by `remote`, never by hand."""
+"""`python -m nexus_gateway.edge.sources.translating CLASS CACHE ARTEFACTS`: a workshop for a gateway. Started by `remote`."""
 
 from __future__ import annotations
 
@@ -58,8 +58,11 @@ class Packed:
 class Service:
     """Answers orders with one workshop, that the first order equips."""
 
-    def __init__(self, cache: Path, class_name: str, runner: asyncio.Runner, lines: Lines) -> None:
+    def __init__(
+        self, cache: Path, artefacts: Path | None, class_name: str, runner: asyncio.Runner, lines: Lines
+    ) -> None:
         self._cache = cache
+        self._artefacts = artefacts
         self._class_name = class_name
         self._runner = runner
         self._lines = lines
@@ -78,6 +81,7 @@ class Service:
                 texts=self._texts,
                 sealer=Sealer(ask.seal_key),
                 alone=ask.alone,
+                artefacts=self._artefacts,
             )
         made = self._runner.run(self._workshop.make(ask.found, ask.locks))
         manifest, chunks = b"", dict[str, bytes]()
@@ -106,11 +110,13 @@ def _previous(ask: Ask) -> Snapshot | None:
 
 def main() -> int:
     """Serve on standard input and output; return the exit code."""
-    class_name, cache = sys.argv[1:]
+    class_name, cache, artefacts = sys.argv[1:]
     lines = Lines()
     logging.basicConfig(handlers=[lines], level=logging.INFO)
     with asyncio.Runner() as runner:
-        return asides.serve(Service(Path(cache), class_name, runner, lines).answer)
+        return asides.serve(
+            Service(Path(cache), Path(artefacts) if artefacts else None, class_name, runner, lines).answer
+        )
 
 
 if __name__ == "__main__":

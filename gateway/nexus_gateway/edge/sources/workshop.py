@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,9 @@ from nexus_core.problems import ObjectRef, Problem, sort_problems
 from nexus_core.snapshot import Snapshot, wire
 from nexus_core.translate import translate
 from nexus_core.translate.endpoint_slices import find_unfounded
+from nexus_core.translate.hooked import ManifestHook
 from nexus_core.translate.translation import Translation
+from nexus_hosting.manifesthooks import ManifestHooks
 
 from nexus_gateway.edge.sources.indexes import AGAIN_S, Indexes
 from nexus_gateway.edge.sources.making import DEFAULT_CLASS, Fingerprint, Made, NoTexts, Texts
@@ -43,16 +46,19 @@ class Workshop:
         texts: Texts | None = None,
         sealer: Sealer | None = None,
         alone: bool = False,
+        artefacts: Path | None = None,
     ) -> None:
         """cache: directory for what is known of marketplaces. previous: the Snapshot that broken objects keep their last good
         version from. texts: asked for files that are broken and that this workshop has not seen whole.
         sealer: of private keys; None takes this process's. alone: whether nobody but the manifests tells endpoints of Kubernetes
-        Services; then those without any are a problem."""
+        Services; then those without any are a problem. artefacts: the gateway's cache of plugins, for those with hooks on
+        manifests; None keeps them below `cache`."""
         self._indexes = Indexes(cache)
         self._class_name = class_name
         self._texts = texts or NoTexts()
         self._sealer = sealer
         self._alone = alone
+        self._hooks = ManifestHooks(artefacts or cache / "artefacts")
         self._read: dict[str, tuple[Stamp, tuple[Resource, ...]]] = {}
         self._snapshot = previous
         self._digest = ""
@@ -72,13 +78,16 @@ class Workshop:
             self._snapshot = translation.snapshot
             self._digest = (await asyncio.to_thread(wire.encode, self._snapshot)).digest
         unfounded = find_unfounded(translation.mirrors) if self._alone else ()
-        problems = sort_problems((*troubles, *unavailable, *translation.problems, *unfounded))
+        problems = sort_problems((*troubles, *unavailable, *translation.problems, *self._hooks.problems, *unfounded))
         due_in_s = self._indexes.due_in_s(asyncio.get_running_loop().time())
         if unlisted and due_in_s is not None:
             due_in_s = min(due_in_s, AGAIN_S)  # perhaps it is being published
         if translation.changes_at_utc is not None:
             opens_in_s = (translation.changes_at_utc - now_utc).total_seconds()
             due_in_s = min(due_in_s, opens_in_s) if due_in_s is not None else opens_in_s
+        retry_in_s = self._hooks.retry_in_s()
+        if math.isfinite(retry_in_s):
+            due_in_s = min(due_in_s, retry_in_s) if due_in_s is not None else retry_in_s
         known = {f"{s.ref.namespace}/{s.ref.name}": s.lock for s in translation.plugins if s.lock is not None}
         assert self._snapshot is not None
         return Made(self._snapshot, self._digest, problems, due_in_s, known)
@@ -86,19 +95,30 @@ class Workshop:
     async def _translate(
         self, resources: Sequence[Resource], indexes: Mapping[str, Index], locks: Mapping[str, Lock], now_utc: datetime
     ) -> Translation:
-        return await asyncio.to_thread(
-            translate,
-            resources,
-            previous=self._snapshot,
-            indexes=indexes,
-            class_name=self._class_name,
-            sealer=self._sealer,
-            locks=locks,
-            now_utc=now_utc,
-        )
+        """Translate, with the hooks of the plugins that this leads to."""
+
+        async def translated(hooks: tuple[ManifestHook, ...]) -> Translation:
+            return await asyncio.to_thread(
+                translate,
+                resources,
+                previous=self._snapshot,
+                indexes=indexes,
+                class_name=self._class_name,
+                sealer=self._sealer,
+                locks=locks,
+                now_utc=now_utc,
+                manifest_hooks=hooks,
+            )
+
+        # No hook changes which plugins there are, so that twice is enough.
+        translation = await translated(await self._hooks.prepare(self._snapshot, resources))
+        if not self._hooks.is_current(translation.snapshot):
+            translation = await translated(await self._hooks.prepare(translation.snapshot, resources))
+        return translation
 
     async def close(self) -> None:
-        """Nothing is held open."""
+        """End what hooks run in."""
+        await self._hooks.close()
 
     def _parse(self, found: Fingerprint) -> tuple[tuple[Resource, ...], tuple[Problem, ...]]:
         """Return the resources of all files, unchanged ones as they were read before."""

@@ -23,10 +23,10 @@ from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import PluginInstance, Snapshot
 from nexus_core.translate.hooked import KINDS, ManifestHook
-from nexus_hosting.asides import Aside, AsideGone
 from nexus_marketplace.rejections import PluginRejected
 
-from nexus_operator.edge.hooking import Answer, Answers, Asked, Order
+from nexus_hosting.asides import Aside, AsideGone
+from nexus_hosting.hooking import Answer, Answers, Asked, Order
 
 log = logging.getLogger(__name__)
 HOOK = "on_manifest"
@@ -81,7 +81,7 @@ class _Host:
 
 
 class ManifestHooks:
-    """The hooks of one operator. Owns processes: call `close()`."""
+    """The hooks of one process that translates: an operator, or who reads manifests for a gateway. Owns processes: call `close()`."""
 
     def __init__(self, cache: Path, obtain: Callable[[PluginInstance], Awaitable[None]] | None = None) -> None:
         """cache: directory of artefacts. obtain: puts a plugin's files into it, from places that a plugin's process does not reach; raises
@@ -150,7 +150,7 @@ class ManifestHooks:
 
     def _host(self, instance: PluginInstance) -> _Host:
         hook = _Hook(instance.id, instance.id.partition("/")[0], instance.failure_policy)
-        return _Host(instance, Aside("nexus_operator.edge.hooking", str(self._cache)), hook)
+        return _Host(instance, Aside("nexus_hosting.hooking", str(self._cache)), hook)
 
     async def _ask(self, hosts: Sequence[_Host], resources: Sequence[Resource]) -> None:
         """Have the hosts' hooks know all of these objects: the second one's as the first one leaves them, and so on."""

@@ -1,12 +1,13 @@
-"""`python -m nexus_operator.edge.hooking CACHE`: runs one plugin's `on_manifest` for the operator. Started by `manifesthooks`.
+"""`python -m nexus_hosting.hooking CACHE`: runs one plugin's `on_manifest`. Started by `manifesthooks`.
 
-A process of its own: whatever the plugin does to it (it loops, it ends it, it eats its memory), the operator goes on.
+A process of its own: whatever the plugin does to it (it loops, it ends it, it eats its memory), who translates goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,15 @@ import msgspec
 from nexus_core.hooks.manifests import Manifest
 from nexus_core.hooks.refusals import Refusal
 from nexus_core.snapshot import PluginInstance
+from nexus_marketplace.rejections import PluginRejected
+
 from nexus_hosting import asides
 from nexus_hosting.judges import Verifier
 from nexus_hosting.running import Running
 from nexus_hosting.starting import Starter
-from nexus_marketplace.rejections import PluginRejected
+
+LONGEST_S = 60
+"""Of one order. Whoever gave it has given up long before; one that died cannot end a process whose plugin loops."""
 
 
 class Asked(msgspec.Struct):
@@ -68,11 +73,15 @@ class Host:
     def answer(self, data: bytes) -> bytes:
         """Return the `Answers` to an `Order`."""
         order = msgspec.json.decode(data, type=Order)
+        signal.alarm(LONGEST_S)  # what it does by itself is end the process, whatever that is at
         try:
             plugin = self._loop.run_until_complete(self._started(order.instance))
         except PluginRejected as rejected:
             return msgspec.json.encode(Answers(reason=rejected.reason, message=rejected.message))
-        return msgspec.json.encode(Answers([_ask(plugin, asked) for asked in order.manifests]))
+        else:
+            return msgspec.json.encode(Answers([_ask(plugin, asked) for asked in order.manifests]))
+        finally:
+            signal.alarm(0)
 
     async def _started(self, instance: PluginInstance) -> Any:
         if self._running is None:
