@@ -49,6 +49,18 @@ def is_cancelled(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
+def told(error: BaseException) -> str:
+    """Return an error as messages have it: its type, and what it says. What is a plugin's may fail at that, too."""
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except THROWN:
+        text = "it cannot say what it is"
+    if text:
+        return f"{kind}: {text}"
+    return f"{kind}: out of time" if isinstance(error, TimeoutError) else kind
+
+
 async def within(work: Callable[[], Awaitable[object]], limit_s: float) -> None:
     """Await `work()`, for `limit_s` seconds at most. Raises TimeoutError, `Stuck`, `Exited` and what it raises itself.
 
@@ -61,7 +73,7 @@ async def within(work: Callable[[], Awaitable[object]], limit_s: float) -> None:
         except THROWN as error:
             if isinstance(error, Exception) or is_cancelled(error):
                 raise
-            raise Exited(f"{type(error).__name__}: {error}") from error
+            raise Exited(told(error)) from error
 
     task = asyncio.create_task(guarded(), name="plugin")
     try:
@@ -101,7 +113,7 @@ async def in_thread(work: Callable[[], T], limit_s: float) -> T:
         except Exception as error:
             failed = error
         except BaseException as error:
-            failed = Exited(f"{type(error).__name__}: {error}")
+            failed = Exited(told(error))
         with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile: nobody waits any more
             loop.call_soon_threadsafe(settle, result, failed)
 

@@ -56,7 +56,7 @@ class Caller:
         except TimeoutError as error:
             raise CallFailed(f"{told} did not answer within {timeout_s:g} s.") from error
         except (ClientError, OSError, ValueError, TypeError) as error:
-            raise CallFailed(f"{told} could not be asked: {error or type(error).__name__}.") from error
+            raise CallFailed(f"{told} could not be asked: {str(error) or type(error).__name__}.") from error
 
     async def close(self) -> None:
         """Close the connections; no call is made any more."""

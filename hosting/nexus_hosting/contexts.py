@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from nexus_core.hooks import Called, CallFailed, Headers, NotGranted
 from nexus_core.snapshot import PluginInstance
 
+from nexus_hosting import bounds
 from nexus_hosting.calling import Caller
 from nexus_hosting.hosts import Target, is_permitted, parse_target
 from nexus_hosting.means import Means
@@ -91,7 +92,7 @@ class PluginContext:
         try:
             return await self._means.consul(key)
         except (OSError, TimeoutError) as error:
-            raise CallFailed(f"Consul could not be asked for {key!r}: {error or type(error).__name__}.") from error
+            raise CallFailed(f"Consul could not be asked for {key!r}: {str(error) or type(error).__name__}.") from error
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run work in the background. Raises RuntimeError for one too many."""
@@ -106,7 +107,7 @@ class PluginContext:
                 async with asyncio.timeout(_CLOSE_S):
                     await client.aclose()
             except Exception as error:  # the client's own kinds, too; the plugin ends all the same
-                self.log.warning("its connections to Redis did not close: %s", error or "out of time")
+                self.log.warning("its connections to Redis did not close: %s", bounds.told(error))
         await self._caller.close()
         return leaked
 

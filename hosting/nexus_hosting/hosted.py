@@ -193,9 +193,7 @@ class Hosted:
         except bounds.THROWN as error:
             if waits and bounds.is_cancelled(error):
                 raise  # whoever asked has left; what a plain function raises is its own
-            log.warning(
-                "plugin %s failed in %s: %s: %s", seat.instance.id, hook, type(error).__name__, error or "out of time"
-            )
+            log.warning("plugin %s failed in %s: %s", seat.instance.id, hook, bounds.told(error))
             return False, None
         finally:
             self._observe(seat.instance.id, hook, monotonic() - started, failed=failed)

@@ -85,7 +85,7 @@ async def stop_plugin(plugin: Any, context: PluginContext) -> int:
     try:
         await bounds.within(lambda: driven(plugin.stop(), context), STOP_S)
     except Exception as error:
-        log.warning("plugin %s failed in stop: %s: %s", context.plugin, type(error).__name__, error or "out of time")
+        log.warning("plugin %s failed in stop: %s", context.plugin, bounds.told(error))
     leaked = await context.close()
     if leaked:
         log.warning("plugin %s left %d tasks running; they were cancelled", context.plugin, leaked)

@@ -203,4 +203,4 @@ def _code_of(instance: PluginInstance) -> tuple[object, ...]:
 def _said(error: Exception) -> str:
     if isinstance(error, PluginConfigError) and str(error):
         return str(error).rstrip(".")  # a sentence that the plugin's author wrote for whoever configures it
-    return f"{type(error).__name__}: {error}" if str(error) else f"{type(error).__name__} (out of time)"
+    return bounds.told(error)

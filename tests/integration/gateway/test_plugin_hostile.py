@@ -133,6 +133,27 @@ async def test_a_stream_that_blocks_the_loop_is_interrupted(
 
 
 LIES = {
+    "an error that cannot say what it is": """
+class Evil(Exception):
+    def __str__(self): raise SystemExit(3)
+    def __bool__(self): raise SystemExit(3)
+---
+def on_request(self, request):
+    raise Evil
+""",
+    "an error that is never done saying what it is": """
+class Evil(Exception):
+    def __str__(self):
+        while True: pass
+---
+def on_request(self, request):
+    raise Evil
+""",
+    "a host of two lines": """
+---
+def on_request(self, request):
+    return RequestHead(request.method, request.path, request.query, "a\\r\\nx-smuggled: 1", request.headers, request.client_ip, "")
+""",
     "a property that never ends": """
 class Evil(RequestHead):
     @property

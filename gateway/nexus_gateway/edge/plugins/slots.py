@@ -474,15 +474,14 @@ class Slot:
 
     def _failed(self, hook: str, started: float, error: BaseException, cpu_s: float | None = None) -> None:
         """Tell of a hook that failed. cpu_s: None for all of its time."""
+        text = bounds.told(error)  # still on the watch: what it says is its own code
         watch.who = None
         now = monotonic()
         self.started_at = self.failed_at = started
         self.fault = type(error).__name__
         self.took_s = took_s = now - started
         self._count(hook, took_s, took_s if cpu_s is None else cpu_s)
-        log.warning(
-            "plugin %s failed in %s: %s: %s", self.instance.id, hook, type(error).__name__, error or "out of time"
-        )
+        log.warning("plugin %s failed in %s: %s", self.instance.id, hook, text)
         self.failed(hook, now)
 
     def failed(self, hook: str, now: float) -> None:
