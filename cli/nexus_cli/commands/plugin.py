@@ -65,6 +65,8 @@ def _home(path: Path | None, kubeconfig: str | None, context: str | None) -> Hom
 
 
 def _pick(home: Home, name: str, namespace: str | None) -> Installed:
+    if "/" in name and namespace is None:
+        namespace, _, name = name.partition("/")  # as lists show it
     found = [p for p in home.list() if p.name == name and namespace in (None, p.namespace)]
     if len(found) == 1:
         return found[0]
@@ -85,9 +87,13 @@ def list_plugins(path: Path | None, kubeconfig: str | None, context: str | None,
     from nexus_cli import output
 
     live = {} if path is None else _live(admin)
+    problems = _problems(path, admin, running=live is not None) if path is not None else ()
     rows, values = [], []
     for each in _home(path, kubeconfig, context).list():
         state, version, why = _state(each, live)
+        why = why or "; ".join(
+            f"{p.reason}: {p.what} {p.fix}" for p in problems if str(p.where) == f"NexusPlugin {each.id}"
+        )
         spec = each.spec
         targets = ", ".join(f"{t.kind} {t.name}" for t in spec.target_refs) if spec is not None else ""
         enabled = "" if spec is None else "yes" if spec.enabled else "no"
@@ -330,7 +336,11 @@ def describe(
         version=version,
         row=(live or {}).get(found.id),
         releases=bundled_index().by_name.get(plugin_name, ()) if official else (),
-        problems=_problems(found, path, admin or DEFAULT_ADMIN, running=live is not None) if path is not None else (),
+        problems=[
+            each
+            for each in (_problems(path, admin or DEFAULT_ADMIN, running=live is not None) if path is not None else ())
+            if str(each.where) == f"NexusPlugin {found.id}"
+        ],
         grants=grants_of(found.spec) if found.spec is not None else Permissions(),
     )
     if output_format() == "json":
@@ -339,26 +349,26 @@ def describe(
         click.echo(yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 
-def _problems(found: Installed, path: Path, admin: str, *, running: bool) -> tuple[Problem, ...]:
-    """Return what is wrong with a plugin of manifests: as the gateway that runs them says, or else as they alone show."""
+def _problems(path: Path, admin: str, *, running: bool) -> tuple[Problem, ...]:
+    """Return what is wrong with the plugins of manifests: as the gateway that runs them says, or else as they alone show."""
     from nexus_core.problems import ObjectRef, Problem
 
     from nexus_cli import manifests, offline
     from nexus_cli.admin import get
 
-    where = f"NexusPlugin {found.id}"
     if running:
         try:
             told = get(admin, "/problems")["problems"]
         except UserError:
             told = []
-        ref = ObjectRef("NexusPlugin", found.namespace, found.name)
         return tuple(
-            Problem(ref, each["path"], each["reason"], each["what"], each["fix"])
+            Problem(ObjectRef.parse(each["where"]), each["path"], each["reason"], each["what"], each["fix"])
             for each in told
-            if each["where"] == where
+            if each["where"].startswith("NexusPlugin ")
         )
-    return tuple(each for each in offline.translate(manifests.load([path])).problems if str(each.where) == where)
+    return tuple(
+        each for each in offline.translate(manifests.load([path])).problems if each.where.kind == "NexusPlugin"
+    )
 
 
 UPDATE_HELP = """Have a plugin run another version: it is tried beside the running one first, as spec.canary says.

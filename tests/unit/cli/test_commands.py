@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import click
 import pytest
+import yaml
 from nexus_cli import reference
 from nexus_cli.app import COMMANDS, cli
 
@@ -94,7 +95,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("gateway",), 2, "NEXUS_CONSUL_URL"),
         (("plugin", "list", "-f", "nowhere"), 2, "nowhere does not exist"),
         (("plugin", "list", "--kubeconfig", "/nowhere"), 2, "No cluster to talk to"),
-        (("plugin", "install", "x", "-f", "examples/shop"), 1, "api-key, request-id"),
+        (("plugin", "install", "x", "-f", "examples/shop"), 1, "aggregate, api-key"),
         (("plugin", "enable", "x", "-f", "examples/shop"), 1, "Installed: shop/api-key, shop/request-id"),
         (("plugin", "install", "api-key", "-f", "examples/shop", "--config", "{"), 2, "--config is not JSON"),
         (("marketplace", "verify", "x.json", "--key", "k"), 2, "neither a base64 Ed25519 public key"),
@@ -228,3 +229,17 @@ def test_a_warning_beside_a_problem_does_not_hide_it(tmp_path: Path) -> None:
     told = run("validate", str(tmp_path))
     assert told.returncode == 1
     assert "1 problem(s), 1 warning(s) in 1 objects" in told.stderr
+
+
+def test_the_list_says_why_a_plugin_is_not_as_declared_and_its_names_can_be_used(tmp_path: Path) -> None:
+    shop = yaml.safe_load((Path(__file__).parents[3] / "examples" / "shop" / "marketplace.yaml").read_text())
+    for name, spec in (("asker", {"plugin": "request-id", "version": "==99"}), ("fine", {"plugin": "request-id"})):
+        made = {"apiVersion": "nexus.dev/v1alpha1", "kind": "NexusPlugin", "metadata": {"name": name, "namespace": "a"}}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**made, "spec": spec}))
+    (tmp_path / "market.yaml").write_text(yaml.safe_dump(shop))
+    nowhere = ("-f", str(tmp_path), "--admin", "http://127.0.0.1:1", "-o", "json")
+    asker, fine = json.loads(run("plugin", "list", *nowhere).stdout)
+    assert asker["why"].startswith("PluginVersionNotFound: ")
+    assert fine["why"] == ""
+    assert json.loads(run("plugin", "describe", "a/asker", *nowhere).stdout)["why"] == [asker["why"]]
+    assert json.loads(run("plugin", "disable", "a/fine", "-f", str(tmp_path), "-o", "json").stdout)["changed"] is True
