@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, web
 from nexus_core.snapshot import Budgets, PluginInstance
 from nexus_gateway.testing import Harness, route, rule, snapshot, until, upstream
 from nexus_hosting.testing import make_instance
+from nexus_wire.websocket import BINARY, frame
 
 CODE = """
     import asyncio
@@ -209,6 +211,65 @@ async def test_a_client_that_speaks_no_websocket_is_cut_off(harness: Harness) ->
     assert (close[0], int.from_bytes(close[2:4], "big")) == (0x88, 1002)
     proxy = harness.gateway.proxy
     writer.close()
+    await until(lambda: not proxy.in_flight)
+
+
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+
+
+@both
+@pytest.mark.parametrize("talks", ["client", "service"])
+async def test_a_side_that_does_not_read_holds_the_other_one_up(
+    harness: Harness, peers: Callable[..., Awaitable[int]], way: dict[str, str], talks: str
+) -> None:
+    """Also while hooks wait between the messages: what they let go of may still have to wait for the reader."""
+    piece, most = frame(BINARY, bytes(60_000)), 20 * 2**20
+    sent = 0
+    over = asyncio.Event()
+
+    async def talk(writer: asyncio.StreamWriter, data: bytes) -> None:
+        nonlocal sent
+        writer.transport.set_write_buffer_limits(0)
+        while sent < most:
+            writer.write(data)
+            await writer.drain()
+            sent += len(data)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(SWITCH)
+        talking = asyncio.create_task(talk(writer, piece)) if talks == "service" else None
+        await over.wait()
+        if talking is not None:
+            talking.cancel()
+        writer.transport.abort()
+
+    await start(harness, way)
+    port = await peers(serve)
+    instance = make_instance(harness.tmp_path / "plugins", CODE.format(**way), release={"hooks": HOOKS})
+    rules = rule("shop/orders", plugins=(instance.id,))
+    await harness.publish(snapshot(route(rules), upstream(port), plugins=(instance,)))
+    assert harness.gateway is not None
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.gateway.port)
+    writer.write(
+        b"GET /ws HTTP/1.1\r\nhost: shop.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    talking = asyncio.create_task(
+        talk(writer, frame(BINARY, bytes(60_000), b"abcd")) if talks == "client" else asyncio.sleep(0)
+    )
+    before = -1
+    while before != sent or not sent:  # until nothing more goes
+        before = sent
+        await asyncio.sleep(0.3)
+    assert 0 < sent < most
+    talking.cancel()
+    over.set()
+    writer.transport.abort()
+    proxy = harness.gateway.proxy
     await until(lambda: not proxy.in_flight)
 
 

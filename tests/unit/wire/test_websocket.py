@@ -1,6 +1,7 @@
 """WebSocket frames to messages and back, checked against the RFC's own examples and a foreign implementation."""
 
 import contextlib
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -35,6 +36,25 @@ def test_the_examples_of_the_rfc() -> None:  # section 5.7
 def test_control_frames_come_between_the_pieces_of_a_message() -> None:
     begin, end = bytes.fromhex("010348656c"), bytes.fromhex("80026c6f")
     assert read(begin + frame(PING, b"x") + end) == [Frame(PING, b"x"), Frame(TEXT, b"Hello")]
+
+
+def test_pieces_of_nothing_take_nothing() -> None:
+    """A message may have any number of them; its limit is on its bytes."""
+    reader = MessageReader(masked=False, limit=16)
+    begin, more, end = bytes.fromhex("0100"), bytes.fromhex("0000"), bytes.fromhex("800178")
+    reader.feed(begin)
+    assert list(reader.frames()) == []
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            reader.feed(more * 1000)
+            assert list(reader.frames()) == []
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 20_000
+    reader.feed(end)
+    assert list(reader.frames()) == [Frame(TEXT, b"x")]
 
 
 def test_nothing_counts_after_a_close() -> None:
