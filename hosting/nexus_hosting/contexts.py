@@ -133,7 +133,8 @@ class PluginContext:
         name, question, query = name.partition("?") if not slash else (name, "", "")
         service = f"{namespace}/{name}"
         granted = self.instance.granted.services
-        if "*" not in granted and service not in granted:
+        # `*` is all of its own namespace: of another one the translation takes away what that does not permit, by name.
+        if service not in granted and not ("*" in granted and namespace == self.plugin.partition("/")[0]):
             raise self._refused(f"calls the NexusService {service[:200]}", "services", service)
         found = self._means.endpoint(service) if self._means.endpoint is not None else None
         if found is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -10,12 +10,14 @@ from nexus_core.snapshot.filters import Fallback, Filter, Mirror
 from nexus_core.snapshot.listeners import Certificate
 from nexus_core.snapshot.plugins import PluginInstance, SealedValue
 from nexus_core.snapshot.snapshots import Snapshot
+from nexus_core.snapshot.upstreams import Upstream
 
 
 def of_gateway(snapshot: Snapshot, gateway: str) -> Snapshot:
     """Return what concerns one Gateway. gateway: `<namespace>/<name>`. Objects are taken over as they are, but for the other holders of
     its certificates and of plugins' secrets; plugins stay all, since every replica says of each whether it runs, but for those with secrets
-    that this Gateway cannot open: they are on none of its routes.
+    that this Gateway cannot open: they are on none of its routes. Services that plugins may call are those
+    of the plugins on its routes.
 
     Cost: some milliseconds for 5,000 routes.
     """
@@ -30,6 +32,8 @@ def of_gateway(snapshot: Snapshot, gateway: str) -> Snapshot:
             for backend in rule.backends:
                 wanted.add(backend.upstream)
                 wanted.update(_led_to(backend.filters))
+    used = {name for route in routes for rule in route.rules for name in rule.plugins}
+    wanted |= _called((each for each in snapshot.plugins if each.id in used), snapshot.upstreams)
     gateways = tuple(each for each in snapshot.gateways if each.id == gateway)
     certificates = {each.client_certificate for each in gateways}
     for listener in listeners:
@@ -45,6 +49,22 @@ def of_gateway(snapshot: Snapshot, gateway: str) -> Snapshot:
         upstreams=tuple(each for each in snapshot.upstreams if each.id in wanted),
         plugins=tuple(kept for each in snapshot.plugins if (kept := _of_holder(each, gateway)) is not None),
     )
+
+
+def _called(plugins: Iterable[PluginInstance], upstreams: Iterable[Upstream]) -> set[str]:
+    """Return the upstreams of the NexusServices that plugins may call."""
+    named: set[str] = set()
+    namespaces: set[str] = set()
+    for plugin in plugins:
+        tried = (plugin.candidate.instance,) if plugin.candidate is not None else ()
+        for instance in (plugin, *tried):
+            named.update(instance.granted.services)
+            if "*" in instance.granted.services:
+                namespaces.add(plugin.id.partition("/")[0])
+    if namespaces:
+        services = (upstream.id for upstream in upstreams if upstream.id.count("/") == 1)
+        named.update(each for each in services if each.partition("/")[0] in namespaces)
+    return named
 
 
 def has_plugin(plugin: PluginInstance, gateway: str) -> bool:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from nexus_core.model import gateway_api
+from nexus_core.model.kinds import GROUP
 from nexus_core.translate.worlds import World
+
+PLUGINS = f"{GROUP}/NexusPlugin"
+"""What may be granted something beside the Gateway API's kinds."""
 
 
 class Grants:
@@ -17,15 +21,16 @@ class Grants:
             if not isinstance(spec, gateway_api.ReferenceGrantSpec):
                 continue
             for grantee in spec.from_:
-                if grantee.group == gateway_api.GROUP:
+                kind = grantee.kind if grantee.group == gateway_api.GROUP else f"{grantee.group}/{grantee.kind}"
+                if kind == PLUGINS or "/" not in kind:
                     for to in spec.to:
-                        key = (grantee.kind, grantee.namespace, resource.ref.namespace, to.group, to.kind)
+                        key = (kind, grantee.namespace, resource.ref.namespace, to.group, to.kind)
                         self._names.setdefault(key, set()).add(to.name or "")
 
     def permit(
         self, from_kind: str, from_namespace: str, to_group: str, to_kind: str, to_namespace: str, to_name: str
     ) -> bool:
-        """Whether objects of `from_kind` in `from_namespace` may name this one. from_kind: one of the Gateway API's.
+        """Whether objects of `from_kind` in `from_namespace` may name this one. from_kind: one of the Gateway API's, or `PLUGINS`.
 
         Within one namespace everything may.
         """

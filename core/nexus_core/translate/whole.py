@@ -28,6 +28,7 @@ from nexus_core.translate import (
     conflicts,
     gateways,
     hooked,
+    plugin_services,
     plugins,
     policies,
     rule_filters,
@@ -132,6 +133,7 @@ def translate_with(
         _ask_again(last.routes.get(route.id), ups)
     aims = targets.Targets(world, opened)
     installed = plugins.build_plugins(world, last, aims, indexes or {}, memory, locks or {}, now_utc)
+    installed.problems.extend(plugin_services.permit(world, installed.instances))
     routes = installed.attach(sorted((r for r in settled if r.listeners), key=lambda x: x.id), memory)
     installed.seal(routes, Secrets(world, last, sealer))
     # Copies and fallbacks are requests: what takes connections or datagrams alone is no place for them.

@@ -183,6 +183,8 @@ async def test_services_are_called_by_their_names(host: Host, servers: Servers) 
         await mine.call("GET", "nexus://shop/billing/")
     everywhere = await context(host, means, services=("*",))
     assert (await everywhere.call("GET", "nexus://shop/orders/")).status == 201
+    with pytest.raises(NotGranted, match=r"calls the NexusService billing/orders"):
+        await everywhere.call("GET", "nexus://billing/orders/")
 
 
 async def test_consul_is_read_below_what_was_granted(host: Host) -> None:

@@ -7,7 +7,18 @@ from typing import Any
 import msgspec
 import pytest
 from nexus_core.certificates.sealing import Opener, Sealer, SealError, gateway_key
-from nexus_core.snapshot import PluginInstance, Release, Snapshot
+from nexus_core.snapshot import (
+    Discovered,
+    Listener,
+    Permissions,
+    PluginInstance,
+    Release,
+    Route,
+    Rule,
+    Snapshot,
+    Upstream,
+    WeightedBackend,
+)
 from nexus_core.snapshot.differences import find_differences
 from nexus_core.snapshot.narrowing import has_plugin, of_gateway
 from nexus_core.snapshot.plugins import Candidate, SealedValue
@@ -25,6 +36,41 @@ def plugin(name: str, *sealed: SealedValue, order: int = 0, **release: Any) -> P
         sealed=sealed,
         order=order,
     )
+
+
+def granted(name: str, *services: str) -> PluginInstance:
+    return msgspec.structs.replace(plugin(name), granted=Permissions(services=services))
+
+
+@pytest.mark.parametrize(
+    ("calls", "kept"),
+    [
+        ((), {"shop/orders"}),
+        (("shop/pricing", "billing/tax"), {"shop/orders", "shop/pricing", "billing/tax"}),
+        (("*",), {"shop/orders", "shop/pricing"}),
+    ],
+)
+@pytest.mark.parametrize("tried", [False, True])
+def test_a_gateway_gets_the_services_that_plugins_on_its_routes_may_call(
+    calls: tuple[str, ...], kept: set[str], tried: bool
+) -> None:
+    mine = granted("a", *calls)
+    if tried:
+        mine = msgspec.structs.replace(plugin("a"), candidate=Candidate(instance=mine))
+    names = ("shop/orders", "shop/pricing", "billing/tax", "billing/other", "Service/shop/pricing/80")
+    world = Snapshot(
+        listeners=(Listener("infra/web/http", "Gateway infra/web", 80), Listener("infra/api/http", "Gateway infra/api", 80)),
+        routes=(
+            Route("a", "HTTPRoute shop/a", ("infra/web/http",), (), (
+                Rule("a/0", (), (), (WeightedBackend("shop/orders"),), plugins=("shop/a",)),)),
+            Route("b", "HTTPRoute shop/b", ("infra/api/http",), (), (
+                Rule("b/0", (), (), (WeightedBackend("billing/other"),)),)),
+        ),
+        upstreams=tuple(Upstream(name, f"NexusService {name}", Discovered(name)) for name in names),
+        plugins=(mine,),
+    )  # fmt: skip
+    assert {each.id for each in of_gateway(world, "infra/web").upstreams} == kept
+    assert {each.id for each in of_gateway(world, "infra/api").upstreams} == {"billing/other"}
 
 
 def sealed(name: str, value: str, *gateways: str, sealer: Sealer = ONE) -> SealedValue:
