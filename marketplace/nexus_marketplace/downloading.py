@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
 
@@ -46,7 +46,9 @@ async def download(url: str, max_bytes: int, *, total_s: float, headers: Mapping
     """
     answer = await ask("GET", url, max_bytes, total_s=total_s, headers=headers)
     if answer.status != 200:
-        raise DownloadFailed(f"{url} answered {answer.status}; expected 200.", status=answer.status, retryable=True)
+        raise DownloadFailed(
+            f"{shown(url)} answered {answer.status}; expected 200.", status=answer.status, retryable=True
+        )
     return answer.body
 
 
@@ -65,7 +67,7 @@ async def ask(
     Raises `DownloadFailed`, `TooLarge`.
     """
     if urlsplit(url).scheme not in ("http", "https"):
-        raise DownloadFailed(f"{url} is neither http nor https. Correct the address.")
+        raise DownloadFailed(f"{shown(url)} is neither http nor https. Correct the address.")
     sent = {"Accept-Encoding": "identity", **(headers or {})}
     first = url
     try:
@@ -89,12 +91,11 @@ async def ask(
                         await _bounded(response, max_bytes, url),
                     )
     except TimeoutError as error:
-        raise DownloadFailed(f"{first} did not answer in full within {total_s:g} s.", retryable=True) from error
+        raise DownloadFailed(f"{shown(first)} did not answer in full within {total_s:g} s.", retryable=True) from error
     except (ClientError, OSError, ValueError) as error:
-        raise DownloadFailed(
-            f"{first} could not be fetched: {error or type(error).__name__}.", retryable=True
-        ) from error
-    raise DownloadFailed(f"{first} redirects more than {MAX_REDIRECTS} times.")
+        why = (str(error) or type(error).__name__).replace(url, shown(url))
+        raise DownloadFailed(f"{shown(first)} could not be fetched: {why}.", retryable=True) from error
+    raise DownloadFailed(f"{shown(first)} redirects more than {MAX_REDIRECTS} times.")
 
 
 def follow(url: str, location: str) -> str:
@@ -102,16 +103,26 @@ def follow(url: str, location: str) -> str:
     target = urljoin(url, location)
     here, there = urlsplit(url).scheme, urlsplit(target).scheme
     if there != here and (here, there) != ("http", "https"):
-        raise DownloadFailed(f"{url} redirects from {here} to {there}, which is not followed.")
+        raise DownloadFailed(f"{shown(url)} redirects from {here} to {there}, which is not followed.")
     return target
+
+
+def shown(url: str) -> str:
+    """Return an address as statuses and logs may show it: without a name and password, which many may read there."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    _, at, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"…@{host}")) if at else url
 
 
 async def _bounded(response: ClientResponse, max_bytes: int, url: str) -> bytes:
     if response.content_length is not None and response.content_length > max_bytes:
-        raise TooLarge(f"{url} has {response.content_length} bytes; at most {max_bytes} are read.")
+        raise TooLarge(f"{shown(url)} has {response.content_length} bytes; at most {max_bytes} are read.")
     data = bytearray()
     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
         data += chunk
         if len(data) > max_bytes:
-            raise TooLarge(f"{url} has more than {max_bytes} bytes; no more are read.")
+            raise TooLarge(f"{shown(url)} has more than {max_bytes} bytes; no more are read.")
     return bytes(data)

@@ -18,7 +18,7 @@ from nexus_core.marketplace.artefact import build_zip, is_part
 from nexus_core.snapshot import PluginInstance, Release
 
 from nexus_marketplace.cache import Cache
-from nexus_marketplace.downloading import DownloadFailed, TooLarge, download
+from nexus_marketplace.downloading import DownloadFailed, TooLarge, download, shown
 from nexus_marketplace.rejections import PluginRejected
 from nexus_marketplace.sources.ports import FileMissing, FileTooLarge, check_path
 from nexus_marketplace.troubles import MarketplaceTrouble
@@ -69,8 +69,9 @@ async def fetch_release(release: Release, base_url: str, cache: Path, *, artefac
         if digest != release.sha256:
             raise PluginRejected(
                 "PluginDigestMismatch",
-                f"{place(base_url, release.url)} has SHA-256 {digest}, but the marketplace's index promises {release.sha256}. "
-                "Publish the release again, or ask the marketplace's owner who changed the file.",
+                f"{shown(place(base_url, release.url))} has SHA-256 {digest}, but the marketplace's index promises {release.sha256}. "
+                "Publish the release again, or ask the marketplace's owner who changed the file. It is tried again.",
+                retryable=True,  # the wrong file is at a place, not of the release: the right one may be put there again
             )
     await asyncio.to_thread(kept.keep, release.sha256, "zip", data)
     return data
@@ -134,11 +135,12 @@ async def from_marketplace(base_url: str, url: str, max_bytes: int, total_s: flo
     if scheme == "configmap":
         raise PluginRejected(
             "PluginFetchFailed",
-            f"{where} is in a ConfigMap, which gateways do not read; the operator has not put it into Consul yet. It is tried again.",
+            f"{shown(where)} is in a ConfigMap, which gateways do not read; the operator has not put it into Consul yet. It is tried "
+            "again.",
             retryable=True,
         )
     raise PluginRejected(
-        "PluginFetchFailed", f"{where} is neither http nor https. Correct the release's url in the index."
+        "PluginFetchFailed", f"{shown(where)} is neither http nor https. Correct the release's url in the index."
     )
 
 

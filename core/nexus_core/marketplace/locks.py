@@ -5,9 +5,14 @@ The operator keeps it in `NexusPlugin.status.lock`, a gateway that reads files i
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
-from nexus_core.snapshot.plugins import Release
+from nexus_core.snapshot.plugins import PluginInstance, Release
 
 MAX_REFUSED = 16
 """Refused releases that a lock remembers, the newest ones: an index lists few that are newer than what runs."""
@@ -15,7 +20,7 @@ MAX_REFUSED = 16
 
 class RefusedRelease(msgspec.Struct, frozen=True, omit_defaults=True):
     """A release that was tried and taken back, and is not tried again. reason: from the problems catalogue. message: what and how to
-    fix. at_utc: RFC 3339.
+    fix. at_utc: RFC 3339. config: digest of the configuration that it was refused for; empty when it is refused with any.
     """
 
     version: str
@@ -23,6 +28,7 @@ class RefusedRelease(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     message: str = ""
     at_utc: str = ""
+    config: str = ""
 
 
 class Lock(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,6 +49,19 @@ class Lock(msgspec.Struct, frozen=True, omit_defaults=True):
             None,
         )
 
+    def with_config(self, digest: str) -> Lock:
+        """Return the lock as it counts for a configuration: a release that was refused for another one may be tried with it.
+
+        digest: from `config_digest` or `digest_of`.
+        """
+        counted = tuple(r for r in self.refused if r.config in ("", digest))
+        return self if len(counted) == len(self.refused) else Lock(self.version, self.sha256, counted)
+
+    def accepting(self, release: Release) -> Lock:
+        """Return the lock with this release in it, and not among the refused ones."""
+        kept = tuple(r for r in self.refused if (r.version, r.sha256) != (release.version, release.sha256))
+        return Lock(self.version, self.sha256, kept).moved(release)
+
     def moved(self, release: Release) -> Lock:
         """Return the lock with this release in it."""
         if (self.version, self.sha256) == (release.version, release.sha256):
@@ -57,6 +76,25 @@ class Lock(msgspec.Struct, frozen=True, omit_defaults=True):
     def forgiven(self) -> Lock:
         """Return the lock without refused releases: they may be tried again."""
         return Lock(self.version, self.sha256) if self.refused else self
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Return what tells two configurations of a NexusPlugin apart. Values from Secrets do not count."""
+    return _digest(encode_config(config))
+
+
+def digest_of(instance: PluginInstance) -> str:
+    """Return `config_digest` of the NexusPlugin that an instance was made of."""
+    return _digest(instance.config)
+
+
+def encode_config(config: Mapping[str, Any]) -> str:
+    """Return a configuration as an instance holds it."""
+    return json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _digest(config: str) -> str:
+    return hashlib.sha256(config.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 NO_LOCK = Lock()

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from nexus_core.marketplace.locks import NO_LOCK, Lock, RefusedRelease
+from nexus_core.marketplace.locks import NO_LOCK, Lock, RefusedRelease, digest_of
 from nexus_core.snapshot.acks import CandidateReport, PluginReport
 from nexus_core.snapshot.plugins import PluginInstance, Release
+
+_OF_CONFIG = "PluginConfigInvalid"
+"""Says nothing against a release: with another configuration it may do well."""
 
 
 def settle(instance: PluginInstance, lock: Lock | None, reports: Iterable[PluginReport], now_utc: datetime) -> Lock:
@@ -20,10 +23,11 @@ def settle(instance: PluginInstance, lock: Lock | None, reports: Iterable[Plugin
     """
     lock = lock or NO_LOCK
     said = tuple(reports)
-    candidate = instance.candidate.instance.release if instance.candidate is not None else None
-    if candidate is None:
+    tried = instance.candidate.instance if instance.candidate is not None else None
+    if tried is None:
         return lock.moved(instance.release) if _all_run(said, instance.release) else lock
-    if lock.refusal_of(candidate) is not None:
+    candidate = tried.release
+    if lock.with_config(digest_of(tried)).refusal_of(candidate) is not None:
         return lock  # somebody was there before: what is refused is not taken up again
     of_it = [r.candidate for r in said if r.candidate is not None and r.candidate.version == candidate.version]
     refusals = [r for r in of_it if r.state == "refused"]
@@ -32,9 +36,12 @@ def settle(instance: PluginInstance, lock: Lock | None, reports: Iterable[Plugin
         first = min(refusals, key=_words)
         at = now_utc.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         known = lock if lock.version else lock.moved(instance.release)
-        return known.refusing(RefusedRelease(candidate.version, candidate.sha256, first.reason, first.message, at))
+        config = digest_of(tried) if first.reason == _OF_CONFIG else ""
+        return known.refusing(
+            RefusedRelease(candidate.version, candidate.sha256, first.reason, first.message, at, config)
+        )
     if said and len(of_it) == len(said) and all(r.state == "passed" for r in of_it):
-        return lock.moved(candidate)
+        return lock.accepting(candidate)
     return lock if lock.version else lock.moved(instance.release) if _all_run(said, instance.release) else lock
 
 

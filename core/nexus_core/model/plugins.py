@@ -102,7 +102,10 @@ class Grants(Model):
         description="Hosts it may call: `host`, `host:port`, `*.example.com`, `*`. Hosts that the configuration names need no grant.",
     )
     services: tuple[Annotated[str, Field(min_length=1, max_length=253, pattern=SERVICE_PATTERN)], ...] = Field(
-        default=(), max_length=64, description="NexusServices it may call: `<namespace>/<name>`, or `*`."
+        default=(),
+        max_length=64,
+        description="NexusServices it may call: `<namespace>/<name>`, or `*` for all of its own namespace. Another namespace has to "
+        "permit it with a ReferenceGrant.",
     )
     secrets: tuple[GrantedSecret, ...] = Field(
         default=(),
@@ -363,3 +366,14 @@ class NexusMarketplaceSpec(Model):
     )
     trust: Trust = Field(default=Trust(), description="Who may say what the marketplace holds.")
     description: str | None = Field(default=None, max_length=1024, description="For people.")
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.trust) || !has(self.trust.threshold) || (has(self.trust.rootKeys) && self.trust.rootKeys.size() > 0) || "
+            "self.trust.threshold <= self.publishers.size()",
+            what="More signatures are asked for than there are publishers, whose keys count while trust.rootKeys is empty.",
+            fix="Lower trust.threshold, or put the keys of the root role into trust.rootKeys.",
+            holds=lambda s: bool(s.trust.root_keys) or s.trust.threshold <= len(s.publishers),
+            field=".trust.threshold",
+        ),
+    )

@@ -63,6 +63,11 @@ class RefusedRelease(Model):
     reason: str = Field(default="", max_length=253, description="Why, in one CamelCase word.")
     message: str = Field(default="", max_length=4096, description="Why, in sentences, and what to do.")
     at: str = Field(default="", max_length=64, description="When, RFC 3339.")
+    config: str = Field(
+        default="",
+        max_length=64,
+        description="Digest of the spec.config that it did not take; with another one it is tried again. Empty: refused with any.",
+    )
 
 
 class LockedPart(Model):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from nexus_core.hooks import API_VERSION
-from nexus_core.marketplace.locks import Lock
+from nexus_core.marketplace.locks import Lock, config_digest
 from nexus_core.marketplace.resolving import Resolved, Resolver, Unresolved, Wish
 from nexus_core.marketplace.searching import Offer
 from nexus_core.marketplace.updates import Asked, Options, Window, contains, find_options, parse_clock, within
@@ -63,6 +63,7 @@ def find_choice(
     """Return what a plugin may have, or why it may have nothing."""
     ref = resource.ref
     name = spec.plugin or ref.name
+    lock = lock.with_config(config_digest(spec.config))
     market = markets.find(ref, spec)
     if isinstance(market, Problem):
         return market

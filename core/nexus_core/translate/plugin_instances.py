@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
 
 from nexus_core.marketplace import permissions
-from nexus_core.marketplace.locks import Lock
+from nexus_core.marketplace.locks import Lock, digest_of, encode_config
 from nexus_core.marketplace.resolving import Resolved
 from nexus_core.model.base import Model
 from nexus_core.model.plugins import NexusPluginSpec
@@ -78,7 +77,9 @@ def kept(instance: PluginInstance, spec: Model | None, lock: Lock | None) -> Plu
         release = candidate.instance.release
         if lock is not None and lock.is_of(release):
             instance = candidate.instance
-        elif isinstance(spec, NexusPluginSpec) or (lock is not None and lock.refusal_of(release) is not None):
+        elif isinstance(spec, NexusPluginSpec) or (
+            lock is not None and lock.with_config(digest_of(candidate.instance)).refusal_of(release) is not None
+        ):
             instance = msgspec.structs.replace(instance, candidate=None)
     if not isinstance(spec, NexusPluginSpec):
         return instance
@@ -118,7 +119,7 @@ def _instance(choice: Choice, resolved: Resolved, markets: Markets, grants: Perm
         release=release,
         public_key=choice.market.keys[release.publisher],
         base_url=choice.market.base_url,
-        config=json.dumps(spec.config, sort_keys=True, separators=(",", ":"), ensure_ascii=False),
+        config=encode_config(spec.config),
         order=spec.order,
         timeout_s=float(spec.budgets.call_seconds or spec.timeout_seconds),
         failure_policy=spec.failure_policy or release.failure_policy,

@@ -260,7 +260,10 @@ def _keep(
     kept = tuple(plugin_instances.kept(each, resource.spec, lock) for each in last.plugins_of(ref))
     release = kept[0].release if kept else None
     spec = resource.spec
-    enabled, name = bool(kept), release.name if release else ""
+    # Of a spec that cannot be read, this is what it says in any case: "off" would be told as its owner's wish.
+    said = resource.raw.get("spec")
+    enabled = bool(kept) or not (isinstance(said, Mapping) and said.get("enabled") is False)
+    name = release.name if release else ""
     if isinstance(spec, NexusPluginSpec):
         enabled, name = spec.enabled, spec.plugin or ref.name
     version = release.version if release else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from nexus_marketplace.downloading import DownloadFailed, TooLarge, download
+from nexus_marketplace.downloading import DownloadFailed, TooLarge, download, shown
 from nexus_marketplace.sources.ports import FileMissing, FileTooLarge, check_path
 from nexus_marketplace.troubles import MarketplaceTrouble
 
@@ -22,7 +22,7 @@ class Web:
     def __init__(self, url: str, *, total_s: float = READ_S) -> None:
         """url: of the directory, or of the `index.json` in it. total_s: for one file, to its last byte."""
         self.base_url = directory_url(url)
-        self.for_people = self.base_url
+        self.for_people = shown(self.base_url)
         self._total_s = total_s
 
     def begin(self) -> None:
@@ -37,7 +37,7 @@ class Web:
             raise FileTooLarge(str(error)) from error
         except DownloadFailed as error:
             if error.status in _ABSENT:
-                raise FileMissing(f"{url} answered {error.status}.") from error
+                raise FileMissing(f"{shown(url)} answered {error.status}.") from error
             raise MarketplaceTrouble(
                 "MarketplaceUnreachable",
                 str(error),

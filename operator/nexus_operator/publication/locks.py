@@ -10,7 +10,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from nexus_core.marketplace.locks import MAX_REFUSED, NO_LOCK, Lock, RefusedRelease
+from nexus_core.marketplace.locks import MAX_REFUSED, NO_LOCK, Lock, RefusedRelease, digest_of
 from nexus_core.marketplace.rollouts import settle
 from nexus_core.snapshot import Ack, PluginReport, Published
 
@@ -68,7 +68,10 @@ class Locks:
                 continue
             lock = known[1]
             tried = instance.candidate
-            if tried is not None and lock.refusal_of(tried.instance.release) is not None:
+            if (
+                tried is not None
+                and lock.with_config(digest_of(tried.instance)).refusal_of(tried.instance.release) is not None
+            ):
                 continue  # it was refused, and the Snapshot without it is not out yet
             # A replica that serves an older Snapshot may speak of another configuration: what it says of a candidate does not count, and
             # that it has the plugin does, so that nothing takes over without it.
@@ -101,7 +104,7 @@ def parse_lock(value: object) -> Lock:
         return NO_LOCK
     refused = value.get("refused")
     found = [
-        RefusedRelease(*(_text(each.get(key)) for key in ("version", "sha256", "reason", "message", "at")))
+        RefusedRelease(*(_text(each.get(key)) for key in ("version", "sha256", "reason", "message", "at", "config")))
         for each in (refused if isinstance(refused, list | tuple) else ())
         if isinstance(each, Mapping) and each.get("version")
     ]
@@ -112,6 +115,7 @@ def show_lock(lock: Lock) -> dict[str, Any]:
     """Return the lock as it is written into a status."""
     refused = [
         {"version": r.version, "sha256": r.sha256, "reason": r.reason, "message": r.message[:4096], "at": r.at_utc}
+        | ({"config": r.config} if r.config else {})
         for r in lock.refused
     ]
     return {"version": lock.version, "sha256": lock.sha256, "refused": refused}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nexus_core.marketplace.locks import NO_LOCK, Lock, RefusedRelease
+from nexus_core.marketplace.locks import NO_LOCK, Lock, RefusedRelease, config_digest
 from nexus_core.marketplace.updates import contains
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import PluginInstance, PluginReport
@@ -126,8 +126,10 @@ def _updated(
 
 def _refused(obj: Object, lock: Lock, version: str) -> RefusedRelease | None:
     """The newest release that was taken back, if it is newer than the one that runs and would be in the range."""
-    wanted = str((obj.get("spec") or {}).get("version") or "")
-    newer = [r for r in lock.refused if contains(wanted, r.version) and _newer(r.version, version)]
+    spec = obj.get("spec") or {}
+    wanted = str(spec.get("version") or "")
+    counted = lock.with_config(config_digest(spec.get("config") or {}))
+    newer = [r for r in counted.refused if contains(wanted, r.version) and _newer(r.version, version)]
     return max(newer, key=lambda r: Version(r.version), default=None)
 
 

@@ -166,3 +166,14 @@ def test_no_server_at_all(tmp_path: Path) -> None:
     with pytest.raises(MarketplaceTrouble) as caught:
         Followed(Web("http://127.0.0.1:1/"), PINS, tmp_path).update()
     assert (caught.value.reason, caught.value.retryable) == ("MarketplaceUnreachable", True)
+
+
+def test_a_name_and_password_in_an_address_are_not_told(tmp_path: Path) -> None:
+    """Conditions and logs are read by more people than the NexusMarketplace."""
+    source = Web("http://reader:pass-word@127.0.0.1:1/plugins/index.json")
+    assert source.base_url == "http://reader:pass-word@127.0.0.1:1/plugins/"
+    with pytest.raises(MarketplaceTrouble) as caught:
+        Followed(source, PINS, tmp_path / "state").update()
+    for text in (str(caught.value), source.for_people):
+        assert "…@127.0.0.1:1/plugins/" in text
+        assert "pass-word" not in text

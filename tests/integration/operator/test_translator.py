@@ -151,3 +151,13 @@ async def test_a_plugin_in_a_config_map_hooks_from_the_start(world: World) -> No
     """Its process reads no ConfigMap: the operator gives it the files."""
     world.move_into_config_map()
     assert await world.paths() == {"web": "/1.0.0/web"}
+
+
+async def test_a_plugin_whose_spec_cannot_be_read_is_not_switched_off(world: World) -> None:
+    """Nobody said so: it would be told as its owner's wish."""
+    world.put("NexusPlugin", "odd", {"version": ">=1.0.*"})
+    world.put("NexusPlugin", "odd-and-off", {"version": ">=1.0.*", "enabled": False})
+    done = await world.translator.translate({}, previous=None, sealer=None, locks={})
+    assert {each.ref.name: each.enabled for each in done.translation.plugins} == {
+        "odd": True, "odd-and-off": False, "prefix": True,
+    }  # fmt: skip

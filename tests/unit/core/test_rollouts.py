@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 import pytest
-from nexus_core.marketplace.locks import MAX_REFUSED, Lock, RefusedRelease
+from nexus_core.marketplace.locks import MAX_REFUSED, Lock, RefusedRelease, config_digest, digest_of
 from nexus_core.marketplace.rollouts import settle
 from nexus_core.snapshot import PluginInstance, Release
 from nexus_core.snapshot.acks import CandidateReport, PluginReport
@@ -84,3 +84,17 @@ def test_a_lock_is_of_a_release_by_version_and_digest() -> None:
     assert not Lock("1.0", "another").is_of(OLD.release)
     assert Lock("1.0").is_of(OLD.release)
     assert not Lock().is_of(OLD.release)
+
+
+def test_a_release_that_refused_its_configuration_is_refused_with_that_one_alone() -> None:
+    """Whoever mends the configuration need not switch the plugin off and on again."""
+    lock = settle(TRYING, LOCK, [report("refused", reason="PluginConfigInvalid")], NOW)
+    assert lock.with_config(digest_of(NEW)).refusal_of(NEW.release) is not None
+    assert lock.with_config(config_digest({})).refusal_of(NEW.release) is not None
+    assert lock.with_config(config_digest({"a": 1})).refusal_of(NEW.release) is None
+    mended = msgspec.structs.replace(NEW, config='{"a":1}')
+    again = msgspec.structs.replace(OLD, candidate=Candidate(instance=mended))
+    assert settle(again, lock, [report("passed")], NOW) == Lock("1.1", "2"), "what runs is refused no more"
+    worse = settle(again, lock, [report("refused", reason="PluginRolledBack")], NOW)
+    assert len(worse.refused) == 1
+    assert worse.with_config(config_digest({"a": 2})).refusal_of(NEW.release) is not None, "it refuses any"

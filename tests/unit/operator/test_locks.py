@@ -118,3 +118,13 @@ def test_switching_off_forgives_what_was_refused() -> None:
     assert lock == Lock("1.0", "s")
     found.put("shop/key", Lock("1.0", "s"))
     assert settled(found, published(instance("1.0")), ack("a", "1.0")) is None
+
+
+def test_a_candidate_with_a_mended_configuration_is_heard_again() -> None:
+    refused = RefusedRelease("1.1", release("1.1").sha256, "PluginConfigInvalid", config="of the former configuration")
+    lock = Lock("1.0", release("1.0").sha256, (refused,))
+    assert parse_lock(show_lock(lock)) == lock
+    found = locks(plugin(**show_lock(lock)))
+    assert settled(found, published(instance("1.0", "1.1")), ack("a", "1.0", "1.1", "passed")) == Lock(
+        "1.1", release("1.1").sha256
+    )
