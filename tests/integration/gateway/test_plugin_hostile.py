@@ -86,6 +86,32 @@ async def test_a_coroutine_that_leaves_its_caller_alone_is_a_failure_as_any(
     await settled(clients=False)
 
 
+@policies
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("name", HOOKS)
+async def test_a_result_of_the_wrong_type_is_a_failure_as_any(
+    plugged: Plugged, connect: Connect, listen: Listen, name: str, waits: bool, policy: str
+) -> None:
+    waits = waits and name in COROUTINES
+    await contained(plugged, connect, listen, hook(name, "return 7", waits=waits), name in QUIET, policy)
+
+
+HUGE = {
+    "on_request": "return request.with_header('x-big', 'a' * 70_000)",
+    "on_endpoint": "return tuple((f'x-{n}', 'v') for n in range(300))",
+    "on_response": "return type(response)(response.status, (*response.headers, *((f'x-{n}', 'v') for n in range(300))))",
+}
+
+
+@policies
+@pytest.mark.parametrize("name", HUGE)
+async def test_heads_that_nobody_takes_are_not_sent(
+    plugged: Plugged, connect: Connect, listen: Listen, name: str, policy: str
+) -> None:
+    """They would end a connection that others share, and count against the endpoint."""
+    await contained(plugged, connect, listen, hook(name, HUGE[name]), False, policy)
+
+
 LOOPS = {
     "loops": ["while True:", "    pass"],
     "catches all": ["while True:", "    try:", "        while True:", "            pass", "    except BaseException:", "        pass"],

@@ -12,6 +12,9 @@ from nexus_core.hooks import Headers, Reply, RequestHead, ResponseHead, RouteCho
 from nexus_gateway.telemetry.redactions import is_secret
 
 Pair = tuple[str, str]
+MAX_LINE = 65536
+MAX_ADDED = 256
+"""Characters of one header, and headers that one hook may add. More of it breaks connections that others share, and in their name."""
 _MAX_KNOWN = 1024
 _MAX_KNOWN_VALUE = 128
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -176,12 +179,18 @@ def _check_headers(headers: Headers, before: Headers) -> None:
     if headers[:count] == before:
         # What was there is there still (a comparison by identity, in C); only what was added is looked at.
         headers, before = headers[count:], ()
+    _check_count(len(headers) - len(before))
     known = frozenset(before)
     for pair in headers:
         if type(pair) is not tuple or len(pair) != 2 or type(pair[0]) is not str or type(pair[1]) is not str:
             check_pair(pair)  # before it is asked what it is equal to
         elif pair not in known:
             check_pair(pair)
+
+
+def _check_count(added: int) -> None:
+    if added > MAX_ADDED:
+        raise ValueError(f"it adds {added} headers; at most {MAX_ADDED} can be sent")
 
 
 def check_pair(pair: object) -> None:
@@ -191,6 +200,8 @@ def check_pair(pair: object) -> None:
     name, value = pair
     _check_text(name, "a header's name")
     _check_text(value, f"the value of header {name!r}")
+    if len(name) + len(value) > MAX_LINE:
+        raise ValueError(f"the header {name[:100]!r} has {len(value)} characters; at most {MAX_LINE} can be sent")
     if not _TOKEN.fullmatch(name):
         raise ValueError(f"a header's name is not one: {name[:100]!r}")
     if _UNFIT.search(value):
@@ -217,6 +228,7 @@ class KnownPairs:
         if len(pairs) == 1:
             found = lines.get(pairs[0])
             return found if found is not None else self._learn(pairs[0])
+        _check_count(len(pairs))
         made = []
         for pair in pairs:
             found = lines.get(pair)
