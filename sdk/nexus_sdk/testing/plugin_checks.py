@@ -33,8 +33,8 @@ def check_headers(headers: Headers) -> Fault | None:
     if not isinstance(headers, tuple):
         return f"returned headers as {type(headers).__name__}", "return a tuple of (name, value) pairs"
     for pair in headers:
-        if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
-            return f"returned the header {pair!r}", "return pairs of text"
+        if not (type(pair) is tuple and len(pair) == 2 and all(type(part) is str for part in pair)):
+            return f"returned the header {pair!r}", "return pairs of plain text (`str(value)` of a StrEnum, for one)"
         name, value = pair
         if not _NAME.match(name):
             return f"returned the header name {name!r}", "use a lower-case HTTP token"
