@@ -115,11 +115,13 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
         "PluginFetchFailed": "A plugin's artefact could not be fetched.",
         "PluginHooksInvalid": "A plugin has a hook that does not exist or that its release does not list.",
         "PluginLoadFailed": "A plugin's code could not be imported or constructed.",
-        "PluginRolledBack": "A new version of a plugin did worse than the running one and was taken back.",
         "PluginSignatureInvalid": "A plugin's release is not signed by the key its marketplace pins.",
         "PluginStartFailed": "A plugin refused to start.",
         "PythonIncompatible": "A plugin does not work with the Python that the gateway runs on.",
         "WheelInvalid": "A wheel that a plugin needs cannot be used.",
+    },
+    "Updated": {
+        "PluginRolledBack": "A new version of a plugin did worse than the running one and was taken back.",
     },
     "Preview": {
         "CandidateInvalid": "A previewed object would not be accepted as it is.",
