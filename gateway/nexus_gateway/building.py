@@ -121,14 +121,19 @@ def find_endpoint(pools: Mapping[str, Pool], service: str) -> str | None:
     )
 
 
-def build_source(settings: GatewaySettings, manifests: Path | None) -> SnapshotSource:
-    """Return the file source for a directory of manifests, else the Consul source. Raises `NothingToServe`, `SettingInvalid`."""
+def build_source(
+    settings: GatewaySettings, manifests: Path | None, worker: int = 0, workers: int = 1
+) -> SnapshotSource:
+    """Return the file source for a directory of manifests, else the Consul source. worker: this process's place, 0..workers-1.
+
+    Raises `NothingToServe`, `SettingInvalid`.
+    """
     if manifests is not None:
         key = _seal_key(settings) if settings.seal_key else b""
         alone = not settings.consul_url and settings.discovery_file is None
         beside = settings.plugin_cache.parent
         maker = RemoteWorkshop(beside / "indexes", seal_key=key, alone=alone, artefacts=settings.plugin_cache)
-        return FileSource(manifests, maker, locks=LocksFile(beside / LOCKS))
+        return FileSource(manifests, maker, locks=LocksFile(beside / LOCKS, worker=worker, workers=workers))
     if settings.consul_url:
         # Where it is needed, as below: its client takes 7 MB.
         from nexus_gateway.edge.sources.consul import ConsulSource

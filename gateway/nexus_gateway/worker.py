@@ -32,7 +32,7 @@ log = logging.getLogger("nexus.gateway.worker")
 async def serve(settings: GatewaySettings, given: Handover) -> None:
     """Serve until the supervisor, its end, or SIGTERM says to drain; return when drained."""
     place = Place.inherited(given)
-    source = app.build_source(settings, Path(given.manifests) if given.manifests else None)
+    source = app.build_source(settings, Path(given.manifests) if given.manifests else None, given.index, given.workers)
     discovery = app.build_discovery(settings)
     gateway = app.Gateway(settings, source, discovery, place, RemoteVerifier())
 

@@ -19,7 +19,7 @@ from nexus_core.marketplace.locks import Lock
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Ack, Published, Snapshot
 
-from nexus_gateway.edge.sources.locks import LocksFile, Stamp, settled
+from nexus_gateway.edge.sources.locks import LocksFile, Stamp
 from nexus_gateway.edge.sources.making import Fingerprint, Made, Maker, MakerGone
 
 log = logging.getLogger("nexus.gateway.files")
@@ -125,10 +125,7 @@ class FileSource:
             return
         self._settled = ack
         now_utc = datetime.now(UTC)
-        if settled(self._locks, snapshot, ack, now_utc) != self._locks:
-            self._locks = await asyncio.to_thread(
-                self._locks_file.update, lambda locks: settled(locks, snapshot, ack, now_utc)
-            )
+        self._locks = await asyncio.to_thread(self._locks_file.settle, snapshot, ack, now_utc)
 
     async def _remember(self, given: Mapping[str, Lock], made: Made) -> None:
         """Forget the locks of plugins that are gone, and what translation says is to be forgotten of others."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 from nexus_core.marketplace.locks import Lock
 from nexus_core.marketplace.rollouts import settle
-from nexus_core.snapshot import Ack, Snapshot
+from nexus_core.snapshot import Ack, PluginInstance, Snapshot
 
 log = logging.getLogger("nexus.gateway.locks")
 
@@ -31,11 +31,23 @@ Stamp = tuple[int, int, int]
 _DECODER = msgspec.json.Decoder(dict[str, Lock])
 
 
+class Passed(msgspec.Struct, frozen=True):
+    """sha256: of the candidate's artefact. workers: places of those in which it has passed, sorted."""
+
+    sha256: str
+    workers: tuple[int, ...]
+
+
+_PASSED = msgspec.json.Decoder(dict[str, Passed])
+
+
 class LocksFile:
     """The locks on disk; without a path, or where it cannot be written, in memory. All methods may block: call them in threads."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, worker: int = 0, workers: int = 1) -> None:
+        """worker: this process's place among `workers` that share the file, 0..workers-1; a candidate has to pass in each."""
         self._path = path
+        self._worker, self._workers = worker, workers
         self._held: dict[str, Lock] = {}
         self._trouble = ""
 
@@ -78,6 +90,32 @@ class LocksFile:
         self._held = after
         return after
 
+    def settle(self, snapshot: Snapshot, ack: Ack, now_utc: datetime) -> dict[str, Lock]:
+        """Return the locks after what this process says of its plugins, as far as the other workers have said the same."""
+        if not snapshot.plugins:
+            return self.read()
+        return self.update(lambda locks: self._settled(locks, snapshot, ack, now_utc))
+
+    def _settled(self, locks: Locks, snapshot: Snapshot, ack: Ack, now_utc: datetime) -> Locks:
+        if self._path is None or self._workers == 1:
+            return settled(locks, snapshot, ack, now_utc)
+        path = self._path.with_name(f"{self._path.name}.passed")
+        try:
+            former = _PASSED.decode(path.read_bytes())
+        except FileNotFoundError:
+            former = {}
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            former = {}  # every worker says again what it finds
+        passed = noted(former, locks, snapshot, ack, self._worker)
+        every = set(range(self._workers))
+        waiting = frozenset(plugin for plugin, each in passed.items() if not every <= set(each.workers))
+        found = settled(locks, snapshot, ack, now_utc, waiting)
+        # What is decided is forgotten: a release that is tried anew has to pass anew.
+        left = {plugin: each for plugin, each in passed.items() if found.get(plugin) == locks.get(plugin)}
+        if left != former:
+            _write(path, msgspec.json.encode(left, order="sorted"))
+        return found
+
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         assert self._path is not None
@@ -93,16 +131,47 @@ class LocksFile:
             log.warning("%s", trouble)
 
 
-def settled(locks: Locks, snapshot: Snapshot, ack: Ack, now_utc: datetime) -> dict[str, Lock]:
-    """Return the locks after what a gateway says of its plugins. ack: of this Snapshot."""
+def noted(passed: Mapping[str, Passed], locks: Locks, snapshot: Snapshot, ack: Ack, worker: int) -> dict[str, Passed]:
+    """Return in which workers candidates have passed, with what one of them says. ack: of this Snapshot, by that worker."""
+    found = {}
+    for instance in snapshot.plugins:
+        if instance.candidate is None:
+            continue
+        release, lock = instance.candidate.instance.release, locks.get(instance.id)
+        if lock is not None and (lock.is_of(release) or lock.refusal_of(release) is not None):
+            continue  # it is decided, and this Snapshot will be over soon
+        before = passed.get(instance.id)
+        workers = set(before.workers) if before is not None and before.sha256 == release.sha256 else set()
+        if _passes(instance, ack):
+            workers.add(worker)
+        if workers:
+            found[instance.id] = Passed(release.sha256, tuple(sorted(workers)))
+    return found
+
+
+def settled(
+    locks: Locks, snapshot: Snapshot, ack: Ack, now_utc: datetime, waiting: frozenset[str] = frozenset()
+) -> dict[str, Lock]:
+    """Return the locks after what a gateway says of its plugins. ack: of this Snapshot. waiting: plugins whose candidates have not
+    passed in all of its workers.
+    """
     found = dict(locks)
     for instance in snapshot.plugins:
         report = ack.plugins.get(instance.id)
-        if report is not None:
+        if report is not None and not (instance.id in waiting and _passes(instance, ack)):
             lock = settle(instance, locks.get(instance.id), [report], now_utc)
             if lock.version or lock.refused:
                 found[instance.id] = lock
     return found
+
+
+def _passes(instance: PluginInstance, ack: Ack) -> bool:
+    report = ack.plugins.get(instance.id)
+    said = report.candidate if report is not None else None
+    tried = instance.candidate
+    if said is None or tried is None:
+        return False
+    return said.state == "passed" and said.version == tried.instance.release.version
 
 
 def _write(path: Path, data: bytes) -> None:
