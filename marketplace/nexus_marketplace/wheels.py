@@ -129,7 +129,9 @@ async def _from_network(need: WheelNeed, wheel: Wheel, base_url: str, pypi: str)
     if digest != wheel.sha256:
         raise PluginRejected(
             "PluginDigestMismatch",
-            f"{url} has SHA-256 {digest}, but the plugin's publisher pinned {wheel.sha256}. Ask them which is right before you trust it.",
+            f"{url} has SHA-256 {digest}, but the plugin's publisher pinned {wheel.sha256}. Ask them which is right before you trust it. "
+            "It is tried again.",
+            retryable=True,  # as of an artefact: the right file may be put there again
         )
     return data
 

@@ -54,12 +54,16 @@ def _told(
     elif after and before != after:
         yield "Normal", "PluginUpdated", f"{plugin} {after} took over from {before}."
     candidate = wanted.get("candidate")
-    if candidate and candidate != held.get("candidate"):
-        yield "Normal", "CanaryStarted", f"{plugin}: {_condition(wanted, 'Updated').get('message') or candidate}"
-    updated = _condition(wanted, "Updated")
-    if updated.get("status") == "False" and updated.get("reason") != "Held":
-        shown = _condition(held, "Updated")
-        if (shown.get("status"), shown.get("message")) != ("False", updated.get("message")):
+    updated, updated_before = _condition(wanted, "Updated"), _condition(held, "Updated")
+    is_known = candidate == held.get("candidate")
+    waits, waited = updated.get("status") == "False", is_known and updated_before.get("status") == "False"
+    if candidate and not waits and (waited or not is_known):
+        yield "Normal", "CanaryStarted", f"{plugin}: {updated.get('message') or candidate}"
+    elif candidate and waits and not (waited and updated_before.get("reason") == updated.get("reason")):
+        # By the reason: which gateway's message is shown may change from one status to the next.
+        yield "Warning", "CanaryWaiting", f"{updated.get('reason')}: {updated.get('message')}"
+    elif not candidate and waits and updated.get("reason") != "Held":
+        if (updated_before.get("status"), updated_before.get("message")) != ("False", updated.get("message")):
             yield "Warning", "PluginRolledBack", str(updated.get("message"))
     if now == "Disabled" and was != "Disabled":
         yield "Warning", "PluginDisabled", str(_condition(wanted, "Programmed").get("message"))

@@ -106,14 +106,19 @@ def _updated(
     """`Updated`: whether the newest version that may run does; it says nothing of how the running one does."""
     candidate = instance.candidate
     if candidate is not None:
+        version = candidate.instance.release.version
+        said = [report.candidate for _, report in reports if report is not None and report.candidate is not None]
+        waiting = [r for r in said if (r.version, r.state) == (version, "running") and r.message]
+        if waiting:
+            # The same one for every order in which gateways are heard.
+            first = min(waiting, key=lambda r: (r.reason, r.message))
+            reason = first.reason or "PluginFetchFailed"
+            what = f"{version} cannot be tried on {len(waiting)} of {len(reports)} gateways: {first.message}"
+            return Condition("Updated", "False", reason, view.linked(reason, what))
         what = (
-            f"{candidate.instance.release.version} is tried on {candidate.percent:g} % of the requests; it takes over when it has done "
+            f"{version} is tried on {candidate.percent:g} % of the requests; it takes over when it has done "
             f"well for {candidate.seconds:g} s on every gateway."
         )
-        said = [report.candidate for _, report in reports if report is not None and report.candidate is not None]
-        waiting = [each for each in said if each.version == candidate.instance.release.version and each.message]
-        if waiting:
-            what += f" On {len(waiting)} of {len(reports)} gateways it waits: {waiting[0].message}"
         return Condition("Updated", "Unknown", "Canary", what)
     if refused is not None:
         reason = refused.reason or "PluginRolledBack"

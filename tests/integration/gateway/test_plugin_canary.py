@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 from nexus_core.snapshot import Candidate, CandidateReport, PluginInstance, PluginReport
+from nexus_gateway.edge.plugins import loading
 from nexus_gateway.testing import Harness, route, rule, snapshot, until, upstream
 from nexus_hosting.testing import make_instance
 
@@ -268,6 +269,29 @@ async def test_a_candidate_that_cannot_be_fetched_waits(bench: Bench, unused_tcp
     await bench.publish(tried(one, two))
     assert (bench.candidate.state, bench.candidate.reason) == ("running", "PluginFetchFailed")
     assert await bench.ask() == (200, "1.0")
+
+
+async def test_a_candidate_whose_file_was_swapped_waits_for_the_right_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "RETRY_S", 0.1)
+    one, two = bench.version("1.0"), bench.version("2.0")
+    kept = bench.cache / f"{two.release.sha256}.zip"
+    served = {"right": kept.read_bytes(), "now": b"swapped"}
+    kept.unlink()
+
+    async def file(request: web.Request) -> web.Response:
+        return web.Response(body=served["now"])
+
+    port = await bench.harness.upstreams.start(file)
+    two = replace(two, base_url=f"http://127.0.0.1:{port}/")
+    await bench.publish(tried(one, two, seconds=60.0))
+    assert (bench.candidate.state, bench.candidate.reason) == ("running", "PluginDigestMismatch")
+    assert "has SHA-256" in bench.candidate.message
+    assert await bench.ask() == (200, "1.0")
+    served["now"] = served["right"]
+    await until(lambda: bench.candidate == CandidateReport("2.0", "running"))
+    assert {await bench.ask() for _ in range(8)} == {(200, "1.0"), (200, "2.0")}
 
 
 async def test_requests_with_a_refused_candidate_end_with_it(bench: Bench) -> None:

@@ -32,6 +32,8 @@ def write(held: dict[str, Any] | None, wanted: dict[str, Any]) -> StatusWrite:
 
 ROLLED_BACK = condition("Updated", "False", "PluginRolledBack", "1.2.0 was tried and taken back.")
 CANARY = condition("Updated", "Unknown", "Canary", "1.1.0 is tried on 10 % of the requests.")
+WAITING = condition("Updated", "False", "PluginDigestMismatch", "1.1.0 cannot be tried: the file has another digest.")
+TAKEN_BACK = condition("Updated", "False", "PluginDigestMismatch", "1.1.0 was tried and taken back.")
 DISABLED = condition("Programmed", "False", "PluginDisabled", "60 % of its 40 calls failed.")
 FAILED = condition("Programmed", "False", "PluginLoadFailed", "It cannot be imported.")
 REFUSED = condition("Accepted", "False", "PluginNotPermitted", "It asks for os.")
@@ -49,6 +51,30 @@ REFUSED = condition("Accepted", "False", "PluginNotPermitted", "It asks for os."
             [("Normal", "CanaryStarted", "greet: 1.1.0 is tried on 10 % of the requests.")],
         ),
         (status("Canary 1.1.0", "1.0.0", CANARY, candidate="1.1.0"), status("Canary 1.1.0", "1.0.0", CANARY, candidate="1.1.0"), []),
+        (
+            status(), status("Canary 1.1.0", "1.0.0", WAITING, candidate="1.1.0"),
+            [("Warning", "CanaryWaiting", f"PluginDigestMismatch: {WAITING['message']}")],
+        ),
+        (
+            status("Canary 1.1.0", "1.0.0", CANARY, candidate="1.1.0"), status("Canary 1.1.0", "1.0.0", WAITING, candidate="1.1.0"),
+            [("Warning", "CanaryWaiting", f"PluginDigestMismatch: {WAITING['message']}")],
+        ),
+        (
+            status("Canary 1.1.0", "1.0.0", WAITING, candidate="1.1.0"),
+            status("Canary 1.1.0", "1.0.0", WAITING | {"message": "another gateway's words"}, candidate="1.1.0"), [],
+        ),
+        (
+            status("Canary 1.1.0", "1.0.0", WAITING, candidate="1.1.0"), status("Canary 1.1.0", "1.0.0", CANARY, candidate="1.1.0"),
+            [("Normal", "CanaryStarted", "greet: 1.1.0 is tried on 10 % of the requests.")],
+        ),
+        (
+            status("RolledBack", "1.0.0", ROLLED_BACK), status("Canary 1.1.0", "1.0.0", WAITING, candidate="1.1.0"),
+            [("Warning", "CanaryWaiting", f"PluginDigestMismatch: {WAITING['message']}")],
+        ),
+        (
+            status("Canary 1.1.0", "1.0.0", WAITING, candidate="1.1.0"), status("RolledBack", "1.0.0", TAKEN_BACK),
+            [("Warning", "PluginRolledBack", "1.1.0 was tried and taken back.")],
+        ),
         (
             status("Canary 1.2.0", "1.1.0", candidate="1.2.0"), status("RolledBack", "1.1.0", ROLLED_BACK),
             [("Warning", "PluginRolledBack", "1.2.0 was tried and taken back.")],

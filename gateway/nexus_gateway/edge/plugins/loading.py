@@ -26,8 +26,9 @@ log = logging.getLogger("nexus.gateway.plugins")
 RETRY_S = 15.0
 """A retryable failure (the marketplace is away) is tried again after this long, and not with each Snapshot before it."""
 _AT_ONCE = 4
-_AWAY = frozenset({"PluginFetchFailed", "MarketplaceUnreachable"})
-"""Failures that say nothing of a release itself: its candidate waits. Others refuse it."""
+_AWAY = frozenset({"PluginFetchFailed", "MarketplaceUnreachable", "PluginDigestMismatch"})
+"""Failures that, where they are retryable, say nothing of a release itself, but of the place it is fetched from: its candidate waits.
+Others refuse it."""
 
 
 class Starts(Protocol):
