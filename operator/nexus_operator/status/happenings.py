@@ -62,9 +62,9 @@ def _told(
     elif candidate and waits and not (waited and updated_before.get("reason") == updated.get("reason")):
         # By the reason: which gateway's message is shown may change from one status to the next.
         yield "Warning", "CanaryWaiting", f"{updated.get('reason')}: {updated.get('message')}"
-    elif not candidate and waits and updated.get("reason") != "Held":
-        if (updated_before.get("status"), updated_before.get("message")) != ("False", updated.get("message")):
-            yield "Warning", "PluginRolledBack", str(updated.get("message"))
+    is_told = (updated_before.get("status"), updated_before.get("message")) == ("False", updated.get("message"))
+    if not candidate and waits and updated.get("reason") != "Held" and not is_told:
+        yield "Warning", "PluginRolledBack", str(updated.get("message"))
     if now == "Disabled" and was != "Disabled":
         yield "Warning", "PluginDisabled", str(_condition(wanted, "Programmed").get("message"))
     elif now == "Off" and was not in ("", "Off"):
