@@ -56,7 +56,7 @@ HOOKS: tuple[HookSpec, ...] = (
         "on_request", "gateway", "1.0", (("request", "RequestHead"),), ("RequestHead", "Reply"), True, _CALL,
         "When the route is found, before anything of the request is sent on, in the order of the plugins.",
         "The head goes on to the next plugin; a `Reply` ends the request, and the plugins before see it in `on_response`.",
-        _PASSES, _503,
+        "the request goes on without the plugin: of its other hooks only `on_done` is called for it", _503,
     ),
     HookSpec(
         "on_request_body", "gateway", "1.1", (("request", "RequestHead"), ("body", "bytes")),

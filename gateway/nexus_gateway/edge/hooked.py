@@ -128,6 +128,9 @@ class Hooked:
                             self.note(slot, "on_request")
                         exchange.reply(result)
                         return False
+                    elif result is None:
+                        self._leave_out(slot, head)
+                        continue
                     else:
                         exchange.proxy.spawn(self._await_plugin(index, slot, result), exchange.context)
                         return False
@@ -245,6 +248,13 @@ class Hooked:
             phases = self.phases = Phases(self._exchange, self)
         return phases
 
+    def _leave_out(self, slot: Slot, head: RequestHead) -> None:
+        """Go on without a plugin whose `on_request` failed: what its other hooks build on was never done."""
+        if self.sampled:
+            self.note(slot, "on_request")
+        if slot.more:
+            self._phases().note_end(slot, head)
+
     def _join(self, slot: Slot, head: RequestHead) -> None:
         """Take note of a plugin that does more than look at heads."""
         self._phases().join(slot, head)
@@ -266,7 +276,7 @@ class Hooked:
                     self._phases().note_end(slot, head)
                 self.unavailable(unavailable.plugin)
             return
-        if self.sampled:
+        if result is not None and self.sampled:
             self.note(slot, "on_request")
         if exchange.over:
             return
@@ -275,13 +285,16 @@ class Hooked:
                 self._phases().note_end(slot, head)
             exchange.reply(result)
             return
-        if result is not head:
-            self.change(result)
-        if slot.answers:
-            self.seen.append((slot, result))
-            self.answers = True
-        if slot.more:
-            self._join(slot, result)
+        if result is None:
+            self._leave_out(slot, head)
+        else:
+            if result is not head:
+                self.change(result)
+            if slot.answers:
+                self.seen.append((slot, result))
+                self.answers = True
+            if slot.more:
+                self._join(slot, result)
         if self.plugins(exchange.plan.plugins, index):
             exchange.choose_backend()
 

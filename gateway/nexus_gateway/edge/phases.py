@@ -29,18 +29,19 @@ Met = list[tuple[Slot, RequestHead]]
 
 
 class Phases:
-    """met: plugins that do more than look at heads. bits: what they do together, of `slots`. intake: the request's body, if they have a
-    say in it; outlet: the response's. began_at: when the request's time began, monotonic: with its head, or, where its body was awaited,
-    with the body's end.
+    """met: plugins that do more than look at heads. bits: what they do together, of `slots`; `DONE` also for others that are told. intake:
+    the request's body, if they have a say in it; outlet: the response's. began_at: when the request's time began, monotonic: with its
+    head, or, where its body was awaited, with the body's end.
     """
 
-    __slots__ = ("_exchange", "_hooked", "_lines", "_trials", "began_at", "bits", "intake", "met", "outlet")
+    __slots__ = ("_exchange", "_hooked", "_lines", "_told", "_trials", "began_at", "bits", "intake", "met", "outlet")
 
     def __init__(self, exchange: Ending, hooked: Hooked) -> None:
         self._exchange = exchange
         self._hooked = hooked
         self._trials: list[tuple[Trial, Slot]] = []
         self._lines: dict[int, bytes] = {}
+        self._told: Met = []
         self.met: Met = []
         self.bits = 0
         self.intake: Intake | None = None
@@ -59,14 +60,16 @@ class Phases:
         """Take note of a plugin that does more than look at heads. head: as its `on_request` returned it."""
         self.met.append((slot, head))
         self.bits |= slot.more
+        if slot.more & DONE:
+            self._told.append((slot, head))
         if slot.more & ENDPOINT:
             # The short way to a connection asks nobody.
             self._exchange.extras()
 
     def note_end(self, slot: Slot, head: RequestHead) -> None:
-        """Take note of a plugin with which the request ends: it is told of that, and has no other part in it."""
+        """Take note of a plugin with which the request ends, or that is left out of it: it is told of the end, and has no other part."""
         if slot.more & DONE:
-            self.met.append((slot, head))
+            self._told.append((slot, head))
             self.bits |= DONE
 
     def take_body(self) -> bool:
@@ -193,11 +196,10 @@ class Phases:
         """Tell plugins, and the trials of their candidates, that the exchange is over. seconds: that it took."""
         exchange = self._exchange
         if self.bits & DONE:
-            told = [(slot, head) for slot, head in self.met if slot.does & DONE]
             # The plugins must not be let go of before they have been told.
             exchange.runtime.users += 1
             # Not now: the response is written first.
-            exchange.proxy.loop.call_soon(self._tell, exchange.proxy, exchange.runtime, told, self._done(seconds))
+            exchange.proxy.loop.call_soon(self._tell, exchange.proxy, exchange.runtime, self._done(seconds))
         else:
             self._end_trials(exchange.status, seconds)
 
@@ -222,9 +224,9 @@ class Phases:
             time() - seconds,
         )
 
-    def _tell(self, proxy: Proxy, runtime: Runtime, told: Met, done: Done) -> None:
+    def _tell(self, proxy: Proxy, runtime: Runtime, done: Done) -> None:
         """Tell plugins of a request that is over; what is to be awaited of that runs in the background."""
-        for slot, head in told:
+        for slot, head in self._told:
             if not slot.open:
                 continue  # disabled meanwhile
             later = slot.note(head, done)

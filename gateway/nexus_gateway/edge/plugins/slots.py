@@ -260,10 +260,11 @@ class Slot:
 
     # ---- heads
 
-    def request(self, head: RequestHead) -> RequestHead | Reply | Awaitable[object]:
+    def request(self, head: RequestHead) -> RequestHead | Reply | Awaitable[object] | None:
         """Return what the plugin makes of the request, or, from an async hook, what `request_later` awaits.
 
-        Raises `PluginUnavailable` when it fails closed.
+        None when it failed and the request goes on without it: none of its hooks has a part in it any more. Raises
+        `PluginUnavailable` when it fails closed.
         """
         hook = self._on_request
         if hook is None:
@@ -299,7 +300,8 @@ class Slot:
             watch.who = None  # not before: what it returned may have code of its own
         except bounds.THROWN as error:
             self._failed("on_request", started, error)
-            return self._without(head)
+            self._without(head)
+            return None
         self.started_at = started
         self.took_s = took_s = monotonic() - started
         spread = self.requests
@@ -307,12 +309,13 @@ class Slot:
         spread.sum += took_s
         return result
 
-    async def request_later(self, head: RequestHead, waiting: Awaitable[object]) -> RequestHead | Reply:
-        """Return what an async hook makes of the request, within its time. Raises `PluginUnavailable`."""
+    async def request_later(self, head: RequestHead, waiting: Awaitable[object]) -> RequestHead | Reply | None:
+        """Return what an async hook makes of the request, within its time; None as from `request`. Raises `PluginUnavailable`."""
         try:
             return await self.wait("on_request", lambda result: check_request(result, head), waiting, monotonic(), 0.0)
         except HookFailed:
-            return self._without(head)
+            self._without(head)
+            return None
 
     def response(self, request: RequestHead, head: ResponseHead) -> ResponseHead | Reply | Awaitable[object]:
         """Return what the plugin makes of the response, or, from an async hook, what `response_later` awaits.
