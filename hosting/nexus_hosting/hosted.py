@@ -1,25 +1,29 @@
 """The plugins of one service: started and replaced while it serves, and asked at its own phases.
 
 For whoever is not the gateway: its hooks run some hundred times a second, so a task for each call that waits is no matter. One
-failing version leaves the one before it running; a plugin that never ran is judged by its failure policy.
+failing version leaves the one before it running; a plugin that never ran, or that is disabled for it went beyond a budget, is judged
+by its failure policy.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 from nexus_core.hooks import Event, Operation, Plugin, Refusal, Resolved
-from nexus_core.snapshot import PluginInstance
+from nexus_core.snapshot import PluginInstance, PluginReport
 from nexus_marketplace.rejections import PluginRejected
 
 from nexus_hosting import bounds
-from nexus_hosting.calls import driven
+from nexus_hosting.calls import Held, driven
 from nexus_hosting.ending import GRACE_S, Press, endable
+from nexus_hosting.meters import Budget, Meter, State, disabled_report
 from nexus_hosting.running import Running
 from nexus_hosting.watching import watch
 
@@ -71,14 +75,26 @@ def _unseen(plugin: str, hook: str, seconds: float, *, failed: bool) -> None:
 
 
 class _Seat:
-    """One plugin's place. running: None while it never ran."""
+    """One plugin's place. running: None while it never ran. trouble: (reason, message), why it does not run as declared. meter: counts
+    its calls, and says whether it is called. spent: it holds too much memory, so another instance has to take its place.
+    """
 
-    __slots__ = ("instance", "running", "trouble")
+    __slots__ = ("instance", "meter", "running", "spent", "trouble")
 
-    def __init__(self, instance: PluginInstance, running: Running | None, trouble: str = "") -> None:
+    def __init__(
+        self,
+        instance: PluginInstance,
+        running: Running | None,
+        meter: Meter,
+        trouble: tuple[str, str] | None = None,
+        *,
+        spent: bool = False,
+    ) -> None:
         self.instance = instance
         self.running = running
+        self.meter = meter
         self.trouble = trouble
+        self.spent = spent
 
     def overrides(self, hook: str) -> bool:
         """Whether the plugin has the hook; one that does not run is taken at its release's word."""
@@ -88,11 +104,16 @@ class _Seat:
 
 
 class Hosted:
-    """The plugins of one process. `take` what is wanted; `change` and `tell` call them, in order or in reverse."""
+    """The plugins of one process. `take` what is wanted; `change` and `tell` call them, in order or in reverse.
 
-    def __init__(self, starter: Starts, observe: Observe = _unseen) -> None:
+    changed: set when `reports` may say something else than before.
+    """
+
+    def __init__(self, starter: Starts, observe: Observe = _unseen, clock: Callable[[], float] = monotonic) -> None:
+        self.changed = asyncio.Event()
         self._starter = starter
         self._observe = observe
+        self._clock = clock
         self._seats: tuple[_Seat, ...] = ()
         self._turn = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -100,7 +121,17 @@ class Hosted:
     @property
     def troubles(self) -> dict[str, str]:
         """What does not run as it should, by plugin id."""
-        return {seat.instance.id: seat.trouble for seat in self._seats if seat.trouble}
+        return {seat.instance.id: ": ".join(seat.trouble) for seat in self._seats if seat.trouble is not None}
+
+    @property
+    def disabled(self) -> Mapping[str, bool]:
+        """Whether each plugin that runs is not called now, for it went beyond a budget; by plugin id."""
+        return {seat.instance.id: not seat.meter.open for seat in self._seats if seat.running is not None}
+
+    def reports(self) -> dict[str, PluginReport]:
+        """Return how each plugin does, as a gateway's acknowledgement says it; by plugin id."""
+        now, now_utc = self._clock(), datetime.now(UTC)
+        return {seat.instance.id: _report(seat, now, now_utc) for seat in self._seats}
 
     def hears(self, hook: str) -> bool:
         """Return whether any plugin has the hook: where none has, nothing needs to be made for them."""
@@ -112,35 +143,85 @@ class Hosted:
             former = {seat.instance.id: seat for seat in self._seats}
             seats = [await self._seat(instance, former.get(instance.id)) for instance in instances]
             self._seats = tuple(seats)
+            for seat in former.values():
+                seat.meter.changed = None  # what calls that are under way bring is nothing of its successor's
+            for seat in seats:
+                self._oversee(seat)
+            self.changed.set()
             kept = {id(seat.running) for seat in seats}
             for seat in former.values():
                 if seat.running is not None and id(seat.running) not in kept:
                     self._retire(seat.running)
-            return not any(seat.trouble for seat in seats)
+            return all(seat.trouble is None for seat in seats)
 
     async def _seat(self, instance: PluginInstance, former: _Seat | None) -> _Seat:
         running = former.running if former is not None else None
-        if former is not None and running is not None and not former.trouble and former.instance == instance:
+        spent = former is not None and former.spent
+        if (
+            former is not None
+            and running is not None
+            and not spent
+            and not former.trouble
+            and former.instance == instance
+        ):
             return former
         try:
-            if running is not None and await self._starter.reconfigure(running, instance):
-                return _Seat(instance, running)
+            if running is not None and not spent and await self._starter.reconfigure(running, instance):
+                return _Seat(instance, running, Meter(instance.budgets, self._clock()))
             fresh = await self._starter.start(instance)
         except PluginRejected as rejected:
             log.warning("plugin %s: %s (%s)", instance.id, rejected.message, rejected.reason)
-            return _Seat(instance, running, f"{rejected.reason}: {rejected.message}")
+            # What goes on of it goes on as it was: disabled, if that is what it is.
+            meter = former.meter if former is not None else Meter(instance.budgets, self._clock())
+            return _Seat(instance, running, meter, (rejected.reason, rejected.message), spent=spent)
         fresh.acquire()
-        return _Seat(instance, fresh)
+        return _Seat(instance, fresh, Meter(instance.budgets, self._clock()))
+
+    def _oversee(self, seat: _Seat) -> None:
+        def changed() -> None:
+            report = _report(seat, self._clock(), datetime.now(UTC))
+            if seat.meter.state is State.RUNNING:
+                log.info("plugin %s goes on", seat.instance.id)
+            else:
+                log.warning("plugin %s: %s", seat.instance.id, report.message)
+            self.changed.set()
+
+        seat.meter.changed = changed
+
+    def tick(self) -> bool:
+        """Judge what time alone brings; call it a few times a second.
+
+        Return whether a plugin has to be started anew: `take` does, given the same instances again.
+        """
+        now = self._clock()
+        anew = False
+        for seat in self._seats:
+            if seat.running is None:
+                continue
+            meter = seat.meter
+            meter.cost_bytes = seat.running.memory_bytes  # measured by the watchdog, in its own time
+            excess = meter.excess
+            if meter.state is State.DISABLED and excess is not None and excess.budget is Budget.MEMORY:
+                # Calling it again would help nothing.
+                if now >= excess.until:
+                    # Should the start fail, not again before the same time is over.
+                    meter.excess = dataclasses.replace(excess, until=now + meter.budgets.disabled_s)
+                    seat.spent = anew = True
+                continue
+            meter.tick(now)
+        return anew
 
     def _retire(self, running: Running) -> None:
-        task = asyncio.create_task(running.release(), name="retire plugin")
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        """Count a user out; the last one's plugin stops in the background: nobody who asked something waits for that."""
+        if running.leave():
+            task = asyncio.create_task(_end(running), name="retire plugin")
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
 
     async def close(self) -> None:
         """Stop all."""
         await self.take(())
-        if self._retiring:
+        while self._retiring:
             await asyncio.wait(self._retiring)
 
     # ---- calling
@@ -167,47 +248,76 @@ class Hosted:
     async def tell(self, hook: str, make: Callable[[Any], Any]) -> None:
         """Tell the plugins that have the hook; what fails is logged and counted."""
         for seat in self._seats:
-            if seat.running is not None and seat.overrides(hook):
+            if seat.overrides(hook):
                 await self._call(seat, hook, make)
 
     async def _call(self, seat: _Seat, hook: str, make: Callable[[Any], Any]) -> tuple[bool, Any]:
         """Return whether the call did what it should, and its result."""
-        running = seat.running
-        if running is None:
+        running, meter = seat.running, seat.meter
+        if running is None or not meter.open:
             return False, None
         running.acquire()
+        held = Held()
         started = monotonic()
-        failed, waits = True, False
+        failed, waits, left = True, False, False
         try:
             watch.since, watch.who = started, seat
             try:
                 result = make(getattr(running.plugin, hook))
             finally:
                 watch.who = None
+                held.seconds = monotonic() - started
             if inspect.isawaitable(result):
                 waits = True
-                result = await _in_time(result, seat)
+                result = await _in_time(result, seat, held)
             if not isinstance(result, _RESULTS[hook]):
                 raise TypeError(f"{hook} returned {type(result).__name__}")
             failed = False
         except bounds.THROWN as error:
             if waits and bounds.is_cancelled(error):
-                raise  # whoever asked has left; what a plain function raises is its own
+                left = True
+                raise  # whoever asked has left, which is no failure; what a plain function raises is its own
             log.warning("plugin %s failed in %s: %s", seat.instance.id, hook, bounds.told(error))
             return False, None
         finally:
-            self._observe(seat.instance.id, hook, monotonic() - started, failed=failed)
-            await running.release()
+            if not left:
+                took_s = monotonic() - started
+                meter.count(hook, took_s, held.seconds)
+                if failed:
+                    meter.failed(self._clock())
+                self._observe(seat.instance.id, hook, took_s, failed=failed)
+            self._retire(running)
         return True, result
 
 
-async def _in_time(waiting: Any, seat: _Seat) -> object:
-    """Return what a coroutine of a plugin returns, within its time. Raises TimeoutError, `Stuck` for one that goes on all the same."""
+async def _in_time(waiting: Any, seat: _Seat, held: Held) -> object:
+    """Return what a coroutine of a plugin returns, within its time. Raises TimeoutError, `Stuck` for one that goes on all the same.
+
+    held: gets its time on the event loop added.
+    """
     limit_s = seat.instance.timeout_s
     press = Press()
     timer = asyncio.get_running_loop().call_later(limit_s + GRACE_S, press)
     try:
         async with asyncio.timeout(limit_s):
-            return await endable(driven(waiting, seat), press)
+            return await endable(driven(waiting, seat, held), press)
     finally:
         timer.cancel()
+
+
+async def _end(running: Running) -> None:
+    try:
+        await running.end()
+    except Exception:
+        log.exception("plugin %s could not be let go of", running.instance.id)
+
+
+def _report(seat: _Seat, now: float, now_utc: datetime) -> PluginReport:
+    """now, now_utc: the same moment, monotonic and as people read it."""
+    version = seat.running.instance.release.version if seat.running is not None else ""
+    disabled = disabled_report(seat.meter, version, now, now_utc) if seat.running is not None else None
+    if disabled is not None:
+        return disabled
+    if seat.trouble is not None:
+        return PluginReport("previous" if version else "failed", version, *seat.trouble)
+    return PluginReport("loaded", version)

@@ -62,19 +62,27 @@ class Running:
 
     async def release(self) -> None:
         """Count a user out; the last one stops the plugin, within `STOP_S`."""
+        if self.leave():
+            await self.end()
+
+    def leave(self) -> bool:
+        """Count a user out; True for the last one, who has to see to it that `end` runs."""
         self._users -= 1
-        if self._users == 0:
+        return self._users == 0
+
+    async def end(self) -> None:
+        """Stop the plugin, within `STOP_S`, and let go of it. Once, when the last user has left."""
+        try:
+            self.leaked = await stop_plugin(self.plugin, self.context)
+        finally:
+            watchdog.remove(self)
             try:
-                self.leaked = await stop_plugin(self.plugin, self.context)
+                await drop(self.plugin, self.prefix)
             finally:
-                watchdog.remove(self)
-                try:
-                    await drop(self.plugin, self.prefix)
-                finally:
-                    self._code.unload()
-                    leftovers.unloaded()
-                    if leftovers.is_due():
-                        asyncio.get_running_loop().call_later(SWEEP_LATER_S, leftovers.sweep)
+                self._code.unload()
+                leftovers.unloaded()
+                if leftovers.is_due():
+                    asyncio.get_running_loop().call_later(SWEEP_LATER_S, leftovers.sweep)
 
 
 async def stop_plugin(plugin: Any, context: PluginContext) -> int:

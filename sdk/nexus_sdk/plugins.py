@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +21,8 @@ from nexus_hosting.judges import RemoteVerifier
 from nexus_hosting.means import Means
 from nexus_hosting.starting import Starter
 from prometheus_client import Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from nexus_sdk.background import backoff_s
 
@@ -35,6 +37,8 @@ Stamp = tuple[int, int, int]
 POLL_S = 0.3
 RETRY_S = 15.0
 """After a plugin could not be started; its list may be the same for months."""
+TICK_S = 0.5
+"""Between two looks at what plugins have spent of their budgets."""
 WAIT_S = 30.0
 LONGEST_BACKOFF_S = 5.0
 MAX_BYTES = 16 * 1024 * 1024
@@ -62,6 +66,23 @@ def _read(path: Path, stamp: Stamp | None) -> tuple[Stamp, bytes | None]:
     stat = path.stat()
     found = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
     return found, path.read_bytes() if found != stamp else None
+
+
+class _Disabled(Collector):
+    """The gauge of plugins that are not called; read when it is scraped, so that those that are gone are gone."""
+
+    def __init__(self, read: Callable[[], Mapping[str, bool]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        found = GaugeMetricFamily(
+            "nexus_plugin_disabled",
+            "1 while a plugin is not called, for it went beyond a budget.",
+            labels=["plugin"],
+        )
+        for plugin, disabled in sorted(self._read().items()):
+            found.add_metric([plugin], float(disabled))
+        yield found
 
 
 class NoPlugins:
@@ -98,6 +119,7 @@ class ServicePlugins:
         self._hosted = Hosted(
             Starter(Path(settings.plugin_cache).expanduser(), self._judge, self._means()), self._observe
         )
+        app.metrics.register(_Disabled(lambda: self._hosted.disabled))
         self._known = asyncio.Event()
         self._news = asyncio.Event()
         self._wanted: tuple[PluginInstance, ...] | None = None
@@ -109,6 +131,7 @@ class ServicePlugins:
         else:
             self._known.set()
         app.background(self._apply, name="plugins")
+        app.background(self._oversee, name="budgets of plugins")
         app.readiness("plugins", self._check)
         app.on_stop(self.close)
 
@@ -230,6 +253,13 @@ class ServicePlugins:
             running = [each.id for each in wanted if each.id not in self._hosted.troubles]
             self._app.log.info("plugins", running=running, troubles=self._hosted.troubles)
             self._known.set()
+
+    async def _oversee(self) -> None:
+        """Judge what plugins cost; one that holds too much memory is started anew."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self._hosted.tick():
+                self._news.set()
 
     # ---- what is seen of them
 

@@ -7,12 +7,12 @@ counted something: 5,000 idle routes are no series at all.
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
 import msgspec
+from nexus_hosting.spreads import Spread as Spread
 
 from nexus_gateway.resilience.breakers import HALF_OPEN, OPEN
 from nexus_gateway.resilience.endpoints import EndpointState
@@ -54,22 +54,6 @@ class Tally:
     def set(self, value: float) -> None:
         """Be this."""
         self.value = value
-
-
-class Spread:
-    """One series of a histogram, in seconds."""
-
-    __slots__ = ("bounds", "buckets", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.buckets = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count one duration."""
-        self.buckets[bisect_left(self.bounds, seconds)] += 1
-        self.sum += seconds
 
 
 class Measurements:

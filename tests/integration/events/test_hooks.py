@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
-from nexus_core.snapshot import Permissions, PluginInstance
+from nexus_core.snapshot import Budgets, Permissions, PluginInstance
 from nexus_events.app import build
 from nexus_hosting.testing import make_instance
 
@@ -79,6 +79,12 @@ class Hub:
         ):
             return answer.status, await answer.json(content_type=None)
 
+    async def metric(self, name: str) -> float | None:
+        """Return the value of a metric of one series, None without one."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self.url}/metrics") as answer:
+            found = re.search(rf"^{name}\{{[^}}]*\}} (\S+)$", await answer.text(), re.MULTILINE)
+        return float(found[1]) if found is not None else None
+
     async def stored(self) -> list[dict[str, Any]]:
         async with aiohttp.ClientSession() as session, session.get(f"{self.url}/events") as answer:
             return [each["event"] for each in (await answer.json())["events"]]
@@ -135,6 +141,23 @@ async def test_a_failing_plugin_is_passed_over_or_refuses_as_its_policy_says(hub
     hub.list([make_instance(hub.cache, MASKING, release=ACCEPTS, failure_policy="open")])
     await until(hub, "order.crash", 202)
     assert (await hub.stored())[-1]["data"] == "a secret"
+
+
+async def test_a_plugin_that_goes_on_failing_is_disabled_and_metrics_say_so(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    budgets = Budgets(min_calls=3, disabled_s=600.0)
+    hub.list([make_instance(hub.cache, MASKING, release=ACCEPTS, failure_policy="closed", budgets=budgets)])
+    await until(hub, "order.forbidden", 422)
+    assert await hub.metric("nexus_plugin_disabled") == 0
+    for _ in range(8):
+        assert (await hub.publish("order.crash"))[0] == 503
+    assert await hub.metric("nexus_plugin_disabled") == 1
+    assert (await hub.publish("order.placed"))[0] == 503, "its failure policy is closed"
+    assert caplog.text.count("It is not called until") == 1
+    hub.list([])
+    await until(hub, "order.placed", 202)
+    assert await hub.metric("nexus_plugin_disabled") is None
 
 
 async def test_a_plugin_that_cannot_start_refuses_as_its_policy_says(hub: Hub) -> None:

@@ -10,21 +10,20 @@ import dataclasses
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from msgspec.structs import replace
 from nexus_core.snapshot import PluginReport, PluginStats
 from nexus_hosting.running import Running
 
-from nexus_gateway.edge.plugins.meters import Budget, Meter, State, stats_of
+from nexus_gateway.edge.plugins.meters import Budget, Meter, State, disabled_report, stats_of
 from nexus_gateway.edge.plugins.slots import Slot
 from nexus_gateway.edge.plugins.trials import Trial
 
 log = logging.getLogger("nexus.gateway.plugins")
 
 TICK_S = 0.5
-REASON = "PluginDisabled"
 
 Own = Callable[[Coroutine[Any, Any, None], str], None]
 """Runs work in the background; see `edge.tasks.Tasks.own`."""
@@ -166,15 +165,9 @@ class Overseer:
         """Bring a slot's report up to date."""
         slot, report = life.slot, life.said
         slot.open = slot.meter.open
-        excess = slot.meter.excess
-        if slot.running is not None and slot.meter.state is not State.RUNNING and excess is not None:
-            then = (
-                f"It is not called until {_clock(excess.until)}; then it is tried again."
-                if slot.meter.state is State.DISABLED
-                else f"It has been tried again since {_clock(excess.until)}, and its next calls decide."
-            )
-            version = slot.running.instance.release.version
-            report = PluginReport("disabled", version, REASON, f"{excess.message} {then}")
+        if slot.running is not None:
+            version, now = slot.running.instance.release.version, asyncio.get_running_loop().time()
+            report = disabled_report(slot.meter, version, now, datetime.now(UTC)) or report
         candidate = slot.trial.report if slot.trial is not None else life.said.candidate
         slot.report = replace(report, candidate=candidate)
 
@@ -190,9 +183,3 @@ def by_version(slots: Iterable[Slot]) -> Iterator[tuple[str, str, Meter]]:
         for each in (slot, slot.trial.candidate if slot.trial is not None else None):
             if each is not None and each.running is not None:
                 yield each.instance.id, each.running.instance.release.version, each.meter
-
-
-def _clock(at: float) -> str:
-    """Return a monotonic time as people read it."""
-    when = datetime.now(UTC) + timedelta(seconds=at - asyncio.get_running_loop().time())
-    return f"{when:%H:%M:%S} UTC"
