@@ -30,6 +30,7 @@ How to make, sign and install one is in [Write a plugin](../how-to/write-a-plugi
 - **Values, not objects to change.** A hook gets values and returns a changed copy (`request.with_header("x-a", "1")`). Returning what it got changes nothing and costs least.
 - **Plain functions run at once**, without a task or a switch. Coroutines may await within their budget and are cut off after it. A plain function that holds the event loop longer than `budgets.blockSeconds` is interrupted by an exception.
 - **A failure** is an exception (`SystemExit` too), a result of the wrong type or one that cannot be sent, or a call out of time. What it means for the request is below, by the `failurePolicy` of the NexusPlugin: *open* or *closed*. Too many of them disable the plugin for a while (`budgets`), and its condition says why.
+- **Notes.** `request.notes` is a dict in which a plugin keeps things of one request for its later hooks, under its own name: all copies of the head share it, also in `on_done` and in a WebSocket's messages, and it ends with them. It is the one thing of a head that is changed in place.
 - **The context.** `self.context` has what a plugin may use of its process: calls to granted hosts and services, granted secrets, Consul keys, Redis, background work and its log. It is there before `__init__`.
 - Where a message ends is the gateway's business: `content-length`, `transfer-encoding`, `connection`, `upgrade` and the other headers of one connection are visible but not changed by a hook.
 

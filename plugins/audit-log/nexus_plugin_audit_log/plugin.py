@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,9 +14,8 @@ from .chains import Chain
 from .lines import DEFAULT, Form
 from .sinks import Buffer, HttpSink, RedisSink
 
-MARK = "x-nexus-audit"
-"""Header that tells which request a body is of. It goes on to the service, which may log it."""
-_MAX_OPEN = 10_000
+NOTE = "audit-log"
+"""Where the digests of a request's bodies are noted."""
 _CLOSE_S = 3.0
 
 
@@ -54,7 +52,6 @@ class AuditLog(Plugin):
         self._refuse = config.get("whenFull", "log") == "refuse"
         self._log = bool(config.get("log", True))
         self._chain = Chain(secrets.token_hex(8), self.context.secrets.get("chain-key", "").encode())
-        self._digests: OrderedDict[str, dict[str, str]] = OrderedDict()
         size, batch = int(config.get("bufferLines", 10_000)), int(config.get("batchLines", 200))
         self._buffers: list[Buffer] = []
         if "http" in config:
@@ -75,18 +72,15 @@ class AuditLog(Plugin):
             await buffer.close(_CLOSE_S / len(self._buffers))
 
     def on_request(self, request: RequestHead) -> RequestHead | Reply:
-        """Return the request, marked when bodies are to be digested; 503 when nothing may happen unlogged and there is no room."""
+        """Return the request; 503 when nothing may happen unlogged and there is no room."""
         if not self._is_wanted(request):
             return request
         if self._refuse and any(buffer.is_full for buffer in self._buffers):
             return _full(request)
         if not (self._requests or self._responses):
             return request
-        mark = secrets.token_hex(8)
-        self._digests[mark] = {}
-        if len(self._digests) > _MAX_OPEN:
-            self._digests.popitem(last=False)
-        return request.with_header(MARK, mark)
+        request.notes[NOTE] = {}
+        return request
 
     def on_request_stream(self, request: RequestHead) -> BodyStream | None:
         """Return what digests the request's body."""
@@ -100,7 +94,7 @@ class AuditLog(Plugin):
         """Write the line."""
         if not self._is_wanted(request):
             return
-        digests = self._digests.pop(request.header(MARK) or "", {})
+        digests = request.notes.get(NOTE, {})
         line = self._chain.line(self._form.of(request, done, digests))
         if self._log:
             self.context.log.info("%s", line)
@@ -111,7 +105,7 @@ class AuditLog(Plugin):
         return not self._methods or request.method in self._methods
 
     def _stream(self, request: RequestHead, name: str) -> Digest | None:
-        notes = self._digests.get(request.header(MARK) or "")
+        notes = request.notes.get(NOTE)
         return Digest(notes, name) if notes is not None else None
 
 

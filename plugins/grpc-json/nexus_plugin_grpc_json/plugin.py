@@ -14,8 +14,8 @@ from .framing import NotFramed, frame, messages, status_of, text_of
 from .services import Binding, Services
 from .transcoding import NotFitting, Transcoder
 
-MARK = "x-grpc-json"
-"""Header with the number of the binding; the service sees it as metadata."""
+NOTE = "grpc-json"
+"""Where the binding of a request is noted."""
 _ASKED = frozenset(
     {"accept", "accept-encoding", "content-encoding", "content-length", "content-type", "te", "transfer-encoding"}
 )
@@ -46,21 +46,22 @@ class GrpcJson(Plugin):
     # ---- requests
 
     def on_request(self, request: RequestHead) -> RequestHead | Reply:
-        """Return the request marked with its binding; calls of gRPC itself as they are."""
+        """Return the request, and note its binding; calls of gRPC itself as they are."""
         if (request.header("content-type") or "").startswith("application/grpc"):
-            return request.without_header(MARK)
+            return request
         index, known = self._services.find(request.method, request.path)
         if index >= 0:
-            return request.with_header(MARK, str(index))
+            request.notes[NOTE] = self._services.bindings[index]
+            return request
         if self._unknown == "pass":
-            return request.without_header(MARK)
+            return request
         if known:
             return _problem(request, 405, "MethodUnknown", "The path is there with another method.")
         return _problem(request, 404, "OperationUnknown", "No method of the services has this path.")
 
     def wants_request_body(self, request: RequestHead) -> bool:
         """Return whether the request is to be a call."""
-        return request.header(MARK) is not None
+        return NOTE in request.notes
 
     def on_request_body(self, request: RequestHead, body: bytes) -> bytes | tuple[RequestHead, bytes] | Reply:
         """Return the call, or what does not fit."""
@@ -82,7 +83,9 @@ class GrpcJson(Plugin):
             ("grpc-accept-encoding", "identity"),
             *self._timeout,
         )
-        head = RequestHead("POST", binding.rpc, "", request.host, headers, request.client_ip, request.route)
+        head = RequestHead(
+            "POST", binding.rpc, "", request.host, headers, request.client_ip, request.route, request.notes
+        )
         return head, frame(message)
 
     # ---- responses
@@ -132,8 +135,8 @@ class GrpcJson(Plugin):
         return Reply(200, (*headers, ("content-type", "application/json")), content)
 
     def _binding(self, request: RequestHead) -> Binding | None:
-        mark = request.header(MARK)
-        return self._services.bindings[int(mark)] if mark is not None else None
+        found: Binding | None = request.notes.get(NOTE)
+        return found
 
     def _failed(self, request: RequestHead, response: ResponseHead) -> Reply:
         name, status = status_of(response.header("grpc-status"))

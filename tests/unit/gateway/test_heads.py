@@ -24,7 +24,7 @@ def block(raw: bytes = RAW) -> RequestBlock:
 
 
 def arrived() -> ArrivedHead:
-    return ArrivedHead("GET", "/p", "q", "a", UNREAD, "10.0.0.1", "r", block(), LINES, b"rid")
+    return ArrivedHead("GET", "/p", "q", "a", UNREAD, "10.0.0.1", "r", {}, block(), LINES, b"rid")
 
 
 @pytest.mark.parametrize(

@@ -293,3 +293,22 @@ async def test_background_work_ends_with_the_plugin() -> None:
     async with PluginKit(Works):
         assert not ended
     assert ended == [True]
+
+
+class Notes(Plugin):
+    """Keeps something of a request for its later hooks."""
+
+    def on_request(self, request: RequestHead) -> RequestHead:
+        request.notes["demo"] = "kept"
+        return request.with_header("x-a", "1")
+
+    def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead:
+        return response.with_header("x-note", request.notes["demo"])
+
+
+async def test_notes_of_a_request_reach_its_later_hooks_and_no_other_request() -> None:
+    async with PluginKit(Notes) as kit:
+        done = await kit.roundtrip(RequestHead("GET", "/"))
+        assert done.header("x-note") == "kept"
+        with pytest.raises(KeyError):
+            await kit.response(RequestHead("GET", "/"), ResponseHead(200))

@@ -39,10 +39,17 @@ def check_request(result: object, before: RequestHead) -> RequestHead | Reply:
 def _check_head(result: RequestHead, before: RequestHead, hook: str) -> RequestHead:
     if result is before:
         return before
-    if type(result) is not RequestHead:
-        # Of another class, whatever it is: each field is read once, and what was read is what goes on.
+    if type(result) is not RequestHead or result.notes is not before.notes:
+        # Of another class, whatever it is: each field is read once, and what was read is what goes on. Notes are the request's.
         result = RequestHead(
-            result.method, result.path, result.query, result.host, result.headers, result.client_ip, result.route
+            result.method,
+            result.path,
+            result.query,
+            result.host,
+            result.headers,
+            result.client_ip,
+            result.route,
+            before.notes,
         )
     for name, pattern, value, old in (
         ("method", _TOKEN, result.method, before.method),

@@ -92,7 +92,16 @@ class Permits:
         if self._reads.all:
             return head
         return SeenHead(
-            head.method, head.path, head.query, head.host, UNREAD, head.client_ip, head.route, head, self._reads
+            head.method,
+            head.path,
+            head.query,
+            head.host,
+            UNREAD,
+            head.client_ip,
+            head.route,
+            head.notes,
+            head,
+            self._reads,
         )
 
     def response(self, head: ResponseHead) -> ResponseHead:
@@ -105,7 +114,7 @@ class Permits:
         """Return the real head with what the plugin changed of what it saw. Raises `NotGranted`."""
         headers = self.merge(real.headers, seen.headers, result.headers)
         return RequestHead(
-            result.method, result.path, result.query, result.host, headers, result.client_ip, result.route
+            result.method, result.path, result.query, result.host, headers, result.client_ip, result.route, real.notes
         )
 
     def merge_response(self, real: ResponseHead, seen: ResponseHead, result: ResponseHead) -> ResponseHead:
