@@ -78,10 +78,10 @@ class Hooked:
         if read is not None:
             # Somebody has read this block before: all of it as text is cheaper now than to find out what is asked for.
             headers = (*pairs_of(own), *read, ("x-request-id", rid.decode("latin-1")))
-            head = RequestHead(line.method, line.path, line.query, host, headers, address, entry.route.id)
+            head = RequestHead(line.method, line.path, line.query, host, headers, address, entry.route.id, {})
         else:
             head = ArrivedHead(
-                line.method, line.path, line.query, host, UNREAD, address, entry.route.id, block, own, rid
+                line.method, line.path, line.query, host, UNREAD, address, entry.route.id, {}, block, own, rid
             )
         self.head = self._came = head
 
@@ -173,12 +173,13 @@ class Hooked:
                             and result.method is head.method
                             and result.host is head.host
                             and result.client_ip is head.client_ip
+                            and result.notes is head.notes
                         ):
                             line = slot.known.get(after[count]) if len(after) == count + 1 else None
                             if added is not None:
                                 added += slot.learn(after[count:]) if line is None else line
                         else:
-                            check_request(result, head)
+                            result = check_request(result, head)
                             added = None
                     elif isinstance(result, Reply) or not isawaitable(result):
                         result = check_request(result, head)

@@ -278,6 +278,44 @@ async def test_a_request_that_is_over_is_told(
     await settled(clients=False)
 
 
+NOTES = """from nexus_sdk.plugin import RequestHead
+---
+noted = None
+def on_request(self, request):
+    request.notes[{name!r}] = [request.path]
+    return {made}
+async def on_request_body(self, request, body):
+    request.notes[{name!r}].append("body")
+    return request.with_header("x-{name}", "1"), body
+def on_response(self, request, response):
+    request.notes[{name!r}].append("response")
+    return response
+def on_done(self, request, done):
+    self.noted = request.notes[{name!r}]
+"""
+MADE = (
+    "request",
+    "request.with_header('x-more', '1')",
+    "RequestHead(request.method, request.path, headers=request.headers)",
+)
+
+
+@both
+@pytest.mark.parametrize("made", MADE)
+@pytest.mark.parametrize("granted", [Permissions(), Permissions(read_headers=("x-a",), write_headers=("x-*",))])
+async def test_notes_reach_all_hooks_of_their_request(
+    plugged: Plugged, connect: Connect, listen: Listen, client: str, made: str, granted: Permissions
+) -> None:
+    plugins = [plugged.plugin(NOTES.format(name=name, made=made), name, granted=granted) for name in ("one", "two")]
+    await plugged.serve(await listen("h1"), *plugins)
+    connection = await connect(client)
+    for path in ("/sized", "/chunked"):
+        await ask(connection, f"POST {path}".encode(), [b"abc"], sized=3, lines=b"x-a: b\r\n")
+        for name in ("one", "two"):
+            await until(lambda name=name, path=path: (plugged.live(name).noted or [""])[0] == path)  # type: ignore[misc]
+            assert plugged.live(name).noted == [path, "body", "response"]
+
+
 async def test_whoever_was_reached_is_told_of_refusals_and_departures(
     plugged: Plugged, connect: Connect, peers: Peers, settled: Settled
 ) -> None:

@@ -287,6 +287,7 @@ class Slot:
                         and result.method is head.method
                         and result.host is head.host
                         and result.client_ip is head.client_ip
+                        and result.notes is head.notes
                     ):
                         # The usual change: headers were added.
                         self.added = self.learn(after[count:])
