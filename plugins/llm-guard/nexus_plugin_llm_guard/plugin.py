@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
-from collections import OrderedDict
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,16 +28,15 @@ from .budgets import Budgets, InRedis, Memory, Refused, Taken, Window
 from .prompts import NotUnderstood, change_texts, estimate, output_limit, parse, texts, with_output_limit
 from .rules import Rules
 
-MARK = "x-llm-guard"
-"""Header that tells which request a response belongs to. The provider sees it; it means nothing there."""
+NOTE = "llm-guard"
+"""Where the `Open` of a request is noted."""
 REMAINING = "x-llm-budget-remaining"
-_MAX_OPEN = 10_000
 _MAX_KEPT_BYTES = 64 * 2**20
 _PATHS = ("/chat/completions", "/completions", "/embeddings", "/responses")
 _CREDENTIALS = ("authorization", "x-api-key", "api-key")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Open:
     """A request on its way. body: kept for the fallback, None where there is none or no room."""
 
@@ -84,7 +82,6 @@ class LlmGuard(Plugin):
         self._budgets = Budgets(windows, store)
         self._counts = bool(windows)
         self._key = self.context.secrets.get("api-key", "")
-        self._open: OrderedDict[str, Open] = OrderedDict()
         self._kept_bytes = 0
         self.clock = time.time
 
@@ -93,10 +90,10 @@ class LlmGuard(Plugin):
     def on_request(self, request: RequestHead) -> RequestHead | Reply:
         """Return the request with the provider's key in the place of the client's credentials."""
         if not self._is_guarded(request):
-            return request.without_header(MARK)
+            return request
         if self._anonymous == "refuse" and not request.header(self._consumer):
             return _refusal(401, "authentication_error", "ConsumerMissing", "The request does not say whose it is.")
-        request = request.with_header(MARK, secrets.token_hex(8)).without_header("accept-encoding")
+        request = request.without_header("accept-encoding")
         if self._key:
             for name in _CREDENTIALS:
                 request = request.without_header(name)
@@ -176,15 +173,18 @@ class LlmGuard(Plugin):
         if entry.body is None:
             entry.size = 0
         self._kept_bytes += entry.size
-        self._open[request.header(MARK) or ""] = entry
-        if len(self._open) > _MAX_OPEN:
-            self._kept_bytes -= self._open.popitem(last=False)[1].size
+        # However it ends: a plugin that is disabled meanwhile is not told of the end.
+        weakref.finalize(entry, self._let_go, entry.size)
+        request.notes[NOTE] = entry
+
+    def _let_go(self, size: int) -> None:
+        self._kept_bytes -= size
 
     # ---- responses
 
     async def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead | Reply:
         """Return the response's head with what is left of the budget, or another provider's answer."""
-        entry = self._open.get(request.header(MARK) or "")
+        entry: Open | None = request.notes.get(NOTE)
         if entry is None:
             return response
         if response.status in self._fallback_statuses and entry.body is not None:
@@ -226,11 +226,11 @@ class LlmGuard(Plugin):
 
     def wants_response_body(self, request: RequestHead, response: ResponseHead) -> bool:
         """Return whether the answer is one in JSON to a request that was counted."""
-        return request.header(MARK) in self._open and _is_json(response.headers) and response.status < 300
+        return NOTE in request.notes and _is_json(response.headers) and response.status < 300
 
     def on_response_body(self, request: RequestHead, response: ResponseHead, body: bytes) -> bytes | Reply:
         """Return the answer without what is taken out, or a refusal of it."""
-        entry = self._open.get(request.header(MARK) or "")
+        entry: Open | None = request.notes.get(NOTE)
         if entry is None:
             return body
         headers = tuple(pair for pair in response.headers if pair[0] not in ("content-length", REMAINING))
@@ -238,7 +238,7 @@ class LlmGuard(Plugin):
 
     def on_response_stream(self, request: RequestHead, response: ResponseHead) -> BodyStream | None:
         """Return what reads along with a streamed answer."""
-        entry = self._open.get(request.header(MARK) or "")
+        entry: Open | None = request.notes.get(NOTE)
         media_type = (response.header("content-type") or "").lower()
         if entry is None or response.status >= 300 or not media_type.startswith("text/event-stream"):
             return None
@@ -276,10 +276,9 @@ class LlmGuard(Plugin):
 
     async def on_done(self, request: RequestHead, done: Done) -> None:
         """Settle what the request took."""
-        entry = self._open.pop(request.header(MARK) or "", None)
+        entry: Open | None = request.notes.pop(NOTE, None)
         if entry is None:
             return
-        self._kept_bytes -= entry.size
         nothing = entry.usage.counted is None and not entry.usage.seen and (done.status >= 400 or not done.bytes_out)
         await self._budgets.settle(entry.taken, 0 if nothing else self._took(entry))
 

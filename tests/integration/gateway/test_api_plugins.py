@@ -133,8 +133,8 @@ async def test_streams_of_a_model_pass_at_once_and_are_counted(plugged: Plugged)
         gate.set()
         assert (await response.read()).endswith(b"data: [DONE]\n\n")
     assert bodies[0]["stream_options"] == {"include_usage": True}
-    live = plugged.live("llm-guard")
-    await until(lambda: not live._open)
+    meter = plugged.slot("llm-guard").meter
+    await until(lambda: sum(meter.spread("on_done").buckets) == 1)
     response, body = await asked(plugged, "POST", "/v1/chat/completions", json={**prompt, "max_tokens": 99})
     assert (response.status, json.loads(body)["error"]["code"]) == (429, "TokenBudgetExceeded")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from nexus_core.hooks import Called, CallFailed, Done, Reply, RequestHead, Respo
 from nexus_plugin_llm_guard import LlmGuard
 from nexus_plugin_llm_guard.answers import EventStream, Usage, text_of, usage_of
 from nexus_plugin_llm_guard.budgets import Budgets, InRedis, Memory, Refused, Taken, Window
+from nexus_plugin_llm_guard.plugin import Open
 from nexus_plugin_llm_guard.prompts import NotUnderstood, estimate, output_limit, parse
 from nexus_plugin_llm_guard.rules import plain, windows
 from nexus_sdk.plugin import PluginConfigError
@@ -54,7 +57,7 @@ def code(reply: object) -> tuple[int, str]:
 
 
 async def begin(plugin: PluginKit, body: bytes, head: RequestHead = CHAT) -> tuple[RequestHead, Any]:
-    passed = await plugin.request(head)
+    passed = await plugin.request(replace(head, notes={}))
     assert isinstance(passed, RequestHead)
     return passed, await plugin.request_body(passed, body)
 
@@ -68,9 +71,7 @@ async def test_the_providers_key_takes_the_place_of_the_clients() -> None:
         assert body == chat()
         assert passed.header("authorization") == "Bearer sk-provider"
         assert passed.header("x-api-key") is None
-        other = await plugin.request(
-            RequestHead("GET", "/v1/models", headers=(("x-llm-guard", "forged"), ("authorization", "own")))
-        )
+        other = await plugin.request(RequestHead("GET", "/v1/models", headers=(("authorization", "own"),)))
         assert other == RequestHead("GET", "/v1/models", headers=(("authorization", "own"),))
     async with kit() as plugin:
         passed, _ = await begin(plugin, chat())
@@ -203,10 +204,10 @@ async def test_tokens_are_taken_beforehand_and_settled_by_usage() -> None:
         await plugin.done(first, Done(200, bytes_out=10))
         await plugin.done(first, Done(200, bytes_out=10))  # once only
         third, _ = await begin(plugin, chat())
-        assert plugin.plugin._open[third.header("x-llm-guard")].taken.left == 250 - 30 - 100 - 100  # type: ignore[attr-defined]
+        assert third.notes["llm-guard"].taken.left == 250 - 30 - 100 - 100
         await plugin.done(second, Done(502))  # nothing came
         fourth, _ = await begin(plugin, chat())
-        assert plugin.plugin._open[fourth.header("x-llm-guard")].taken.left == 250 - 30 - 100 - 100  # type: ignore[attr-defined]
+        assert fourth.notes["llm-guard"].taken.left == 250 - 30 - 100 - 100
         plugin.plugin.clock = lambda: 1021.0  # type: ignore[attr-defined]
         assert (await begin(plugin, chat()))[1] == chat(), "a new window"
 
@@ -219,7 +220,7 @@ async def test_without_usage_the_answer_is_estimated_and_embeddings_have_none() 
         assert dict(reply.headers)["x-llm-budget-remaining"] == "980"
         embedding = RequestHead("POST", "/v1/embeddings")
         passed, _ = await begin(plugin, json.dumps({"model": "e", "input": ["x" * 40]}).encode(), embedding)
-        assert plugin.plugin._open[passed.header("x-llm-guard")].taken.tokens == 10  # type: ignore[attr-defined]
+        assert passed.notes["llm-guard"].taken.tokens == 10
 
 
 async def stores_agree(store: Any) -> None:
@@ -309,7 +310,7 @@ async def test_streams_pass_unchanged_and_are_counted(size: int) -> None:
         assert await plugin.response_stream(passed, SSE, pieces) == data
         await plugin.done(passed, Done(200, bytes_out=len(data)))
         following, _ = await begin(plugin, chat())
-        assert plugin.plugin._open[following.header("x-llm-guard")].taken.left == 1000 - 70 - 100  # type: ignore[attr-defined]
+        assert following.notes["llm-guard"].taken.left == 1000 - 70 - 100
         assert not plugin.plugin.wants_response_body(passed, SSE)
 
 
@@ -321,7 +322,7 @@ async def test_a_stream_that_breaks_off_is_estimated() -> None:
         stream.feed(events("y" * 80, total=None))
         await plugin.done(passed, Done(499, bytes_out=100))
         following, _ = await begin(plugin, chat())
-        assert plugin.plugin._open[following.header("x-llm-guard")].taken.left == 1000 - 30 - 100  # type: ignore[attr-defined]
+        assert following.notes["llm-guard"].taken.left == 1000 - 30 - 100
 
 
 @pytest.mark.parametrize("size", [1, 11, 1000])
@@ -435,12 +436,18 @@ async def test_when_neither_answers_the_first_ones_answer_stays(failure: Called 
 async def test_open_requests_and_kept_bodies_are_bounded() -> None:
     async with kit(FALLBACK) as plugin:
         big = chat("x" * 99_000)
+        held = []
         for _ in range(800):
-            passed = await plugin.request(CHAT.with_header("x-consumer-name", str(_)))
+            passed = await plugin.request(replace(CHAT, notes={}))
             assert isinstance(passed, RequestHead)
             guard: Any = plugin.plugin
-            guard._remember(passed, type("O", (), {"body": {}, "size": len(big)})())
+            guard._remember(passed, Open(Taken(0, 0, ()), 0, {}, len(big)))
+            held.append(passed)
         assert guard._kept_bytes <= 64 * 2**20
+        held.clear()
+        del passed
+        gc.collect()
+        assert guard._kept_bytes == 0, "whether or not the plugin is told of their end"
 
 
 @pytest.mark.parametrize(
