@@ -68,11 +68,16 @@ class Imported:
 
 
 async def collect(
-    source: SourcePort, followed: Followed, instances: Sequence[PluginInstance], cache: Path, pypi: str
+    source: SourcePort,
+    followed: Followed,
+    instances: Sequence[PluginInstance],
+    cache: Path,
+    pypi: str,
+    private: Mapping[str, str] = {},
 ) -> dict[str, bytes]:
     """Return the files of a marketplace that these instances need, by path below its directory.
 
-    followed: updated already. Wheels are taken for all platforms that their releases have some for.
+    followed: updated already. private: see `addresses.private_urls`. Wheels are taken for all platforms that their releases have some for.
     Raises `MarketplaceTrouble`, `PluginRejected`.
     """
     files = dict(followed.files())
@@ -90,11 +95,14 @@ async def collect(
         libraries: tuple[Library, ...] = instance.libraries
         needed += [(library.release, library.base_url) for library in libraries]
         for release, base_url in needed:
-            files[f"artefacts/{release.sha256}.zip"] = await fetch_release(release, base_url, cache)
+            files[f"artefacts/{release.sha256}.zip"] = await fetch_release(
+                release, private.get(base_url, base_url), cache
+            )
         for need in instance.wheels:
             for file in need.files:
                 one = msgspec.structs.replace(need, files=(file,))
-                _, data = await fetch_wheel(one, cache, base_url=instance.base_url, pypi=pypi, tags=wheel_tags(file))
+                address = private.get(instance.base_url, instance.base_url)
+                _, data = await fetch_wheel(one, cache, base_url=address, pypi=pypi, tags=wheel_tags(file))
                 files[f"wheels/{file.sha256}.whl"] = data
     return files
 

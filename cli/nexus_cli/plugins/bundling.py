@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def export(path: Path, target: Path, pypi: str) -> list[str]:
     """Write the bundle; return lines that say what is in it. Raises what reading marketplaces raises."""
     from nexus_core.marketplace import Index
+    from nexus_core.marketplace.addresses import private_urls
     from nexus_core.translate import translate
     from nexus_marketplace import bundles, durable, sources
     from nexus_marketplace.trust import Followed, pins_of
@@ -48,12 +49,15 @@ def export(path: Path, target: Path, pypi: str) -> list[str]:
         for problem in made.problems:
             if problem.where.kind in ("NexusPlugin", "NexusMarketplace"):
                 raise StepFailed(f"{problem}")
+        private = private_urls(spec.source.url for spec in _marketplaces(loaded).values())
         packed: dict[str, tuple[Trusted, dict[str, bytes]]] = {}
         for name, spec in _marketplaces(loaded).items():
             if name not in followed:
                 continue
             own = [each for each in made.snapshot.plugins if each.base_url and each.base_url == indexes[name].origin]
-            files = asyncio.run(bundles.collect(places[name], followed[name], own, Path(state) / "cache", pypi))
+            files = asyncio.run(
+                bundles.collect(places[name], followed[name], own, Path(state) / "cache", pypi, private)
+            )
             packed[name] = (_trusted(spec), files)
             wheels = sum(each.startswith("wheels/") for each in files)
             releases = (

@@ -282,7 +282,10 @@ class Source(Model):
 
     bundled: bool | None = Field(default=None, description="True: the index that ships with Nexus; needs no network.")
     url: str | None = Field(
-        default=None, min_length=1, max_length=2048, description="Address of the directory on a web server."
+        default=None,
+        min_length=1,
+        max_length=2048,
+        description="Address of the directory on a web server. A name and password in it stay with who reads this object.",
     )
     oci: str | None = Field(
         default=None,
@@ -314,6 +317,14 @@ class Source(Model):
             what="The index cannot be fetched from this address.",
             fix="Write an http:// or https:// address.",
             holds=lambda s: s.url is None or s.url.startswith(("https://", "http://")),
+            field=".url",
+        ),
+        Rule(
+            cel="!has(self.url) || !(self.url.contains('?') || self.url.contains('#'))",
+            what="The address of a marketplace has a query or a fragment.",
+            fix="Leave out what begins with ? or #: files are read below the address. A name and password can be in it, as "
+            "https://name:password@host/.",
+            holds=lambda s: s.url is None or not ({"?", "#"} & set(s.url)),
             field=".url",
         ),
     )

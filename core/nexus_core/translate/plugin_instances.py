@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from nexus_core.marketplace import permissions
+from nexus_core.marketplace.addresses import public_url
 from nexus_core.marketplace.locks import Lock, digest_of, encode_config
 from nexus_core.marketplace.resolving import Resolved
 from nexus_core.model.base import Model
@@ -72,6 +73,7 @@ def kept(instance: PluginInstance, spec: Model | None, lock: Lock | None) -> Plu
     A candidate that has proved itself takes over, one that was taken back goes, and so does one that a readable spec no longer
     chooses. It may use no more than it is still granted: what was taken back is gone at once.
     """
+    instance = _public(instance)
     candidate = instance.candidate
     if candidate is not None:
         release = candidate.instance.release
@@ -85,6 +87,22 @@ def kept(instance: PluginInstance, spec: Model | None, lock: Lock | None) -> Plu
         return instance
     granted = permissions.narrow(instance.granted, grants_of(spec))
     return instance if granted == instance.granted else msgspec.structs.replace(instance, granted=granted)
+
+
+def _public(instance: PluginInstance) -> PluginInstance:
+    """Return an instance without what was private in addresses: Snapshots of earlier releases have that."""
+    candidate = instance.candidate
+    addresses = (instance.base_url, *(library.base_url for library in instance.libraries))
+    if candidate is None and all(public_url(each) == each for each in addresses):
+        return instance
+    return msgspec.structs.replace(
+        instance,
+        base_url=public_url(instance.base_url),
+        libraries=tuple(
+            msgspec.structs.replace(each, base_url=public_url(each.base_url)) for each in instance.libraries
+        ),
+        candidate=msgspec.structs.replace(candidate, instance=_public(candidate.instance)) if candidate else None,
+    )
 
 
 def grants_of(spec: NexusPluginSpec) -> Permissions:

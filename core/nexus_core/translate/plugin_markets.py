@@ -11,6 +11,7 @@ from packaging.version import InvalidVersion, Version
 
 from nexus_core.hooks import API_VERSION
 from nexus_core.marketplace import Index
+from nexus_core.marketplace.addresses import directory_url, public_url
 from nexus_core.marketplace.searching import Shelves
 from nexus_core.marketplace.updates import contains
 from nexus_core.model.plugins import NexusMarketplaceSpec, NexusPluginSpec, Source
@@ -114,9 +115,12 @@ def versions_of(instance: PluginInstance | None) -> tuple[PluginInstance, ...]:
 
 
 def base_url_of(source: Source) -> str:
-    """Return against what addresses of a marketplace's releases are resolved: ends with `/`, empty for what ships with Nexus."""
+    """Return against what addresses of a marketplace's releases are resolved: ends with `/`, empty for what ships with Nexus.
+
+    It goes into the Snapshot: no name and password are in it.
+    """
     if source.url is not None:
-        return source.url.removesuffix("index.json").rstrip("/") + "/"
+        return public_url(directory_url(source.url))
     if source.oci is not None:
         return f"oci{'+http' if source.plain_http else ''}://{source.oci}/"
     if source.directory is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from nexus_core.marketplace.addresses import directory_url, public_url
+
 from nexus_marketplace.downloading import DownloadFailed, TooLarge, download, shown
 from nexus_marketplace.sources.ports import FileMissing, FileTooLarge, check_path
 from nexus_marketplace.troubles import MarketplaceTrouble
@@ -20,9 +22,12 @@ class Web:
     signed = True
 
     def __init__(self, url: str, *, total_s: float = READ_S) -> None:
-        """url: of the directory, or of the `index.json` in it. total_s: for one file, to its last byte."""
-        self.base_url = directory_url(url)
-        self.for_people = shown(self.base_url)
+        """url: of the directory, or of the `index.json` in it; it may have a name and password, which are sent, and never shown.
+        total_s: for one file, to its last byte.
+        """
+        self._address = directory_url(url)
+        self.base_url = public_url(self._address)
+        self.for_people = shown(self._address)
         self._total_s = total_s
 
     def begin(self) -> None:
@@ -30,7 +35,7 @@ class Web:
 
     def read(self, path: str, max_bytes: int) -> bytes:
         """See `SourcePort.read`. Runs an event loop of its own: a deadline over headers, redirects and each byte needs one."""
-        url = self.base_url + check_path(path)
+        url = self._address + check_path(path)
         try:
             return asyncio.run(download(url, max_bytes, total_s=self._total_s))
         except TooLarge as error:
@@ -44,8 +49,3 @@ class Web:
                 "Correct the address or its server; it is tried again by itself.",
                 retryable=True,
             ) from error
-
-
-def directory_url(url: str) -> str:
-    """Return the address of the directory, with a `/` at its end. url: of it, or of the `index.json` in it."""
-    return url.removesuffix("index.json").rstrip("/") + "/"

@@ -147,9 +147,10 @@ class ArtefactMirror:
             kind = "artefacts/{}.zip" if isinstance(item, Artefact) else "wheels/{}.whl"
             return await asyncio.to_thread(self._read, item.base_url, kind.format(digest))
 
+        address = self._indexes.private_urls.get(item.base_url, item.base_url)
         if isinstance(item, Artefact):
-            return await fetch_release(item.release, item.base_url, self._cache, artefact=elsewhere)
-        _, data = await fetch_wheel(item.need, self._cache, base_url=item.base_url, artefact=elsewhere)
+            return await fetch_release(item.release, address, self._cache, artefact=elsewhere)
+        _, data = await fetch_wheel(item.need, self._cache, base_url=address, artefact=elsewhere)
         return data
 
     def _read(self, base_url: str, path: str) -> bytes | None:
@@ -164,9 +165,10 @@ class ArtefactMirror:
             raise OSError(str(err)) from err
 
     def _problems(self, wanted: dict[str, Artefact | WheelFile]) -> Iterable[Problem]:
+        private = self._indexes.private_urls
         for sha256, effort in sorted(self._efforts.items()):
             item = wanted.get(sha256)
-            if item is None or item.is_remote or not effort.problem:
+            if item is None or not effort.problem or (item.is_remote and item.base_url not in private):
                 continue
             for source in item.sources:
                 what = f"{item.name} could not be handed to the gateways, which cannot fetch it themselves: {effort.problem}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from nexus_core.marketplace import Index
+from nexus_core.marketplace.addresses import private_urls
 from nexus_core.model.plugins import NexusMarketplaceSpec
 from nexus_marketplace import sources
 from nexus_marketplace.sources import ReadConfigMap, SourcePort
@@ -97,6 +98,11 @@ class Indexes:
             if source.base_url == base_url:
                 return source
         return None
+
+    @property
+    def private_urls(self) -> Mapping[str, str]:
+        """How to fetch from marketplaces that ask for a name and password, by the address that Snapshots have of them."""
+        return private_urls(entry.wanted.spec.source.url for entry in self._entries.values())
 
     async def follow(self, wanted: Mapping[str, Wanted]) -> None:
         """Follow exactly these marketplaces, by name.

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import encode_basic_auth, web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nexus_core.marketplace.locks import Lock
 from nexus_core.snapshot import Ack, PluginInstance, Published, Release
 from nexus_core.snapshot.acks import CandidateReport, PluginReport
-from nexus_gateway.edge.sources import indexes
+from nexus_gateway.edge.sources import indexes, prefetching
 from nexus_gateway.edge.sources.files import FileSource
 from nexus_gateway.edge.sources.locks import LocksFile
 from nexus_gateway.edge.sources.making import Maker
@@ -107,6 +109,10 @@ class Bed:
         watched = Watched(source)
         self._stack.push_async_callback(watched.close)
         return watched
+
+    def at_end(self, cleanup: Callable[[], Awaitable[None]]) -> None:
+        """Call it when all sources are closed that are opened later."""
+        self._stack.push_async_callback(cleanup)
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -224,6 +230,50 @@ async def test_an_index_that_is_away_or_no_longer_to_be_trusted_stays_as_it_was_
     _, plugin = await source.plugin()
     assert versions(plugin) == ("1.0.0", "")
     assert source.reasons == {"MarketplaceNotTrusted"}
+
+
+async def test_files_of_a_marketplace_that_asks_for_a_password_are_fetched_where_manifests_are_read(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefetching, "AGAIN_S", 0.1)
+    data = b"what a plugin is made of"
+    sha256 = hashlib.sha256(data).hexdigest()
+    made = {**msgspec.to_builtins(release("1.0.0")), "sha256": sha256, "url": f"artefacts/{sha256}.zip"}
+    Repository(bed.market).publish(
+        json.dumps({"version": 1, "releases": [made]}).encode(), {}, Keys.one(KEY), datetime.now(UTC)
+    )
+    asked: set[str | None] = set()
+
+    async def serve(request: web.Request) -> web.Response:
+        asked.add(request.headers.get("Authorization"))
+        file = bed.market / request.match_info["path"]
+        return web.Response(body=file.read_bytes()) if file.is_file() else web.Response(status=404)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", serve)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    bed.at_end(runner.cleanup)
+    address = f"127.0.0.1:{runner.addresses[0][1]}/"
+    bed.write()
+    file = bed.manifests / "all.yaml"
+    place = json.dumps({"directory": str(bed.market)})
+    file.write_text(file.read_text().replace(place, json.dumps({"url": f"http://reader:pass-word@{address}"})))
+
+    source = bed.open(Workshop(bed.folder / "indexes", artefacts=bed.folder / "plugins"))
+    published, plugin = await source.plugin()
+    assert plugin.base_url == f"http://{address}"
+    assert b"pass-word" not in msgspec.json.encode(published.snapshot)
+    (problem,) = source.source.problems
+    assert (str(problem.where), problem.reason) == ("NexusPlugin shop/demo", "PluginFetchFailed")
+    assert "pass-word" not in str(problem)
+    (bed.market / "artefacts").mkdir()
+    (bed.market / "artefacts" / f"{sha256}.zip").write_bytes(data)
+    kept = bed.folder / "plugins" / f"{sha256}.zip"
+    await until(lambda: kept.exists() and source.source.problems == ())
+    assert kept.read_bytes() == data
+    assert asked == {encode_basic_auth("reader", "pass-word")}
 
 
 async def test_metadata_that_has_expired_installs_nothing(bed: Bed) -> None:

@@ -142,6 +142,17 @@ def test_a_bundle_carries_a_marketplace_over_the_gap(served: dict[str, Any], sit
     assert (ran.returncode, "MarketplaceRolledBack" in ran.stderr) == (1, True), ran.stderr
 
 
+def test_a_bundle_of_a_marketplace_that_asks_for_a_password(served: dict[str, Any], site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "site" / "all.yaml"
+    file.write_text(file.read_text().replace("http://", "http://reader:pass-word@"))
+    site.headers.clear()
+    told = done("plugin", "bundle", "export", "-f", "site", "-o", "plugins.tar", cwd=tmp_path)
+    assert "acme: acme-headers 0.1.0; 0 wheels" in told
+    assert any(path.startswith("/artefacts/") for path in site.asked)
+    assert all("authorization" in headers for headers in site.headers), "artefacts are asked for with it, too"
+    assert b"pass-word" not in (tmp_path / "plugins.tar").read_bytes()
+
+
 def test_a_bundle_of_another_marketplace_is_refused(served: dict[str, Any], tmp_path: Path) -> None:
     done("plugin", "bundle", "export", "-f", "site", "-o", "plugins.tar", cwd=tmp_path)
     other = json.loads(json.dumps(served))

@@ -162,6 +162,14 @@ def test_a_server_in_trouble_is_unreachable_and_not_empty(site: Site, tmp_path: 
     assert [release.version for release in kept[0].releases] == ["1.0"]
 
 
+def test_a_name_and_password_in_an_address_are_sent(site: Site, tmp_path: Path) -> None:
+    publish(site.root, "1.0")
+    index, _ = Followed(Web(site.url.replace("://", "://reader:pass-word@") + "/"), PINS, tmp_path / "state").update()
+    assert index.origin == f"{site.url}/"
+    wanted = "Basic " + base64.b64encode(b"reader:pass-word").decode()
+    assert {headers.get("authorization") for headers in site.headers} == {wanted}
+
+
 def test_no_server_at_all(tmp_path: Path) -> None:
     with pytest.raises(MarketplaceTrouble) as caught:
         Followed(Web("http://127.0.0.1:1/"), PINS, tmp_path).update()
@@ -171,7 +179,7 @@ def test_no_server_at_all(tmp_path: Path) -> None:
 def test_a_name_and_password_in_an_address_are_not_told(tmp_path: Path) -> None:
     """Conditions and logs are read by more people than the NexusMarketplace."""
     source = Web("http://reader:pass-word@127.0.0.1:1/plugins/index.json")
-    assert source.base_url == "http://reader:pass-word@127.0.0.1:1/plugins/"
+    assert source.base_url == "http://127.0.0.1:1/plugins/", "it goes into indexes and Snapshots"
     with pytest.raises(MarketplaceTrouble) as caught:
         Followed(source, PINS, tmp_path / "state").update()
     for text in (str(caught.value), source.for_people):

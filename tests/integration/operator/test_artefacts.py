@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import encode_basic_auth, web
+from nexus_core.model.plugins import NexusMarketplaceSpec
 from nexus_core.snapshot import PluginInstance, Release, Snapshot, Wheel, WheelNeed
 from nexus_core.snapshot.plugins import Candidate
 from nexus_core.snapshot.wire import artefact_key, artefact_prefix
 from nexus_operator.edge import artefacts
 from nexus_operator.edge.artefacts import ArtefactMirror
 from nexus_operator.edge.consul import ConsulApi
-from nexus_operator.edge.indexes import Indexes
+from nexus_operator.edge.indexes import Indexes, Wanted
 from nexus_operator.publication.artefacts import MAX_BYTES, PART_BYTES
 
 
@@ -128,6 +131,54 @@ async def test_what_gateways_cannot_fetch_and_we_cannot_either_is_told(market: M
     again = mirroring.other()
     await again.ensure(Snapshot(plugins=(instance,)))
     assert again.problems == ()
+
+
+@pytest.fixture
+async def guarded(market: Market) -> AsyncIterator[Market]:
+    """The market on a web server that asks for a name and password; its `base_url` is the Snapshot's, without them."""
+
+    async def serve(request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != encode_basic_auth("reader", "secret"):
+            return web.Response(status=401)
+        file = market.directory / request.match_info["path"]
+        return web.Response(body=file.read_bytes()) if file.is_file() else web.Response(status=404)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", serve)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    market.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    yield market
+    await runner.cleanup()
+
+
+async def follow(indexes: Indexes, url: str) -> None:
+    """Have it know the marketplace; that there is no index is nothing to who fetches artefacts."""
+    publisher = {"name": "me", "publicKey": "A" * 43 + "="}
+    spec = {"source": {"url": url}, "publishers": [publisher]}
+    await indexes.follow({"m": Wanted(NexusMarketplaceSpec.model_validate_json(json.dumps(spec)))})
+
+
+async def test_a_marketplace_that_asks_for_a_password_is_asked_with_it(guarded: Market, mirroring: Mirroring) -> None:
+    import msgspec
+
+    instance = msgspec.structs.replace(guarded.instance(b"one"), wheels=(guarded.wheel(b"wheel"),))
+    await follow(mirroring.indexes, guarded.base_url.replace("://", "://reader:secret@"))
+    await mirroring.mirror.ensure(Snapshot(plugins=(instance,)))
+    assert mirroring.mirror.problems == ()
+    assert await mirroring.kept(b"one") == b"one"
+    assert await mirroring.kept(b"wheel") == b"wheel"
+    await mirroring.indexes.close()
+
+
+async def test_what_gateways_cannot_fetch_for_want_of_a_password_is_told(guarded: Market, mirroring: Mirroring) -> None:
+    await follow(mirroring.indexes, guarded.base_url.replace("://", "://reader:wrong-one@"))
+    await mirroring.mirror.ensure(Snapshot(plugins=(guarded.instance(b"one"),)))
+    [problem] = mirroring.mirror.problems
+    assert (problem.reason, "answered 401" in problem.what) == ("PluginFetchFailed", True)
+    assert "wrong-one" not in str(problem)
+    await mirroring.indexes.close()
 
 
 async def test_what_gateways_fetch_themselves_is_no_problem(market: Market, mirroring: Mirroring) -> None:

@@ -11,8 +11,10 @@ from types import MappingProxyType
 
 from nexus_core.certificates.sealing import Sealer
 from nexus_core.marketplace import Index
+from nexus_core.marketplace.addresses import private_urls
 from nexus_core.marketplace.locks import Lock
 from nexus_core.model import load
+from nexus_core.model.plugins import NexusMarketplaceSpec
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem, sort_problems
 from nexus_core.snapshot import Snapshot, wire
@@ -22,8 +24,10 @@ from nexus_core.translate.hooked import ManifestHook
 from nexus_core.translate.translation import Translation
 from nexus_hosting.manifesthooks import ManifestHooks
 
+from nexus_gateway.edge.sources import prefetching
 from nexus_gateway.edge.sources.indexes import AGAIN_S, Indexes
 from nexus_gateway.edge.sources.making import DEFAULT_CLASS, Fingerprint, Made, NoTexts, Texts
+from nexus_gateway.edge.sources.prefetching import Prefetcher
 
 MAX_FILE_BYTES = 4 * 2**20
 
@@ -58,7 +62,8 @@ class Workshop:
         self._texts = texts or NoTexts()
         self._sealer = sealer
         self._alone = alone
-        self._hooks = ManifestHooks(artefacts or cache / "artefacts")
+        self._files = Prefetcher(artefacts or cache / "artefacts")
+        self._hooks = ManifestHooks(artefacts or cache / "artefacts", self._files.obtain)
         self._read: dict[str, tuple[Stamp, tuple[Resource, ...]]] = {}
         self._snapshot = previous
         self._digest = ""
@@ -67,6 +72,9 @@ class Workshop:
         """See `making.Maker`; unchanged files are not read again."""
         resources, troubles = await asyncio.to_thread(self._parse, found)
         marketplaces = [each for each in resources if each.ref.kind == "NexusMarketplace"]
+        self._files.private = private_urls(
+            each.spec.source.url for each in marketplaces if isinstance(each.spec, NexusMarketplaceSpec)
+        )
         indexes, unavailable = await self._indexes.read(marketplaces)
         now_utc = datetime.now(UTC)
         translation = await self._translate(resources, indexes, locks, now_utc)
@@ -77,11 +85,16 @@ class Workshop:
         if translation.snapshot != self._snapshot or not self._digest:
             self._snapshot = translation.snapshot
             self._digest = (await asyncio.to_thread(wire.encode, self._snapshot)).digest
+        unfetched = await self._files.fetch(self._snapshot)
         unfounded = find_unfounded(translation.mirrors) if self._alone else ()
-        problems = sort_problems((*troubles, *unavailable, *translation.problems, *self._hooks.problems, *unfounded))
+        problems = sort_problems(
+            (*troubles, *unavailable, *translation.problems, *self._hooks.problems, *unfetched, *unfounded)
+        )
         due_in_s = self._indexes.due_in_s(asyncio.get_running_loop().time())
         if unlisted and due_in_s is not None:
             due_in_s = min(due_in_s, AGAIN_S)  # perhaps it is being published
+        if unfetched:
+            due_in_s = min(due_in_s, prefetching.AGAIN_S) if due_in_s is not None else prefetching.AGAIN_S
         if translation.changes_at_utc is not None:
             opens_in_s = (translation.changes_at_utc - now_utc).total_seconds()
             due_in_s = min(due_in_s, opens_in_s) if due_in_s is not None else opens_in_s
