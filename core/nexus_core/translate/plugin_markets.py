@@ -21,6 +21,9 @@ from nexus_core.translate.memory import Memory
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.worlds import World
 
+UNLISTED = frozenset({"PluginNotFound", "PluginVersionNotFound"})
+"""Reasons of problems that a newer index may take away."""
+
 
 @dataclass(frozen=True)
 class Market:

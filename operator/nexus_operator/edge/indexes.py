@@ -16,6 +16,7 @@ from types import MappingProxyType
 from nexus_core.marketplace import Index
 from nexus_core.marketplace.addresses import private_urls
 from nexus_core.model.plugins import NexusMarketplaceSpec
+from nexus_core.problems import Problem
 from nexus_marketplace import sources
 from nexus_marketplace.sources import ReadConfigMap, SourcePort
 from nexus_marketplace.troubles import MarketplaceTrouble
@@ -27,6 +28,12 @@ log = logging.getLogger(__name__)
 FIRST_WAIT_S = 1.0
 """How long a reconciliation waits for the first answer of a new marketplace, so that its plugins need no second round."""
 RETRY_S = 15.0
+ASKED_S = 2.0
+"""How old an index may be when a plugin asks for a release that it does not list: perhaps it was published just now."""
+AGAIN_S = 15.0
+"""How soon it is looked at again while a plugin asks for such a release; this often:"""
+LOOKS = 10
+"""Then as usual: what is not there by then may never be."""
 ROLES = ("root", "timestamp", "snapshot", "targets")
 
 
@@ -49,12 +56,16 @@ class Wanted:
 
 @dataclass(slots=True)
 class _Entry:
+    """looked_at: on the event loop's clock, when the last look began. doubts: how many looks are still to come sooner than usual."""
+
     wanted: Wanted
     task: asyncio.Task[None]
     index: Index | None = None
     versions: Versions | None = None
     trouble: Trouble | None = None
     again: asyncio.Event = field(default_factory=asyncio.Event)
+    looked_at: float = 0.0
+    doubts: int = 0
 
 
 class Indexes:
@@ -71,6 +82,7 @@ class Indexes:
         self._changed = changed
         self._configmap = configmap
         self._entries: dict[str, _Entry] = {}
+        self._unlisted: frozenset[Problem] = frozenset()
 
     @property
     def current(self) -> Mapping[str, Index]:
@@ -131,10 +143,26 @@ class Indexes:
             for answered in fresh:
                 answered.set()  # from now on a first answer is news like any other
 
+    def doubt(self, unlisted: frozenset[Problem]) -> None:
+        """Plugins ask for what no index lists: have all looked at as soon as they are not quite new, and `LOOKS` times in all.
+
+        unlisted: these problems, of the newest translation. Those that were there before begin nothing anew.
+        """
+        begun = unlisted - self._unlisted
+        self._unlisted = unlisted
+        loop = asyncio.get_running_loop()
+        for entry in self._entries.values():
+            if not unlisted:
+                entry.doubts = 0
+            elif begun and not entry.wanted.spec.source.bundled:
+                entry.doubts = LOOKS
+                loop.call_later(max(entry.looked_at + ASKED_S - loop.time(), 0.0), entry.again.set)
+
     async def close(self) -> None:
         """Stop following, until `follow` is called again."""
         tasks = [entry.task for entry in self._entries.values()]
         self._entries.clear()
+        self._unlisted = frozenset()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -145,6 +173,8 @@ class Indexes:
         followed: Followed | None = None
         while True:
             entry.again.clear()
+            entry.looked_at = asyncio.get_running_loop().time()
+            entry.doubts = max(entry.doubts - 1, 0)
             before = (entry.index, entry.trouble, entry.versions)
             try:
                 if followed is None:
@@ -167,10 +197,15 @@ class Indexes:
                     self._changed()
             answered.set()
             try:
-                async with asyncio.timeout(RETRY_S if entry.trouble is not None else self._ttl_s):
+                async with asyncio.timeout(self._wait_s(entry)):
                     await entry.again.wait()
             except TimeoutError:
                 continue
+
+    def _wait_s(self, entry: _Entry) -> float:
+        if entry.trouble is not None:
+            return RETRY_S
+        return min(AGAIN_S, self._ttl_s) if entry.doubts else self._ttl_s
 
     def _followed(self, wanted: Wanted) -> Followed:
         """Raises `MarketplaceTrouble`."""

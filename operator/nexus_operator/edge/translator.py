@@ -15,6 +15,7 @@ from nexus_core.problems import ObjectRef
 from nexus_core.snapshot import PluginInstance, Snapshot
 from nexus_core.translate import Session, Translation
 from nexus_core.translate.hooked import ManifestHook
+from nexus_core.translate.plugin_markets import UNLISTED
 from nexus_hosting.manifesthooks import ManifestHooks
 
 from nexus_operator.children.gateways import of_deleted_classes
@@ -109,6 +110,8 @@ class Translator:
             self.session, self._candidates = Session(), Session()  # what they remember may be half of a world
             raise
         self._last = translation
+        problems = (*translation.problems, *(candidate.problems if candidate is not None else ()))
+        self._indexes.doubt(frozenset(problem for problem in problems if problem.reason in UNLISTED))
         return Translated(held, translation, candidate)
 
     def due_in_s(self) -> float:

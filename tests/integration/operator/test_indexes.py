@@ -7,6 +7,7 @@ import base64
 import json
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nexus_core.marketplace import signed_bytes
 from nexus_core.model.plugins import NexusMarketplaceSpec
+from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Release
+from nexus_gateway.testing import until
 from nexus_marketplace.publishing import Artefact, build_index, public_key
 from nexus_marketplace.repository import Keys, Repository
-from nexus_marketplace.trust import Versions
+from nexus_marketplace.trust import Followed, Versions
 from nexus_operator.edge import indexes
 from nexus_operator.edge.indexes import Indexes, Wanted, parse_versions, show_versions
 from nexus_operator.edge.markets import read_config_map, wanted_of
@@ -150,6 +153,78 @@ async def test_the_annotation_has_it_looked_at_now(
     market.publish("1.0", "1.1")
     await following.indexes.follow({"m": market.wanted(refresh="b")})
     await following.until("1.1")
+
+
+MISSING = Problem(
+    ObjectRef("NexusPlugin", "shop", "demo"), ".spec.version", "PluginVersionNotFound", "It has no 1.1.", ""
+)
+
+
+async def test_a_release_that_is_not_listed_has_it_looked_at_now(
+    following: Following, market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexes, "ASKED_S", 0.0)
+    following.indexes._ttl_s = 3600.0
+    await following.first(market.wanted())
+    market.publish("1.0", "1.1")
+    following.indexes.doubt(frozenset({MISSING}))
+    await following.until("1.1")
+
+
+async def test_it_is_looked_at_again_until_it_is_listed(
+    following: Following, market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexes, "ASKED_S", 0.0)
+    monkeypatch.setattr(indexes, "AGAIN_S", 0.1)
+    following.indexes._ttl_s = 3600.0
+    await following.first(market.wanted())
+    entry = following.indexes._entries["m"]
+    following.indexes.doubt(frozenset({MISSING}))
+    await until(lambda: entry.doubts <= indexes.LOOKS - 2)
+    market.publish("1.0", "1.1")
+    await following.until("1.1")
+    following.indexes.doubt(frozenset())
+    assert entry.doubts == 0
+    assert following.indexes._wait_s(entry) == 3600.0
+
+
+async def test_what_will_never_be_there_is_looked_for_ten_times(
+    following: Following, market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexes, "ASKED_S", 0.0)
+    monkeypatch.setattr(indexes, "AGAIN_S", 0.01)
+    following.indexes._ttl_s = 3600.0
+    await following.first(market.wanted())
+    asked = market.asked
+    entry = following.indexes._entries["m"]
+    looks = 0
+
+    def looked(*_: object) -> tuple[object, object]:
+        nonlocal looks
+        looks += 1
+        return entry.index, entry.versions
+
+    monkeypatch.setattr(Followed, "update", looked)
+    following.indexes.doubt(frozenset({MISSING}))
+    following.indexes.doubt(frozenset({MISSING}))  # the next translation finds the same
+    await until(lambda: looks == indexes.LOOKS)
+    following.indexes.doubt(frozenset({MISSING}))
+    assert (entry.doubts, looks, market.asked) == (0, indexes.LOOKS, asked)
+    assert following.indexes._wait_s(entry) == 3600.0
+    other = replace(MISSING, what="It has no 1.2.")
+    following.indexes.doubt(frozenset({MISSING, other}))
+    await until(lambda: looks == 2 * indexes.LOOKS and entry.doubts == 0)
+    assert not following.changed.is_set(), "nobody is woken for nothing"
+
+
+async def test_an_index_that_was_just_read_is_taken_as_it_is_for_a_moment(following: Following, market: Market) -> None:
+    following.indexes._ttl_s = 3600.0
+    await following.first(market.wanted())
+    entry = following.indexes._entries["m"]
+    following.indexes.doubt(frozenset({MISSING}))
+    await asyncio.sleep(0)
+    assert not entry.again.is_set()
+    assert entry.doubts == indexes.LOOKS
 
 
 @pytest.mark.parametrize("kind", ["away", "broken", "rolled back", "expired"])

@@ -147,6 +147,19 @@ async def test_another_release_is_another_hook(world: World) -> None:
     assert await world.paths() == {"web": "/1.1.0/web"}
 
 
+async def test_a_version_that_is_asked_for_is_looked_for_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexes, "ASKED_S", 0.0)
+    world.indexes._ttl_s = 3600.0
+    await world.paths()
+    world.news.clear()
+    world.publish("1.1.0")
+    world.put("NexusPlugin", "prefix", {"marketplace": "acme", "version": "==1.1.0", "canary": {"seconds": 0}})
+    await world.paths()
+    async with asyncio.timeout(20):
+        await world.news.wait()
+    assert await world.paths() == {"web": "/1.1.0/web"}
+
+
 async def test_a_plugin_in_a_config_map_hooks_from_the_start(world: World) -> None:
     """Its process reads no ConfigMap: the operator gives it the files."""
     world.move_into_config_map()

@@ -21,6 +21,7 @@ from nexus_core.snapshot import Snapshot, wire
 from nexus_core.translate import translate
 from nexus_core.translate.endpoint_slices import find_unfounded
 from nexus_core.translate.hooked import ManifestHook
+from nexus_core.translate.plugin_markets import UNLISTED
 from nexus_core.translate.translation import Translation
 from nexus_hosting.manifesthooks import ManifestHooks
 
@@ -31,8 +32,6 @@ from nexus_gateway.edge.sources.prefetching import Prefetcher
 
 MAX_FILE_BYTES = 4 * 2**20
 
-UNLISTED = frozenset({"PluginNotFound", "PluginVersionNotFound"})
-"""Reasons that a newer index may take away."""
 Stamp = tuple[int, int, int]
 _AGAIN: Stamp = (0, 0, 0)
 """No file has it: the next look reads the file again."""
