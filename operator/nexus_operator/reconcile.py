@@ -35,6 +35,7 @@ from nexus_operator.edge.kube import KubeApi, KubeError
 from nexus_operator.edge.markets import read_config_map
 from nexus_operator.edge.pluginlife import PluginLife
 from nexus_operator.edge.publisher import Publisher
+from nexus_operator.edge.reportwatch import ReportWatch
 from nexus_operator.edge.samples import SampleFeed
 from nexus_operator.edge.sealkeys import ensure_seal_key
 from nexus_operator.edge.serviceplugins import ServiceLists
@@ -46,6 +47,7 @@ from nexus_operator.mirror.registrations import Registration, counts
 from nexus_operator.publication.acks import Fingerprints, Ledger
 from nexus_operator.publication.fleets import Fleet
 from nexus_operator.publication.previews import Held, Preview, build_preview
+from nexus_operator.publication.servicereports import hostings
 from nexus_operator.settings import Settings
 from nexus_operator.status.build import build_statuses
 from nexus_operator.status.fronts import fronts_of, replicas_of
@@ -118,6 +120,7 @@ class Reconciler:
         self._acks = AckWatch(
             self._consul, self._settings.prefix, changed=self._on_runtime, returned=self._on_consul_back
         )
+        self._reports = ReportWatch(self._consul, self._settings.prefix, changed=self._on_runtime)
         self._loaded = False
         self._life = PluginLife(self._kube, self._consul, self._inventory, self._settings.prefix)
         # What was applied is what the last leader applied: the Snapshot tells, our memory of an earlier term does not.
@@ -158,6 +161,7 @@ class Reconciler:
         self._start_leading()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._acks.run(), name="acks")
+            group.create_task(self._reports.run(), name="reports of services")
             group.create_task(self._loop(), name="reconcile")
 
     async def close(self) -> None:
@@ -447,6 +451,9 @@ class Reconciler:
             candidate_problems=self._candidate.problems if self._candidate is not None else (),
             locks=self._life.locks,
             figures=self._life.figures,
+            hostings=hostings(self._reports.current, service_plugins(self._translation.snapshot, self._held.world))
+            if self._reports.current
+            else {},
             metadata={name: show_versions(versions) for name, versions in self._indexes.versions.items()},
         )
         writes = needed(build_statuses(view, self._routes))

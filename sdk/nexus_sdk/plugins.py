@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,7 @@ import msgspec
 from nexus_core.discovery import Endpoint, service_name
 from nexus_core.hooks import Refusal
 from nexus_core.snapshot import PluginInstance
+from nexus_core.snapshot.service_reports import reports_key
 from nexus_hosting.hosted import Hosted, Unavailable
 from nexus_hosting.judges import RemoteVerifier
 from nexus_hosting.means import Means
@@ -128,6 +130,7 @@ class ServicePlugins:
             app.background(self._follow_file, name="list of plugins")
         elif settings.consul.url:
             app.background(self._follow_consul, name="list of plugins")
+            app.background(self._report, name="reports of plugins")
         else:
             self._known.set()
         app.background(self._apply, name="plugins")
@@ -262,6 +265,22 @@ class ServicePlugins:
                 self._news.set()
 
     # ---- what is seen of them
+
+    async def _report(self) -> None:
+        """Tell the operator, by Consul, what plugins do here; for ever."""
+        from nexus_sdk.consul.connection import Connection
+        from nexus_sdk.consul.reporting import Reporting
+
+        settings = self._app.settings
+        # Whoever listens on a port of a host is one process: a restarted one takes over from the one before.
+        instance = f"{socket.gethostname()}-{self._app.port}"
+        key = reports_key(f"{settings.namespace}/{settings.name}", instance, settings.consul.prefix)
+        connection = Connection(settings.consul.url or "", settings.consul.token)
+        reporting = Reporting(connection, key, self._hosted.reports, self._hosted.changed)
+        try:
+            await reporting.run()
+        finally:
+            await reporting.close()
 
     async def _check(self) -> None:
         if not self._known.is_set():

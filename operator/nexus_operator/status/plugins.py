@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nexus_core.marketplace.locks import NO_LOCK, Lock, RefusedRelease, config_digest
@@ -15,6 +15,7 @@ from packaging.version import InvalidVersion, Version
 
 from nexus_operator.publication.acks import reports_of
 from nexus_operator.publication.locks import show_lock
+from nexus_operator.publication.servicereports import Hosting
 from nexus_operator.status.conditions import Condition, merge, summary
 from nexus_operator.status.view import View
 from nexus_operator.status.writes import StatusWrite
@@ -57,7 +58,7 @@ def _plugin(
         "version": version or None,
         "candidate": candidate.instance.release.version if candidate is not None else None,
         "available": status.available or None,
-        "state": _state(status, conditions, reports, instance, refused),
+        "state": _state(status, conditions, _said(reports, view.hostings.get(name, ())), instance, refused),
         "lock": _lock(lock, instance) if lock != NO_LOCK else None,
         "callsPerSecond": figure.calls_per_s if figure is not None else None,
         "p99Milliseconds": figure.p99_ms if figure is not None else None,
@@ -75,25 +76,52 @@ def _reports(view: View, name: str, instance: PluginInstance | None) -> tuple[tu
 
 
 def _programmed(view: View, status: PluginStatus, instance: PluginInstance | None) -> Condition:
-    """`Programmed`, made False by any replica that cannot run the plugin: an ack alone says no more than that it was told."""
-    programmed = view.programmed(str(status.ref))
-    if programmed.status != "True":
-        return programmed
+    """`Programmed`, made False by any gateway and any service's instance that cannot run the plugin: an ack alone says no more than
+    that a gateway was told.
+    """
     plugin = f"{status.ref.namespace}/{status.ref.name}"
-    reports = _reports(view, plugin, instance)
+    found = view.programmed(str(status.ref))
+    if found.status == "True":
+        found = _on_gateways(view, _reports(view, plugin, instance)) or found
+    if found.status == "True" or found.reason in WAITING:
+        # What a service says of the plugin is so whether or not a gateway has it.
+        failing, missing = _in_services(view, view.hostings.get(plugin, ()))
+        return failing or (missing if missing is not None and found.status == "True" else found)
+    return found
+
+
+def _on_gateways(view: View, reports: tuple[tuple[str, PluginReport | None], ...]) -> Condition | None:
+    """What is wrong on gateways, None if nothing."""
     bad = [report for _, report in reports if report is not None and report.state != "loaded"]
     if bad:
-        first = bad[0]
-        reason = first.reason or "PluginFailed"
-        left = f"; there version {first.version} stays in use" if first.state == "previous" and first.version else ""
-        what = f"On {len(bad)} of {len(reports)} gateways it does not run as declared{left}. {first.message}"
-        return Condition("Programmed", "False", reason, view.linked(reason, what.strip()))
+        return _failing(view, f"On {len(bad)} of {len(reports)} gateways", bad[0])
     missing = sum(1 for _, report in reports if report is None)
     if missing:
         return Condition(
             "Programmed", "Unknown", "Pending", f"{missing} of {len(reports)} gateways have not loaded it yet."
         )
-    return programmed
+    return None
+
+
+def _in_services(view: View, hostings: tuple[Hosting, ...]) -> tuple[Condition | None, Condition | None]:
+    """What is wrong in the first service where something is, and where it is not loaded yet; None for neither."""
+    failing = missing = None
+    for each in hostings:
+        where = f"{len(each.reports)} instances of NexusService {each.service}"
+        if each.bad and failing is None:
+            failing = _failing(view, f"On {len(each.bad)} of {where}", each.bad[0])
+        if each.missing and missing is None:
+            what = f"{each.missing} of {where} have not loaded it yet."
+            missing = Condition("Programmed", "Unknown", "Pending", what)
+    return failing, missing
+
+
+def _failing(view: View, where: str, first: PluginReport) -> Condition:
+    """where: as a sentence begins. first: of the reports from there that are not good."""
+    reason = first.reason or "PluginFailed"
+    left = f"; there version {first.version} stays in use" if first.state == "previous" and first.version else ""
+    how = "it is disabled:" if first.state == "disabled" else f"it does not run as declared{left}."
+    return Condition("Programmed", "False", reason, view.linked(reason, f"{where} {how} {first.message}".strip()))
 
 
 def _updated(
@@ -148,14 +176,14 @@ def _newer(version: str, other: str) -> bool:
 def _state(
     status: PluginStatus,
     conditions: list[Condition],
-    reports: tuple[tuple[str, PluginReport | None], ...],
+    said: Iterable[PluginReport | None],
     instance: PluginInstance | None,
     refused: RefusedRelease | None,
 ) -> str:
     """One word for a column: the most pressing thing that is so."""
     if not status.enabled:
         return "Off"
-    if any(report is not None and report.state == "disabled" for _, report in reports):
+    if any(report is not None and report.state == "disabled" for report in said):
         return "Disabled"
     if any(c.status == "False" and c.reason not in WAITING for c in conditions):
         return "Failed"
@@ -164,6 +192,15 @@ def _state(
     if any(c.status != "True" for c in conditions):
         return "Pending"
     return "RolledBack" if refused is not None else "Running"
+
+
+def _said(
+    reports: tuple[tuple[str, PluginReport | None], ...], hostings: tuple[Hosting, ...]
+) -> Iterator[PluginReport | None]:
+    """What is said of a plugin, by gateways and services."""
+    yield from (report for _, report in reports)
+    for each in hostings:
+        yield from each.reports
 
 
 def _lock(lock: Lock, instance: PluginInstance | None) -> dict[str, Any]:

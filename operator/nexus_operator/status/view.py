@@ -17,6 +17,7 @@ from nexus_core.translate import Translation
 from nexus_operator.publication.figures import Figure
 from nexus_operator.publication.fleets import Fleet
 from nexus_operator.publication.previews import Preview
+from nexus_operator.publication.servicereports import Hosting
 from nexus_operator.status.conditions import Condition, from_problems
 from nexus_operator.world.addresses import Address, url_of
 from nexus_operator.world.inventory import Inventory
@@ -56,8 +57,8 @@ class View:
     consul_fault: why Consul cannot be used now, or empty. fronts: what stands before the replicas of each Gateway that has a data
     plane, by `<namespace>/<name>`. listeners: those that are wanted, by id. gateway_url: configured base of the URLs shown, or
     empty. preview: of the objects that are held back, None without any. candidate_problems: what is wrong if they were applied.
-    locks, figures: of plugins, by `<namespace>/<name>`. metadata: what statuses of marketplaces hold of the metadata that was trusted
-    last, by name.
+    locks, figures: of plugins, by `<namespace>/<name>`; hostings: what services say of them, by the same. metadata: what statuses of
+    marketplaces hold of the metadata that was trusted last, by name.
     """
 
     inventory: Inventory
@@ -83,6 +84,7 @@ class View:
     candidate_problems: tuple[Problem, ...] = ()
     locks: Mapping[str, Lock] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
+    hostings: Mapping[str, tuple[Hosting, ...]] = field(default_factory=dict)
     metadata: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
     controller_name: str = CONTROLLER_NAME
     _live: dict[tuple[int, frozenset[str] | None], Condition] = field(

@@ -5,7 +5,7 @@ null; `acks`: gateways as `{name, generation?, plugins?, gateway?, listeners?}`;
 `<namespace>/<name>` of a Gateway, the `addresses` of its data plane, how many replicas are `ready` (1), `ports` that are open (all);
 `childProblems`: what went wrong with children. Of plugins: `indexes`, releases as `{name, version, …}` by marketplace; `locks` as
 statuses hold them, `publishedLocks` where the Snapshot that is out was made with others; `figures`; `metadata` and `troubles` of
-marketplaces.
+marketplaces; `services`: what their instances report of plugins, by service, instance and plugin.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Ack, PluginReport, Published, Release, wire
 from nexus_core.translate import translate
 from nexus_core.translate.features import NEEDED_FIELDS
+from nexus_core.translate.service_plugins import service_plugins
 from nexus_operator.children.gateways import of_deleted_classes
 from nexus_operator.mirror.endpoints import named_services, slices_by_service
 from nexus_operator.publication.acks import Ledger, fingerprints
 from nexus_operator.publication.figures import Figure
 from nexus_operator.publication.fleets import Fleet
 from nexus_operator.publication.locks import parse_lock
+from nexus_operator.publication.servicereports import hostings
 from nexus_operator.status.build import build_statuses
 from nexus_operator.status.view import Front, Trouble, View
 from nexus_operator.status.writes import needed
@@ -115,6 +117,10 @@ def view_of(case: dict[str, Any]) -> View:
         locks=locks,
         figures={name: Figure(*figure) for name, figure in case.get("figures", {}).items()},
         metadata=case.get("metadata", {}),
+        hostings=hostings(
+            msgspec.convert(case.get("services", {}), dict[str, dict[str, dict[str, PluginReport]]]),
+            service_plugins(translation.snapshot, resources),
+        ),
     )
 
 

@@ -10,12 +10,14 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import pytest
 from aiohttp import web
-from nexus_core.snapshot import Discovered, Snapshot, Upstream, wire
+from nexus_core.snapshot import Discovered, PluginReport, Snapshot, Upstream, wire
 from nexus_core.snapshot.samples import samples_key, samples_prefix, wanted_key
+from nexus_core.snapshot.service_reports import reports_key
 from nexus_gateway.app import Gateway
 from nexus_gateway.building import build_discovery, build_source
 from nexus_gateway.settings import GatewaySettings
@@ -24,8 +26,11 @@ from nexus_operator.edge.ackwatch import AckWatch
 from nexus_operator.edge.catalog import Catalog
 from nexus_operator.edge.consul import ConsulApi, ConsulAway
 from nexus_operator.edge.publisher import Publisher
+from nexus_operator.edge.reportwatch import ReportWatch
 from nexus_operator.edge.samples import SampleFeed
 from nexus_operator.mirror.registrations import Registration
+from nexus_sdk.consul.connection import Connection, ConsulRefused
+from nexus_sdk.consul.reporting import Reporting
 from nexus_sdk.discovery.consul import ConsulDiscovery
 
 from tests.integration.operator.conftest import REPOSITORY, ConsulProcess
@@ -36,10 +41,18 @@ PREFIX, NODE = "nexus", "nexus-k8s"
 PAGE = REPOSITORY / "docs" / "how-to" / "install-on-kubernetes.md"
 
 
-def policies() -> tuple[str, str]:
-    """The operator's and the data planes', as the page has them."""
-    operator, planes = re.findall(r"```hcl\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    return operator, planes
+class Policies(NamedTuple):
+    """Of the operator, of data planes, and what the event hub shop/events needs for its plugins."""
+
+    operator: str
+    planes: str
+    hub: str
+
+
+def policies() -> Policies:
+    """As the page has them."""
+    operator, planes, hub = re.findall(r"```hcl\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return Policies(operator, planes, hub)
 
 
 class Guarded:
@@ -64,14 +77,14 @@ def guarded(consul_program: Path, tmp_path: Path) -> Iterator[Guarded]:
 
 @pytest.fixture
 async def operator(guarded: Guarded) -> AsyncIterator[ConsulApi]:
-    api = ConsulApi(guarded.url, guarded.token("operator", policies()[0]))
+    api = ConsulApi(guarded.url, guarded.token("operator", policies().operator))
     yield api
     await api.close()
 
 
 @pytest.fixture
 def planes(guarded: Guarded) -> str:
-    return guarded.token("planes", policies()[1])
+    return guarded.token("planes", policies().planes)
 
 
 def entry(port: int) -> Registration:
@@ -217,3 +230,32 @@ async def test_without_a_token_nothing_is_told(guarded: Guarded, operator: Consu
     finally:
         await nobody.close()
         await discovery.close()
+
+
+async def test_a_hub_reads_its_list_and_says_what_its_plugins_do(guarded: Guarded, operator: ConsulApi) -> None:
+    token = guarded.token("hub", policies().hub)
+    said = {"shop/mask": PluginReport("loaded", "1.0.0")}
+    heard = asyncio.Event()
+    watch = ReportWatch(operator, PREFIX, changed=heard.set)
+    reporting = Reporting(
+        Connection(guarded.url, token), reports_key("shop/events", "e-1", PREFIX), lambda: said, asyncio.Event()
+    )
+    tasks = [asyncio.create_task(watch.run()), asyncio.create_task(reporting.run())]
+    async with asyncio.timeout(30):
+        await heard.wait()
+    assert watch.current == {"shop/events": {"e-1": said}}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await reporting.close()
+
+    key = f"{PREFIX}/services/shop/events/plugins"
+    await operator.put(key, b"[]")
+    connection = Connection(guarded.url, token)
+    kv = connection.client.kv
+    _, entry = await connection.call(kv.get(key))
+    assert entry["Value"] == b"[]"
+    for other in (key, reports_key("shop/other", "e-1", PREFIX)):
+        with pytest.raises(ConsulRefused):
+            await connection.call(kv.put(other, b"{}"))
+    await connection.close()
