@@ -23,6 +23,7 @@ from nexus_core.snapshot import (
 from nexus_core.snapshot.routes import HeaderMatch
 from nexus_gateway.edge.admin import Admin, State
 from nexus_gateway.edge.explaining import explain
+from nexus_gateway.edge.plugins.logbooks import Logbook
 from nexus_gateway.testing import Harness, route, rule, snapshot, turns_while, upstream
 
 LIMIT = RateLimit("NexusPolicy shop/calm/0", 10, per_s=1.0, burst=20)
@@ -158,6 +159,7 @@ async def test_requests_are_served_while_thousands_of_routes_are_looked_through(
             lambda: None,
             None,
             gateway.samples,
+            Logbook(lambda _: False),
         )
     )
     asked = make_mocked_request("GET", "/")
