@@ -11,7 +11,7 @@ from pydantic import Field
 
 from nexus_core.model.base import LABEL_PATTERN, NAME_PATTERN, Model
 from nexus_core.model.policies import TargetRef
-from nexus_core.model.rules import Rule
+from nexus_core.model.rules import Rule, at_least
 
 
 def _is_range(text: str) -> bool:
@@ -175,8 +175,8 @@ class PluginBudgets(Model):
     call_seconds: Annotated[float, Field(gt=0, le=60)] | None = Field(
         default=None, description="How long one call may take. Default: timeoutSeconds."
     )
-    block_seconds: Annotated[float, Field(ge=0.05, le=10)] = Field(
-        default=1, description="How long one call may hold the event loop before it is interrupted."
+    block_seconds: Annotated[float, Field(gt=0, le=10), at_least(0.05)] = Field(
+        default=1, description="How long one call may hold the event loop before it is interrupted. At least 0.05."
     )
     body_bytes: Annotated[int, Field(ge=1024, le=104857600)] = Field(
         default=1048576, description="How much of one body or message is buffered for it."
@@ -249,6 +249,7 @@ class NexusPluginSpec(Model):
         default=(),
         max_length=16,
         description="Values of the configuration that come from Secrets of the same namespace.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["path"]},
     )
     target_refs: tuple[TargetRef, ...] = Field(
         default=(),

@@ -55,3 +55,17 @@ class Rule:
         found = handler(schema)
         found["x-kubernetes-validations"] = [*found.get("x-kubernetes-validations", []), self.as_schema()]
         return found
+
+
+def at_least(limit: float) -> Rule:
+    """Return the rule of a number that has a fraction for its minimum.
+
+    A schema's `minimum` would not do: the API server cuts it to a whole number before it compares a whole number with it, and takes
+    a 0 for 0.05. The field has `gt=0` beside this.
+    """
+    return Rule(
+        cel=f"self >= {limit!r}",
+        what="The number is too small.",
+        fix=f"Write {limit!r} or more.",
+        holds=lambda value: bool(value >= limit),
+    )

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from nexus_core.model.base import HOSTNAME_PATTERN, Model
-from nexus_core.model.rules import Rule
+from nexus_core.model.rules import Rule, at_least
 from nexus_core.snapshot.policies import RETRY_ON, Algorithm
 
 Seconds = Annotated[float, Field(ge=0, le=86400)]
@@ -199,8 +199,8 @@ class HealthCheck(Model):
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         default=None, description="Port that is asked. Default: the one that takes requests."
     )
-    interval_seconds: Annotated[float, Field(ge=0.1, le=3600)] | None = Field(
-        default=None, description="Seconds between two probes of an endpoint. Default 5."
+    interval_seconds: Annotated[float, Field(gt=0, le=3600), at_least(0.1)] | None = Field(
+        default=None, description="Seconds between two probes of an endpoint, at least 0.1. Default 5."
     )
     timeout_seconds: Annotated[float, Field(gt=0, le=3600)] | None = Field(
         default=None, description="Seconds one probe may take. Default 1."

@@ -75,6 +75,17 @@ def test_every_schema_is_structural() -> None:
             assert set(keys) <= set(schema["items"]["required"]), path
 
 
+def test_minimums_of_numbers_are_whole() -> None:
+    """The API server compares a whole number with the whole part of a minimum: it would take 0 for 0.05."""
+    minimums = [
+        (path, schema["minimum"])
+        for path, schema in schemas()
+        if schema.get("type") == "number" and "minimum" in schema
+    ]
+    assert minimums
+    assert [(path, minimum) for path, minimum in minimums if minimum != int(minimum)] == []
+
+
 def test_every_field_is_explained() -> None:
     for path, schema in schemas():
         for name, field in schema.get("properties", {}).items():
