@@ -6,6 +6,7 @@ Gateways are stood in for by their acks; `test_journey.py` has real ones.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -19,13 +20,14 @@ from typing import Any
 
 import pytest
 import yaml
-from nexus_core.snapshot import Ack, samples, wire
+from nexus_core.snapshot import Ack, PluginReport, samples, service_reports, wire
 from nexus_testbed import Cluster, ClusterError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
 HERE = Path(__file__).resolve().parent
-CRDS = HERE.parents[1] / "crds"
+REPOSITORY = HERE.parents[1]
+CRDS = REPOSITORY / "crds"
 WEBPOD = str(HERE / "webpod.py")
 CONSUL = "http://10.100.0.1:8500"
 NS = "op"
@@ -494,6 +496,61 @@ def test_a_plugin_that_a_gateway_cannot_load_says_so(
         }
     )
     wait_condition(bed, "p", "Ready", "False", of="nexusplugin")
+
+
+def test_what_a_service_says_of_its_plugins_is_shown(
+    bed: Cluster, operator: subprocess.Popen[Any], gateway: AckingGateway
+) -> None:
+    """Two instances of an event hub, of which one has disabled its plugin, and then is gone."""
+    publisher = (REPOSITORY / "plugins" / "index" / "nexus_plugins" / "publisher.pub").read_text().strip()
+    marketplace = {
+        "apiVersion": "nexus.dev/v1alpha1", "kind": "NexusMarketplace", "metadata": {"name": "official"},
+        "spec": {"source": {"bundled": True}, "publishers": [{"name": "nexus", "publicKey": publisher}]},
+    }  # fmt: skip
+    headers = {"read": ["accept-encoding", "content-encoding", "content-type"], "write": ["accept-encoding"]}
+    mask = {
+        "apiVersion": "nexus.dev/v1alpha1", "kind": "NexusPlugin", "metadata": {"name": "pii-mask", "namespace": NS},
+        "spec": {"marketplace": "official", "grants": {"headers": headers},
+                 "targetRefs": [{"group": "nexus.dev", "kind": "NexusService", "name": "hub"}]},
+    }  # fmt: skip
+    hub = service("hub", type="events", backend={"addresses": ["10.9.9.9:80"]}, expose={"path": "/hub"})
+    bed.apply([marketplace, hub, mask])
+    listed = eventually(
+        bed,
+        lambda: bed.http_get(f"{CONSUL}/v1/kv/nexus/services/{NS}/hub/plugins?raw").body,
+        "the hub's list of plugins is written",
+    )
+    [wanted] = json.loads(listed)
+    loaded = PluginReport("loaded", wanted["release"]["version"])
+    gateway.failing = {f"{NS}/pii-mask": loaded}
+    eventually(bed, lambda: _acks(bed) == [{f"{NS}/pii-mask": loaded}], "the gateway has loaded it")
+
+    def say(instance: str, report: PluginReport) -> str:
+        settings = {"TTL": "60s", "Behavior": "delete", "LockDelay": "0s"}
+        session = bed.http("PUT", f"{CONSUL}/v1/session/create", body=json.dumps(settings).encode()).json()["ID"]
+        path = f"/v1/kv/{service_reports.reports_key(f'{NS}/hub', instance)}?acquire={session}"
+        body = service_reports.encode_reports({f"{NS}/pii-mask": report})
+        assert bed.http("PUT", f"{CONSUL}{path}", body=body).json() is True
+        return str(session)
+
+    sessions = [say("hub-1", loaded)]
+    wait_condition(bed, "pii-mask", "Ready", "True", of="nexusplugin")
+    why = "20 of its 20 calls failed within 10 s (100 %); its budget is 50 %."
+    sessions.append(say("hub-2", PluginReport("disabled", loaded.version, "PluginDisabled", why)))
+    condition = wait_condition(bed, "pii-mask", "Programmed", "False", "PluginDisabled", of="nexusplugin")
+    assert condition["message"].startswith(f"On 1 of 2 instances of NexusService {NS}/hub it is disabled: {why}")
+    assert bed.get("nexusplugin", "pii-mask", NS)["status"]["state"] == "Disabled"
+    bed.http("PUT", f"{CONSUL}/v1/session/destroy/{sessions.pop()}", body=b"")
+    wait_condition(bed, "pii-mask", "Ready", "True", of="nexusplugin")
+    bed.http("PUT", f"{CONSUL}/v1/session/destroy/{sessions.pop()}", body=b"")
+
+
+def _acks(bed: Cluster) -> list[dict[str, PluginReport]]:
+    """What the gateways say of plugins."""
+    found = bed.http_get(f"{CONSUL}/v1/kv/{wire.ack_prefix()}?recurse")
+    if found.status == 404:
+        return []
+    return [dict(wire.decode_ack(base64.b64decode(entry["Value"])).plugins) for entry in found.json()]
 
 
 # --- what it survives ------------------------------------------------------------------------------------------------------
