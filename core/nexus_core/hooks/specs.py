@@ -85,8 +85,12 @@ HOOKS: tuple[HookSpec, ...] = (
     HookSpec(
         "on_response", "gateway", "1.0", (("request", "RequestHead"), ("response", "ResponseHead")), ("ResponseHead", "Reply"),
         True, _CALL,
-        "When the response's head is here, in reverse order of the plugins. `request` is as this plugin's `on_request` returned it.",
-        "The head goes on; a `Reply` takes the place of the whole response.", "the response goes on unchanged", _503,
+        "When the response's head is here, in reverse order of the plugins. `request` is as this plugin's `on_request` returned it. "
+        "When no upstream answered, the response is the gateway's own (502, 503 or 504, `application/problem+json`); answers to requests "
+        "that are broken themselves, and `503 PluginUnavailable`, go out at once.",
+        "The head goes on; a `Reply` takes the place of the whole response. Logs and metrics keep the reason of an answer of the gateway's "
+        "own that was replaced.",
+        "the response goes on unchanged", _503,
     ),
     HookSpec(
         "on_response_body", "gateway", "1.1", (("request", "RequestHead"), ("response", "ResponseHead"), ("body", "bytes")),

@@ -9,6 +9,7 @@ import logging
 from time import monotonic
 
 from nexus_core.hooks import Reply, ResponseHead
+from nexus_wire.clock import NEVER
 
 from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.attempts import Attempt
@@ -24,6 +25,8 @@ from nexus_gateway.filters.cors import CorsFilter
 log = logging.getLogger("nexus.gateway")
 
 _CLOSING = frozenset({"BadRequest", "BodyTimeout", "MethodRefused", "HeadTooLarge", "BodyTooLarge"})
+_UNASKED = _CLOSING | {"PluginUnavailable", "InternalError"}
+"""Answers that no plugin is asked about: the request itself was broken, or what failed is a plugin, or the gateway."""
 
 
 class Ending(Standing):
@@ -34,7 +37,7 @@ class Ending(Standing):
     # ---- the gateway's own answers
 
     def refuse(self, reason: str, detail: str = "", *, retry_after_s: float = 0.0) -> None:
-        """Answer with the gateway's own problem. reason: of `replies.TITLES`."""
+        """Answer with the gateway's own problem, or what plugins that saw the request make of it. reason: of `replies.TITLES`."""
         if self.over:
             return
         self.reason = reason
@@ -44,7 +47,11 @@ class Ending(Standing):
         if self.entry is not None and self.plan.cors is not None:
             # A page of another origin may read what the gateway says, too.
             reply = self._shared(self.plan.cors, reply)
-        self.send_reply(reply)
+        hooked = self.hooked
+        if hooked is not None and reason not in _UNASKED and hooked.takes_refusal():
+            self.reply(reply)
+        else:
+            self.send_reply(reply)
 
     def _shared(self, cors: CorsFilter, reply: Reply) -> Reply:
         head = (self.hooked or Hooked(self)).head
@@ -59,6 +66,7 @@ class Ending(Standing):
             return
         phases = hooked.phases
         if phases is not None and phases.bits & BODIES_OUT and hooked.seen:
+            self._stand_down()
             phases.outlet = Outlet(self, hooked)
             phases.outlet.reply(reply)
             return
@@ -66,7 +74,22 @@ class Ending(Standing):
         if answer is not None:
             self._reply_hooked(reply, answer)
         elif not self.over:
+            self._stand_down()
             hooked.respond(lambda later: self._reply_hooked(reply, later))
+
+    def _stand_down(self) -> None:
+        """Have nothing else go on while plugins take their time over a reply: no attempt, no timer, no place that others wait for.
+
+        Time is bounded by the budgets of the hooks.
+        """
+        self.call_off()
+        extra = self.extra
+        if extra is not None:
+            self._settle(extra)
+            extra.waiting = extra.delay = None
+        if self.limited is not None:
+            self._give_place_back(monotonic())
+        self.stream.deadline = NEVER
 
     def _reply_hooked(self, reply: Reply, answer: ResponseHead) -> None:
         """Send what hooks made of a reply. answer: its head."""
@@ -82,7 +105,9 @@ class Ending(Standing):
         self.status = reply.status
         if reply.status >= 400 and grpc.is_call(self.block.first("content-type")):
             # `status` stays what it would have been: logs and metrics tell failures by it.
-            code = grpc.status_of(reply.status, self.reason)
+            # What a plugin put in the place of the gateway's own answer has its own reasons.
+            replaced = self.hooked is not None and self.hooked.replacement is not None
+            code = grpc.status_of(reply.status, "" if replaced else self.reason)
             self.extras().grpc = str(code)
             reply = grpc.build_reply(reply, code)
         body = b"" if reply.status in (204, 304) else bytes(reply.body)

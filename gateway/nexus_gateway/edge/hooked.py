@@ -395,6 +395,17 @@ class Hooked:
                 self.note(slot, "on_response")
         return answer
 
+    def takes_refusal(self) -> bool:
+        """Return whether plugins are asked about the gateway's own answer: some saw the request, and none was asked about a response.
+
+        The rule's filters are not: they are about what upstreams say.
+        """
+        phases = self.phases
+        if not self.seen or self._answer is not None or (phases is not None and phases.outlet is not None):
+            return False
+        self._filters = None
+        return True
+
     def replace(self, reply: Reply) -> ResponseHead:
         """Put a reply in the place of the whole response. Return its head, which goes on."""
         self.replacement = reply

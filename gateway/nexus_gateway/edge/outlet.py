@@ -74,7 +74,6 @@ class Outlet:
         self._held = [bytes(reply.body)]
         self._size = len(reply.body)
         self.ended = True
-        self._hooked.replacement = reply
         self._exchange.proxy.spawn(self._run(ResponseHead(reply.status, reply.headers)), self._exchange.context)
 
     def respond(self, source: Source, data: Piece, complete: bool) -> None:

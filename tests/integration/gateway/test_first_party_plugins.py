@@ -138,10 +138,10 @@ async def test_a_stale_page_is_asked_about_and_served_when_the_service_is_gone(p
     )
     live.clock = lambda: begun + 300
     await plugged.harness.upstreams.close()
-    first, _ = await got(plugged)
-    second, body = await got(plugged)
-    assert (first.status >= 500, second.status, body.decode()) == (True, 200, PAGE)
-    assert "stale-if-error" in second.headers["cache-status"]
+    for _ in range(2):
+        response, body = await got(plugged)
+        assert (response.status, body.decode()) == (200, PAGE), "whoever finds out gets the stale page at once"
+        assert "stale-if-error" in response.headers["cache-status"]
     assert len(service.asked) == 2
 
 

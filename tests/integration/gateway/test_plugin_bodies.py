@@ -579,7 +579,8 @@ async def test_a_size_limit_holds_for_responses_that_are_collected(
         await listen("h1"), plugged.plugin(SHOUT), rule_fields={"filters": (SizeLimit(response_bytes=4),)}
     )
     connection = await connect("h1")
-    assert await reason_of(connection, b"POST /framed", [b"abcde"], sized=5) == (502, "ResponseTooLarge")
+    got = await ask(connection, b"POST /framed", [b"abcde"], sized=5)
+    assert (got.status, json.loads(got.body[:-1])["REASON"]) == (502, "RESPONSETOOLARGE"), "what is said in its place, too"
     assert (await ask(connection, b"POST /framed", [b"abcd"], sized=4)).body == b"ABCD?"
 
 
