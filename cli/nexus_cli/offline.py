@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from nexus_core.marketplace import Index, parse_index
@@ -28,23 +30,27 @@ def bundled_index() -> Index:
     return parse_index(data, "that ships with Nexus")
 
 
-def translate(manifests: Manifests, previous: Snapshot | None = None) -> Translation:
+def translate(manifests: Manifests, previous: Snapshot | None = None, caches: Iterable[Path] = ()) -> Translation:
     """Return the translation of the manifests with the problems of their texts.
 
-    previous: what runs; broken objects keep what it holds of them.
+    previous: what runs; broken objects keep what it holds of them. caches: directories with indexes that were trusted here.
 
-    Marketplaces elsewhere are not fetched: nothing is said of what only their index could tell.
+    Marketplaces elsewhere are not fetched: nothing is said of what only their index, as it is now, could tell.
     """
     from dataclasses import replace
 
+    from nexus_cli.plugins.configs import index_at_hand
+
+    caches = tuple(caches)
     indexes: dict[str, Index] = {}
     remote: set[str] = set()
     for resource, _ in manifests.resources:
         if isinstance(resource.spec, NexusMarketplaceSpec):
-            if resource.spec.source.url is None:
-                indexes[resource.ref.name] = bundled_index()
-            else:
+            if not resource.spec.source.bundled:
                 remote.add(resource.ref.name)
+            index = index_at_hand(resource.ref.name, resource.spec, caches)
+            if index is not None:
+                indexes[resource.ref.name] = index
     untold = {
         resource.ref
         for resource, _ in manifests.resources

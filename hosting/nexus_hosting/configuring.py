@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -84,20 +84,29 @@ def verify_host(release: Release) -> None:
             )
 
 
-def read_config(instance: PluginInstance, secrets: Mapping[str, str] = {}) -> dict[str, Any]:
-    """Return the instance's configuration in full, checked against the release's schema. Raises `PluginRejected`."""
+def read_config(
+    instance: PluginInstance, secrets: Mapping[str, str] = {}, *, withheld: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the instance's configuration in full, checked against the release's schema. Raises `PluginRejected`.
+
+    withheld: places of secrets that are not known here, each a dotted path. They count as there, and nothing is said of what depends
+    on their values.
+    """
     release, schema = instance.release, instance.release.config_schema
     config = json.loads(instance.config)
     if not isinstance(config, dict):
         raise PluginRejected("PluginConfigInvalid", f"spec.config of {instance.id} is not an object.")
-    hidden = {_put(config, path, value) for path, value in sorted(secrets.items())}
+    unknown = {_put(config, path, "") for path in sorted(withheld)}
+    hidden = unknown | {_put(config, path, value) for path, value in sorted(secrets.items())}
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
         _fill(schema, config, schema)
         hidden.update(_secret_paths(schema, config, schema, ()))
         # An empty registry: a `$ref` to somewhere else is refused instead of being fetched.
         validator = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
-        error = jsonschema.exceptions.best_match(validator.iter_errors(config))
+        error = jsonschema.exceptions.best_match(
+            each for each in validator.iter_errors(config) if not _depends(each, unknown)
+        )
     except (jsonschema.exceptions.SchemaError, referencing.exceptions.Unresolvable, RecursionError) as broken:
         raise PluginRejected(
             "PluginConfigInvalid",
@@ -106,6 +115,14 @@ def read_config(instance: PluginInstance, secrets: Mapping[str, str] = {}) -> di
     if error is not None:
         raise PluginRejected("PluginConfigInvalid", f"{_where(tuple(error.absolute_path))}: {_told(error, hidden)}")
     return config
+
+
+def _depends(error: Any, unknown: set[Path]) -> bool:
+    """Whether a mistake may be none with the secrets in their places."""
+    path: Path = tuple(error.absolute_path)
+    if error.validator in _NAMES_KEYS_ALONE:
+        return any(path[: len(each)] == each for each in unknown)
+    return any(path[: len(each)] == each or each[: len(path)] == path for each in unknown)
 
 
 def _put(config: dict[str, Any], dotted: str, value: str) -> Path:

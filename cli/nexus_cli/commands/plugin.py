@@ -14,6 +14,7 @@ from nexus_cli.errors import StepFailed, UserError
 from nexus_cli.options import DEFAULT_ADMIN, output_format, output_option
 
 if TYPE_CHECKING:
+    from nexus_core.model.resources import Resource
     from nexus_core.problems import Problem
 
     from nexus_cli.plugins.homes import Home, Installed
@@ -222,18 +223,36 @@ def install(
     from nexus_cli import output
 
     manifest = _manifest(plugin_name, namespace, name, marketplace, version_range, config_text, targets, disabled)
-    problems = parse(manifest).problems
-    if problems:
-        raise UserError("; ".join(str(problem) for problem in problems))
+    resource = parse(manifest)
+    if resource.problems:
+        raise UserError("; ".join(str(problem) for problem in resource.problems))
     home = _home(path, kubeconfig, context)
     installed = f"{namespace}/{manifest['metadata']['name']}"
     if any(each.id == installed for each in home.list()):
         raise UserError(f"{installed} is installed already. Choose another --name, or `nexus plugin describe` it.")
+    _check_config(resource, home, path)
     where = home.install(manifest)
     if output_format() == "json":
         output.show_json({"plugin": installed, "where": where, "manifest": manifest})
     else:
         click.echo(f"{installed} is installed in {where}. `nexus plugin list` shows when it runs.")
+
+
+def _check_config(resource: Resource, home: Home, path: Path | None) -> None:
+    """Raise UserError for a configuration that the release would refuse, as far as its schema is at hand."""
+    from nexus_core.model.plugins import NexusPluginSpec
+
+    from nexus_cli.plugins.configs import cache_beside, find_wrong_in, index_at_hand
+
+    spec = resource.spec
+    assert isinstance(spec, NexusPluginSpec)
+    marketplace = home.marketplace(spec.marketplace)
+    if marketplace is None:
+        return
+    index = index_at_hand(spec.marketplace, marketplace, () if path is None else [cache_beside(path)])
+    problem = find_wrong_in(resource.ref, spec, index) if index is not None else None
+    if problem is not None:
+        raise UserError(str(problem))
 
 
 def _manifest(

@@ -11,7 +11,8 @@ from nexus_cli.options import output_format, output_option
 HELP = """Check manifests and say what is wrong with each, where, and how to mend it.
 
 PATHs are files or directories. What would only show when manifests meet (two services on one path, a policy for a
-service that is not there) is found too, among all that is named.
+service that is not there) is found too, among all that is named. Configurations of plugins are held against the schemas of their
+releases, of plugins that ship with Nexus and of marketplaces whose index `nexus up` has read for these manifests.
 
 \b
 Examples:
@@ -30,15 +31,17 @@ Exit codes: 0 all is well but for warnings, 1 problems found, 2 a path cannot be
 @output_option
 @click.pass_context
 def validate(ctx: click.Context, paths: tuple[Path, ...]) -> int:
+    from nexus_core.problems import sort_problems
     from nexus_core.problems.catalogue import REMARKS
 
     from nexus_cli import manifests, output
     from nexus_cli.offline import find_unasked, translate
     from nexus_cli.pages import page_of
+    from nexus_cli.plugins.configs import cache_beside, find_wrong
 
     loaded = manifests.load(paths)
-    translation = translate(loaded)
-    problems = translation.problems
+    translation = translate(loaded, caches=[cache_beside(path) for path in paths])
+    problems = sort_problems([*translation.problems, *find_wrong(loaded, translation.snapshot)])
     unasked = find_unasked(loaded, translation)
     if unasked:
         output.note(

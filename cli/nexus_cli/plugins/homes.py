@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
-from nexus_core.model.plugins import NexusPluginSpec
+from nexus_core.model.plugins import NexusMarketplaceSpec, NexusPluginSpec
 
 from nexus_cli import manifests
 from nexus_cli.errors import UserError
@@ -49,6 +49,10 @@ class Home(Protocol):
 
     def set_version(self, plugin: Installed, versions: str) -> str:
         """Return what was changed, for people. versions: PEP 440 range."""
+        ...
+
+    def marketplace(self, name: str) -> NexusMarketplaceSpec | None:
+        """Return what a NexusMarketplace says; None when there is none that can be read here."""
         ...
 
     def install(self, manifest: Mapping[str, Any]) -> str:
@@ -115,6 +119,12 @@ class FilesHome:
         if changed and changed != text:
             replace_file(path, changed)
         return path
+
+    def marketplace(self, name: str) -> NexusMarketplaceSpec | None:
+        for resource, _ in manifests.load([self._path]).resources:
+            if resource.ref.name == name and isinstance(resource.spec, NexusMarketplaceSpec):
+                return resource.spec
+        return None
 
     def install(self, manifest: Mapping[str, Any]) -> str:
         name = manifest["metadata"]["name"]
@@ -223,6 +233,21 @@ class ClusterHome:
     def uninstall(self, plugin: Installed) -> str:
         self._call("delete_namespaced_custom_object", namespace=plugin.namespace, name=plugin.name)
         return f"namespace {plugin.namespace} of the cluster"
+
+    def marketplace(self, name: str) -> NexusMarketplaceSpec | None:
+        from kubernetes.client.exceptions import ApiException
+        from nexus_core.model.load import parse
+        from urllib3.exceptions import HTTPError
+
+        item: Any
+        try:
+            item = self._api.get_cluster_custom_object(
+                group=GROUP, version=VERSION, plural="nexusmarketplaces", name=name, _request_timeout=CALL_S
+            )
+        except (ApiException, HTTPError):
+            return None  # not there, or not for this user to read: the operator will say what is wrong
+        spec = parse(item).spec
+        return spec if isinstance(spec, NexusMarketplaceSpec) else None
 
     def install(self, manifest: Mapping[str, Any]) -> str:
         namespace = manifest["metadata"]["namespace"]

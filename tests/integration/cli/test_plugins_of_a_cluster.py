@@ -23,6 +23,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.plugins: dict[str, dict[str, Any]] = {}
+        self.marketplaces: dict[str, dict[str, Any]] = {}
         cluster = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -38,6 +39,10 @@ class Cluster:
                 return json.loads(self.rfile.read(int(self.headers["content-length"])))
 
             def do_GET(self) -> None:
+                if self.path.startswith(f"{PLURAL}/nexusmarketplaces/"):
+                    found = cluster.marketplaces.get(self.path.rpartition("/")[2])
+                    self._answer(200 if found else 404, found or {"kind": "Status", "message": "not found"})
+                    return
                 assert self.path.split("?")[0] == f"{PLURAL}/nexusplugins"
                 self._answer(200, {"items": list(cluster.plugins.values())})
 
@@ -117,6 +122,20 @@ def test_list_shows_the_state_of_the_conditions(cluster: Cluster, kubeconfig: Pa
     done = nexus("list", "--kubeconfig", str(kubeconfig), "-o", "json")
     found = {each["name"]: (each["state"], each["version"], each["why"]) for each in json.loads(done.stdout)}
     assert found == {"good": ("ready", "1.2.0", ""), "lost": ("PluginNotFound", "", "There is none.")}
+
+
+def test_a_configuration_that_does_not_fit_is_not_installed(cluster: Cluster, kubeconfig: Path) -> None:
+    cluster.marketplaces["official"] = {
+        "apiVersion": "nexus.dev/v1alpha1", "kind": "NexusMarketplace", "metadata": {"name": "official"},
+        "spec": {"source": {"bundled": True}, "publishers": [{"name": "nexus", "publicKey": "A" * 43 + "="}]},
+    }  # fmt: skip
+    install = ("install", "request-id", "-n", "shop", "--kubeconfig", str(kubeconfig), "--config")
+    done = nexus(*install, '{"header": 5}')
+    assert (done.returncode, cluster.plugins) == (2, {})
+    assert "NexusPlugin shop/request-id .spec.config.header: 5 is not of type 'string'." in done.stderr
+    del cluster.marketplaces["official"]  # its index is not at hand: the operator says it later
+    assert nexus(*install, '{"header": 5}').returncode == 0
+    assert "request-id" in cluster.plugins
 
 
 def test_enable_and_disable_patch_one_field(cluster: Cluster, kubeconfig: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -15,8 +17,14 @@ from typing import ClassVar
 import click
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nexus_cli import reference
 from nexus_cli.app import COMMANDS, cli
+from nexus_cli.plugins.configs import cache_beside
+from nexus_core.model.load import parse_text
+from nexus_gateway.edge.sources.indexes import Indexes
+from nexus_marketplace.publishing import public_key
+from nexus_marketplace.repository import Keys, Repository
 
 REPOSITORY = Path(__file__).parent.parent.parent.parent
 
@@ -133,6 +141,77 @@ def test_validate_says_nothing_of_what_only_a_remote_index_could_tell(tmp_path: 
     assert (done.returncode, json.loads(done.stdout)["problems"]) == (0, [])
     assert "Not run: hooks on manifests" in done.stderr
     assert "default/demo (if it has any)" in done.stderr
+
+
+OFFICIAL = """apiVersion: nexus.dev/v1alpha1
+kind: NexusMarketplace
+metadata: {name: official}
+spec: {source: {bundled: true}, publishers: [{name: nexus, publicKey: KEY}]}
+---
+apiVersion: nexus.dev/v1alpha1
+kind: NexusService
+metadata: {name: web, namespace: shop}
+spec: {backend: {addresses: ["10.0.0.1:80"]}, expose: {path: /}}
+"""
+
+
+def official(folder: Path) -> None:
+    key = (REPOSITORY / "plugins" / "index" / "nexus_plugins" / "publisher.pub").read_text().strip()
+    (folder / "market.yaml").write_text(OFFICIAL.replace("KEY", key))
+
+
+def test_validate_holds_configurations_against_schemas(tmp_path: Path) -> None:
+    official(tmp_path)
+    (tmp_path / "plugin.yaml").write_text(
+        "apiVersion: nexus.dev/v1alpha1\nkind: NexusPlugin\nmetadata: {name: request-id, namespace: shop}\n"
+        "spec: {config: {header: 5}}\n"
+    )
+    done = run("validate", str(tmp_path), "-o", "json")
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert (done.returncode, problem["object"], problem["reason"]) == (
+        1,
+        "NexusPlugin shop/request-id",
+        "PluginConfigInvalid",
+    )
+    assert (problem["path"], problem["what"]) == (".spec.config.header", "5 is not of type 'string'.")
+
+
+def test_install_takes_no_configuration_that_the_release_refuses(tmp_path: Path) -> None:
+    official(tmp_path)
+    done = run("plugin", "install", "request-id", "-n", "shop", "-f", str(tmp_path), "--config", '{"header": 5}')
+    assert done.returncode == 2
+    assert ".spec.config.header: 5 is not of type 'string'." in done.stderr
+    assert not (tmp_path / "plugin-request-id.yaml").exists()
+    done = run("plugin", "install", "request-id", "-n", "shop", "-f", str(tmp_path), "--config", '{"header": "x-id"}')
+    assert (done.returncode, (tmp_path / "plugin-request-id.yaml").exists()) == (0, True), done.stderr
+
+
+def test_an_index_that_was_read_before_is_at_hand(tmp_path: Path) -> None:
+    private = Ed25519PrivateKey.generate()
+    release = {
+        "name": "demo", "version": "1.0", "api": ">=1,<2", "package": "demo", "entry_point": "demo:P", "sha256": "0" * 64,
+        "url": "x.zip", "publisher": "p", "signature": "c2ln", "config_schema": {"properties": {"n": {"type": "integer"}}},
+    }  # fmt: skip
+    market = tmp_path / "market"
+    data = json.dumps({"version": 1, "releases": [release]}).encode()
+    Repository(market).publish(data, {}, Keys.one(private), datetime.now(UTC))
+    text = (
+        "apiVersion: nexus.dev/v1alpha1\nkind: NexusMarketplace\nmetadata: {name: partners}\n"
+        f"spec: {{source: {{directory: {market}}}, publishers: [{{name: p, publicKey: '{public_key(private)}'}}]}}\n"
+    )
+    plugin = (
+        "apiVersion: nexus.dev/v1alpha1\nkind: NexusPlugin\nmetadata: {name: demo}\n"
+        "spec: {marketplace: partners, config: {n: x}}\n"
+    )
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    (manifests / "a.yaml").write_text(f"{text}---\n{plugin}")
+    assert json.loads(run("validate", str(manifests), "-o", "json").stdout)["problems"] == []
+    (resource,), _ = parse_text(text, "a.yaml")
+    _, problems = asyncio.run(Indexes(cache_beside(manifests)).read([resource]))  # as `nexus up` does
+    assert problems == ()
+    (problem,) = json.loads(run("validate", str(manifests), "-o", "json").stdout)["problems"]
+    assert (problem["path"], problem["what"]) == (".spec.config.n", "'x' is not of type 'integer'.")
 
 
 def test_the_example_is_valid() -> None:

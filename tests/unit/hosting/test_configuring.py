@@ -163,3 +163,26 @@ def test_verify_returns_what_the_plugin_gets(tmp_path: Path) -> None:
     instance = make_instance(tmp_path, CODE, release={"config_schema": {"properties": {"n": {"default": 1}}}})
     assert verify(instance, {"s": "x"}) == {"n": 1, "s": "x"}
     json.dumps(verify(instance))
+
+
+def test_of_what_a_secret_decides_that_is_not_known_nothing_is_said(tmp_path: Path) -> None:
+    schema = {
+        "type": "object", "required": ["redis"], "additionalProperties": False,
+        "properties": {
+            "n": {"type": "integer"},
+            "redis": {"type": "object", "required": ["password"], "properties": {"password": {"type": "string", "minLength": 8}}},
+        },
+    }  # fmt: skip
+
+    def told(value: dict[str, Any]) -> str:
+        instance = make_instance(tmp_path, CODE, config=value, release={"config_schema": schema})
+        try:
+            read_config(instance, withheld=["redis.password"])
+        except PluginRejected as rejected:
+            return rejected.message
+        return ""
+
+    assert told({}) == ""
+    assert told({"n": "x"}) == ".spec.config.n: 'x' is not of type 'integer'"
+    assert "Additional properties" in told({"m": 1})
+    assert "is not an object, so spec.configFrom" in told({"redis": 5})

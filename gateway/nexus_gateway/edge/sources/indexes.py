@@ -100,7 +100,9 @@ class Indexes:
         entry.looked_at = now
         try:
             if entry.followed is None:
-                entry.followed = Followed(sources.open(spec.source), pins_of(spec), self._state(name, spec.source))
+                entry.followed = Followed(
+                    sources.open(spec.source), pins_of(spec), state_of(self._cache, name, spec.source)
+                )
             index, _ = await asyncio.to_thread(entry.followed.update)
         except MarketplaceTrouble as trouble:
             entry.trouble = trouble
@@ -116,10 +118,11 @@ class Indexes:
         entry.trouble = None
         entry.due_in_s = None if spec.source.bundled else FRESH_HERE_S if spec.source.directory else FRESH_S
 
-    def _state(self, name: str, source: Source) -> Path:
-        """A marketplace that has moved is followed anew: its versions may begin with 1 there."""
-        digest = hashlib.sha256(source.model_dump_json().encode()).hexdigest()[:16]
-        return self._cache / f"{name}-{digest}"
+
+def state_of(cache: Path, name: str, source: Source) -> Path:
+    """Return the directory of what was trusted. A marketplace that has moved is followed anew: its versions may begin with 1 there."""
+    digest = hashlib.sha256(source.model_dump_json().encode()).hexdigest()[:16]
+    return cache / f"{name}-{digest}"
 
 
 def _place(source: Source) -> str:
