@@ -304,9 +304,9 @@ async def test_a_fallback_comes_before_plugins(
 # ---- while a hook takes its time
 
 HOLDING = """
-answers = 0
+answers = ()
 async def on_response(self, request, response):
-    self.answers += 1
+    self.answers += (response.status,)
     self.gate = asyncio.Event()
     await self.gate.wait()
     return response.with_header("x-late", "1")
@@ -317,18 +317,19 @@ async def on_response(self, request, response):
 async def test_nothing_else_goes_on_meanwhile(
     plugged: Plugged, connect: Connect, peers: Peers, settled: Settled, client: str
 ) -> None:
-    """The place in the bulkhead is free, no deadline strikes, and the client may leave."""
+    """The place in the bulkhead is free, and the client may leave."""
     policies = {"concurrency": Concurrency(max_requests=1), "timeouts": Timeouts(request_s=0.05), **ONCE}
     holding = plugged.plugin(HOLDING, timeout_s=20.0)
     await plugged.serve(await peers(silent), holding, **policies)
     connection, answer = await connect(client), Answer()
     connection.begin(answer, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
     live = plugged.live()
-    await until(lambda: live.answers == 1)
+    await until(lambda: live.answers == (504,))
     gate = live.gate
     other, later = await connect(client), Answer()
     other.begin(later, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-    await until(lambda: live.answers == 2)
+    await until(lambda: len(live.answers) == 2)
+    assert live.answers == (504, 504), "the second one was sent, too"
     assert not answer.begun.is_set()
     other.abort()
     assert plugged.harness.gateway is not None
@@ -340,7 +341,33 @@ async def test_nothing_else_goes_on_meanwhile(
     assert answer.block is not None
     assert (answer.status, dict(answer.block.headers)["x-late"]) == (504, "1")
     assert not later.begun.is_set()
-    assert live.answers == 2
+    assert len(live.answers) == 2
+    await settled(clients=False)
+
+
+@pytest.mark.parametrize("client", PROTOCOLS)
+@pytest.mark.parametrize(("serve", "status"), [(resetting, 502), (None, 503)], ids=["reset", "no endpoint"])
+async def test_no_deadline_strikes_meanwhile(
+    plugged: Plugged, connect: Connect, peers: Peers, settled: Settled, serve: Any, status: int, client: str
+) -> None:
+    """The request's own time runs out while a hook is at work on an answer that is known: it stays that answer."""
+    holding = plugged.plugin(HOLDING, timeout_s=20.0)
+    rules = rule("shop/orders", plugins=(holding.id,))
+    await plugged.harness.start(endpoints_wait_s=0.1)
+    ports = (await peers(serve),) if serve is not None else ()
+    await plugged.harness.publish(
+        snapshot(route(rules), upstream(*ports, timeouts=Timeouts(request_s=0.3), **ONCE), plugins=(holding,))
+    )
+    connection, answer = await connect(client), Answer()
+    connection.begin(answer, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    live = plugged.live()
+    await until(lambda: len(live.answers) == 1)
+    await asyncio.sleep(0.7)
+    assert not answer.begun.is_set()
+    live.gate.set()
+    await asyncio.wait_for(answer.done.wait(), 5)
+    assert answer.block is not None
+    assert (answer.status, dict(answer.block.headers)["x-late"], live.answers) == (status, "1", (status,))
     await settled(clients=False)
 
 
