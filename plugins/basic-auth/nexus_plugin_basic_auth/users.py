@@ -39,14 +39,19 @@ class Users:
 
 
 class Memory:
-    """What was found of credentials, for a while. Holds no password, only HMACs under a key that never leaves the process."""
+    """What was found of credentials, for a while. Holds no password, only HMACs under a key that never leaves the process.
 
-    __slots__ = ("_capacity", "_found", "_key")
+    Good and wrong ones have room of their own: who guesses pushes out no one who may pass.
+    """
+
+    __slots__ = ("_capacity", "_good", "_key", "_wrong")
 
     def __init__(self, capacity: int) -> None:
+        """capacity: of good ones, and again of wrong ones."""
         self._capacity = capacity
         self._key = secrets.token_bytes(32)
-        self._found: OrderedDict[bytes, tuple[float, bool]] = OrderedDict()
+        self._good: OrderedDict[bytes, float] = OrderedDict()
+        self._wrong: OrderedDict[bytes, float] = OrderedDict()
 
     def key(self, given: Credentials) -> bytes:
         """Return what stands for the credentials."""
@@ -55,19 +60,21 @@ class Memory:
 
     def find(self, key: bytes, now: float) -> bool | None:
         """Return whether they are good, None when that is not known any more."""
-        found = self._found.get(key)
-        if found is None:
-            return None
-        until, good = found
-        if now >= until:
-            del self._found[key]
-            return None
-        self._found.move_to_end(key)
-        return good
+        for found, good in ((self._good, True), (self._wrong, False)):
+            until = found.get(key)
+            if until is None:
+                continue
+            if now < until:
+                found.move_to_end(key)
+                return good
+            del found[key]
+        return None
 
     def put(self, key: bytes, good: bool, until: float) -> None:
-        """Remember until then; what was not asked for longest goes when there is no more room."""
-        self._found[key] = (until, good)
-        self._found.move_to_end(key)
-        if len(self._found) > self._capacity:
-            self._found.popitem(last=False)
+        """Remember until then; what was not asked for longest, of its sort, goes when there is no more room."""
+        found, other = (self._good, self._wrong) if good else (self._wrong, self._good)
+        other.pop(key, None)
+        found[key] = until
+        found.move_to_end(key)
+        if len(found) > self._capacity:
+            found.popitem(last=False)

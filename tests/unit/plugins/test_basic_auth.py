@@ -178,8 +178,33 @@ def test_the_memory_is_bounded_and_holds_no_password() -> None:
     for key in keys:
         memory.put(key, True, 10)
     assert [memory.find(key, 1) for key in keys] == [None, None, True, True, True]
-    assert b"secret" not in repr(memory._found).encode()
+    assert b"secret" not in repr((memory._good, memory._wrong)).encode()
     assert "secret" not in repr(Credentials("u", b"secret"))
+
+
+def test_guessing_pushes_out_no_one_who_may_pass() -> None:
+    memory = Memory(3)
+    good = memory.key(Credentials("ann", b"secret"))
+    memory.put(good, True, 10)
+    guesses = [memory.key(Credentials("ann", b"guess %d" % number)) for number in range(50)]
+    for key in guesses:
+        memory.put(key, False, 10)
+    assert memory.find(good, 1) is True
+    assert [memory.find(key, 1) for key in guesses] == [None] * 47 + [False] * 3
+    assert memory.find(guesses[-1], 10) is None
+    memory.put(good, False, 10)
+    assert memory.find(good, 1) is False, "what was found last counts"
+
+
+async def test_who_may_pass_is_not_hashed_again_because_others_guess(make: Any) -> None:
+    kit, users = kit_of(make, rememberUsers=2)
+    async with kit:
+        await kit.request(head(basic("ann", "secret")))
+        for number in range(5):
+            await kit.request(head(basic("ann", f"guess {number}")))
+        users.checks.clear()
+        assert isinstance(await kit.request(head(basic("ann", "secret"))), RequestHead)
+    assert users.checks == []
 
 
 def test_what_is_remembered_tells_user_and_password_apart() -> None:
