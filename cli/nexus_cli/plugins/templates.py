@@ -100,8 +100,8 @@ hooks: [on_request, on_response]
 # Nothing is allowed that is not asked for here and granted by the NexusPlugin.
 permissions:
   headers:
-    read: ["*"]
-    write: ["*"]
+    read: ["x-@NAME@*"]
+    write: ["x-@NAME@*"]
 changelog: CHANGELOG.md
 configSchema:
   $schema: https://json-schema.org/draft/2020-12/schema
@@ -110,12 +110,12 @@ configSchema:
   properties:
     header:
       type: string
-      pattern: "^[a-z0-9-]{1,64}$"
+      pattern: "^x-@NAME@[a-z0-9-]{0,32}$"
       default: x-@NAME@
       description: Header that the response gets.
     require:
       type: string
-      pattern: "^[a-z0-9-]{1,64}$"
+      pattern: "^x-@NAME@[a-z0-9-]{0,32}$"
       description: Header that a request needs.
 """,
     "@PACKAGE@/plugin.py": '''
@@ -167,15 +167,15 @@ def run(config: dict[str, Any], request: RequestHead) -> tuple[RequestHead | Rep
 def test_responses_get_the_header() -> None:
     _, response = run({}, RequestHead("GET", "/"))
     assert response.header("x-@NAME@") == "hello"
-    _, response = run({"header": "x-other"}, RequestHead("GET", "/"))
-    assert response.header("x-other") == "hello"
+    _, response = run({"header": "x-@NAME@-other"}, RequestHead("GET", "/"))
+    assert response.header("x-@NAME@-other") == "hello"
 
 
 def test_requests_without_the_required_header_are_refused() -> None:
-    refused, _ = run({"require": "x-who"}, RequestHead("GET", "/"))
+    refused, _ = run({"require": "x-@NAME@-who"}, RequestHead("GET", "/"))
     assert isinstance(refused, Reply)
     assert refused.status == 400
-    passed, _ = run({"require": "x-who"}, RequestHead("GET", "/", headers=(("x-who", "me"),)))
+    passed, _ = run({"require": "x-@NAME@-who"}, RequestHead("GET", "/", headers=(("x-@NAME@-who", "me"),)))
     assert isinstance(passed, RequestHead)
 ''',
 }

@@ -44,6 +44,9 @@ def test_a_new_project_has_tests_that_pass_and_builds(project: Path, tmp_path: P
     assert (built["name"], built["version"], built["signed"]) == ("acme-headers", "0.1.0", False)
     entry = (project / "pyproject.toml").read_text()
     assert '[project.entry-points."nexus.plugins"]\nacme-headers = "acme_headers_plugin.plugin:AcmeHeaders"' in entry
+    (manifest,) = project.glob("*/plugin.yaml")
+    asked = yaml.safe_load(manifest.read_text())["permissions"]["headers"]
+    assert asked == {"read": ["x-acme-headers*"], "write": ["x-acme-headers*"]}, "what it uses, and no more"
     again = nexus("plugin", "new", "acme-headers", cwd=tmp_path)
     assert (again.returncode, "exists and is not empty" in again.stderr) == (2, True)
 

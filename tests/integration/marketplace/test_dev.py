@@ -68,19 +68,19 @@ def test_each_save_is_followed_and_faults_leave_the_last_good_version(
 ) -> None:
     nexus("plugin", "new", "acme-demo", cwd=tmp_path)
     code = tmp_path / "acme-demo" / "acme_demo_plugin" / "plugin.py"
-    url, log = start("acme-demo", "--config", json.dumps({"header": "x-mine"}))
-    header(url, "x-mine", 40, lambda value: value == "hello")
+    url, log = start("acme-demo", "--config", json.dumps({"header": "x-acme-demo-mine"}))
+    header(url, "x-acme-demo-mine", 40, lambda value: value == "hello")
     good = code.read_text()
     code.write_text(good.replace('"hello"', '"saved"'))
-    header(url, "x-mine", 20, lambda value: value == "saved")
+    header(url, "x-acme-demo-mine", 20, lambda value: value == "saved")
     code.write_text(good.replace("def on_response", "def on_respones"))
     deadline = time.monotonic() + 20
     while "Did you mean on_response?" not in log.read_text():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
-    header(url, "x-mine", 5, lambda value: value == "saved")
+    header(url, "x-acme-demo-mine", 5, lambda value: value == "saved")
     code.write_text(good.replace('"hello"', '"mended"'))
-    header(url, "x-mine", 20, lambda value: value == "mended")
+    header(url, "x-acme-demo-mine", 20, lambda value: value == "mended")
 
 
 def test_manifests_of_ones_own_get_the_plugin(start: Callable[..., tuple[str, Path]], tmp_path: Path) -> None:
@@ -95,10 +95,10 @@ def test_manifests_of_ones_own_get_the_plugin(start: Callable[..., tuple[str, Pa
         f"spec: {{type: http, process: {{command: [{sys.executable}, -m, http.server, '{port}', --bind, 127.0.0.1], port: {port}}}, "
         "health: {path: /}, expose: {path: /}}\n---\n"
         "apiVersion: nexus.dev/v1alpha1\nkind: NexusPlugin\nmetadata: {name: demo, namespace: shop}\n"
-        "spec: {marketplace: acme, plugin: acme-demo, version: '>=7', config: {header: x-theirs}}\n"
+        "spec: {marketplace: acme, plugin: acme-demo, version: '>=7', config: {header: x-acme-demo-theirs}}\n"
     )
     url, _ = start("acme-demo", "-f", "site")
-    header(f"{url}hello.txt", "x-theirs", 40, lambda value: value == "hello")
+    header(f"{url}hello.txt", "x-acme-demo-theirs", 40, lambda value: value == "hello")
 
 
 def test_what_cannot_be_worked_on_is_told(tmp_path: Path) -> None:
