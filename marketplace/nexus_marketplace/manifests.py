@@ -249,7 +249,9 @@ class _Reader:
                 "network", _HOST, "api.example.com:443, *.example.com or config:redis.url", found.get("network", [])
             ),
             services=several("services", _SERVICE, "shop/orders, or * for any", found.get("services", [])),
-            secrets=several("secrets", _SECRET, "api-token, or api-token? for one that it does without", found.get("secrets", [])),
+            secrets=several(
+                "secrets", _SECRET, "api-token, or api-token? for one that it does without", found.get("secrets", [])
+            ),
             read_headers=several("headers.read", _HEADER, "x-user, x-acme-* or *", headers.get("read", ["*"])),
             write_headers=several("headers.write", _HEADER, "x-user, x-acme-* or *", headers.get("write", ["*"])),
             consul=several("consul", _CONSUL, "acme/flags/", found.get("consul", [])),
