@@ -580,7 +580,9 @@ async def test_a_size_limit_holds_for_responses_that_are_collected(
     )
     connection = await connect("h1")
     got = await ask(connection, b"POST /framed", [b"abcde"], sized=5)
-    assert (got.status, json.loads(got.body[:-1])["REASON"]) == (502, "RESPONSETOOLARGE"), "what is said in its place, too"
+    assert (got.status, json.loads(got.body[:-1])["REASON"]) == (502, "RESPONSETOOLARGE"), (
+        "what is said in its place, too"
+    )
     assert (await ask(connection, b"POST /framed", [b"abcd"], sized=4)).body == b"ABCD?"
 
 
