@@ -71,7 +71,7 @@ class Guarded:
         cluster.wait(self._is_ready, "Consul is ready", 60)
         self.tokens: dict[str, str] = {}
         for name, rules in zip(
-            ("operator", "planes"), re.findall(r"```hcl\n(.*?)```", PAGE.read_text(), re.DOTALL), strict=True
+            ("operator", "planes", "hub"), re.findall(r"```hcl\n(.*?)```", PAGE.read_text(), re.DOTALL), strict=True
         ):
             self._put("/v1/acl/policy", {"Name": name, "Rules": rules})
             self.tokens[name] = str(self._put("/v1/acl/token", {"Policies": [{"Name": name}]})["SecretID"])
@@ -224,6 +224,23 @@ def test_each_side_works_with_its_own_token_and_a_tenants_writes_no_configuratio
         ("/v1/catalog/deregister", '{"Node": "nexus-k8s"}'),
     ):
         assert bed.http("PUT", f"{CONSUL}{path}", headers=headers, body=body).status == 403
+
+
+def test_the_documented_token_of_an_event_hub_reaches_its_own_plugins_alone(guarded: tuple[Cluster, Guarded]) -> None:
+    cluster, consul = guarded
+    headers = {"X-Consul-Token": consul.tokens["hub"]}
+
+    def put(key: str) -> int:
+        return cluster.http("PUT", f"{CONSUL}/v1/kv/{key}", headers=headers, body="{}").status
+
+    def read(key: str) -> int:
+        return cluster.http_get(f"{CONSUL}/v1/kv/{key}", headers=headers).status
+
+    assert read("nexus/services/shop/events/plugins") == 404
+    assert put("nexus/service-plugins/shop/events/one") == 200
+    assert read("nexus/services/shop/graph/plugins") == 403
+    assert put("nexus/services/shop/events/plugins") == 403
+    assert put("nexus/service-plugins/shop/graph/one") == 403
 
 
 def test_a_new_key_of_the_installation_reaches_every_data_plane(
