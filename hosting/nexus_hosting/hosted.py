@@ -22,6 +22,7 @@ from nexus_marketplace.rejections import PluginRejected
 
 from nexus_hosting import bounds
 from nexus_hosting.calls import Held, driven
+from nexus_hosting.costs import cost_of
 from nexus_hosting.ending import GRACE_S, Press, endable
 from nexus_hosting.meters import Budget, Meter, State, disabled_report
 from nexus_hosting.running import Running
@@ -132,6 +133,14 @@ class Hosted:
         """Return how each plugin does, as a gateway's acknowledgement says it; by plugin id."""
         now, now_utc = self._clock(), datetime.now(UTC)
         return {seat.instance.id: _report(seat, now, now_utc) for seat in self._seats}
+
+    def costs(self) -> list[dict[str, Any]]:
+        """Return a row for each plugin, in running order: what runs, how it does, and what it costs, named as in a gateway's `/plugins`.
+
+        No row says why: reasons have addresses and settings in them, and who asks a service is as a rule a client.
+        """
+        now, now_utc = self._clock(), datetime.now(UTC)
+        return [_row(seat, now, now_utc) for seat in self._seats]
 
     def hears(self, hook: str) -> bool:
         """Return whether any plugin has the hook: where none has, nothing needs to be made for them."""
@@ -321,3 +330,16 @@ def _report(seat: _Seat, now: float, now_utc: datetime) -> PluginReport:
     if seat.trouble is not None:
         return PluginReport("previous" if version else "failed", version, *seat.trouble)
     return PluginReport("loaded", version)
+
+
+def _row(seat: _Seat, now: float, now_utc: datetime) -> dict[str, Any]:
+    report = _report(seat, now, now_utc)
+    return {
+        "id": seat.instance.id,
+        "plugin": seat.instance.release.name,
+        "version": seat.instance.release.version,
+        "state": report.state,
+        "running_version": report.version,
+        **cost_of((seat.meter,) if seat.running is not None else (), now),
+        "memory_bytes": seat.meter.cost_bytes,
+    }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+from aiohttp import web
 from nexus_core.discovery import Endpoint, service_name
 from nexus_core.hooks import Refusal
 from nexus_core.snapshot import PluginInstance
@@ -136,6 +137,7 @@ class ServicePlugins:
         app.background(self._apply, name="plugins")
         app.background(self._oversee, name="budgets of plugins")
         app.readiness("plugins", self._check)
+        app.get("/plugins")(self._page)
         app.on_stop(self.close)
 
     def hears(self, hook: str) -> bool:
@@ -281,6 +283,13 @@ class ServicePlugins:
             await reporting.run()
         finally:
             await reporting.close()
+
+    async def _page(self, _request: web.Request) -> web.Response:
+        settings = self._app.settings
+        return web.json_response(
+            {"service": f"{settings.namespace}/{settings.name}", "plugins": self._hosted.costs()},
+            headers={"cache-control": "no-store"},
+        )
 
     async def _check(self) -> None:
         if not self._known.is_set():

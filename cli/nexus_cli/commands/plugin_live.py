@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nexus_cli.options import admin_option, output_format, output_option
 
-TOP_HELP = """Show what plugins cost: calls, failures, times, CPU and memory; those that hold the gateway longest come first.
+if TYPE_CHECKING:
+    from nexus_cli.plugins.services import Found
+
+TOP_HELP = """Show what plugins cost: calls, failures, times, CPU and memory; those that hold an event loop longest come first.
 
 Numbers are of the last half minute, over all workers of one gateway; a version that is tried beside another is counted in.
+A plugin that runs in a service too, an event hub or a GraphQL gateway, has a row for each service, over its instances that are
+asked: those that `nexus up` runs (`-f DIR`, by default where you are), and those that `--service` names.
 `--once` prints the table once, as does `-o json`.
 
 \b
 Examples:
   nexus plugin top
   nexus plugin top --once -o json --admin http://127.0.0.1:8081
+  kubectl -n shop port-forward svc/events 8090:80 & nexus plugin top --service http://127.0.0.1:8090
 
-Exit codes: 0 shown, 2 no gateway answers.
+Exit codes: 0 shown, 2 no gateway answers, or a service that `--service` names does not.
 """
 LOGS_HELP = """Show what a plugin says, and what the gateway says of it: the last 200 lines, and with --follow those that come.
 
@@ -29,7 +36,7 @@ Examples:
 
 Exit codes: 0 shown, 1 there is no such plugin, 2 no gateway answers.
 """
-_COLUMNS = ("plugin", "version", "state", "calls/s", "errors/s", "p50", "p99", "CPU", "memory")
+_COLUMNS = ("plugin", "in", "version", "state", "calls/s", "errors/s", "p50", "p99", "CPU", "memory")
 
 
 @click.command(help=TOP_HELP)
@@ -37,58 +44,89 @@ _COLUMNS = ("plugin", "version", "state", "calls/s", "errors/s", "p50", "p99", "
 @click.option(
     "--every", type=click.FloatRange(0.2, 60), default=2.0, show_default=True, metavar="SECONDS", help="How often."
 )
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    metavar="URL",
+    help="Of an instance of a service, to be asked too; repeat it.",
+)
+@click.option(
+    "-f", "--file", "directory", type=click.Path(path_type=Path), default=".", metavar="DIR",
+    help="Directory that `nexus up` serves: its services are asked. [default: here]",
+)  # fmt: skip
 @admin_option
 @output_option
 @click.pass_context
-def top(ctx: click.Context, once: bool, every: float, admin: str) -> None:
+def top(ctx: click.Context, once: bool, every: float, services: tuple[str, ...], directory: Path, admin: str) -> None:
     import sys
 
     from nexus_cli import output
+    from nexus_cli.admin import check_url
 
+    named = tuple(check_url(url, "--service") for url in services)
     as_json = output_format(ctx) == "json"
-    found = _read(admin)
+    found = _read(admin, named, directory)
     if once or as_json or not sys.stdout.isatty():
         output.show_rows(
-            _COLUMNS, [_texts(row) for row in found], as_json=[_values(row) for row in found], empty="No plugins run."
+            _COLUMNS,
+            [_texts(row) for row in found.rows],
+            as_json=[_values(row) for row in found.rows],
+            empty="No plugins run.",
         )
+        for each in found.unheard.values():
+            click.echo(each, err=True)
         return
-    _watch(admin, every)
+    _watch(admin, named, directory, every)
 
 
-def _watch(admin: str, every: float) -> None:
+def _watch(admin: str, services: tuple[str, ...], directory: Path, every: float) -> None:
     import time
 
     from rich.console import Console
     from rich.live import Live
 
-    with Live(_table(_read(admin)), console=Console(), screen=True, auto_refresh=False) as live:
+    with Live(_table(_read(admin, services, directory)), console=Console(), screen=True, auto_refresh=False) as live:
         try:
             while True:
                 time.sleep(every)
-                live.update(_table(_read(admin)), refresh=True)
+                live.update(_table(_read(admin, services, directory)), refresh=True)
         except KeyboardInterrupt:
             return
 
 
-def _read(admin: str) -> list[dict[str, Any]]:
-    """Return the plugins of a gateway, the costliest first."""
+def _read(admin: str, services: tuple[str, ...], directory: Path) -> Found:
+    """Return the plugins of a gateway and of services, the costliest first. services: that have to answer. Raises UserError."""
     from nexus_cli.admin import get
+    from nexus_cli.errors import UserError
+    from nexus_cli.plugins.services import Found, ask, instances_of
 
     rows: list[dict[str, Any]] = get(admin, "/plugins")["plugins"]
-    return sorted(rows, key=lambda row: (-row.get("cpu_percent", 0.0), -row.get("calls_per_s", 0.0), row["id"]))
+    found = ask((*services, *instances_of(directory)))
+    missing = [found.unheard[url] for url in services if url in found.unheard]
+    if missing:
+        raise UserError(f"{' '.join(missing)} Correct --service, or forward a port to the service.")
+    rows = [*rows, *found.rows]
+    rows.sort(key=lambda row: (-row.get("cpu_percent", 0.0), -row.get("calls_per_s", 0.0), row["id"], _place(row)))
+    return Found(tuple(rows), found.unheard)
 
 
-def _table(rows: list[dict[str, Any]]) -> Any:
+def _place(row: dict[str, Any]) -> str:
+    return str(row.get("service") or "gateway")
+
+
+def _table(found: Found) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     from nexus_cli.output import STYLES
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    caption = "\n".join(found.unheard.values()) or None
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", caption=caption)
     for index, column in enumerate(_COLUMNS):
-        table.add_column(column, justify="left" if index < 3 else "right", no_wrap=index != 2)
-    for row in rows:
+        table.add_column(column, justify="left" if index < 4 else "right", no_wrap=index != 3)
+    for row in found.rows:
         texts = _texts(row)
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in texts))
     return table
@@ -101,6 +139,7 @@ def _texts(row: dict[str, Any]) -> tuple[str, ...]:
         version = f"{version} ({candidate['version']} {_TRIED[candidate['state']]})"
     return (
         str(row["id"]),
+        _place(row),
         version,
         str(row["state"]),
         f"{row.get('calls_per_s', 0.0):.1f}",
@@ -115,8 +154,9 @@ def _texts(row: dict[str, Any]) -> tuple[str, ...]:
 _TRIED = {"running": "tried", "passed": "passed", "refused": "refused"}
 _SHOWN = (
     "id", "running_version", "state", "calls_per_s", "errors_per_s", "p50_s", "p99_s", "cpu_percent", "memory_bytes", "calls", "errors",
-    "candidate",
+    "candidate", "service",
 )  # fmt: skip
+"""`service` is null in a gateway's rows."""
 
 
 def _values(row: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from nexus_core.hooks import Plugin
 from nexus_core.hooks.specs import HOOKS
 from nexus_core.snapshot import PluginInstance
 
-from nexus_gateway.edge.plugins.meters import Meter, buckets_of, quantile, stats_of
+from nexus_gateway.edge.plugins.meters import cost_of
 from nexus_gateway.edge.plugins.overseeing import meters
 from nexus_gateway.edge.plugins.slots import Slot
 
@@ -33,7 +33,7 @@ def _row(slot: Slot, now: float) -> dict[str, Any]:
         "running_version": report.version,
         "reason": report.reason,
         "message": report.message,
-        **_cost(meters(slot) if running is not None else (), now),
+        **cost_of(meters(slot) if running is not None else (), now),
         "memory_bytes": slot.meter.cost_bytes,
         "hooks": _hooks(slot),
         "asked": _permissions(instance.release.permissions),
@@ -41,24 +41,6 @@ def _row(slot: Slot, now: float) -> dict[str, Any]:
         "budgets": msgspec.to_builtins(instance.budgets, str_keys=True),
         "dependencies": _dependencies(instance),
         "candidate": _candidate(slot, now),
-    }
-
-
-def _cost(counted: tuple[Meter, ...], now: float) -> dict[str, Any]:
-    stats = stats_of(counted, now)
-    pairs = [meter.lately(now) for meter in counted]
-    lately_s = max((after.at - before.at for before, after in pairs), default=0.0)
-    failed = sum(after.errors - before.errors for before, after in pairs)
-    return {
-        "calls": stats.calls,
-        "errors": stats.errors,
-        "seconds": round(stats.seconds, 6),
-        "cpu_seconds": round(stats.cpu_s, 6),
-        "calls_per_s": round(stats.calls_per_s, 3),
-        "errors_per_s": round(failed / lately_s, 3) if lately_s > 0 else 0.0,
-        "p50_s": round(quantile(buckets_of(pairs), 0.5), 9),
-        "p99_s": round(stats.p99_s, 9),
-        "cpu_percent": round(stats.cpu_percent, 3),
     }
 
 
@@ -101,6 +83,6 @@ def _candidate(slot: Slot, now: float) -> dict[str, Any] | None:
             "requests": trial.requests,
             "failed_requests": trial.failures,
             "in_flight": trial.in_flight,
-            **_cost((trial.candidate.meter,), now),
+            **cost_of((trial.candidate.meter,), now),
         }
     return found
