@@ -17,6 +17,9 @@ from nexus_gateway.edge.outlet import Outlet, Source
 from nexus_gateway.edge.plugins.slots import BODIES_OUT
 from nexus_gateway.filters.sizes import Verdict, judge_response
 
+_BODILESS = frozenset({204, 304})
+"""After these nothing follows, whatever their heads say."""
+
 
 class Answering(Ending):
     """The client's side of an exchange."""
@@ -171,16 +174,22 @@ class Answering(Ending):
         hooked.respond(go_on)
 
     def _changed(
-        self, status: StatusLine, block: ResponseBlock, came: ResponseHead, answer: ResponseHead
+        self, status: StatusLine, block: ResponseBlock, came: ResponseHead, answer: ResponseHead, *, framed: bool = True
     ) -> tuple[int, bytes, bytes]:
-        """Return status, status line and header lines of a head that hooks changed."""
+        """Return status, status line and header lines of a head that hooks changed. framed: whether these say how long its body is."""
         code = answer.status
+        bare = code != status.code and status.code in _BODILESS and not self.head_only
+        if bare:
+            # With another status the client would wait for what the head says of a body, and take the next response for it.
+            block = block.unframed()
         more = requests.appended(came.headers, answer.headers)
         lines = (
             block.forward + requests.render(more)
             if more is not None
             else requests.render(answer.headers) + block.framing
         )
+        if bare and framed:
+            lines += b"content-length: 0\r\n"
         if not block.has_date and not any(name.lower() == "date" for name, _ in more or answer.headers):
             lines += self.proxy.date_line
         return code, status.line if code == status.code else replies.status_line(code), lines
@@ -232,7 +241,7 @@ class Answering(Ending):
         if answer is came:
             line, lines = status.line, self._lines(status.code, block)
         else:
-            _, line, lines = self._changed(status, block, came, answer)
+            _, line, lines = self._changed(status, block, came, answer, framed=not reframed)
             lines += self._added_lines(answer.status)
         if reframed:
             length = -2

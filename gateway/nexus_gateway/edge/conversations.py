@@ -30,24 +30,34 @@ Chain = Sequence[tuple[Slot, Socket]]
 
 
 def check_message(result: object) -> Message | Close | None:
-    """Return what a hook on messages returned. Raises TypeError or ValueError for what cannot be sent."""
+    """Return what a hook on messages returned, as plain values that say the same whenever they are asked.
+
+    Raises TypeError or ValueError for what cannot be sent.
+    """
     if isinstance(result, Close):
-        if result.code not in _CODES:
-            raise ValueError(
-                f"it closes with {result.code!r}; codes are 1000, 1001, 1003, 1007 to 1013, and 3000 to 4999"
-            )
-        if not isinstance(result.reason, str) or len(result.reason.encode()) > _MAX_REASON:
-            raise ValueError(f"its reason to close is no text of at most {_MAX_REASON} bytes")
-        return result
+        return _check_close(result.code, result.reason)
     if result is None:
         return None
     if not isinstance(result, Message):
         raise TypeError(f"it returned {type(result).__name__}, not Message, Close or None")
-    if isinstance(result.data, str):
-        result.data.encode()  # halves of surrogate pairs have no bytes
-    elif not isinstance(result.data, bytes):
-        raise TypeError(f"its message's data is {type(result.data).__name__}, not str or bytes")
-    return result
+    data = result.data
+    if type(data) is str:
+        data.encode()  # halves of surrogate pairs have no bytes
+    elif type(data) is not bytes:
+        if not isinstance(data, bytes):
+            raise TypeError(f"its message's data is {type(data).__name__}, not str or bytes")
+        data = b"".join((data,))
+    return result if type(result) is Message and result.data is data else Message(data)
+
+
+def _check_close(code: object, reason: object) -> Close:
+    """Return a goodbye of plain values. code: also of an enumeration."""
+    plain = int.__add__(code, 0) if isinstance(code, int) else 0
+    if plain not in _CODES:
+        raise ValueError(f"it closes with {code!r}; codes are 1000, 1001, 1003, 1007 to 1013, and 3000 to 4999")
+    if type(reason) is not str or len(reason.encode()) > _MAX_REASON:
+        raise ValueError(f"its reason to close is no text of at most {_MAX_REASON} bytes")
+    return Close(plain, reason)
 
 
 class Conversation:
@@ -61,7 +71,8 @@ class Conversation:
         self._attempt = attempt
         self.closing = False
         number = exchange.context[16:32].decode("latin-1")
-        chain = [(slot, Socket(number, head)) for slot, head in met if slot.more & MESSAGES]
+        # Also those that have been disabled since the handshake: their failure policy has a say in each message.
+        chain = [(slot, Socket(number, head)) for slot, head in met if slot.does & MESSAGES]
         limit = min(slot.instance.budgets.body_bytes for slot, _ in chain)
         stream = exchange.stream
         self._client = _Side(
@@ -240,7 +251,7 @@ class _Side:
             self._busy = False
             if not self._conversation.closing:
                 self._let_go()
-                self._run()
+            self._run()  # its end, if nothing else: who left meanwhile has no clock any more that would end it
 
     def _without(self, slot: Slot, message: Message) -> Message | Close:
         return _FAILED if slot.is_closed else message

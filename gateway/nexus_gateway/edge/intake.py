@@ -78,8 +78,8 @@ class Intake:
     def begin(self) -> bool:
         """Return whether the exchange goes on now; else it does later, or it was answered."""
         exchange = self._exchange
-        if exchange.block.upgrade:
-            return True  # what follows is no body
+        # Whoever asks for an upgrade has sent an empty body, and what follows is none. It is looked at all the same: that a client
+        # would rather speak something else must not spare its request from those who look.
         for slot, _ in self._phases.met:
             if slot.does & REQUEST_BODY:
                 try:

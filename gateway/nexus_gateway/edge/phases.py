@@ -226,22 +226,26 @@ class Phases:
 
     def _tell(self, proxy: Proxy, runtime: Runtime, done: Done) -> None:
         """Tell plugins of a request that is over; what is to be awaited of that runs in the background."""
-        for slot, head in self._told:
-            if not slot.open:
-                continue  # disabled meanwhile
-            later = slot.note(head, done)
-            if later is None:
-                continue
-            if slot.notes >= MAX_NOTES:
-                later.drop()
-                slot.dropped("on_done")
-                continue
-            slot.notes += 1
-            if slot.running is not None:
-                slot.running.acquire()
-            proxy.spawn(_note_later(slot, later), self._exchange.context)
-        self._end_trials(done.status, done.seconds)
-        runtime.left()
+        try:
+            for slot, head in self._told:
+                if slot.open:  # not disabled meanwhile
+                    self._tell_one(proxy, slot, head, done)
+        finally:
+            self._end_trials(done.status, done.seconds)
+            runtime.left()
+
+    def _tell_one(self, proxy: Proxy, slot: Slot, head: RequestHead, done: Done) -> None:
+        later = slot.note(head, done)
+        if later is None:
+            return
+        if slot.notes >= MAX_NOTES:
+            later.drop()
+            slot.dropped("on_done")
+            return
+        slot.notes += 1
+        if slot.running is not None:
+            slot.running.acquire()
+        proxy.spawn(_note_later(slot, later), self._exchange.context)
 
     def _end_trials(self, status: int, seconds: float) -> None:
         for trial, slot in self._trials:

@@ -71,6 +71,29 @@ async def test_a_changed_body_goes_on_with_its_own_length(
     assert plugged.harness.gateway.proxy.connector.open_connections == 1
 
 
+@pytest.mark.parametrize("protocol", ["websocket", "h2c", "anything"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_who_asks_for_an_upgrade_is_looked_at_as_well(
+    plugged: Plugged, peers: Peers, clients: Clients, settled: Settled, method: str, protocol: str
+) -> None:
+    """A service may answer it as a request like any other: who checks bodies must not be passed by with a header."""
+    code = """
+def on_request_body(self, request, body):
+    return Reply(403, (), b"empty") if not body else body
+"""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    await plugged.serve(await peers(serve), plugged.plugin(code))
+    head = f"{method} / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\r\n"
+    reader, writer = await clients(head.encode())
+    assert (await reader.readuntil(b"empty")).startswith(b"HTTP/1.1 403 ")
+    writer.transport.abort()
+    await settled()
+
+
 @both
 async def test_a_body_hook_may_wait_and_may_answer(
     plugged: Plugged, connect: Connect, listen: Listen, client: str
@@ -356,6 +379,36 @@ async def test_responses_without_a_body_are_left_alone(
             got = await ask(connection, b"GET /%d" % status)
             assert (got.status, got.body, got.headers.get("content-length")) == (status, b"", None)
     assert plugged.live().seen is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"204 None\r\n", b"304 Same\r\n", b"304 Same\r\ncontent-length: 55\r\n", b"304 Same\r\ntransfer-encoding: chunked\r\n"],
+)  # fmt: skip
+@pytest.mark.parametrize("hooks", ["heads", "bodies"])
+async def test_a_response_without_a_body_gets_another_status(
+    plugged: Plugged, connect: Connect, peers: Peers, settled: Settled, hooks: str, head: bytes
+) -> None:
+    """What it said of a body, or did not, would have its client wait for one, and take the next response for it."""
+    code = """
+def on_response(self, request, response):
+    return response.__class__(200, response.headers)
+"""
+    if hooks == "bodies":
+        code += "def on_response_body(self, request, response, body):\n    return body\n"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 " + head + b"\r\n")
+
+    await plugged.serve(await peers(serve), plugged.plugin(code))
+    for client in PROTOCOLS:
+        connection = await connect(client)
+        for _ in range(2):
+            got = await ask(connection, b"GET /")
+            assert (got.status, got.body, got.headers["content-length"]) == (200, b"", "0")
+            assert (await ask(connection, b"HEAD /")).status == 200
 
 
 @both

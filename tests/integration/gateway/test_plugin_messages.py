@@ -6,12 +6,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import h2.events
 import pytest
 from aiohttp import ClientWebSocketResponse, WSMsgType, web
 from nexus_core.snapshot import Budgets, PluginInstance
 from nexus_gateway.testing import Harness, route, rule, snapshot, until, upstream
 from nexus_hosting.testing import make_instance
-from nexus_wire.websocket import BINARY, frame
+from nexus_wire.websocket import BINARY, CLOSE, TEXT, Frame, MessageReader, frame
+
+from tests.integration.gateway.plugged import Plugged
+from tests.integration.gateway.test_http2 import Client
+
+Peers = Callable[..., Awaitable[int]]
+Clients = Callable[..., Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+Settled = Callable[..., Awaitable[None]]
 
 CODE = """
     import asyncio
@@ -44,7 +52,15 @@ CODE = """
 HOOKS = ("on_client_message", "on_request", "on_server_message")
 SYNC = {"kind": "", "wait": "pass"}
 WAITING = {"kind": "async ", "wait": "await asyncio.sleep(0.001)"}
+pytestmark = pytest.mark.usefixtures("loop_errors")
 both = pytest.mark.parametrize("way", [SYNC, WAITING], ids=["plain", "coroutine"])
+
+
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nhost: shop.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
 
 
 class Echo:
@@ -200,10 +216,7 @@ async def test_a_client_that_speaks_no_websocket_is_cut_off(harness: Harness) ->
     await start(harness)
     assert harness.gateway is not None
     reader, writer = await asyncio.open_connection("127.0.0.1", harness.gateway.port)
-    writer.write(
-        b"GET /ws HTTP/1.1\r\nhost: shop.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
-        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
+    writer.write(HANDSHAKE)
     head = await reader.readuntil(b"\r\n\r\n")
     assert b" 101 " in head
     writer.write(b"\x81\x05hello")  # not masked
@@ -212,9 +225,6 @@ async def test_a_client_that_speaks_no_websocket_is_cut_off(harness: Harness) ->
     proxy = harness.gateway.proxy
     writer.close()
     await until(lambda: not proxy.in_flight)
-
-
-SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
 
 
 @both
@@ -252,10 +262,7 @@ async def test_a_side_that_does_not_read_holds_the_other_one_up(
     await harness.publish(snapshot(route(rules), upstream(port), plugins=(instance,)))
     assert harness.gateway is not None
     reader, writer = await asyncio.open_connection("127.0.0.1", harness.gateway.port)
-    writer.write(
-        b"GET /ws HTTP/1.1\r\nhost: shop.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
-        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
+    writer.write(HANDSHAKE)
     assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     talking = asyncio.create_task(
@@ -285,3 +292,132 @@ async def test_an_update_changes_new_conversations_and_keeps_old_ones(harness: H
         async with harness.client.ws_connect(harness.url("/ws")) as new:
             assert await said(new, "b") == "B?"
         assert await said(old, "c") == "C!"
+
+
+@pytest.mark.parametrize(("policy", "said_back"), [("open", b"\x81\x02hi"), ("closed", b"\x88")])
+async def test_a_plugin_that_is_disabled_during_the_handshake(
+    plugged: Plugged, peers: Peers, clients: Clients, settled: Settled, policy: str, said_back: bytes
+) -> None:
+    """Its failure policy has a say in each message, as in the middle of a conversation."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await answer.wait()
+        writer.write(SWITCH)
+        messages = MessageReader(masked=True, limit=1000)
+        while data := await reader.read(1000):
+            messages.feed(data)
+            for found in messages.frames():
+                writer.write(frame(found.opcode, found.payload))
+
+    code = "def on_client_message(self, socket, message):\n    return message"
+    await plugged.serve(await peers(serve), plugged.plugin(code, failure_policy=policy))
+    reader, writer = await clients(HANDSHAKE)
+    await asked.wait()
+    plugged.slot().open = False
+    answer.set()
+    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+    writer.write(frame(TEXT, b"hi", b"abcd"))
+    assert (await reader.read(100)).startswith(said_back)
+    writer.transport.abort()
+    await settled()
+
+
+@pytest.mark.parametrize("how", ["the stream's end", "a reset", "the connection's end"])
+@pytest.mark.parametrize(
+    "word", ["return Close(4001)", "return message", "raise RuntimeError", "return 7", "return None"]
+)
+async def test_a_client_of_http_2_that_leaves_while_a_hook_waits(
+    plugged: Plugged, peers: Peers, clients: Clients, settled: Settled, how: str, word: str
+) -> None:
+    """A stream that is gone has no clock: whatever the hook says then, it is the end, also for a service that answers no Close."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(SWITCH)
+        await reader.read(-1)
+
+    code = f"""
+from nexus_sdk.plugin import Close
+---
+called = left = None
+async def on_client_message(self, socket, message):
+    self.called.set()
+    await self.left.wait()
+    {word}
+"""
+    await plugged.serve(await peers(serve), plugged.plugin(code, failure_policy="closed"))
+    live = plugged.live()
+    live.called, live.left = asyncio.Event(), asyncio.Event()
+    client = Client(*await clients())
+    client.h2.config.validate_outbound_headers = False
+    stream = client.h2.get_next_available_stream_id()
+    client.h2.send_headers(
+        stream,
+        [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http"), (":path", "/ws"), (":authority", "a.example")],
+    )  # fmt: skip
+    client.flush()
+    assert await client.status(stream) == "200"
+    client.h2.send_data(stream, frame(TEXT, b"hi", b"abcd"), end_stream=how == "the stream's end")
+    client.flush()
+    await live.called.wait()
+    if how == "a reset":
+        client.h2.reset_stream(stream)
+        client.flush()
+        client.h2.ping(b"12345678")
+        client.flush()
+        await client.until(h2.events.PingAckReceived)  # the gateway has read it
+    elif how == "the connection's end":
+        client.writer.transport.abort()
+        assert plugged.harness.gateway is not None
+        proxy = plugged.harness.gateway.proxy
+        await until(lambda: not proxy.connections)
+    live.left.set()
+    await settled(clients=how == "the connection's end")
+
+
+async def test_what_goes_out_of_messages_is_plain(
+    plugged: Plugged, peers: Peers, clients: Clients, settled: Settled
+) -> None:
+    """Classes below those that hooks may return say something else each time they are asked."""
+    code = """
+from nexus_sdk.plugin import Close, Message
+class Shifting(Message):
+    __slots__ = ()
+    asked = []
+    @property
+    def data(self):
+        self.asked.append(True)
+        return "once" if len(self.asked) == 1 else 7
+class Short(bytes):
+    def __len__(self):
+        return 3
+class Odd(int):
+    def to_bytes(self, *how):
+        raise RuntimeError
+---
+def on_client_message(self, socket, message):
+    if message.data == "shifting":
+        return object.__new__(Shifting)
+    return Message(Short(b"12345")) if message.data == "short" else Close(Odd(4001), "bye")
+"""
+    heard: list[Frame] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(SWITCH)
+        messages = MessageReader(masked=True, limit=1000)
+        while data := await reader.read(1000):
+            messages.feed(data)
+            heard.extend(messages.frames())
+
+    await plugged.serve(await peers(serve), plugged.plugin(code))
+    _, writer = await clients(HANDSHAKE)
+    for word in (b"shifting", b"short", b"close"):
+        writer.write(frame(TEXT, word, b"abcd"))
+    await until(lambda: len(heard) == 3)
+    assert heard == [(TEXT, b"once"), (BINARY, b"12345"), (CLOSE, b"\x0f\xa1bye")]
+    writer.transport.abort()
+    await settled()
