@@ -12,7 +12,8 @@ import binascii
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +36,10 @@ INDEX = "index.json"
 MAX_ROOT_BYTES = 512_000
 _BOOTSTRAP_ROOTS = 64
 """How many root versions are looked through for one that the pinned keys signed."""
+UPDATE_S = 60.0
+"""For all files of one look together. A place may take its time for each: without this bound, one that sends 64 roots of others, each
+just in time, would hold whoever waits for a quarter of an hour. What was verified by then is kept, so that the next look goes on there.
+"""
 _AGAIN = "It is tried again by itself."
 _MADE_ANEW = (
     "Serve the newest files again. If its owner made the marketplace anew on purpose, delete the NexusMarketplace and the files in "
@@ -69,17 +74,30 @@ def pins_of(spec: NexusMarketplaceSpec) -> Pins:
 class Followed:
     """One marketplace as it is trusted here. Calls block; several threads and processes may share the state directory."""
 
-    def __init__(self, source: SourcePort, pins: Pins, state_dir: Path, floor: Versions | None = None) -> None:
+    def __init__(
+        self,
+        source: SourcePort,
+        pins: Pins,
+        state_dir: Path,
+        floor: Versions | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """state_dir: this marketplace's own; it is made, and may be lost: then `floor` alone keeps rolled back files out.
 
-        floor: versions that were trusted before, from somewhere that outlives the state directory.
+        floor: versions that were trusted before, from somewhere that outlives the state directory. clock: seconds, for `UPDATE_S`.
         """
-        self._source = source
+        self._source = _Hurried(source, clock)
         self._pins = pins
         # Other pins are another trust: what the former ones led to is not built upon.
         told = "\n".join((*sorted(pins.keys), str(pins.threshold))).encode()
         self._state = state_dir / hashlib.sha256(told).hexdigest()[:16]
         self._floor = floor or Versions()
+
+    @property
+    def for_people(self) -> str:
+        """How messages name the marketplace."""
+        return self._source.for_people
 
     def update(self) -> tuple[Index, Versions]:
         """Return the marketplace's index as it is now, with the versions that prove it. Raises `MarketplaceTrouble`."""
@@ -335,6 +353,30 @@ class Followed:
             "who did.",
             retryable=True,
         )
+
+
+class _Hurried:
+    """A `SourcePort` that is not asked any more when the time of one look is over."""
+
+    def __init__(self, source: SourcePort, clock: Callable[[], float]) -> None:
+        self._source = source
+        self._clock = clock
+        self._ends_at = 0.0
+        self.base_url, self.for_people, self.signed = source.base_url, source.for_people, source.signed
+
+    def begin(self) -> None:
+        self._ends_at = self._clock() + UPDATE_S
+        self._source.begin()
+
+    def read(self, path: str, max_bytes: int) -> bytes:
+        if self._clock() >= self._ends_at:
+            raise MarketplaceTrouble(
+                "MarketplaceUnreachable",
+                f"{self.for_people} takes too long: after {UPDATE_S:g} s, {path} and perhaps more had still not been read.",
+                f"See why its server is slow, or who delays it. {_AGAIN}",
+                retryable=True,
+            )
+        return self._source.read(path, max_bytes)
 
 
 def count_signers(metadata: Metadata[Root], keys: Sequence[str]) -> int:

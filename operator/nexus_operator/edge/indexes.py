@@ -17,7 +17,7 @@ from nexus_core.marketplace import Index
 from nexus_core.marketplace.addresses import private_urls
 from nexus_core.model.plugins import NexusMarketplaceSpec
 from nexus_core.problems import Problem
-from nexus_marketplace import sources
+from nexus_marketplace import background, sources
 from nexus_marketplace.sources import ReadConfigMap, SourcePort
 from nexus_marketplace.troubles import MarketplaceTrouble
 from nexus_marketplace.trust import Followed, Versions, pins_of
@@ -179,7 +179,7 @@ class Indexes:
             try:
                 if followed is None:
                     followed = self._followed(entry.wanted)
-                index, versions = await asyncio.to_thread(followed.update)
+                index, versions = await background.run(followed.update, f"marketplace {name}")
                 if entry.index is None or (index.origin, index.releases) != (entry.index.origin, entry.index.releases):
                     entry.index = index
                 entry.versions, entry.trouble = versions, None

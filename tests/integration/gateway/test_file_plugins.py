@@ -168,6 +168,31 @@ async def test_a_new_release_is_tried_and_taken_over_or_taken_back(bed: Bed, mak
     assert bed.locks["shop/demo"].version == "1.2.0"
 
 
+async def test_a_first_install_takes_the_newest_release_that_is_for_this_gateway(bed: Bed) -> None:
+    publish(bed.market, "1.0.0", "2.0.0", "3.0.0")
+    bed.write()
+    source = bed.open()
+    for version in ("3.0.0", "2.0.0"):
+        published, plugin = await source.plugin()
+        assert versions(plugin) == (version, "")
+        said = PluginReport("failed", "", "PythonIncompatible", f"demo {version} needs Python >=3.99.")
+        await source.source.ack(Ack("one", published.generation, published.digest, plugins={"shop/demo": said}))
+    published, plugin = await source.plugin()
+    assert versions(plugin) == ("1.0.0", ""), "nothing is tried beside it: nothing ran before"
+    assert source.reasons == set()
+    await source.say(published, "1.0.0")
+    await until(lambda: bed.locks["shop/demo"].version == "1.0.0")
+    assert [each.version for each in bed.locks["shop/demo"].refused] == ["3.0.0", "2.0.0"]
+    await source.close()
+
+    publish(bed.market, "1.0.0", "2.0.0", "3.0.0", "4.0.0")
+    bed.write(version="==3.0.0")
+    source = bed.open()
+    await until(lambda: source.reasons == {"PluginVersionNotFound"})
+    _, plugin = await source.plugin()
+    assert versions(plugin) == ("1.0.0", ""), "what runs goes on when nothing that is asked for can run here"
+
+
 async def test_what_an_ack_of_another_snapshot_says_moves_nothing(bed: Bed) -> None:
     publish(bed.market, "1.0.0")
     bed.write()
@@ -274,6 +299,68 @@ async def test_files_of_a_marketplace_that_asks_for_a_password_are_fetched_where
     await until(lambda: kept.exists() and source.source.problems == ())
     assert kept.read_bytes() == data
     assert asked == {encode_basic_auth("reader", "pass-word")}
+
+
+async def test_a_marketplace_that_does_not_answer_holds_no_manifests_up(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last good index counts meanwhile, in a new process too; what it answers in the end is taken."""
+    monkeypatch.setattr(indexes, "WAITING_S", 0.05)
+    monkeypatch.setattr(indexes, "FRESH_S", 0.1)
+    answers = asyncio.Event()
+    answers.set()
+    asked = 0
+
+    async def serve(request: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        await answers.wait()
+        file = bed.market / request.match_info["path"]
+        return web.Response(body=file.read_bytes()) if file.is_file() else web.Response(status=404)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", serve)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    bed.at_end(runner.cleanup)
+    address = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+
+    def write(**spec: Any) -> None:
+        bed.write(**spec)
+        file = bed.manifests / "all.yaml"
+        file.write_text(
+            file.read_text().replace(json.dumps({"directory": str(bed.market)}), json.dumps({"url": address}))
+        )
+
+    publish(bed.market, "1.0.0")
+    write()
+    source = bed.open()
+    _, plugin = await source.plugin()
+    assert versions(plugin) == ("1.0.0", "")
+    monkeypatch.setattr(indexes, "HOLD_S", 0.1)
+    answers.clear()
+    before = asked
+    await until(lambda: asked > before)
+    write(order=3)
+    _, plugin = await source.plugin()
+    assert (versions(plugin), plugin.order) == (("1.0.0", ""), 3)
+    assert source.source.problems == (), "it has been followed, and is looked at again"
+    await source.close()
+
+    write(order=4)
+    before = asked
+    source = bed.open()
+    _, plugin = await source.plugin()
+    assert (versions(plugin), plugin.order) == (("1.0.0", ""), 4)
+    (problem,) = source.source.problems
+    assert (problem.reason, problem.what) == ("MarketplaceUnreachable", f"{address} has not answered yet.")
+    assert problem.fix.endswith("The last good index stays in use.")
+    publish(bed.market, "1.0.0", "1.1.0")
+    answers.set()
+    _, plugin = await source.plugin()
+    assert versions(plugin) == ("1.0.0", "1.1.0")
+    assert source.source.problems == ()
 
 
 async def test_metadata_that_has_expired_installs_nothing(bed: Bed) -> None:

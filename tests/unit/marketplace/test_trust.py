@@ -370,3 +370,47 @@ def test_a_link_out_of_the_directory_is_not_followed(market: Market, tmp_path: P
     (market.directory / "metadata" / "link.json").symlink_to(tmp_path / "secret")
     with pytest.raises(MarketplaceTrouble, match="leads out of"):
         Directory(market.directory).read("metadata/link.json", 10)
+
+
+class Late(Directory):
+    """Each file takes `late_s`, by a clock of the test's."""
+
+    def __init__(self, root: Path, clock: list[float], late_s: float) -> None:
+        super().__init__(root)
+        self._clock = clock
+        self._late_s = late_s
+        self.read_files: list[str] = []
+
+    def read(self, path: str, max_bytes: int) -> bytes:
+        self._clock[0] += self._late_s
+        self.read_files.append(path)
+        return super().read(path, max_bytes)
+
+
+def test_one_look_is_bounded_and_the_next_goes_on_from_there(market: Market) -> None:
+    """Whoever stands before a marketplace can be late with each of many roots, and nobody could be followed meanwhile."""
+    roots = market.directory / "metadata"
+    foreign = market.keep("foreign")
+    for number in range(2, 9):
+        shutil.copy(roots / "1.root.json", foreign / "metadata" / f"{number}.root.json")
+    clock = [0.0]
+    late = Late(foreign, clock, 14.0)
+    followed = Followed(late, Pins((public_key(OTHER),)), market.state, clock=lambda: clock[0])
+    told = r"takes too long: after 60 s, metadata/6\.root\.json and perhaps more"
+    with pytest.raises(MarketplaceTrouble, match=told) as caught:
+        followed.update()
+    assert (caught.value.reason, caught.value.retryable) == ("MarketplaceUnreachable", True)
+    assert late.read_files == [f"metadata/{number}.root.json" for number in range(1, 6)]
+
+    former = KEY
+    for _ in range(8):
+        key = Ed25519PrivateKey.generate()
+        market.repository.rotate_root([former], Keys((key,), KEY, KEY), [], NOW)
+        former = key
+    late = Late(market.directory, clock, 14.0)
+    followed = Followed(late, PINS, market.state, clock=lambda: clock[0])
+    for _ in range(2):
+        with pytest.raises(MarketplaceTrouble, match="takes too long"):
+            followed.update()
+    assert followed.update()[1].root == 9
+    assert [late.read_files.count(f"metadata/{number}.root.json") for number in range(1, 10)] == [1] * 9

@@ -1,4 +1,8 @@
-"""Marketplace indexes for the file source: followed by their signed metadata and kept on disk, so that no start depends on a network."""
+"""Marketplace indexes for the file source: followed by their signed metadata and kept on disk, so that no start depends on a network.
+
+A marketplace that is slow holds nobody up for long: it is looked at beside the reading of manifests, which wait for a moment and then go
+on with what it said last.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from nexus_core.marketplace import Index
 from nexus_core.model.plugins import NexusMarketplaceSpec, Source
 from nexus_core.model.resources import Resource
 from nexus_core.problems import Problem
-from nexus_marketplace import sources
+from nexus_marketplace import background, sources
 from nexus_marketplace.troubles import MarketplaceTrouble
 from nexus_marketplace.trust import Followed, pins_of
 
@@ -24,11 +28,17 @@ ASKED_S = 2.0
 """How old it may be when a plugin asks for a release that it does not list: perhaps it was published just now."""
 AGAIN_S = 15.0
 """How soon a marketplace is looked at again that could not be followed."""
+HOLD_S = 3.0
+"""How long manifests wait for marketplaces that are being looked at, all together."""
+WAITING_S = 1.0
+"""How soon somebody asks again for the answer of one that had not answered by then."""
 
 
 @dataclass(slots=True)
 class _Entry:
-    """One marketplace. looked_at: on the event loop's clock. due_in_s: from then, None for never."""
+    """One marketplace. looked_at: on the event loop's clock. due_in_s: from then, None for never. look: the one that goes on, if any.
+    recalled: whether what was trusted in an earlier life of the process has been looked for.
+    """
 
     key: tuple[object, ...]
     followed: Followed | None = None
@@ -36,6 +46,8 @@ class _Entry:
     trouble: MarketplaceTrouble | None = None
     looked_at: float = 0.0
     due_in_s: float | None = 0.0
+    look: asyncio.Task[None] | None = None
+    recalled: bool = False
 
 
 class Indexes:
@@ -48,44 +60,54 @@ class Indexes:
 
     async def read(self, marketplaces: Iterable[Resource]) -> tuple[dict[str, Index], tuple[Problem, ...]]:
         """Return the indexes by marketplace name, and what is wrong with those that cannot be had."""
-        found: dict[str, Index] = {}
-        problems: list[Problem] = []
-        entries: dict[str, _Entry] = {}
+        entries: dict[str, tuple[_Entry, Resource, NexusMarketplaceSpec]] = {}
         for marketplace in marketplaces:
             spec = marketplace.spec
-            if not isinstance(spec, NexusMarketplaceSpec):
-                continue
-            name = marketplace.ref.name
-            entry = entries[name] = self._entry(name, spec)
-            await self._look(entry, name, spec)
+            if isinstance(spec, NexusMarketplaceSpec):
+                name = marketplace.ref.name
+                entries[name] = self._entry(name, spec), marketplace, spec
+        for name, former in self._entries.items():
+            if former.look is not None and (name not in entries or entries[name][0] is not former):
+                former.look.cancel()  # it is of no use any more
+        self._entries = {name: entry for name, (entry, _, _) in entries.items()}
+        for name, (entry, _, spec) in entries.items():
+            self._begin(entry, name, spec)
+        await self._hold()
+        found: dict[str, Index] = {}
+        problems: list[Problem] = []
+        for name, (entry, marketplace, spec) in entries.items():
+            trouble = await self._trouble(entry)
             if entry.index is not None:
                 found[name] = entry.index
-            if entry.trouble is not None:
+            if trouble is not None:
                 kept = " The last good index stays in use." if entry.index is not None else ""
                 problems.append(
                     Problem(
                         marketplace.ref,
                         f".spec.source{_place(spec.source)}",
-                        entry.trouble.reason,
-                        entry.trouble.what,
-                        f"{entry.trouble.fix}{kept}",
+                        trouble.reason,
+                        trouble.what,
+                        f"{trouble.fix}{kept}",
                     )
                 )
-        self._entries = entries
         return found, tuple(problems)
 
     def doubt(self, now: float) -> bool:
         """A release is asked for that no index lists: have those read again that are not quite new. Return whether there are any."""
         found = False
         for entry in self._entries.values():
-            if entry.due_in_s is not None and entry.looked_at and now - entry.looked_at > ASKED_S:
+            quite_new = entry.look is not None or now - entry.looked_at <= ASKED_S
+            if entry.due_in_s is not None and entry.looked_at and not quite_new:
                 entry.looked_at = 0.0
                 found = True
         return found
 
     def due_in_s(self, now: float) -> float | None:
-        """Return when an index should be looked at again; None when none ever is."""
-        dues = [e.looked_at + e.due_in_s - now for e in self._entries.values() if e.due_in_s is not None]
+        """Return when an index should be looked at again, or may have answered; None when none ever is."""
+        dues = [
+            e.looked_at + e.due_in_s - now for e in self._entries.values() if e.look is None and e.due_in_s is not None
+        ]
+        dues += [WAITING_S for entry in self._entries.values() if entry.look is not None]
         return max(min(dues), 0.0) if dues else None
 
     def _entry(self, name: str, spec: NexusMarketplaceSpec) -> _Entry:
@@ -93,29 +115,65 @@ class Indexes:
         entry = self._entries.get(name)
         return entry if entry is not None and entry.key == key else _Entry(key)
 
-    async def _look(self, entry: _Entry, name: str, spec: NexusMarketplaceSpec) -> None:
+    def _begin(self, entry: _Entry, name: str, spec: NexusMarketplaceSpec) -> None:
+        """Begin a look when one is due and none goes on."""
         now = asyncio.get_running_loop().time()
-        if entry.due_in_s is None or (entry.looked_at and now < entry.looked_at + entry.due_in_s):
+        if (
+            entry.look is not None
+            or entry.due_in_s is None
+            or (entry.looked_at and now < entry.looked_at + entry.due_in_s)
+        ):
             return
         entry.looked_at = now
+        entry.look = asyncio.create_task(self._look(entry, name, spec), name=f"marketplace {name}")
+
+    async def _hold(self) -> None:
+        """Wait for the looks that go on, none longer than `HOLD_S` from its beginning; take in those that are done."""
+        now = asyncio.get_running_loop().time()
+        young = [e for e in self._entries.values() if e.look is not None and now < e.looked_at + HOLD_S]
+        if young:
+            ends_at = max(entry.looked_at for entry in young) + HOLD_S
+            await asyncio.wait([entry.look for entry in young if entry.look is not None], timeout=ends_at - now)
+        for entry in self._entries.values():
+            if entry.look is not None and entry.look.done():
+                done, entry.look = entry.look, None
+                done.result()
+
+    async def _trouble(self, entry: _Entry) -> MarketplaceTrouble | None:
+        """Return what is to be said of a marketplace now; have what it said last where there is nothing newer."""
+        if entry.index is None and not entry.recalled and entry.followed is not None:
+            # The process is new, what it trusted is not.
+            entry.recalled = True
+            kept = await asyncio.to_thread(entry.followed.last)
+            if entry.index is None and kept is not None:  # it may have answered just now
+                entry.index = kept[0]
+        if entry.look is None or entry.trouble is not None or entry.followed is None:
+            return entry.trouble
+        if entry.index is not None and not entry.recalled:
+            return None  # it has been followed by this process, and is looked at again
+        return MarketplaceTrouble(
+            "MarketplaceUnreachable",
+            f"{entry.followed.for_people} has not answered yet.",
+            "It is waited for; see whether its server is slow if this stays.",
+            retryable=True,
+        )
+
+    async def _look(self, entry: _Entry, name: str, spec: NexusMarketplaceSpec) -> None:
         try:
             if entry.followed is None:
                 entry.followed = Followed(
                     sources.open(spec.source), pins_of(spec), state_of(self._cache, name, spec.source)
                 )
-            index, _ = await asyncio.to_thread(entry.followed.update)
+            index, _ = await background.run(entry.followed.update, f"marketplace {name}")
         except MarketplaceTrouble as trouble:
             entry.trouble = trouble
             entry.due_in_s = AGAIN_S
-            if entry.index is None and entry.followed is not None:
-                # The process is new, what it trusted is not.
-                kept = await asyncio.to_thread(entry.followed.last)
-                entry.index = kept[0] if kept is not None else None
             return
         # The same object while it says the same: what was made of it can be taken over.
         if entry.index != index:
             entry.index = index
         entry.trouble = None
+        entry.recalled = False
         entry.due_in_s = None if spec.source.bundled else FRESH_HERE_S if spec.source.directory else FRESH_S
 
 
