@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nexus_core.marketplace import Index, parse_index
+from nexus_core.marketplace.locks import Lock
 from nexus_core.model.plugins import NexusMarketplaceSpec, NexusPluginSpec
 from nexus_core.problems import sort_problems
 from nexus_core.snapshot import Snapshot
@@ -30,10 +31,16 @@ def bundled_index() -> Index:
     return parse_index(data, "that ships with Nexus")
 
 
-def translate(manifests: Manifests, previous: Snapshot | None = None, caches: Iterable[Path] = ()) -> Translation:
+def translate(
+    manifests: Manifests,
+    previous: Snapshot | None = None,
+    caches: Iterable[Path] = (),
+    locks: Mapping[str, Lock] | None = None,
+) -> Translation:
     """Return the translation of the manifests with the problems of their texts.
 
     previous: what runs; broken objects keep what it holds of them. caches: directories with indexes that were trusted here.
+    locks: what is remembered of plugins, by `<namespace>/<name>`.
 
     Marketplaces elsewhere are not fetched: nothing is said of what only their index, as it is now, could tell.
     """
@@ -56,7 +63,9 @@ def translate(manifests: Manifests, previous: Snapshot | None = None, caches: It
         for resource, _ in manifests.resources
         if isinstance(resource.spec, NexusPluginSpec) and resource.spec.marketplace in remote
     }
-    made = translate_all([resource for resource, _ in manifests.resources], previous=previous, indexes=indexes)
+    made = translate_all(
+        [resource for resource, _ in manifests.resources], previous=previous, indexes=indexes, locks=locks or {}
+    )
     told = [p for p in made.problems if not (p.where in untold and p.reason in _NEEDS_INDEX)]
     return replace(made, problems=sort_problems([*manifests.problems, *told]))
 

@@ -16,6 +16,7 @@ from nexus_cli.options import DEFAULT_ADMIN, output_format, output_option
 if TYPE_CHECKING:
     from nexus_core.model.resources import Resource
     from nexus_core.problems import Problem
+    from nexus_core.translate.translation import PassedOver
 
     from nexus_cli.plugins.homes import Home, Installed
 
@@ -361,6 +362,7 @@ def describe(
             if str(each.where) == f"NexusPlugin {found.id}"
         ],
         grants=grants_of(found.spec) if found.spec is not None else Permissions(),
+        passed_over=_passed_over(path, found) if path is not None else (),
     )
     if output_format() == "json":
         output.show_json(told)
@@ -388,6 +390,21 @@ def _problems(path: Path, admin: str, *, running: bool) -> tuple[Problem, ...]:
     return tuple(
         each for each in offline.translate(manifests.load([path])).problems if each.where.kind == "NexusPlugin"
     )
+
+
+def _passed_over(path: Path, found: Installed) -> tuple[PassedOver, ...]:
+    """Return the newer releases that a plugin of manifests does not get, as far as that shows without asking anyone."""
+    from nexus_gateway.edge.sources.locks import LOCKS, LocksFile
+
+    from nexus_cli import manifests, offline
+    from nexus_cli.plugins.configs import cache_beside
+
+    cache = cache_beside(path)
+    locks = LocksFile(cache.with_name(LOCKS)).read()
+    for status in offline.translate(manifests.load([path]), caches=[cache], locks=locks).plugins:
+        if f"{status.ref.namespace}/{status.ref.name}" == found.id:
+            return status.passed_over
+    return ()
 
 
 UPDATE_HELP = """Have a plugin run another version: it is tried beside the running one first, as spec.canary says.

@@ -9,6 +9,7 @@ import msgspec
 from nexus_core.marketplace.permissions import asked_of, find_missing, is_empty, list_words
 from nexus_core.problems import Problem
 from nexus_core.snapshot import Permissions, Release
+from nexus_core.translate.translation import PassedOver
 
 from nexus_cli.plugins.homes import Installed
 
@@ -25,11 +26,13 @@ def describe(
     releases: Sequence[Release],
     problems: Iterable[Problem],
     grants: Permissions,
+    passed_over: Sequence[PassedOver] = (),
 ) -> dict[str, Any]:
     """Return the description, by field, in the order in which people read it.
 
     row: what a gateway says of it, None when none was asked or knows of it. releases: of the plugin, as far as its index is at hand.
-    problems: that the manifests have with it. grants: `spec.grants`.
+    problems: that the manifests have with it. grants: `spec.grants`. passed_over: newer releases that it does not get; a cluster's
+    status has its own.
     """
     status: Mapping[str, Any] = found.raw.get("status") or {}
     release = next((each for each in releases if each.version == version), releases[0] if releases else None)
@@ -43,6 +46,12 @@ def describe(
         told["candidate"] = candidate
     if status.get("available"):
         told["available"] = f"{status['available']} is there; spec.updatePolicy holds it back"
+    passed = [
+        (each.get("version"), each.get("reason"), each.get("message", "")) for each in status.get("passedOver") or ()
+    ]
+    passed = passed or [(each.version, each.reason, each.message) for each in passed_over]
+    if passed:
+        told["passedOver"] = [f"{newer}: {message} ({reason})" for newer, reason, message in passed]
     refused = (status.get("lock") or {}).get("refused") or ()
     if refused:
         told["refused"] = [

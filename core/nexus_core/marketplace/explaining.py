@@ -9,7 +9,6 @@ from nexus_core.snapshot.plugins import Release
 
 MAX_DEMANDS = 6
 """Demands that a message tells; two or three take part in most contradictions."""
-VERSIONS_SHOWN = 5
 
 
 def explain(
@@ -29,10 +28,7 @@ def explain(
     through.
     """
     told = [d for d in demands if d.by]
-    words = ", ".join(_said(d) for d in told[:MAX_DEMANDS])
-    if len(told) > MAX_DEMANDS:
-        words += f", and {len(told) - MAX_DEMANDS} more"
-    what = words or f"{plugin} does not go with the other plugins of the namespace"
+    what = say(demands) or f"{plugin} does not go with the other plugins of the namespace"
     if fits is None:
         missing = sorted({d.about for d in told if not d.there and not d.refuses})
         if missing and len({d.by for d in told}) == 1:
@@ -54,6 +50,13 @@ def explain(
         moves.append((plugin_id, releases[plugin_id].version))
     fix = " and ".join(f'spec.version of NexusPlugin {i} to "=={version}"' for i, version in moves)
     return f"{what}; newest that fits {both}: {newest}.", f"Set {fix}."
+
+
+def say(demands: Sequence[Demand]) -> str:
+    """Return who asks for what, without a full stop; empty when nobody in particular does."""
+    told = [d for d in demands if d.by]
+    words = ", ".join(_said(d) for d in told[:MAX_DEMANDS])
+    return words if len(told) <= MAX_DEMANDS else f"{words}, and {len(told) - MAX_DEMANDS} more"
 
 
 def _said(demand: Demand) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from packaging.version import Version
 
-from nexus_core.marketplace.explaining import explain
+from nexus_core.marketplace.explaining import explain, say
 from nexus_core.marketplace.searching import (
     Demand,
     Found,
@@ -53,12 +53,14 @@ class Wish:
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """libraries: what the release imports, and what that imports, before whom imports it. wheels: by name, with the files that the
-    release and its libraries list for the version.
+    release and its libraries list for the version. passed: releases that were wanted more and do not go with the older plugins, the
+    most wanted first, each with who asks for what.
     """
 
     release: Release
     libraries: tuple[Offer, ...] = ()
     wheels: tuple[WheelNeed, ...] = ()
+    passed: tuple[tuple[Release, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +118,14 @@ def _resolve_group(
     budget = _Budget()
     answers: dict[str, Answer] = {}
     settled: list[Start] = []
+    passed: dict[str, tuple[tuple[Release, str], ...]] = {}
     found: Found | None = None
     for wish in group:
         picked = _pick(wish, settled, shelves, preferred, budget)
         if isinstance(picked, _Picked):
             found = picked.found
             settled.append(picked.start)
+            passed[wish.id] = picked.passed
         elif picked is None:
             what = f"Whether {wish.plugin} goes with the other plugins of the namespace could not be found out in {ROUNDS_A_SEARCH} rounds."
             fix = "Narrow the range in spec.version, or move the plugin into another namespace."
@@ -134,7 +138,7 @@ def _resolve_group(
     for start in settled:
         libraries = found.libraries_of(start.release)
         wheels = found.wheels_of([start.release, *(offer.release for offer in libraries)])
-        answers[start.id] = Resolved(start.release, libraries, wheels)
+        answers[start.id] = Resolved(start.release, libraries, wheels, passed[start.id])
     return answers
 
 
@@ -142,6 +146,7 @@ def _resolve_group(
 class _Picked:
     start: Start
     found: Found
+    passed: tuple[tuple[Release, str], ...]
 
 
 def _pick(
@@ -151,14 +156,16 @@ def _pick(
     long to find out.
     """
     reasons: tuple[Demand, ...] | None = None
+    passed: list[tuple[Release, str]] = []
     for release in wish.allowed:
         start = Start(wish.id, wish.plugin, wish.marketplace, release)
         found = _try([*settled, start], shelves, preferred, budget)
         if isinstance(found, Found):
-            return _Picked(start, found)
+            return _Picked(start, found, tuple(passed))
         if found is None:
             return None
         reasons = reasons if reasons is not None else found
+        passed.append((release, say(found)))
     return reasons
 
 

@@ -1,9 +1,11 @@
-"""What gateways say of a candidate, summed up: it stays, it takes over, or it is taken back."""
+"""What gateways say of a release that has not proved itself, summed up: it stays, it takes over, or it is taken back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+
+from msgspec import structs
 
 from nexus_core.marketplace.locks import NO_LOCK, Lock, RefusedRelease, digest_of
 from nexus_core.snapshot.acks import CandidateReport, PluginReport
@@ -11,6 +13,10 @@ from nexus_core.snapshot.plugins import PluginInstance, Release
 
 _OF_CONFIG = "PluginConfigInvalid"
 """Says nothing against a release: with another configuration it may do well."""
+MISFITS = frozenset({"HostRequirementMissing", "PluginIncompatible", "PythonIncompatible", "WheelInvalid"})
+"""Say before any of a release's code has run that it is not for the gateways that there are. A first install then takes the next older
+one, as resolution does; with other reasons, such as a wrong signature, nobody wants an older release instead of a word about this one.
+"""
 
 
 def settle(instance: PluginInstance, lock: Lock | None, reports: Iterable[PluginReport], now_utc: datetime) -> Lock:
@@ -19,27 +25,29 @@ def settle(instance: PluginInstance, lock: Lock | None, reports: Iterable[Plugin
     instance: as published. reports: of every replica that serves that Snapshot, in any order. now_utc: noted with a refused release.
 
     A candidate that any replica refuses is refused. One that has passed in every replica takes over. Without a candidate the lock
-    takes the release that all replicas run. Replicas that say nothing of the candidate, or speak of another version, hold it up.
+    takes the release that all replicas run; one that never ran and that is a misfit for any of them is refused. Replicas that say
+    nothing of the candidate, or speak of another version, hold it up.
     """
     lock = lock or NO_LOCK
     said = tuple(reports)
     tried = instance.candidate.instance if instance.candidate is not None else None
     if tried is None:
-        return lock.moved(instance.release) if _all_run(said, instance.release) else lock
+        release = instance.release
+        misfits = [r for r in said if r.state in ("failed", "previous") and r.reason in MISFITS]
+        if misfits and not lock.is_of(release) and lock.refusal_of(release) is None:
+            return lock.refusing(_refused(release, misfits, now_utc))
+        return lock.moved(release) if _all_run(said, release) else lock
     candidate = tried.release
     if lock.with_config(digest_of(tried)).refusal_of(candidate) is not None:
         return lock  # somebody was there before: what is refused is not taken up again
     of_it = [r.candidate for r in said if r.candidate is not None and r.candidate.version == candidate.version]
     refusals = [r for r in of_it if r.state == "refused"]
     if refusals:
-        # One of many replicas says why; the same one for every order in which they are heard.
-        first = min(refusals, key=_words)
-        at = now_utc.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         known = lock if lock.version else lock.moved(instance.release)
-        config = digest_of(tried) if first.reason == _OF_CONFIG else ""
-        return known.refusing(
-            RefusedRelease(candidate.version, candidate.sha256, first.reason, first.message, at, config)
-        )
+        refused = _refused(candidate, refusals, now_utc)
+        if refused.reason == _OF_CONFIG:
+            refused = structs.replace(refused, config=digest_of(tried))
+        return known.refusing(refused)
     if said and len(of_it) == len(said) and all(r.state == "passed" for r in of_it):
         return lock.accepting(candidate)
     return lock if lock.version else lock.moved(instance.release) if _all_run(said, instance.release) else lock
@@ -49,5 +57,13 @@ def _all_run(reports: tuple[PluginReport, ...], release: Release) -> bool:
     return bool(reports) and all(r.state == "loaded" and r.version == release.version for r in reports)
 
 
-def _words(report: CandidateReport) -> tuple[str, str]:
+def _refused(release: Release, reports: Iterable[CandidateReport | PluginReport], now_utc: datetime) -> RefusedRelease:
+    """reports: one or more, all of which speak against it."""
+    # One of many replicas says why; the same one for every order in which they are heard.
+    first = min(reports, key=_words)
+    at = now_utc.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return RefusedRelease(release.version, release.sha256, first.reason, first.message, at)
+
+
+def _words(report: CandidateReport | PluginReport) -> tuple[str, str]:
     return report.reason, report.message

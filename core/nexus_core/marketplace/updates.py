@@ -96,7 +96,7 @@ def find_options(
         version = Version(release.version)
         if version < mine or _same(release, running):
             continue
-        by_mode = _lets_through(asked.mode, mine, version)
+        by_mode = lets_through(asked.mode, mine, version)
         if by_mode and (is_open or _same(release, begun)):
             allowed.append(release)
         elif not allowed:
@@ -146,7 +146,8 @@ def next_change(options: Iterable[Options]) -> datetime | None:
     return min((o.opens_utc for o in options if o.opens_utc is not None), default=None)
 
 
-def _lets_through(mode: Mode, mine: Version, other: Version) -> bool:
+def lets_through(mode: Mode, mine: Version, other: Version) -> bool:
+    """Whether an update policy lets another version take over. mine: the one that runs."""
     if mode == "manual":
         return False
     same_major = (mine.epoch, mine.major) == (other.epoch, other.major)

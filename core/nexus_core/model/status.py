@@ -70,6 +70,14 @@ class RefusedRelease(Model):
     )
 
 
+class PassedOver(Model):
+    """A release that spec.version allows, newer than the one that the plugin gets."""
+
+    version: str = Field(max_length=128, description="Its version.")
+    reason: str = Field(max_length=253, description="Why it was passed over, in one CamelCase word.")
+    message: str = Field(default="", max_length=4096, description="Why, in sentences.")
+
+
 class LockedPart(Model):
     """What runs with the release: another plugin, or a distribution."""
 
@@ -100,6 +108,9 @@ class NexusPluginStatus(Status):
     )
     available: str | None = Field(
         default=None, max_length=128, description="Newest version of the range that updatePolicy holds back."
+    )
+    passed_over: tuple[PassedOver, ...] = Field(
+        default=(), max_length=5, description="Newer releases of the range that cannot run here, the newest first."
     )
     state: str | None = Field(
         default=None,

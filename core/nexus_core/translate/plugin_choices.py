@@ -6,21 +6,36 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from packaging.version import Version
+
 from nexus_core.hooks import API_VERSION
 from nexus_core.marketplace.locks import Lock, config_digest
 from nexus_core.marketplace.resolving import Resolved, Resolver, Unresolved, Wish
+from nexus_core.marketplace.rollouts import MISFITS
 from nexus_core.marketplace.searching import Offer
-from nexus_core.marketplace.updates import Asked, Options, Window, contains, find_options, parse_clock, within
+from nexus_core.marketplace.updates import (
+    Asked,
+    Options,
+    Window,
+    contains,
+    find_options,
+    lets_through,
+    parse_clock,
+    within,
+)
 from nexus_core.model.plugins import NexusPluginSpec
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot.plugins import PluginInstance, Release
 from nexus_core.translate.memory import Memory
 from nexus_core.translate.plugin_markets import Market, Markets, versions_of
+from nexus_core.translate.translation import PassedOver
 from nexus_core.translate.worlds import precedence
 
 _MOST_NAMED = 10
 """Plugins that a problem lists of a marketplace."""
+_MOST_PASSED = 5
+"""Releases whose passing over is told: who looks for the reason looks for the newest one's."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,37 @@ def resolve(choices: Iterable[Choice], markets: Markets, memory: Memory) -> Mapp
     return found
 
 
+def find_passed_over(choice: Choice, answer: Resolved | Unresolved, version: str) -> tuple[PassedOver, ...]:
+    """Return the releases that the plugin allows and that are newer than what it gets, as far as they cannot be had; the newest first.
+
+    version: of what it gets. Those that the update policy holds back, and those that were tried on traffic, are told elsewhere.
+    """
+    conflicts = {(r.version, r.sha256): why for r, why in answer.passed} if isinstance(answer, Resolved) else {}
+    found = []
+    running = choice.running if choice.running and contains(choice.spec.version, choice.running.version) else None
+    for release in within(choice.market.listed.get(choice.name, ()), choice.spec.version, choice.spec.channel):
+        if Version(release.version) <= Version(version):
+            break
+        mode = choice.spec.update_policy.mode
+        if running is not None and not lets_through(mode, Version(running.version), Version(release.version)):
+            continue
+        refused = choice.lock.refusal_of(release)
+        conflict = conflicts.get((release.version, release.sha256))
+        if refused is not None:
+            if refused.reason in MISFITS:
+                found.append(PassedOver(release.version, refused.reason, refused.message))
+        elif not contains(release.api, API_VERSION):
+            what = f"It needs plugin API {release.api}; this is {API_VERSION}."
+            found.append(PassedOver(release.version, "PluginIncompatible", what))
+        elif release.publisher not in choice.market.keys:
+            what = f'Its publisher "{release.publisher}" is none of those whom NexusMarketplace "{choice.market.name}" trusts.'
+            found.append(PassedOver(release.version, "PublisherNotTrusted", what))
+        elif conflict is not None:
+            what = conflict or "It does not go with the other plugins of the namespace"
+            found.append(PassedOver(release.version, "PluginConflict", f"{what}."))
+    return tuple(found[:_MOST_PASSED])
+
+
 def resolve_alone(choice: Choice, release: Release, markets: Markets) -> Resolved | Unresolved:
     """Return what one release runs with: what it ran with, if it ran; else what it would have without other plugins."""
     for instance in versions_of(choice.before):
@@ -134,7 +180,11 @@ def _preferred(group: Iterable[Choice]) -> frozenset[tuple[str, str, str]]:
 def _running(name: str, market: Market, ran: list[PluginInstance], lock: Lock) -> Release | None:
     """Return the release that is locked, from the index or from what ran; without a lock, what ran."""
     known = [*(i.release for i in ran), *market.listed.get(name, ())]
-    known = [release for release in known if lock.is_of(release)] if lock.version else known[: min(len(ran), 1)]
+    if lock.version:
+        known = [release for release in known if lock.is_of(release)]
+    else:
+        # What was refused before anything was locked has never run: the first install is still to come.
+        known = [release for release in known[: min(len(ran), 1)] if lock.refusal_of(release) is None]
     # The index's own word for it, if it still lists it: its address may have changed.
     listed = [r for r in market.listed.get(name, ()) if any(_same(r, k) for k in known)]
     return next((r for r in (*listed, *known) if market.is_usable(r)), None)
@@ -187,6 +237,8 @@ def _all_refused(ref: ObjectRef, spec: NexusPluginSpec, name: str, fitting: Iter
     refused = [r for release in fitting if (r := lock.refusal_of(release)) is not None]
     shown = ", ".join(f"{r.version} ({r.reason})" for r in refused[:10])
     what = f'Every version of {name} in "{spec.version}" was tried and taken back: {shown}.'
+    if refused and all(r.reason in MISFITS for r in refused):
+        what = f'No version of {name} in "{spec.version}" is for the gateways that there are: {shown}. {refused[0].message}'
     fix = "Widen the range; or disable the plugin and enable it again, to have them tried again."
     return Problem(ref, ".spec.version", "PluginVersionNotFound", what, fix)
 

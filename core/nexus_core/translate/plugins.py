@@ -18,7 +18,7 @@ from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import PluginInstance, Route, listeners
 from nexus_core.translate import plugin_instances
 from nexus_core.translate.memory import Memory
-from nexus_core.translate.plugin_choices import Choice, find_choice, resolve
+from nexus_core.translate.plugin_choices import Choice, find_choice, find_passed_over, resolve
 from nexus_core.translate.plugin_markets import Markets
 from nexus_core.translate.plugin_order import sort_plugins
 from nexus_core.translate.plugin_secrets import Secrets
@@ -216,6 +216,7 @@ def _install(
         found.statuses[choice.id] = replace(found.statuses[choice.id], available=choice.options.available)
         return
     instance = found.instances[choice.id] = built.instance
+    newest = instance if instance.candidate is None else instance.candidate.instance
     found.specs[choice.id] = spec
     found.reaches[choice.id] = _Reach(ref.namespace, not spec.target_refs, aims)
     found.statuses[choice.id] = PluginStatus(
@@ -230,6 +231,7 @@ def _install(
         instance.candidate.instance.release.version if instance.candidate is not None else "",
         choice.options.available,
         _dependencies(instance),
+        passed_over=find_passed_over(choice, answer, newest.release.version),
     )
 
 

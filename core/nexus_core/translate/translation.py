@@ -184,13 +184,23 @@ class ServiceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A release that a NexusPlugin allows, newer than the one that it gets. reason: from the problems catalogue. message: why."""
+
+    version: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class PluginStatus:
     """A NexusPlugin. plugin, version: the release that runs, empty when there is none. routes: ids of the routes it is on; gateways:
     `<namespace>/<name>` of those that serve them; both sorted.
 
     quarantined: it is not what it should be, and its last good release runs. lock: what is to be remembered of it, before what gateways
     say is counted in; None for a plugin that was never installed. candidate: version that is tried beside `version`. available: the
-    newest version that the update policy holds back. dependencies: `name version` of its libraries and wheels.
+    newest version that the update policy holds back. dependencies: `name version` of its libraries and wheels. passed_over: the newest
+    first, and those alone that were never tried on traffic.
     """
 
     ref: ObjectRef
@@ -205,6 +215,7 @@ class PluginStatus:
     available: str = ""
     dependencies: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,12 @@ def _told(
         # By the reason: which gateway's message is shown may change from one status to the next.
         yield "Warning", "CanaryWaiting", f"{updated.get('reason')}: {updated.get('message')}"
     is_told = (updated_before.get("status"), updated_before.get("message")) == ("False", updated.get("message"))
-    if not candidate and waits and updated.get("reason") != "Held" and not is_told:
+    passed, known = _passed(wanted), _passed(held)
+    for version, each in passed.items():
+        if known.get(version, {}).get("reason") != each.get("reason"):
+            yield "Normal", "ReleasePassedOver", f"{plugin} {version} is passed over: {each.get('message')}"
+    never_ran = {"Held", *(each.get("reason") for each in passed.values())}
+    if not candidate and waits and updated.get("reason") not in never_ran and not is_told:
         yield "Warning", "PluginRolledBack", str(updated.get("message"))
     if now == "Disabled" and was != "Disabled":
         yield "Warning", "PluginDisabled", str(_condition(wanted, "Programmed").get("message"))
@@ -80,6 +85,11 @@ def _told(
         bad = condition.get("status") == "False" and condition.get("reason") not in WAITING | {"NotProgrammed"}
         if bad and now != "Disabled" and (shown.get("status"), shown.get("reason")) != ("False", condition["reason"]):
             yield "Warning", reason, f"{condition['reason']}: {condition.get('message')}"
+
+
+def _passed(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Releases that were passed over, by version."""
+    return {str(each.get("version")): each for each in status.get("passedOver") or ()}
 
 
 def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

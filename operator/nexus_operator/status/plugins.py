@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nexus_core.marketplace.locks import NO_LOCK, Lock, RefusedRelease, config_digest
+from nexus_core.marketplace.rollouts import MISFITS
 from nexus_core.marketplace.updates import contains
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import PluginInstance, PluginReport
@@ -58,6 +59,11 @@ def _plugin(
         "version": version or None,
         "candidate": candidate.instance.release.version if candidate is not None else None,
         "available": status.available or None,
+        "passedOver": [
+            {"version": each.version, "reason": each.reason, "message": each.message[:4096]}
+            for each in status.passed_over
+        ]
+        or None,
         "state": _state(status, conditions, _said(reports, view.hostings.get(name, ())), instance, refused),
         "lock": _lock(lock, instance) if lock != NO_LOCK else None,
         "callsPerSecond": figure.calls_per_s if figure is not None else None,
@@ -148,6 +154,10 @@ def _updated(
             f"well for {candidate.seconds:g} s on every gateway."
         )
         return Condition("Updated", "Unknown", "Canary", what)
+    newest = next(iter(status.passed_over), None)
+    if newest is not None and (refused is None or Version(refused.version) <= Version(newest.version)):
+        what = f"{newest.version} cannot run here, and {status.version} is taken instead. {newest.message}"
+        return Condition("Updated", "False", newest.reason, view.linked(newest.reason, what))
     if refused is not None:
         reason = refused.reason or "PluginRolledBack"
         what = f"{refused.version} was tried and taken back; {status.version} stays in use. {refused.message}"
@@ -191,7 +201,7 @@ def _state(
         return f"Canary {instance.candidate.instance.release.version}"
     if any(c.status != "True" for c in conditions):
         return "Pending"
-    return "RolledBack" if refused is not None else "Running"
+    return "RolledBack" if refused is not None and refused.reason not in MISFITS else "Running"
 
 
 def _said(

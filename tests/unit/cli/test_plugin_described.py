@@ -12,6 +12,7 @@ from nexus_cli.plugins.homes import Installed
 from nexus_core.model.plugins import NexusPluginSpec
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Permissions, Release
+from nexus_core.translate.translation import PassedOver
 
 
 def release(version: str, **fields: Any) -> Release:
@@ -50,6 +51,14 @@ def test_a_plugin_that_runs_says_so() -> None:
     assert found["cost"]["p99Milliseconds"] == 20.0
     assert found["dependencies"] == ["plugin core-auth 1.2"]
     assert "candidate" not in found
+
+
+def test_newer_releases_that_were_passed_over_are_told_with_the_reason() -> None:
+    said = {"version": "1.1", "reason": "PythonIncompatible", "message": "It needs Python >=3.99."}
+    of_cluster = told(installed("cluster", status={"passedOver": [said]}))
+    of_files = told(installed(), passed_over=(PassedOver(**said),))
+    assert of_cluster["passedOver"] == of_files["passedOver"] == ["1.1: It needs Python >=3.99. (PythonIncompatible)"]
+    assert "passedOver" not in told(installed())
 
 
 def test_what_is_asked_and_not_granted_is_told() -> None:

@@ -67,6 +67,33 @@ def test_without_a_canary_the_lock_follows_what_runs() -> None:
     assert settle(NEW, LOCK, [PluginReport("previous", "1.0", "PluginLoadFailed")], NOW) == LOCK
 
 
+MISFIT = PluginReport("failed", "", "PythonIncompatible", "It needs Python >=3.99.")
+
+
+def test_a_first_release_that_is_not_for_the_gateways_is_refused_so_that_the_next_older_one_is_taken() -> None:
+    other = PluginReport("failed", "", "PythonIncompatible", "It needs Python >=3.98.")
+    wanted = Lock(refused=(RefusedRelease("1.0", "1", "PythonIncompatible", other.message, "2026-03-02T12:30:00Z"),))
+    assert settle(OLD, None, [MISFIT, report(), other], NOW) == settle(OLD, None, [other, MISFIT], NOW) == wanted
+    assert settle(OLD, wanted, [MISFIT], NOW) == wanted
+
+
+@pytest.mark.parametrize(
+    "reason", ["PluginSignatureInvalid", "PluginDigestMismatch", "PluginConfigInvalid", "PluginFetchFailed"]
+)
+def test_a_first_release_with_another_fault_is_waited_for(reason: str) -> None:
+    assert settle(OLD, None, [PluginReport("failed", "", reason, "x")], NOW) == Lock()
+
+
+def test_a_locked_release_is_not_refused_by_a_gateway_that_cannot_run_it() -> None:
+    assert settle(OLD, LOCK, [MISFIT], NOW) == LOCK
+
+
+def test_without_a_canary_a_misfit_is_taken_back() -> None:
+    said = PluginReport("previous", "1.0", "PythonIncompatible", "It needs Python >=3.99.")
+    found = settle(NEW, LOCK, [said], NOW)
+    assert (found.version, [r.version for r in found.refused]) == ("1.0", ["1.1"])
+
+
 def test_a_lock_remembers_the_newest_refusals_and_each_once() -> None:
     lock = Lock("1", "1")
     for number in range(MAX_REFUSED + 3):

@@ -34,6 +34,8 @@ ROLLED_BACK = condition("Updated", "False", "PluginRolledBack", "1.2.0 was tried
 CANARY = condition("Updated", "Unknown", "Canary", "1.1.0 is tried on 10 % of the requests.")
 WAITING = condition("Updated", "False", "PluginDigestMismatch", "1.1.0 cannot be tried: the file has another digest.")
 TAKEN_BACK = condition("Updated", "False", "PluginDigestMismatch", "1.1.0 was tried and taken back.")
+PASSED = {"version": "1.1.0", "reason": "PythonIncompatible", "message": "It needs Python >=3.99."}
+MISFIT = condition("Updated", "False", "PythonIncompatible", "1.1.0 cannot run here, and 1.0.0 is taken instead.")
 DISABLED = condition("Programmed", "False", "PluginDisabled", "60 % of its 40 calls failed.")
 FAILED = condition("Programmed", "False", "PluginLoadFailed", "It cannot be imported.")
 REFUSED = condition("Accepted", "False", "PluginNotPermitted", "It asks for os.")
@@ -81,6 +83,17 @@ REFUSED = condition("Accepted", "False", "PluginNotPermitted", "It asks for os."
         ),
         (status("RolledBack", "1.1.0", ROLLED_BACK), status("RolledBack", "1.1.0", ROLLED_BACK), []),
         (status(), status("Running", "1.0.0", condition("Updated", "False", "Held", "1.3.0 is there.")), []),
+        (
+            None, status("Pending", "1.0.0", MISFIT, passedOver=[PASSED]),
+            [
+                ("Normal", "PluginInstalled", "greet 1.0.0 was installed."),
+                ("Normal", "ReleasePassedOver", "greet 1.1.0 is passed over: It needs Python >=3.99."),
+            ],
+        ),
+        (
+            status("Pending", "1.0.0", MISFIT, passedOver=[PASSED]),
+            status("Pending", "1.0.0", MISFIT, passedOver=[PASSED | {"message": "another gateway's words"}]), [],
+        ),
         (status(), status("Disabled", "1.0.0", DISABLED), [("Warning", "PluginDisabled", "60 % of its 40 calls failed.")]),
         (status("Disabled", "1.0.0", DISABLED), status(), [("Normal", "PluginEnabled", "greet 1.0.0 is enabled again.")]),
         (status(), status("Off"), [("Normal", "PluginSwitchedOff", "greet was switched off by .spec.enabled.")]),
