@@ -16,6 +16,8 @@ _UNSENDABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _MAX_HEADER = 4096
 _OF_FORMER_BODY = frozenset({"content-length", "content-md5", "content-digest", "repr-digest", "digest", "etag"})
 """Headers that speak of the body as it was."""
+_UNREADABLE = frozenset({"accept-encoding", "range", "if-range"})
+"""What a request asks for that would keep a response from being read: a part of a JSON text is none, and would pass as it is."""
 
 
 class BodyTransform(Plugin):
@@ -29,9 +31,9 @@ class BodyTransform(Plugin):
             raise PluginConfigError("config: nothing to do; give request, response or both.")
 
     def on_request(self, request: RequestHead) -> RequestHead:
-        """Ask for a response without compression when that is to be read; leave no header that only the plugin may set."""
+        """Ask for a whole response without compression when that is to be read; leave no header that only the plugin may set."""
         if self._response is not None:
-            request = request.without_header("accept-encoding")
+            request = request.with_headers(tuple([pair for pair in request.headers if pair[0] not in _UNREADABLE]))
         if self._request is not None:
             for name in self._request.headers:
                 request = request.without_header(name)

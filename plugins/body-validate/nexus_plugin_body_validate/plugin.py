@@ -13,6 +13,9 @@ from .operations import Content, Found, Operation, Operations
 from .parameters import cookies_of, pairs_of
 from .schemas import Direction, Document, Schema
 
+_UNREADABLE = frozenset({"accept-encoding", "range", "if-range"})
+"""What a request asks for that would keep a response from being checked: a part of a JSON text is none."""
+
 
 class BodyValidate(Plugin):
     """Refuses requests, and responses if wanted, that do not follow their schema."""
@@ -169,8 +172,10 @@ class BodyValidate(Plugin):
         return self._operations.find(request.method, request.path)
 
     def _plain(self, request: RequestHead) -> RequestHead:
-        """Return the request so that its response comes without compression, when that is to be read."""
-        return request if self._responses == "pass" else request.without_header("accept-encoding")
+        """Return the request so that its response comes whole and without compression, when that is to be read."""
+        if self._responses == "pass":
+            return request
+        return request.with_headers(tuple([pair for pair in request.headers if pair[0] not in _UNREADABLE]))
 
     def _parameters(self, operation: Operation, variables: Mapping[str, str], request: RequestHead) -> list[Fault]:
         query = pairs_of(request.query)
@@ -196,9 +201,13 @@ class BodyValidate(Plugin):
         content = operation.body
         if content is None or not (sent or _has_body(request)):
             return None
-        encoding = (request.header("content-encoding") or "identity").strip().lower()
+        encodings = [value.strip().lower() for name, value in request.headers if name == "content-encoding"]
+        types = [value for name, value in request.headers if name == "content-type"]
         title = "The request's body cannot be checked"
-        if encoding != "identity":
+        if len(types) > 1:
+            # The service might believe another one than is checked here.
+            return problem(request, 415, "ContentTypeUnsupported", title, "Send one content-type.")
+        if any(each not in ("", "identity") for each in encodings):
             detail = "Send the body without content-encoding."
             return problem(request, 415, "EncodingUnsupported", title, detail, (), (("accept-encoding", "identity"),))
         if content.schemas and not content.find(_media_type(request.header("content-type")))[0]:

@@ -14,6 +14,19 @@ from .accepting import choose
 from .coding import Compressed
 
 _BODILESS = frozenset({204, 205, 304})
+_FORMER = frozenset(
+    {
+        "content-length",
+        "content-encoding",
+        "accept-ranges",
+        "content-md5",
+        "content-digest",
+        "digest",
+        "repr-digest",
+        "etag",
+    }
+)
+"""Headers that speak of the body as it came, byte for byte."""
 
 
 class Compression(Plugin):
@@ -34,7 +47,7 @@ class Compression(Plugin):
         self._flushed = frozenset(str(each).lower() for each in config["flushTypes"])
 
     def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead:
-        """Return the head as the body will be. HEAD gets what GET would."""
+        """Return the head as the body will be. HEAD is told of the body as it is: how long it would become is not known."""
         if response.status == 304:
             return self._not_modified(request, response)
         if not self._is_worth_it(request, response):
@@ -43,9 +56,12 @@ class Compression(Plugin):
         if coding is None:
             # The next client may want it compressed: caches have to know that this answer is not for all.
             return response.with_headers(_vary(response.headers))
-        dropped = ("content-length", "content-encoding", "accept-ranges", "content-md5", "content-digest", "etag")
-        headers = tuple([pair for pair in response.headers if pair[0] not in dropped])
         etag = response.header("etag")
+        if request.method == "HEAD":
+            # RFC 9110, 8.6: a length beside this coding would have to be the compressed one. The tag is what GET gets.
+            head = response if etag is None else response.with_header("etag", _weak(etag))
+            return head.with_headers(_vary(head.headers))
+        headers = tuple([pair for pair in response.headers if pair[0] not in _FORMER])
         if etag is not None:
             headers += (("etag", _weak(etag)),)
         return response.with_headers((*_vary(headers), ("content-encoding", coding)))

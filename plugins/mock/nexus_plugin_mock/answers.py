@@ -26,7 +26,7 @@ _UNSENDABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a media type answers. examples: by name; the first is the default. trouble: why there is none."""
+    """What a media type answers. examples: by name, in their order; the first is the default. trouble: why there is none."""
 
     examples: Mapping[str, bytes]
     trouble: str = ""
@@ -115,7 +115,8 @@ class Answers:
         found: dict[str, Any] = {}
         if "example" in media:
             found["example"] = media["example"]
-        for name, example in (media.get("examples") or {}).items():
+        # By name, for a configuration's members have no order of their own: API servers and Snapshots sort them.
+        for name, example in sorted((media.get("examples") or {}).items()):
             example = self._document.resolve(example)
             if "value" in example:
                 found[name] = example["value"]

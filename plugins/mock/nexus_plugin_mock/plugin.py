@@ -73,9 +73,8 @@ class Mock(Plugin):
             )
         if "example" in wished:
             applied.append(f"example={name}")
-        content = body.examples[name] if request.method != "HEAD" else b""
         concrete = media_type if "*" not in media_type else "application/json"
-        return Reply(status, (("content-type", concrete), *answer.headers, *_applied(applied)), content)
+        return Reply(status, (("content-type", concrete), *answer.headers, *_applied(applied)), body.examples[name])
 
 
 def _status(key: str | None) -> int:

@@ -26,6 +26,10 @@ _KEY = "hash-key"
 _MIN_KEY = 16
 _KEPT = frozenset({"time", "datacontenttype", "dataschema", "specversion"})
 """Attributes of events that are no place for personal data and have forms of their own."""
+_UNREADABLE = frozenset({"accept-encoding", "range", "if-range"})
+"""What a request asks for that would keep a response from being read: half a card number is none, and the next request has the rest."""
+_DIGESTS = frozenset({"content-digest", "content-md5", "digest", "repr-digest"})
+"""Digests of bodies as services sent them."""
 
 
 class PiiMask(Plugin):
@@ -103,8 +107,10 @@ class PiiMask(Plugin):
     # ---- bodies
 
     def on_request(self, request: RequestHead) -> RequestHead:
-        """Ask for a response without compression when that is to be read."""
-        return request.without_header("accept-encoding") if self._responses else request
+        """Ask for a whole response without compression when that is to be read."""
+        if not self._responses or not any(name in _UNREADABLE for name, _ in request.headers):
+            return request
+        return request.with_headers(tuple([pair for pair in request.headers if pair[0] not in _UNREADABLE]))
 
     def wants_request_body(self, request: RequestHead) -> bool:
         """Return whether request bodies are masked, and this one can be read."""
@@ -113,6 +119,12 @@ class PiiMask(Plugin):
     def on_request_body(self, request: RequestHead, body: bytes) -> bytes:
         """Return the body masked."""
         return self._masker.body(body, _media_type(request.header("content-type"))) if body else body
+
+    def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead:
+        """Take out what says how the body was before it is masked."""
+        if not self.wants_response_body(request, response) or not any(name in _DIGESTS for name, _ in response.headers):
+            return response
+        return response.with_headers(tuple([pair for pair in response.headers if pair[0] not in _DIGESTS]))
 
     def wants_response_body(self, request: RequestHead, response: ResponseHead) -> bool:
         """Return whether response bodies are masked, and this one can be read."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import brotli
+import nexus_plugin_compression
 import pytest
+import yaml
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from nexus_core.hooks import Headers, RequestHead, ResponseHead
+from nexus_core.snapshot import Permissions
+from nexus_gateway.edge.plugins.permits import Permits
 from nexus_plugin_compression import Compression
 from nexus_plugin_compression.accepting import choose, weights
 from nexus_plugin_compression.coding import CODINGS, Compressed
@@ -113,11 +118,28 @@ async def test_vary_names_the_header_once(make: Any, vary: str) -> None:
     assert headers["vary"] == vary
 
 
-async def test_head_gets_the_headers_of_get_and_no_body(make: Any) -> None:
+async def test_head_is_told_of_the_body_as_it_is_and_of_the_tag_and_vary_of_get(make: Any) -> None:
     kit = make(Compression)
-    response = ResponseHead(200, (JSON, LENGTH))
-    assert await kit.response(ask(method="HEAD"), response) == await kit.response(ask(), response)
+    response = ResponseHead(200, (JSON, LENGTH, ("etag", '"a"')))
+    told = await kit.response(ask(method="HEAD"), response)
+    assert told.headers == (JSON, LENGTH, ("etag", 'W/"a"'), ("vary", "accept-encoding"))
     assert kit.plugin.on_response_stream(ask(method="HEAD"), response) is None
+    assert await kit.response(ask(None, method="HEAD"), response) == await kit.response(ask(None), response)
+
+
+async def test_what_its_manifest_asks_for_suffices_to_take_out_what_was_of_the_former_body(make: Any) -> None:
+    manifest = yaml.safe_load((Path(nexus_plugin_compression.__file__).parent / "plugin.yaml").read_text())
+    asked = manifest["permissions"]["headers"]
+    permits = Permits(
+        "shop/compression", Permissions(read_headers=tuple(asked["read"]), write_headers=tuple(asked["write"]))
+    )
+    former = [(name, "x") for name in ("accept-ranges", "content-digest", "content-md5", "digest", "repr-digest")]
+    real = ResponseHead(200, (JSON, LENGTH, *former, ("x-kept", "1")))
+    kit = make(Compression)
+    guarded = permits.guard_response(kit.plugin.on_response)
+    assert guarded(ask(), real) == ResponseHead(
+        200, (JSON, ("x-kept", "1"), ("vary", "accept-encoding"), ("content-encoding", "gzip"))
+    )
 
 
 @pytest.mark.parametrize(

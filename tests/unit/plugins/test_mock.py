@@ -30,7 +30,7 @@ API: dict[str, Any] = {
             "get": {"operationId": "list", "responses": {
                 "200": {"description": "", "headers": {"X-Total": {"schema": {"type": "integer",
                     "minimum": 3}}, "Bad": {"example": "a\r\nb"}},
-                        "content": {"application/json": {"examples": {"none": {"value": []}, "one": {"$ref": "#/components/examples/one"}}},
+                        "content": {"application/json": {"examples": {"one": {"$ref": "#/components/examples/one"}, "none": {"value": []}}},
                                     "text/csv": {"example": "a;b"}}},
                 "4XX": {"description": "", "content": {"application/problem+json": {"example": {"title": "no"}}}}}},
             "post": {"operationId": "make", "responses": {"201": {"description": ""}, "default": {"description": "", "content": {
@@ -57,9 +57,9 @@ def reason(answer: object) -> tuple[int, str]:
     return answer.status, json.loads(answer.body)["reason"]
 
 
-async def test_the_first_example_is_the_answer_with_the_responses_headers() -> None:
+async def test_the_first_example_by_name_is_the_answer_with_the_responses_headers() -> None:
     assert await got("/v1/orders") == Reply(200, (("content-type", "application/json"), ("x-total", "3")), b"[]")
-    assert await got("/v1/orders", "HEAD") == Reply(200, (("content-type", "application/json"), ("x-total", "3")), b"")
+    assert await got("/v1/orders", "HEAD") == await got("/v1/orders"), "the gateway sends its length, and not the body"
     assert await got("/v1/orders/mine") == Reply(204)
     assert await got("/v1/orders", "POST") == Reply(201)
 
