@@ -103,6 +103,11 @@ class NexusPluginStatus(Status):
 
     plugin: str | None = Field(default=None, max_length=253, description="Name of the plugin in its marketplace.")
     version: str | None = Field(default=None, max_length=128, description="Version that runs.")
+    acknowledged: str | None = Field(
+        default=None,
+        max_length=128,
+        description="Version that all gateways, and all services that have it, said they ran, last.",
+    )
     candidate: str | None = Field(
         default=None, max_length=128, description="Version that is tried on a share of the requests."
     )

@@ -47,12 +47,13 @@ def _told(
     held: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> Iterator[tuple[Literal["Normal", "Warning"], str, str]]:
     plugin = wanted.get("plugin") or "the plugin"
-    before, after = held.get("version"), wanted.get("version")
+    after, runs = wanted.get("version"), wanted.get("acknowledged")
+    ran = held.get("acknowledged") or _ran(held)
     was, now = str(held.get("state") or ""), str(wanted.get("state") or "")
-    if after and not before:
-        yield "Normal", "PluginInstalled", f"{plugin} {after} was installed."
-    elif after and before != after:
-        yield "Normal", "PluginUpdated", f"{plugin} {after} took over from {before}."
+    if runs and not ran:
+        yield "Normal", "PluginInstalled", f"{plugin} {runs} was installed: it runs everywhere it is wanted."
+    elif runs and runs != ran:
+        yield "Normal", "PluginUpdated", f"{plugin} {runs} took over from {ran} everywhere."
     candidate = wanted.get("candidate")
     updated, updated_before = _condition(wanted, "Updated"), _condition(held, "Updated")
     is_known = candidate == held.get("candidate")
@@ -85,6 +86,11 @@ def _told(
         bad = condition.get("status") == "False" and condition.get("reason") not in WAITING | {"NotProgrammed"}
         if bad and now != "Disabled" and (shown.get("status"), shown.get("reason")) != ("False", condition["reason"]):
             yield "Warning", reason, f"{condition['reason']}: {condition.get('message')}"
+
+
+def _ran(status: Mapping[str, Any]) -> object:
+    """What ran everywhere by a status of an operator that did not write `acknowledged` yet."""
+    return status.get("version") if _condition(status, "Programmed").get("status") == "True" else None
 
 
 def _passed(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

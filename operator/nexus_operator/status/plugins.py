@@ -57,6 +57,7 @@ def _plugin(
     fields: dict[str, Any] = {
         "plugin": status.plugin or None,
         "version": version or None,
+        "acknowledged": _acknowledged(obj, conditions, version),
         "candidate": candidate.instance.release.version if candidate is not None else None,
         "available": status.available or None,
         "passedOver": [
@@ -165,6 +166,13 @@ def _updated(
     if status.available:
         return Condition("Updated", "False", "Held", f"{status.available} is there; .spec.updatePolicy holds it back.")
     return Condition("Updated", "True", "Updated")
+
+
+def _acknowledged(obj: Object, conditions: Iterable[Condition], version: str) -> str | None:
+    """The version that runs everywhere, as far as it is known; else the one that did last. It is what events are told from."""
+    if version and any((c.type, c.status) == ("Programmed", "True") for c in conditions):
+        return version
+    return (obj.get("status") or {}).get("acknowledged") or None
 
 
 def _refused(obj: Object, lock: Lock, version: str) -> RefusedRelease | None:

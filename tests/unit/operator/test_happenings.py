@@ -34,6 +34,7 @@ ROLLED_BACK = condition("Updated", "False", "PluginRolledBack", "1.2.0 was tried
 CANARY = condition("Updated", "Unknown", "Canary", "1.1.0 is tried on 10 % of the requests.")
 WAITING = condition("Updated", "False", "PluginDigestMismatch", "1.1.0 cannot be tried: the file has another digest.")
 TAKEN_BACK = condition("Updated", "False", "PluginDigestMismatch", "1.1.0 was tried and taken back.")
+INSTALLED = "greet 1.0.0 was installed: it runs everywhere it is wanted."
 PASSED = {"version": "1.1.0", "reason": "PythonIncompatible", "message": "It needs Python >=3.99."}
 MISFIT = condition("Updated", "False", "PythonIncompatible", "1.1.0 cannot run here, and 1.0.0 is taken instead.")
 DISABLED = condition("Programmed", "False", "PluginDisabled", "60 % of its 40 calls failed.")
@@ -44,10 +45,19 @@ REFUSED = condition("Accepted", "False", "PluginNotPermitted", "It asks for os."
 @pytest.mark.parametrize(
     ("held", "wanted", "expected"),
     [
-        (None, status("Pending"), [("Normal", "PluginInstalled", "greet 1.0.0 was installed.")]),
-        (status("Pending"), status(), []),
+        (None, status("Pending"), []),
+        (status("Pending"), status(acknowledged="1.0.0"), [("Normal", "PluginInstalled", INSTALLED)]),
+        (status(acknowledged="1.0.0"), status(acknowledged="1.0.0"), []),
+        # A gateway that is new has not loaded it yet: nothing was installed when it has.
+        (status("Pending", acknowledged="1.0.0"), status(acknowledged="1.0.0"), []),
+        # By the status of a former release of the operator, it ran already.
+        (status("Running", "1.0.0", condition("Programmed")), status(acknowledged="1.0.0"), []),
         (status(), status(), []),
-        (status(), status("Running", "1.1.0"), [("Normal", "PluginUpdated", "greet 1.1.0 took over from 1.0.0.")]),
+        (status(acknowledged="1.0.0"), status("Pending", "1.1.0", acknowledged="1.0.0"), []),
+        (
+            status("Pending", "1.1.0", acknowledged="1.0.0"), status("Running", "1.1.0", acknowledged="1.1.0"),
+            [("Normal", "PluginUpdated", "greet 1.1.0 took over from 1.0.0 everywhere.")],
+        ),
         (
             status(), status("Canary 1.1.0", "1.0.0", CANARY, candidate="1.1.0"),
             [("Normal", "CanaryStarted", "greet: 1.1.0 is tried on 10 % of the requests.")],
@@ -85,10 +95,7 @@ REFUSED = condition("Accepted", "False", "PluginNotPermitted", "It asks for os."
         (status(), status("Running", "1.0.0", condition("Updated", "False", "Held", "1.3.0 is there.")), []),
         (
             None, status("Pending", "1.0.0", MISFIT, passedOver=[PASSED]),
-            [
-                ("Normal", "PluginInstalled", "greet 1.0.0 was installed."),
-                ("Normal", "ReleasePassedOver", "greet 1.1.0 is passed over: It needs Python >=3.99."),
-            ],
+            [("Normal", "ReleasePassedOver", "greet 1.1.0 is passed over: It needs Python >=3.99.")],
         ),
         (
             status("Pending", "1.0.0", MISFIT, passedOver=[PASSED]),
@@ -152,7 +159,7 @@ def writer(events: Events) -> EventWriter:
 
 async def test_an_event_is_written_once_whoever_tells_it() -> None:
     events = Events()
-    told = list(happenings_of(write(None, status())))
+    told = list(happenings_of(write(None, status(acknowledged="1.0.0"))))
     await writer(events).tell(told)
     await writer(events).tell(told)  # a process that was killed before it wrote the status
     [event] = events.made
@@ -162,7 +169,7 @@ async def test_an_event_is_written_once_whoever_tells_it() -> None:
 
 
 async def test_an_api_server_that_is_away_is_told_later_and_a_refusal_is_not_repeated() -> None:
-    events, told = Events(), list(happenings_of(write(None, status())))
+    events, told = Events(), list(happenings_of(write(None, status(acknowledged="1.0.0"))))
     mine = writer(events)
     events.fault = KubeAway("away")
     with pytest.raises(KubeAway):
