@@ -41,10 +41,6 @@ UPDATE_S = 60.0
 just in time, would hold whoever waits for a quarter of an hour. What was verified by then is kept, so that the next look goes on there.
 """
 _AGAIN = "It is tried again by itself."
-_MADE_ANEW = (
-    "Serve the newest files again. If its owner made the marketplace anew on purpose, delete the NexusMarketplace and the files in "
-    "{state}, and apply it again."
-)
 
 
 class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -82,10 +78,12 @@ class Followed:
         floor: Versions | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        forget: str = "",
     ) -> None:
         """state_dir: this marketplace's own; it is made, and may be lost: then `floor` alone keeps rolled back files out.
 
         floor: versions that were trusted before, from somewhere that outlives the state directory. clock: seconds, for `UPDATE_S`.
+        forget: how people have this marketplace trusted anew, as the end of a sentence; empty: by deleting the state.
         """
         self._source = _Hurried(source, clock)
         self._pins = pins
@@ -93,6 +91,7 @@ class Followed:
         told = "\n".join((*sorted(pins.keys), str(pins.threshold))).encode()
         self._state = state_dir / hashlib.sha256(told).hexdigest()[:16]
         self._floor = floor or Versions()
+        self._forget = forget or f"delete {self._state}"
 
     @property
     def for_people(self) -> str:
@@ -341,7 +340,7 @@ class Followed:
         return MarketplaceTrouble(
             "MarketplaceRolledBack",
             f"{self._source.for_people} serves older metadata than was trusted here before: {how.rstrip('.')}.",
-            _MADE_ANEW.format(state=self._state),
+            f"Serve the newest files again. If its owner made the marketplace anew on purpose, {self._forget}.",
             retryable=True,
         )
 

@@ -30,7 +30,7 @@ from nexus_operator.edge.artefacts import ArtefactMirror
 from nexus_operator.edge.catalog import Catalog
 from nexus_operator.edge.childwriter import RETRY_S, ChildWriter, Kept
 from nexus_operator.edge.consul import ConsulApi, ConsulAway
-from nexus_operator.edge.indexes import Indexes, show_versions
+from nexus_operator.edge.indexes import Indexes
 from nexus_operator.edge.kube import KubeApi, KubeError
 from nexus_operator.edge.markets import read_config_map
 from nexus_operator.edge.pluginlife import PluginLife
@@ -454,7 +454,7 @@ class Reconciler:
             hostings=hostings(self._reports.current, service_plugins(self._translation.snapshot, self._held.world))
             if self._reports.current
             else {},
-            metadata={name: show_versions(versions) for name, versions in self._indexes.versions.items()},
+            metadata=self._indexes.metadata,
         )
         writes = needed(build_statuses(view, self._routes))
         await self._life.tell(writes)

@@ -147,6 +147,11 @@ class MarketplaceMetadata(Model):
     snapshot: int = Field(default=0, ge=0, description="Of the snapshot role.")
     targets: int = Field(default=0, ge=0, description="Of the targets role, which names the index.")
     expires: str = Field(default="", max_length=64, description="When the first of them expires, RFC 3339.")
+    anew: str = Field(
+        default="",
+        max_length=64,
+        description="Digest of the annotation nexus.dev/trust-anew that it was trusted with; what was seen before is forgotten.",
+    )
 
 
 class NexusMarketplaceStatus(Status):

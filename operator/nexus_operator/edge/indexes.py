@@ -23,6 +23,7 @@ from nexus_marketplace.troubles import MarketplaceTrouble
 from nexus_marketplace.trust import Followed, Versions, pins_of
 
 from nexus_operator.status.view import Trouble
+from nexus_operator.world.kinds import NEXUS_GROUP
 
 log = logging.getLogger(__name__)
 FIRST_WAIT_S = 1.0
@@ -34,24 +35,35 @@ AGAIN_S = 15.0
 """How soon it is looked at again while a plugin asks for such a release; this often:"""
 LOOKS = 10
 """Then as usual: what is not there by then may never be."""
+TRUST_ANEW = f"{NEXUS_GROUP}/trust-anew"
+"""Annotation: with another value, whatever it is, a marketplace is trusted as if it had never been seen. Removed, nothing changes."""
 ROLES = ("root", "timestamp", "snapshot", "targets")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A NexusMarketplace. uid: of the object; one that is made anew is trusted anew. refresh: whatever changes when it is to be looked at
-    now. floor: the versions that its status holds.
+    now. anew: digest of what changes when what was seen before is to be forgotten, empty at first. floor: the versions that its status
+    holds, of this `anew`.
     """
 
     spec: NexusMarketplaceSpec
     uid: str = ""
     refresh: str = ""
+    anew: str = ""
     floor: Versions | None = None
 
     @property
     def place(self) -> tuple[object, ...]:
         """What it is followed by: another one is another marketplace."""
         return self.uid, self.spec.source, pins_of(self.spec)
+
+    @property
+    def state(self) -> str:
+        """Name of the directory for what was trusted of it."""
+        # By uid: an object that was deleted and applied again is how its owner says that the marketplace was made anew, too.
+        name = self.uid or "unnamed"
+        return f"{name}-{self.anew}" if self.anew else name
 
 
 @dataclass(slots=True)
@@ -100,6 +112,11 @@ class Indexes:
         found = {name: e.versions for name, e in self._entries.items() if e.versions is not None and e.versions.root}
         return MappingProxyType(found)
 
+    @property
+    def metadata(self) -> Mapping[str, Mapping[str, int | str]]:
+        """The same, as it is written into statuses."""
+        return {name: show_versions(each, self._entries[name].wanted.anew) for name, each in self.versions.items()}
+
     def open_at(self, base_url: str) -> SourcePort | None:
         """Return the place of the marketplace that is at an address, to read other files of it; None when none of them is."""
         for entry in tuple(self._entries.values()):
@@ -121,10 +138,14 @@ class Indexes:
 
         Waits a moment for the first answer of new ones; a marketplace that does not answer is left to its task.
         """
+        kept: dict[str, Index | None] = {}
         for name in list(self._entries):
-            now = wanted.get(name)
-            if now is None or now.place != self._entries[name].wanted.place:
-                self._entries.pop(name).task.cancel()
+            now, former = wanted.get(name), self._entries[name].wanted
+            if now is None or (now.place, now.anew) != (former.place, former.anew):
+                gone = self._entries.pop(name)
+                gone.task.cancel()
+                if now is not None and now.place == former.place:
+                    kept[name] = gone.index  # until there is one that is trusted anew
         fresh: list[asyncio.Event] = []
         for name, each in wanted.items():
             entry = self._entries.get(name)
@@ -132,7 +153,7 @@ class Indexes:
                 answered = asyncio.Event()
                 fresh.append(answered)
                 task = asyncio.create_task(self._follow(name, answered), name=f"marketplace {name}")
-                self._entries[name] = _Entry(each, task)
+                self._entries[name] = _Entry(each, task, kept.get(name))
                 continue
             if entry.wanted.refresh != each.refresh:
                 entry.again.set()
@@ -178,7 +199,7 @@ class Indexes:
             before = (entry.index, entry.trouble, entry.versions)
             try:
                 if followed is None:
-                    followed = self._followed(entry.wanted)
+                    followed = self._followed(name, entry.wanted)
                 index, versions = await background.run(followed.update, f"marketplace {name}")
                 if entry.index is None or (index.origin, index.releases) != (entry.index.origin, entry.index.releases):
                     entry.index = index
@@ -207,11 +228,11 @@ class Indexes:
             return RETRY_S
         return min(AGAIN_S, self._ttl_s) if entry.doubts else self._ttl_s
 
-    def _followed(self, wanted: Wanted) -> Followed:
+    def _followed(self, name: str, wanted: Wanted) -> Followed:
         """Raises `MarketplaceTrouble`."""
         source = sources.open(wanted.spec.source, self._configmap)
-        # By uid: an object that was deleted and applied again is how its owner says that the marketplace was made anew.
-        return Followed(source, pins_of(wanted.spec), self._state / (wanted.uid or "unnamed"), wanted.floor)
+        forget = f'say so: kubectl annotate nexusmarketplace {name} {TRUST_ANEW}="$(date +%s)" --overwrite'
+        return Followed(source, pins_of(wanted.spec), self._state / wanted.state, wanted.floor, forget=forget)
 
 
 def parse_versions(value: object) -> Versions:
@@ -223,7 +244,7 @@ def parse_versions(value: object) -> Versions:
     return Versions(**known, expires_utc=str(value.get("expires") or ""))
 
 
-def show_versions(versions: Versions) -> dict[str, int | str]:
-    """Return the versions as they are written into a status."""
+def show_versions(versions: Versions, anew: str = "") -> dict[str, int | str]:
+    """Return the versions as they are written into a status. anew: as in `Wanted`."""
     shown: dict[str, int | str] = {role: getattr(versions, role) for role in ROLES}
-    return {**shown, "expires": versions.expires_utc}
+    return {**shown, "expires": versions.expires_utc, **({"anew": anew} if anew else {})}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Iterable, Mapping
 
 from nexus_core.model.plugins import NexusMarketplaceSpec
 from nexus_core.model.resources import Resource
 
-from nexus_operator.edge.indexes import Wanted, parse_versions
+from nexus_operator.edge.indexes import TRUST_ANEW, Wanted, parse_versions
 from nexus_operator.world.inventory import Inventory
 from nexus_operator.world.kinds import CONFIG_MAP, NEXUS_GROUP, NEXUS_MARKETPLACE
 
@@ -29,11 +30,17 @@ def wanted_of(resources: Iterable[Resource], inventory: Inventory) -> dict[str, 
         if place is not None:
             held = inventory.get(CONFIG_MAP.kind, place.namespace, place.name)
             refresh = f"{refresh} {held['metadata'].get('resourceVersion') if held is not None else ''}"
+        seen = (obj.get("status") or {}).get("metadata") or {}
+        # What the status holds of before the annotation had this value is what is to be forgotten.
+        seen_anew = str(seen.get("anew") or "")
+        said = resource.annotations.get(TRUST_ANEW, "")
+        anew = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16] if said else seen_anew
         found[resource.ref.name] = Wanted(
             resource.spec,
             uid=str((obj.get("metadata") or {}).get("uid") or ""),
             refresh=refresh,
-            floor=parse_versions((obj.get("status") or {}).get("metadata")),
+            anew=anew,
+            floor=parse_versions(seen) if anew == seen_anew else None,
         )
     return found
 

@@ -276,6 +276,36 @@ async def test_a_marketplace_that_is_applied_anew_is_trusted_anew(following: Fol
     assert following.versions == ["1.0"]
 
 
+async def test_a_marketplace_whose_owner_made_it_anew_is_trusted_anew_when_it_is_said(
+    following: Following, market: Market, tmp_path: Path
+) -> None:
+    former = Path(shutil.copytree(market.directory, tmp_path / "former"))
+    market.publish("1.0", "1.1")
+    await following.first(market.wanted(uid="u"))
+    market.put_back(former)
+    while "m" not in following.indexes.troubles:
+        await following.next_change()
+    trouble = following.indexes.troubles["m"]
+    assert trouble.fix.endswith(
+        'say so: kubectl annotate nexusmarketplace m nexus.dev/trust-anew="$(date +%s)" --overwrite.'
+    )
+    assert str(tmp_path) not in trouble.what + trouble.fix, "nobody has the operator's files"
+    market.status = 503
+    await following.indexes.follow({"m": market.wanted(uid="u", anew="a")})
+    assert following.versions == ["1.0", "1.1"], "the last good index stays until there is another"
+    market.status = 200
+    while following.versions != ["1.0"]:
+        await following.next_change()
+    assert following.indexes.metadata["m"]["anew"] == "a"
+    assert following.indexes.metadata["m"]["timestamp"] == 1
+    market.publish("1.0", "1.2")
+    await following.until("1.2")
+    market.put_back(former)
+    while "m" not in following.indexes.troubles:
+        await following.next_change()
+    assert following.indexes.troubles["m"].reason == "MarketplaceRolledBack", "it was forgotten once, and not for good"
+
+
 async def test_a_restart_without_the_marketplace_has_the_index(
     following: Following, market: Market, tmp_path: Path
 ) -> None:
@@ -339,7 +369,7 @@ async def test_directories_and_config_maps_are_followed_alike(market: Market, tm
 
 def test_versions_are_read_from_what_they_are_shown_as() -> None:
     versions = Versions(1, 4, 3, 2, "2027-01-01T00:00:00+00:00")
-    assert parse_versions(show_versions(versions)) == versions
+    assert parse_versions(show_versions(versions)) == parse_versions(show_versions(versions, "a")) == versions
     assert parse_versions({"root": "x", "timestamp": True}) == Versions()
     assert parse_versions(None) == Versions()
 
@@ -361,6 +391,16 @@ def test_what_a_marketplace_wants_is_read_of_its_object() -> None:
     inventory.observe("NexusMarketplace", obj)
     [wanted] = wanted_of([parse(obj)], inventory).values()
     assert (wanted.uid, wanted.floor) == ("u", Versions(2, 9))
+    obj["metadata"]["annotations"]["nexus.dev/trust-anew"] = "2026-11-22"
+    [anew] = wanted_of([parse(obj)], inventory).values()
+    assert (anew.floor, anew.place) == (None, wanted.place)
+    assert anew.state != wanted.state
+    seen = {"root": 1, "timestamp": 1, "anew": anew.anew}
+    inventory.observe("NexusMarketplace", {**obj, "status": {"metadata": seen}})
+    for said in ({"nexus.dev/trust-anew": "2026-11-22"}, {}):
+        obj["metadata"]["annotations"] = said
+        [later] = wanted_of([parse(obj)], inventory).values()
+        assert (later.anew, later.floor) == (anew.anew, Versions(1, 1)), "it is forgotten once; the word may go"
     inventory.name(named_by([parse(obj)]))
     held = {
         "apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "b"}, "binaryData": {"c": "AAE="},
