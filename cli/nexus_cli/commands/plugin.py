@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,13 +14,17 @@ from nexus_cli.errors import StepFailed, UserError
 from nexus_cli.options import DEFAULT_ADMIN, output_format, output_option
 
 if TYPE_CHECKING:
+    from nexus_core.marketplace import Index
     from nexus_core.model.resources import Resource
     from nexus_core.problems import Problem
+    from nexus_core.snapshot import Release
     from nexus_core.translate.translation import PassedOver
 
     from nexus_cli.plugins.homes import Home, Installed
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+OFFICIAL = "official"
+"""The NexusMarketplace of the plugins that ship with Nexus, by custom."""
 
 HELP = """List, install, update, describe, watch and remove plugins.
 
@@ -195,7 +199,7 @@ Examples:
 @click.option("-n", "--namespace", default="default", show_default=True, metavar="NAME", help="Where it is installed.")
 @click.option("--name", metavar="NAME", help="Name of the NexusPlugin. [default: the plugin's]")
 @click.option(
-    "--marketplace", default="official", show_default=True, metavar="NAME", help="The NexusMarketplace that lists it."
+    "--marketplace", default=OFFICIAL, show_default=True, metavar="NAME", help="The NexusMarketplace that lists it."
 )
 @click.option(
     "--version", "version_range", metavar="RANGE", help="PEP 440 range. [default: the newest and compatible ones]"
@@ -243,17 +247,32 @@ def _check_config(resource: Resource, home: Home, path: Path | None) -> None:
     """Raise UserError for a configuration that the release would refuse, as far as its schema is at hand."""
     from nexus_core.model.plugins import NexusPluginSpec
 
-    from nexus_cli.plugins.configs import cache_beside, find_wrong_in, index_at_hand
+    from nexus_cli.plugins.configs import find_wrong_in
 
     spec = resource.spec
     assert isinstance(spec, NexusPluginSpec)
-    marketplace = home.marketplace(spec.marketplace)
-    if marketplace is None:
-        return
-    index = index_at_hand(spec.marketplace, marketplace, () if path is None else [cache_beside(path)])
+    index = _index(spec.marketplace, home, path)
     problem = find_wrong_in(resource.ref, spec, index) if index is not None else None
     if problem is not None:
         raise UserError(str(problem))
+
+
+def _index(marketplace: str, home: Home, path: Path | None) -> Index | None:
+    """Return a marketplace's index as far as it is at hand, without asking the marketplace. path: of the manifests, if there are some."""
+    from nexus_cli.plugins.configs import cache_beside, index_at_hand
+
+    spec = home.marketplace(marketplace)
+    return None if spec is None else index_at_hand(marketplace, spec, () if path is None else [cache_beside(path)])
+
+
+def _releases(plugin_name: str, marketplace: str, home: Home, path: Path | None) -> Sequence[Release]:
+    """Return what a marketplace is known to have of a plugin, the newest first."""
+    from nexus_cli.offline import bundled_index
+
+    index = _index(marketplace, home, path)
+    if index is None and marketplace == OFFICIAL:
+        index = bundled_index()
+    return () if index is None else index.by_name.get(plugin_name, ())
 
 
 def _manifest(
@@ -304,13 +323,11 @@ def _newest(plugin_name: str, marketplace: str) -> str:
 
     from nexus_cli.offline import bundled_index
 
+    if marketplace != OFFICIAL:
+        return ""
     releases = bundled_index().by_name
     if plugin_name not in releases:
-        if marketplace == "official":
-            raise StepFailed(
-                f"The plugins that ship with Nexus have no {plugin_name!r}. They are: {', '.join(releases)}."
-            )
-        return ""
+        raise StepFailed(f"The plugins that ship with Nexus have no {plugin_name!r}. They are: {', '.join(releases)}.")
     newest = Version(releases[plugin_name][0].version)
     return f">={newest.major}.{newest.minor},<{newest.major + 1}"
 
@@ -342,20 +359,20 @@ def describe(
     from nexus_core.translate.plugin_instances import grants_of
 
     from nexus_cli import output
-    from nexus_cli.offline import bundled_index
     from nexus_cli.plugins import described
 
-    found = _pick(_home(path, kubeconfig, context), name, namespace)
+    home = _home(path, kubeconfig, context)
+    found = _pick(home, name, namespace)
     live = _live(admin or DEFAULT_ADMIN) if path is not None else _live(admin) if admin else {}
     state, version, _ = _state(found, live)
     plugin_name = (found.spec.plugin if found.spec else None) or found.name
-    official = found.spec is None or found.spec.marketplace == "official"
+    marketplace = found.spec.marketplace if found.spec else OFFICIAL
     told = described.describe(
         found,
         state=state,
         version=version,
         row=(live or {}).get(found.id),
-        releases=bundled_index().by_name.get(plugin_name, ()) if official else (),
+        releases=_releases(plugin_name, marketplace, home, path),
         problems=[
             each
             for each in (_problems(path, admin or DEFAULT_ADMIN, running=live is not None) if path is not None else ())

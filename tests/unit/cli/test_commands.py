@@ -212,6 +212,14 @@ def test_an_index_that_was_read_before_is_at_hand(tmp_path: Path) -> None:
     assert problems == ()
     (problem,) = json.loads(run("validate", str(manifests), "-o", "json").stdout)["problems"]
     assert (problem["path"], problem["what"]) == (".spec.config.n", "'x' is not of type 'integer'.")
+    described = run("plugin", "describe", "demo", "-f", str(manifests), "-o", "json")
+    assert json.loads(described.stdout)["configSchema"] == release["config_schema"], "as the problem's remedy says"
+
+
+def test_a_plugin_of_another_marketplace_takes_no_range_from_a_namesake_that_ships_with_nexus(tmp_path: Path) -> None:
+    official(tmp_path)
+    done = run("plugin", "install", "compression", "--marketplace", "partners", "-f", str(tmp_path), "-o", "json")
+    assert json.loads(done.stdout)["manifest"]["spec"]["version"] == "", "any, and not the range of the one here"
 
 
 def test_the_example_is_valid() -> None:
