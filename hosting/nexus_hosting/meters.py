@@ -135,6 +135,11 @@ class Meter:
             found = self.spreads[hook] = Spread(BOUNDS)
         return found
 
+    def settle(self) -> None:
+        """Count what came since somebody looked last. Call it several times a second under load: the more came, the longer it takes."""
+        for spread in self.spreads.values():
+            spread.settle()
+
     def counts(self, now: float) -> Counts:
         """Return what was counted until now."""
         rows = [spread.buckets for spread in self.spreads.values()]

@@ -21,6 +21,7 @@ from nexus_wire.server import Stream
 from nexus_gateway.edge import replies, requests
 from nexus_gateway.edge.attempts import Attempt
 from nexus_gateway.edge.hooked import Hooked
+from nexus_gateway.edge.looking import look
 from nexus_gateway.edge.mirrors import Collected
 from nexus_gateway.edge.plugins.slots import ROUTE
 from nexus_gateway.edge.receiving import Receiving
@@ -52,7 +53,7 @@ class Exchange(Receiving):
         self.context = self.request_id = b""
         self.entry = None
         self.backend = self.pool = None
-        self.hooked = None
+        self.hooked = self.head = None
         self.attempt = None
         self.extra = None
         self.attempts = self.status = self.bytes_out = 0
@@ -84,8 +85,12 @@ class Exchange(Receiving):
         self.plan = plan = entry.payload
         if plan.plain:
             self.choose_backend()
-        else:
+        elif plan.guarded:
             self._guard()
+        elif plan.chain is None:
+            self._prepare()
+        elif look(self, plan.chain):
+            self.choose_backend()
 
     def _find_departed(self, host: str) -> Entry[Plan] | None:
         """Return what takes a request that the live runtime has nothing for: on a connection to a site that is gone, its last
@@ -145,9 +150,13 @@ class Exchange(Receiving):
     def _prepare(self) -> None:
         """Run plugins and filters over the request's head, if the rule has any that need it as a value."""
         plan = self.plan
-        if plan.plugins or (plan.filters and plan.lane is None):
+        chain = plan.chain
+        if chain is not None:
+            if not look(self, chain):
+                return
+        elif plan.filters and plan.lane is None:
             self.hooked = hooked = Hooked(self)
-            if not hooked.plugins(plan.plugins):
+            if not hooked.filter(plan.filters):
                 return
         self.choose_backend()
 
@@ -296,13 +305,16 @@ class Exchange(Receiving):
 
     def _compose(self) -> bytes:
         """Return the request's head for upstream, but for what differs between attempts."""
-        block, line, backend, hooked = self.block, self.line, self.backend, self.hooked
-        own = self.proxy.forwarding.lines(self.stream.context, line.authority or block.authority, block.aside)
+        block, line, backend, hooked, head = self.block, self.line, self.backend, self.hooked, self.head
         if hooked is not None:
-            start, lines = hooked.render(own)
+            start, lines = hooked.render()
         else:
             start = line.start
-            lines = b"".join((own, block.forward, b"x-request-id: ", self.request_id, b"\r\n"))
+            if head is None:
+                own, added = self.proxy.forwarding.lines(self.stream.context, line.authority or block.authority, block.aside), b"\r\n"
+            else:
+                own, added = head.own, head.added
+            lines = b"".join((own, block.forward, b"x-request-id: ", self.request_id, added))
             lane = backend.lane if backend is not None else None
             if lane is not None:
                 if lane.target is not None and self.entry is not None:

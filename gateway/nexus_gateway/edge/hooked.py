@@ -7,20 +7,14 @@ one parks the exchange and takes it up again when it is done.
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
 from collections.abc import Awaitable, Callable
-from inspect import isawaitable
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from nexus_core.hooks import Reply, RequestHead, ResponseHead
-from nexus_hosting.bounds import THROWN
-from nexus_hosting.watching import watch
 
 from nexus_gateway.edge import requests
-from nexus_gateway.edge.heads import UNREAD, ArrivedHead, pairs_of
+from nexus_gateway.edge.heads import arrived
 from nexus_gateway.edge.phases import Phases
-from nexus_gateway.edge.plugins.checking import check_request
 from nexus_gateway.edge.plugins.slots import BODIES_IN, BODIES_OUT, PluginUnavailable, Slot
 from nexus_gateway.filters.place import HeadFilter, Place
 from nexus_gateway.telemetry.finished import Hook
@@ -43,8 +37,8 @@ class Hooked:
     """
 
     __slots__ = (
-        "_added_to_request", "_answer", "_came", "_exchange", "_filters", "_port", "_waiting",
-        "added_to_response", "answers", "head", "phases", "replacement", "sampled", "seen", "times",
+        "_answer", "_arrived", "_exchange", "_filters", "_waiting", "added_to_response", "answers", "head", "phases", "replacement",
+        "sampled", "seen", "times",
     )  # fmt: skip
 
     def __init__(self, exchange: Ending) -> None:
@@ -60,46 +54,19 @@ class Hooked:
         self.sampled = exchange.context[67] == 49 or (extra is not None and extra.debug)
         self.seen: list[tuple[Slot, RequestHead]] = []
         self.answers = False
-        # Header lines that plugins added to the request, and to its response; None once more than that was changed.
-        self._added_to_request: bytes | None = b""
+        # Header lines that plugins added to the response; None once more than that was changed.
         self.added_to_response: bytes | None = b""
-        line, block, entry = exchange.line, exchange.block, exchange.entry
-        peer, aside = exchange.stream.context, block.aside
-        assert entry is not None
-        if line.authority:
-            authority, host, self._port = requests.authority_of(line, block)
-        else:
-            authority, host, self._port = block.authority, block.host, block.port
-        forwarding = exchange.proxy.forwarding
-        own = forwarding.lines(peer, authority, aside)
-        address = peer.address if not peer.trusted else forwarding.client_ip(peer, aside)
-        read, rid = block.read, exchange.request_id
-        head: RequestHead
-        if read is not None:
-            # Somebody has read this block before: all of it as text is cheaper now than to find out what is asked for.
-            headers = (*pairs_of(own), *read, ("x-request-id", rid.decode("latin-1")))
-            head = RequestHead(line.method, line.path, line.query, host, headers, address, entry.route.id, {})
-        else:
-            head = ArrivedHead(
-                line.method, line.path, line.query, host, UNREAD, address, entry.route.id, {}, block, own, rid
-            )
-        self.head = self._came = head
-
-    @property
-    def changed(self) -> bool:
-        """Whether the request that goes on differs from the one that came."""
-        return self.head is not self._came
+        # The last head that was only added to; `head` is the same, or was made of it.
+        self._arrived = exchange.head or arrived(exchange)
+        self.head: RequestHead = self._arrived
 
     # ---- on the way in
 
-    def plugins(self, slots: tuple[Slot, ...], index: int = 0) -> bool:
-        """Run the rule's plugins from one on, then its filters. Return whether the exchange goes on to its backend now."""
-        if not index:
-            index = self._quickly(slots)
-            if index == len(slots):
-                return self._passed()
-            if index < 0:
-                return False
+    def plugins(self, slots: tuple[Slot, ...], index: int = 0, first: Callable[[], object] | None = None) -> bool:
+        """Run the rule's plugins from one on, then its filters. Return whether the exchange goes on to its backend now.
+
+        first: says what the first one's `on_request` made of the head; that was called already. As `Slot.judge_request`.
+        """
         exchange = self._exchange
         for slot in slots[index:] if index else slots:
             index += 1
@@ -108,7 +75,7 @@ class Hooked:
             head = self.head
             if slot.asks:
                 try:
-                    result = slot.request(head)
+                    result = first() if first is not None else slot.request(head, is_arrived=head is self._arrived)
                 except PluginUnavailable as unavailable:
                     if self.sampled:
                         self.note(slot, "on_request")
@@ -116,11 +83,12 @@ class Hooked:
                         self._phases().note_end(slot, head)
                     self.unavailable(unavailable.plugin)
                     return False
+                first = None
                 if result is not head:
                     if isinstance(result, RequestHead):
                         self.head = head = result
-                        so_far, added = self._added_to_request, slot.added
-                        self._added_to_request = so_far + added if added is not None and so_far is not None else None
+                        if slot.only_added:
+                            self._arrived = result  # type: ignore[assignment]  # an ArrivedHead made it
                     elif isinstance(result, Reply):
                         if slot.more:
                             self._phases().note_end(slot, head)
@@ -132,7 +100,7 @@ class Hooked:
                         self._leave_out(slot, head)
                         continue
                     else:
-                        exchange.proxy.spawn(self._await_plugin(index, slot, result), exchange.context)
+                        exchange.proxy.spawn(self._await_plugin(index, slot, result), exchange.context)  # type: ignore[arg-type]
                         return False
                 if self.sampled:
                     self.note(slot, "on_request")
@@ -142,91 +110,6 @@ class Hooked:
             if slot.more:
                 self._join(slot, head)
         return self._passed()
-
-    def _quickly(self, slots: tuple[Slot, ...]) -> int:
-        """Run the first plugins, as long as all that they do is to look at the request's head at once. Return how many that were; -1
-        when the exchange goes on otherwise, or was answered.
-
-        What nearly all plugins are, in one loop: the steps of `Slot.request` without its calls. One plugin's end is the next one's start.
-        """
-        head = self.head
-        added: bytes | None = b""
-        index = 0
-        ended = monotonic()
-        for slot in slots:
-            if not slot.quick:
-                break
-            index += 1
-            watch.since = started = ended
-            watch.who = slot
-            try:
-                result = slot.hook(head)
-                if result is not head:
-                    if type(result) is RequestHead:
-                        before, after = head.headers, result.headers
-                        count = len(before)
-                        if (
-                            type(after) is tuple
-                            and after[:count] == before  # by identity, in C
-                            and result.path is head.path
-                            and result.query is head.query
-                            and result.method is head.method
-                            and result.host is head.host
-                            and result.client_ip is head.client_ip
-                            and result.notes is head.notes
-                        ):
-                            line = slot.known.get(after[count]) if len(after) == count + 1 else None
-                            if added is not None:
-                                added += slot.learn(after[count:]) if line is None else line
-                        else:
-                            result = check_request(result, head)
-                            added = None
-                    elif isinstance(result, Reply) or not isawaitable(result):
-                        result = check_request(result, head)
-                        added = None
-                watch.who = None  # not before: what it returned may have code of its own
-            except THROWN as error:
-                slot.broke(started, error)
-                if self.sampled:
-                    self.note(slot, "on_request")
-                if slot.is_closed:
-                    self._keep(head, added)
-                    self.unavailable(slot.instance.id)
-                    return -1
-                ended = monotonic()
-                continue
-            if result is not head:
-                if type(result) is not RequestHead:
-                    self._keep(head, added)
-                    return self._turn_aside(slot, result, index, started)
-                head = result
-            ended = monotonic()
-            took_s = ended - started
-            spread = slot.requests
-            spread.buckets[bisect_left(spread.bounds, took_s)] += 1
-            spread.sum += took_s
-            if self.sampled:
-                slot.started_at, slot.took_s = started, took_s
-                self.note(slot, "on_request")
-        self.head = head
-        self._added_to_request = added
-        return index
-
-    def _keep(self, head: RequestHead, added: bytes | None) -> None:
-        self.head = head
-        self._added_to_request = added
-
-    def _turn_aside(self, slot: Slot, result: Any, index: int, started: float) -> int:
-        """A plain function returned a reply, or what is to be awaited after all."""
-        exchange = self._exchange
-        if not isinstance(result, Reply):
-            exchange.proxy.spawn(self._await_plugin(index, slot, result), exchange.context)
-            return -1
-        slot.passed(started)
-        if self.sampled:
-            self.note(slot, "on_request")
-        exchange.reply(result)
-        return -1
 
     def _passed(self) -> bool:
         """The request's head went through all plugins. Return whether the exchange goes on to its backend now."""
@@ -302,7 +185,6 @@ class Hooked:
     def change(self, head: RequestHead) -> None:
         """Go on with another head."""
         self.head = head
-        self._added_to_request = None
 
     def filter(self, filters: tuple[HeadFilter, ...]) -> bool:
         """Run head filters over the request. Return whether it goes on."""
@@ -313,7 +195,8 @@ class Hooked:
         assert entry is not None
         forwarding, peer, aside = exchange.proxy.forwarding, exchange.stream.context, exchange.block.aside
         scheme = forwarding.scheme(peer, aside)
-        place = Place(entry.match.path, scheme, forwarding.port(peer, scheme, self._port))
+        said = requests.authority_of(exchange.line, exchange.block)[2]
+        place = Place(entry.match.path, scheme, forwarding.port(peer, scheme, said))
         head = self.head
         ran = self._filters
         if ran is None:
@@ -326,28 +209,25 @@ class Hooked:
                 return False
             head = outcome
             ran.append((each, head))
-        if head is not self.head:
-            self.head = head
-            self._added_to_request = None
+        self.head = head
         return True
 
-    def render(self, own: bytes) -> tuple[bytes, bytes]:
-        """Return the request line and header lines for upstream. own: the gateway's lines.
+    def render(self) -> tuple[bytes, bytes]:
+        """Return the request line and header lines for upstream.
 
         What was only added to (the usual change) is the client's bytes and what was added; anything else is written anew.
         """
         exchange = self._exchange
-        came, head, line, block = self._came, self.head, exchange.line, exchange.block
-        added = self._added_to_request
-        if added is not None:
-            return line.start, b"".join((own, block.forward, b"x-request-id: ", exchange.request_id, b"\r\n", added))
+        came, head, line, block = self._arrived, self.head, exchange.line, exchange.block
+        sent = b"".join((came.own, block.forward, b"x-request-id: ", exchange.request_id, came.added))
+        if head is came:
+            return line.start, sent
         same = head.path is came.path and head.method is came.method and head.query is came.query
         start = line.start if same else requests.render_start(head)
         more = requests.appended(came.headers, head.headers)
         if more is None:
             return start, requests.render_request(head.headers, block)
-        rid = exchange.request_id
-        return start, b"".join((own, block.forward, b"x-request-id: ", rid, b"\r\n", requests.render_more(more)))
+        return start, sent + requests.render_more(more)
 
     # ---- on the way out
 

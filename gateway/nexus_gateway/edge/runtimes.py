@@ -27,6 +27,7 @@ from nexus_wire.clock import ticks_of
 
 from nexus_gateway.balance.split import Split
 from nexus_gateway.edge.listeners.plans import Site
+from nexus_gateway.edge.plugins.chains import Chain
 from nexus_gateway.edge.plugins.slots import Slot
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.sessions import Sessions
@@ -84,11 +85,13 @@ class FallbackPlan:
 class Plan:
     """A rule as requests use it.
 
-    plain: it only routes; nothing looks at its requests before the backend. only: the one backend of a rule that has just one.
+    plain: it only routes; nothing looks at its requests before the backend. guarded: whether something looks at them before plugins do.
+    only: the one backend of a rule that has just one.
     """
 
     plain: bool
-    plugins: tuple[Slot, ...]
+    guarded: bool
+    chain: Chain | None
     filters: tuple[HeadFilter, ...]
     lane: Lane | None
     cors: CorsFilter | None
@@ -100,6 +103,11 @@ class Plan:
     fault: FaultDraw | None
     mirrors: tuple[MirrorPlan, ...]
     fallback: FallbackPlan | None
+
+    @property
+    def plugins(self) -> tuple[Slot, ...]:
+        """Those of the rule, in their order."""
+        return self.chain.slots if self.chain is not None else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +127,7 @@ class _Shared:
     def __init__(self, slots: Mapping[str, Slot]) -> None:
         self._slots = slots
         self._compiled: dict[int, CompiledRule] = {}
-        self._plugins: dict[tuple[str, ...], tuple[Slot, ...]] = {}
+        self._chains: dict[tuple[str, ...], Chain] = {}
         self._splits: dict[tuple[int, ...], Split] = {}
 
     def compiled(self, filters: tuple[Filter, ...]) -> CompiledRule:
@@ -128,10 +136,10 @@ class _Shared:
             found = self._compiled[id(filters)] = compile_rule(filters)
         return found
 
-    def plugins(self, names: tuple[str, ...]) -> tuple[Slot, ...]:
-        found = self._plugins.get(names)
-        if found is None:
-            found = self._plugins[names] = tuple(self._slots[name] for name in names)
+    def chain(self, names: tuple[str, ...]) -> Chain | None:
+        found = self._chains.get(names)
+        if found is None and names:
+            found = self._chains[names] = Chain([self._slots[name] for name in names])
         return found
 
     def split(self, weights: Sequence[int]) -> Split:
@@ -145,7 +153,7 @@ class _Shared:
     def clear(self) -> None:
         """Forget all: plans hold what they need, and identities mean nothing once the Snapshot is gone."""
         self._compiled.clear()
-        self._plugins.clear()
+        self._chains.clear()
         self._splits.clear()
 
 
@@ -271,20 +279,14 @@ class Runtime:
             for weighted in rule.backends
         )
         weights = [weighted.weight for weighted in rule.backends]
-        plugins = shared.plugins(rule.plugins)
+        chain = shared.chain(rule.plugins)
         limits = tuple(parts.limit(limit) for limit in compiled.limits)
         fallback = compiled.fallback
+        guarded = bool(compiled.cors or limits or compiled.size or compiled.fault)
         return Plan(
-            plain=not (
-                plugins
-                or compiled.lane is None
-                or compiled.cors
-                or limits
-                or compiled.size
-                or compiled.fault
-                or compiled.mirrors
-            ),
-            plugins=plugins,
+            plain=not (guarded or chain is not None or compiled.lane is None or compiled.mirrors),
+            guarded=guarded,
+            chain=chain,
             filters=compiled.head_filters,
             lane=compiled.lane,
             cors=compiled.cors,

@@ -24,6 +24,7 @@ from nexus_gateway.telemetry.finished import Finished
 
 if TYPE_CHECKING:
     from nexus_gateway.edge.conversations import Conversation
+    from nexus_gateway.edge.heads import ArrivedHead
     from nexus_gateway.edge.proxy import Proxy
 
 
@@ -33,12 +34,13 @@ class Standing:
     status: 0 until answered. reason: why the gateway answered itself, or broke off; empty otherwise. attempts: made so far.
     limited: the bulkhead in which it has a place.
     complete: whether the request body has come in full. replayable: whether it can be sent from its first byte.
+    head: as plugins left it that do nothing but add to it; None where there are none.
     started_at, deadline_at: monotonic seconds; deadline_at 0 for never. lines: the request's head for upstream, empty until composed.
     """
 
     __slots__ = (
         "attempt", "attempts", "backend", "block", "body", "bytes_in", "bytes_out", "complete", "context", "deadline_at", "entry",
-        "extra", "hooked", "limited", "line", "lines", "over", "plan", "pool", "proxy", "reason", "replayable", "request_id",
+        "extra", "head", "hooked", "limited", "line", "lines", "over", "plan", "pool", "proxy", "reason", "replayable", "request_id",
         "responding", "runtime", "started_at", "status", "stream",
     )  # fmt: skip
 
@@ -50,6 +52,7 @@ class Standing:
     plan: Plan
     entry: Entry[Plan] | None
     hooked: Hooked | None
+    head: ArrivedHead | None
     attempt: Attempt | None
     extra: Extras | None
     backend: Backend | None

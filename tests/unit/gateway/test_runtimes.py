@@ -78,7 +78,7 @@ def snapshot(routes: tuple[Route, ...], *upstreams: Upstream) -> Published:
 
 
 POOLS = {"one": pool(), "two": pool()}
-SLOTS: dict[str, Any] = {"p": SimpleNamespace(running=None)}
+SLOTS: dict[str, Any] = {"p": SimpleNamespace(running=None, quick=False, chains=set())}
 FIRST = snapshot(ROUTES, upstream("one"), upstream("two"))
 
 
@@ -127,7 +127,7 @@ def test_an_upstream_that_goes_changes_all_that_led_to_it() -> None:
 
 
 def test_another_plugin_changes_its_rules() -> None:
-    assert follow(FIRST, POOLS, {"p": SimpleNamespace(running=None)}) == ALL - {"hooked"}
+    assert follow(FIRST, POOLS, {"p": SimpleNamespace(running=None, quick=False, chains=set())}) == ALL - {"hooked"}
 
 
 def test_a_runtime_that_is_taken_apart_leaves_the_next_one_whole() -> None:

@@ -94,12 +94,12 @@ class RequestBlock:
     upgrade: the protocol asked for, lower-case, several joined by a comma; empty for none, and when a body comes. expects: it
     waits for `100 Continue`. trailers: it takes trailers. forward: end-to-end lines with CRLF, framing included, without Host and what
     is kept aside. aside: values of the headers that the parser was told to keep aside, repeats joined by `, `; None for none.
-    read: what `passed` is, None while nobody has asked for it.
+    read: what `passed` is, None while nobody has asked for it. lower: all of the head in lower case, empty while nobody has.
     """
 
     __slots__ = (
         "_headers", "_joined", "_listed", "_names", "_raw", "_unframed", "aside", "authority", "close", "expects", "forward",
-        "has_host", "host", "keep_alive", "length", "port", "read", "sized", "trailers", "upgrade",
+        "has_host", "host", "keep_alive", "length", "lower", "port", "read", "sized", "trailers", "upgrade",
     )  # fmt: skip
 
     def __init__(
@@ -120,6 +120,7 @@ class RequestBlock:
         self._headers: tuple[tuple[str, str], ...] | None = None
         self._joined: dict[str, str] | None = None
         self.read: tuple[tuple[str, str], ...] | None = None
+        self.lower = b""
         self.has_host = authority is not None
         self.host = host
         self.port = port
@@ -182,6 +183,11 @@ class RequestBlock:
         assert self.read is not None
         return self.read
 
+    def lowered(self) -> bytes:
+        """Return `lower`, made now."""
+        self.lower = found = self._raw.lower()
+        return found
+
     def first(self, name: str) -> str | None:
         """Return the first value of one header of `passed`, without reading the others. name: lower-case."""
         names = self._names
@@ -191,7 +197,7 @@ class RequestBlock:
         if kind not in _PASSED or b":" in sought or (listed is not None and sought in listed):
             return None
         raw = self._raw
-        lower = raw.lower()
+        lower = self.lower or self.lowered()
         if lower.startswith(sought + b":"):
             at = len(sought) + 1
         else:

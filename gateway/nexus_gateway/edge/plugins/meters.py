@@ -37,7 +37,5 @@ def shown(spreads: Iterable[Spread]) -> Spread:
     """Return what all of them count, each with `BOUNDS`, by `SHOWN`."""
     found = Spread(SHOWN)
     for each in spreads:
-        for bound, count in zip((*BOUNDS, float("inf")), each.buckets, strict=True):
-            found.buckets[bisect_left(SHOWN, bound)] += count
-        found.sum += each.sum
+        found.take(each)
     return found

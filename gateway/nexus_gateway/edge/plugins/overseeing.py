@@ -24,6 +24,8 @@ from nexus_gateway.edge.plugins.trials import Trial
 log = logging.getLogger("nexus.gateway.plugins")
 
 TICK_S = 0.5
+_COUNTS = 5
+"""How often calls are counted while one tick passes: each time it takes the event loop as long as there were calls to count."""
 
 Own = Callable[[Coroutine[Any, Any, None], str], None]
 """Runs work in the background; see `edge.tasks.Tasks.own`."""
@@ -89,7 +91,11 @@ class Overseer:
         """Judge for ever."""
         clock = asyncio.get_running_loop().time
         while True:
-            await asyncio.sleep(self._tick_s)
+            for _ in range(_COUNTS):
+                await asyncio.sleep(self._tick_s / _COUNTS)
+                for life in tuple(self._lives.values()):
+                    for meter in meters(life.slot):
+                        meter.settle()
             self.tick(clock())
 
     def tick(self, now: float) -> None:

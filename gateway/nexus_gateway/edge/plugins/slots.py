@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from bisect import bisect_left
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from weakref import WeakSet
 
 from nexus_core.hooks import Headers, Reply, RequestHead, ResponseHead
 from nexus_core.hooks.specs import ASKING
@@ -24,12 +24,16 @@ from nexus_hosting.running import Running
 from nexus_hosting.watching import watch
 from nexus_sdk.plugin import Plugin
 
+from nexus_gateway.edge.heads import latest
 from nexus_gateway.edge.measurements import Spread
 from nexus_gateway.edge.plugins.checking import KnownPairs, check_nothing, check_request, check_response
 from nexus_gateway.edge.plugins.meters import Meter
 from nexus_gateway.edge.plugins.permits import Permits
 from nexus_gateway.edge.plugins.trials import Trial
 from nexus_gateway.edge.requests import FRAMING, KEPT_OUT
+
+if TYPE_CHECKING:
+    from nexus_gateway.edge.plugins.chains import Chain
 
 log = logging.getLogger("nexus.gateway.plugins")
 
@@ -88,12 +92,11 @@ def _no_hook(head: RequestHead) -> object:
 
 
 class Known:
-    """Headers that the plugins of one gateway add to requests, to single attempts, and to responses."""
+    """Headers that the plugins of one gateway add to single attempts, and to responses."""
 
-    __slots__ = ("attempts", "requests", "responses")
+    __slots__ = ("attempts", "responses")
 
     def __init__(self) -> None:
-        self.requests = KnownPairs(KEPT_OUT)
         self.attempts = KnownPairs(KEPT_OUT | {"host"})
         self.responses = KnownPairs(FRAMING)
 
@@ -138,10 +141,11 @@ class Slot:
     response hooks do anything. more: what else it does, bits of `_MORE`; does: the same, also while it is not open. permits: None where
     it may see and change all headers.
     Of the last plain hook that ended, for whoever called it: started_at, took_s, monotonic seconds;
-    added: the header lines that it added, when that is all it did; None when it changed something else.
+    only_added: whether all it did to the request was to add headers. added: the header lines that it added to the response, when that is
+    all it did; None when it changed something else.
 
-    quick: whether `hook`, a plain function on the request's head, is all there is to it; requests: how long that takes. known: lines of
-    headers that hooks added before; learn: gives and keeps those of others.
+    quick: whether `hook`, a plain function on the request's head, is all there is to it; took: keeps how long that took. chains: those
+    that it is in.
 
     meter: counts its calls. open: whether hooks are called; else the failure policy decides, as if there were no plugin. trial: the
     candidate beside it, None without one; whoever meets the slot first in an exchange takes its `turn`. notes: coroutines of `on_done`
@@ -150,9 +154,10 @@ class Slot:
     """
 
     __slots__ = (
-        "_attempt_lines", "_hooks", "_observe", "_on_request", "_on_response", "_open", "_response_lines", "_responses", "_spreads",
-        "_trial", "added", "answers", "asks", "does", "failed_at", "fault", "hook", "instance", "is_candidate", "known", "learn",
-        "meter", "more", "notes", "permits", "plugin", "quick", "report", "requests", "running", "started_at", "took_s", "version",
+        "_attempt_lines", "_hooks", "_observe", "_on_request", "_on_response", "_open", "_response_lines", "_spreads",
+        "_took_response", "_trial", "added", "answers", "asks", "chains", "does", "failed_at", "fault", "hook", "instance",
+        "is_candidate", "meter", "more", "notes", "only_added", "permits", "plugin", "quick", "report", "running", "started_at",
+        "took", "took_s", "version",
     )  # fmt: skip
 
     def __init__(
@@ -165,8 +170,10 @@ class Slot:
         meter: Meter | None = None,
     ) -> None:
         self.meter = meter or Meter(instance.budgets)
+        self.chains: WeakSet[Chain] = WeakSet()
         self._trial: Trial | None = None
         self.is_candidate = False
+        self.only_added = False
         self.version = running.instance.release.version if running is not None else ""
         self.failed_at = -1.0
         self.fault = ""
@@ -180,8 +187,6 @@ class Slot:
         self._observe = observe
         self.added: bytes | None = b""
         known = known or Known()
-        self.known = known.requests.lines
-        self.learn = known.requests.added
         self._response_lines = known.responses.added
         self._attempt_lines = known.attempts.added
         permits = Permits(instance.id, instance.granted)
@@ -192,8 +197,8 @@ class Slot:
             if name in self._hooks:
                 self.does |= bit
         self._spreads: dict[str, Spread] = {}
-        self.requests = self._spread("on_request")
-        self._responses = self._spread("on_response")
+        self.took = self._spread("on_request").took
+        self._took_response = self._spread("on_response").took
         self._on_request: Callable[[RequestHead], _Asked] | None = None
         self.hook: Callable[[RequestHead], object] = _no_hook
         self.quick = False
@@ -252,6 +257,8 @@ class Slot:
             and not inspect.iscoroutinefunction(hook)
         )
         self.hook = hook if hook is not None else _no_hook
+        for chain in self.chains:
+            chain.settle()
 
     @property
     def is_closed(self) -> bool:
@@ -260,44 +267,39 @@ class Slot:
 
     # ---- heads
 
-    def request(self, head: RequestHead) -> RequestHead | Reply | Awaitable[object] | None:
+    def request(self, head: RequestHead, *, is_arrived: bool = False) -> RequestHead | Reply | Awaitable[object] | None:
         """Return what the plugin makes of the request, or, from an async hook, what `request_later` awaits.
 
-        None when it failed and the request goes on without it: none of its hooks has a part in it any more. Raises
-        `PluginUnavailable` when it fails closed.
+        is_arrived: whether all that plugins did to it was to add headers. None when it failed and the request goes on without it: none
+        of its hooks has a part in it any more. Raises `PluginUnavailable` when it fails closed.
         """
         hook = self._on_request
         if hook is None:
             return self._without(head)
-        self.added = b""
+        latest.head = head if is_arrived else None
         watch.since = started = monotonic()
         watch.who = self
         try:
             result = hook(head)
-            if result is not head:
-                self.added = None
-                if type(result) is RequestHead:
-                    before, after = head.headers, result.headers
-                    count = len(before)
-                    if (
-                        type(after) is tuple
-                        and after[:count] == before  # by identity, in C
-                        and result.path is head.path
-                        and result.query is head.query
-                        and result.method is head.method
-                        and result.host is head.host
-                        and result.client_ip is head.client_ip
-                        and result.notes is head.notes
-                    ):
-                        # The usual change: headers were added.
-                        self.added = self.learn(after[count:])
-                    else:
-                        result = check_request(result, head)
-                elif not isinstance(result, Reply) and inspect.isawaitable(result):
+        except bounds.THROWN as error:
+            latest.head = None
+            self._failed("on_request", started, error)
+            self._without(head)
+            return None
+        return self.judge_request(head, result, started)
+
+    def judge_request(
+        self, head: RequestHead, result: object, started: float
+    ) -> RequestHead | Reply | Awaitable[object] | None:
+        """Return what `on_request` returned, as `request` does. It is still on the watch. started: monotonic."""
+        made, latest.head = latest.head, None
+        self.only_added = result is made and made is not None
+        try:
+            if result is not head and result is not made:
+                if not isinstance(result, RequestHead | Reply) and inspect.isawaitable(result):
                     watch.who = None
                     return result
-                else:
-                    result = check_request(result, head)
+                result = check_request(result, head)
             watch.who = None  # not before: what it returned may have code of its own
         except bounds.THROWN as error:
             self._failed("on_request", started, error)
@@ -305,10 +307,8 @@ class Slot:
             return None
         self.started_at = started
         self.took_s = took_s = monotonic() - started
-        spread = self.requests
-        spread.buckets[bisect_left(spread.bounds, took_s)] += 1  # `observe`, without the call
-        spread.sum += took_s
-        return result
+        self.took(took_s)
+        return result  # type: ignore[return-value]  # checked, or what `with_header` made
 
     async def request_later(self, head: RequestHead, waiting: Awaitable[object]) -> RequestHead | Reply | None:
         """Return what an async hook makes of the request, within its time; None as from `request`. Raises `PluginUnavailable`."""
@@ -351,9 +351,7 @@ class Slot:
             return self._without(head)
         self.started_at = started
         self.took_s = took_s = monotonic() - started
-        spread = self._responses
-        spread.buckets[bisect_left(spread.bounds, took_s)] += 1
-        spread.sum += took_s
+        self._took_response(took_s)
         return result
 
     async def response_later(
@@ -458,10 +456,6 @@ class Slot:
         if found is None:
             found = self._spreads[hook] = self._observe.spread(self.instance.id, hook)
         return found
-
-    def passed(self, started: float) -> None:
-        """Count a call of `hook` that did what it should. started: monotonic."""
-        self._passed("on_request", started, monotonic() - started)
 
     def broke(self, started: float, error: BaseException) -> None:
         """Count a call of `hook` that failed."""
