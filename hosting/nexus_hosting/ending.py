@@ -32,20 +32,35 @@ class Press:
             self.task.cancel()
 
 
+async def in_time(steps: Generator[Any, Any, T], limit_s: float) -> T:
+    """Return the result of a coroutine, within its time. Raises TimeoutError, `Stuck` for one that goes on all the same, and what it
+    raises itself.
+
+    steps: as `calls.driven` makes them. Most coroutines are over with their first step, and need no clock.
+    """
+    try:
+        waits_for = steps.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]  # what it returns is not known to who catches its end
+    press = Press()
+    timer = asyncio.get_running_loop().call_later(limit_s + GRACE_S, press)
+    try:
+        async with asyncio.timeout(limit_s):
+            return await endable(steps, press, waits_for)
+    finally:
+        timer.cancel()
+
+
 @types.coroutine
-def endable(steps: Generator[Any, Any, T], press: Press) -> Generator[Any, Any, T]:
+def endable(steps: Generator[Any, Any, T], press: Press, waits_for: Any) -> Generator[Any, Any, T]:
     """Go through the steps of a coroutine; raise `Stuck`, and leave it behind, when `press` was called.
 
-    What was cancelled otherwise may go on for as long as it has to: this alone is no wait for its good will.
+    What was cancelled otherwise may go on for as long as it has to: this alone is no wait for its good will. waits_for: what its first
+    step ended with.
     """
-    value: Any = None
-    error: BaseException | None = None
     while True:
-        try:
-            waits_for = steps.send(value) if error is None else steps.throw(error)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # what it returns is not known to who catches its end
-        value = error = None
+        value: Any = None
+        error: BaseException | None = None
         try:
             value = yield waits_for
         except BaseException as thrown:
@@ -57,3 +72,10 @@ def endable(steps: Generator[Any, Any, T], press: Press) -> Generator[Any, Any, 
                     steps.close()
                 raise Stuck from None
             error = thrown
+        try:
+            waits_for = steps.send(value) if error is None else steps.throw(error)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # what it returns is not known to who catches its end
+        finally:
+            # What was thrown knows this frame.
+            value = error = None

@@ -23,7 +23,7 @@ from nexus_marketplace.rejections import PluginRejected
 from nexus_hosting import bounds
 from nexus_hosting.calls import Held, driven
 from nexus_hosting.costs import cost_of
-from nexus_hosting.ending import GRACE_S, Press, endable
+from nexus_hosting.ending import in_time
 from nexus_hosting.meters import Budget, Meter, State, disabled_report
 from nexus_hosting.running import Running
 from nexus_hosting.watching import watch
@@ -278,7 +278,7 @@ class Hosted:
                 held.seconds = monotonic() - started
             if inspect.isawaitable(result):
                 waits = True
-                result = await _in_time(result, seat, held)
+                result = await in_time(driven(result, seat, held), seat.instance.timeout_s)
             if not isinstance(result, _RESULTS[hook]):
                 raise TypeError(f"{hook} returned {type(result).__name__}")
             failed = False
@@ -297,21 +297,6 @@ class Hosted:
                 self._observe(seat.instance.id, hook, took_s, failed=failed)
             self._retire(running)
         return True, result
-
-
-async def _in_time(waiting: Any, seat: _Seat, held: Held) -> object:
-    """Return what a coroutine of a plugin returns, within its time. Raises TimeoutError, `Stuck` for one that goes on all the same.
-
-    held: gets its time on the event loop added.
-    """
-    limit_s = seat.instance.timeout_s
-    press = Press()
-    timer = asyncio.get_running_loop().call_later(limit_s + GRACE_S, press)
-    try:
-        async with asyncio.timeout(limit_s):
-            return await endable(driven(waiting, seat, held), press)
-    finally:
-        timer.cancel()
 
 
 async def _end(running: Running) -> None:

@@ -311,7 +311,10 @@ class Exchange(Receiving):
         else:
             start = line.start
             if head is None:
-                own, added = self.proxy.forwarding.lines(self.stream.context, line.authority or block.authority, block.aside), b"\r\n"
+                own, added = (
+                    self.proxy.forwarding.lines(self.stream.context, line.authority or block.authority, block.aside),
+                    b"\r\n",
+                )
             else:
                 own, added = head.own, head.added
             lines = b"".join((own, block.forward, b"x-request-id: ", self.request_id, added))

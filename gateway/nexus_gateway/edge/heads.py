@@ -18,6 +18,7 @@ from nexus_gateway.edge.requests import KEPT_OUT, SAID, authority_of
 from nexus_gateway.telemetry.redactions import is_secret
 
 if TYPE_CHECKING:
+    from nexus_gateway.edge.plugins.permits import SeenHead
     from nexus_gateway.edge.standing import Standing
 
 NOTHING = b"\r\n"
@@ -38,12 +39,14 @@ class Latest:
 
     head: it, or the head given if nothing was made of it yet; None while no hook is called that may add to one. What a hook returned is
     this very object: then it is the head it was given and some lines more, and nothing of it has to be looked at. Any other is checked.
+    seen: the same of the view that a plugin got which may not see all of it (`plugins.permits`).
     """
 
-    __slots__ = ("head",)
+    __slots__ = ("head", "seen")
 
     def __init__(self) -> None:
         self.head: RequestHead | None = None
+        self.seen: SeenHead | None = None
 
 
 latest = Latest()

@@ -49,8 +49,10 @@ def look(exchange: Ending, chain: Chain) -> bool:
             if result is not latest.head:
                 exchange.head = head
                 exchange.hooked = hooked = Hooked(exchange)
-                return hooked.plugins(chain.slots, chain.slots.index(slot), partial(slot.judge_request, head, result, ended))
-            head = result  # type: ignore[assignment]  # an ArrivedHead made it
+                return hooked.plugins(
+                    chain.slots, chain.slots.index(slot), partial(slot.judge_request, head, result, ended)
+                )
+            head = result
         now = monotonic()
         took(now - ended)
         ended = now

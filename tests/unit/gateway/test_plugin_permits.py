@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from nexus_core.hooks import Headers, NotGranted, Reply, RequestHead, ResponseHead, Socket
 from nexus_core.hooks.specs import HOOKS, HookSpec
 from nexus_core.snapshot import Permissions
+from nexus_gateway.edge import requests
+from nexus_gateway.edge.heads import UNREAD, ArrivedHead, latest
 from nexus_gateway.edge.plugins.permits import Names, Permits
+from nexus_wire.http1 import RequestParser
 
 REAL = (
     ("host", "x"),
@@ -145,3 +149,77 @@ def test_every_hook_sees_only_what_it_may(spec: HookSpec) -> None:
     shown = [each.headers for each in heads if isinstance(each, RequestHead | ResponseHead)]
     assert shown
     assert set(shown) == {(("accept", "*/*"),)}
+
+
+# ---- heads that are only added to
+
+
+RAW = b"Host: x\r\nAuthorization: secret\r\nX-Acme-A: 1\r\nAccept: */*\r\nX-Acme-A: 2\r\nCookie: c"
+
+
+def arrived() -> ArrivedHead:
+    block = RequestParser(aside=requests.ASIDE, drop=requests.DROP).block(RAW)
+    return ArrivedHead("GET", "/", "a=b", "x", UNREAD, "1.2.3.4", "r", {}, block, b"host: x\r\n", b"rid")
+
+
+@given(
+    changes=st.lists(st.tuples(st.sampled_from(["accept", "x-acme-a", "x-acme-b", "x-new", "host"]), st.sampled_from("12")), max_size=4),
+    read=st.sets(names | st.just("*")),
+    write=st.sets(names | st.sampled_from(["x-new", "*"])),
+)  # fmt: skip
+def test_a_head_that_is_only_added_to_ends_as_any_other(
+    changes: list[tuple[str, str]], read: set[str], write: set[str]
+) -> None:
+    seen: list[object] = []
+
+    def change(head: RequestHead) -> RequestHead:
+        for name, value in changes:
+            head = head.with_header(name, value)
+            seen.append((head.header(name), head.header("cookie"), head.headers))
+        return head
+
+    def outcome(head: RequestHead) -> object:
+        seen.clear()
+        try:
+            result = permits(tuple(read), tuple(write)).guard_request(change)(head)
+        except NotGranted as refused:
+            return str(refused)
+        return result, tuple(seen)
+
+    plain = arrived()
+    expected = outcome(RequestHead("GET", "/", "a=b", "x", plain.headers, "1.2.3.4", "r"))
+    latest.head = head = arrived()
+    try:
+        assert outcome(head) == expected
+        assert latest.seen is None
+    finally:
+        latest.head = None
+
+
+def test_what_was_granted_and_only_added_needs_no_other_look() -> None:
+    def change(head: RequestHead) -> RequestHead:
+        assert head.header("authorization") is None
+        return head.with_header("x-new", "1").with_header("x-acme-b", "2")
+
+    latest.head = arrived()
+    try:
+        result = permits((), ("x-new", "x-acme-*")).guard_request(change)(latest.head)
+        assert result is latest.head
+    finally:
+        latest.head = None
+    assert isinstance(result, ArrivedHead)
+    assert result.added == b"\r\nx-new: 1\r\nx-acme-b: 2\r\n"
+
+
+def test_a_view_that_was_changed_otherwise_does_not_pass_for_one_that_was_added_to() -> None:
+    def change(head: RequestHead) -> RequestHead:
+        return structs.replace(head.with_header("x-new", "1"), path="/other")
+
+    latest.head = head = arrived()
+    try:
+        result = permits((), ("x-new",)).guard_request(change)(head)
+        assert result is not latest.head
+    finally:
+        latest.head = None
+    assert isinstance(result, RequestHead)
+    assert (result.path, result.headers) == ("/other", (*head.headers, ("x-new", "1")))

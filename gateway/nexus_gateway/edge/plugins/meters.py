@@ -6,7 +6,6 @@ both too.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable
 
 from nexus_hosting.costs import buckets_of, cost_of, quantile, stats_of

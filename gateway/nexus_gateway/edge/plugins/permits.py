@@ -11,10 +11,12 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from msgspec.structs import replace
 from nexus_core.hooks import Headers, NotGranted, Reply, RequestHead, ResponseHead, Socket
 from nexus_core.snapshot import Permissions
 
-UNREAD: Any = None
+from nexus_gateway.edge.heads import UNREAD, latest
+
 _read = RequestHead.__dict__["headers"].__get__
 _keep = RequestHead.__dict__["headers"].__set__
 
@@ -38,10 +40,15 @@ class Names:
 
 
 class SeenHead(RequestHead, frozen=True, eq=False):
-    """A `RequestHead` of which only some headers are to be seen. They are read when somebody asks for all of them."""
+    """A `RequestHead` of which only some headers are to be seen. They are read when somebody asks for all of them.
+
+    names, writes: of headers that may be read, and written. wrote: names that the plugin has just written; it sees those, too.
+    """
 
     real: RequestHead | None = None
     names: Names | None = None
+    writes: Names | None = None
+    wrote: tuple[str, ...] = ()
 
     @property  # type: ignore[misc]  # a field there, and a view of the same place here
     def headers(self) -> Headers:
@@ -50,7 +57,8 @@ class SeenHead(RequestHead, frozen=True, eq=False):
         if found is None:
             assert self.real is not None
             assert self.names is not None
-            found = self.names.of(self.real.headers)
+            names, wrote = self.names, self.wrote
+            found = tuple([pair for pair in self.real.headers if pair[0] in names or pair[0] in wrote])
             _keep(self, found)
         return found
 
@@ -58,7 +66,17 @@ class SeenHead(RequestHead, frozen=True, eq=False):
         """Return the first value of a header, or None. name: lower-case."""
         assert self.real is not None
         assert self.names is not None
-        return self.real.header(name) if name in self.names else None
+        return self.real.header(name) if name in self.names or name in self.wrote else None
+
+    def with_header(self, name: str, value: str) -> RequestHead:
+        """Return a copy in which `name` (lower-case) has just this value, at the end."""
+        real, writes = self.real, self.writes
+        if self is latest.seen and real is not None and writes is not None and type(name) is str and name in writes:
+            made = real.with_header(name, value)
+            if made is latest.head:
+                latest.seen = seen = replace(self, headers=UNREAD, real=made, wrote=(*self.wrote, name))
+                return seen
+        return RequestHead.with_header(self, name, value)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RequestHead) and _plain(self) == _plain(other)
@@ -89,8 +107,9 @@ class Permits:
 
     def request(self, head: RequestHead) -> RequestHead:
         """Return the head as the plugin may see it."""
-        if self._reads.all:
-            return head
+        return head if self._reads.all else self._seen(head)
+
+    def _seen(self, head: RequestHead) -> SeenHead:
         return SeenHead(
             head.method,
             head.path,
@@ -102,6 +121,7 @@ class Permits:
             head.notes,
             head,
             self._reads,
+            self._writes,
         )
 
     def response(self, head: ResponseHead) -> ResponseHead:
@@ -171,8 +191,15 @@ class Permits:
             return self.merge_request(real, seen, result) if isinstance(result, RequestHead) else result
 
         def guarded(real: RequestHead) -> object:
-            seen = self.request(real)
-            result = hook(seen)
+            seen = latest.seen = self._seen(real)
+            try:
+                result = hook(seen)
+            finally:
+                made, latest.seen = latest.seen, None
+            if result is seen:
+                return real
+            if made is not None and result is made:
+                return made.real  # nothing but headers that it may write was added
             if _waits(result):
                 return _later(result, lambda done: merged(real, seen, done))
             return merged(real, seen, result)

@@ -6,7 +6,6 @@ called by `ask`, which returns what a plain hook returned, or a `Later` to await
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
@@ -19,7 +18,7 @@ from nexus_core.hooks.specs import ASKING
 from nexus_core.snapshot import PluginInstance, PluginReport
 from nexus_hosting import bounds
 from nexus_hosting.calls import Held, driven
-from nexus_hosting.ending import GRACE_S, Press, endable
+from nexus_hosting.ending import in_time
 from nexus_hosting.running import Running
 from nexus_hosting.watching import watch
 from nexus_sdk.plugin import Plugin
@@ -308,7 +307,7 @@ class Slot:
         self.started_at = started
         self.took_s = took_s = monotonic() - started
         self.took(took_s)
-        return result  # type: ignore[return-value]  # checked, or what `with_header` made
+        return result
 
     async def request_later(self, head: RequestHead, waiting: Awaitable[object]) -> RequestHead | Reply | None:
         """Return what an async hook makes of the request, within its time; None as from `request`. Raises `PluginUnavailable`."""
@@ -433,19 +432,13 @@ class Slot:
         """
         held = Held()
         held.seconds = held_s
-        limit_s = self.instance.timeout_s
-        press = Press()
-        timer = asyncio.get_running_loop().call_later(limit_s + GRACE_S, press)
         try:
-            async with asyncio.timeout(limit_s):
-                checked = check(await endable(driven(waiting, self, held), press))
+            checked = check(await in_time(driven(waiting, self, held), self.instance.timeout_s))
         except bounds.THROWN as error:
             if bounds.is_cancelled(error):
                 raise  # no failure: the gateway ends
             self._failed(name, started, error, held.seconds)
             raise HookFailed(name) from error
-        finally:
-            timer.cancel()
         self._passed(name, started, held.seconds)
         return checked
 
