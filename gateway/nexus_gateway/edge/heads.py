@@ -53,6 +53,8 @@ latest = Latest()
 _steps: dict[tuple[bytes, str, str], tuple[bytes, bytes]] = {}
 """What plugins add again and again: lines so far and one header more → lines then, and how its own begins. Bounded; what is kept out of
 logs is never in it."""
+_kept = {NOTHING}
+"""The lines in `_steps`."""
 
 
 class ArrivedHead(RequestHead, frozen=True, eq=False):
@@ -174,8 +176,14 @@ def _step(added: bytes, name: str, value: str) -> tuple[bytes, bytes] | None:
     start = added.find(b"\n" + begins) + 1
     before = added[:start] + added[added.index(b"\n", start) + 1 :] if start else added
     found = before + f"{name}: {value}\r\n".encode(), begins
-    if len(_steps) < _MAX_STEPS and len(found[0]) <= _MAX_STEP and not is_secret(name):
+    if added in _kept and len(found[0]) <= _MAX_STEP and not is_secret(name):
+        if len(_steps) >= _MAX_STEPS:
+            # Of values that come once; those that come again are soon back.
+            _steps.clear()
+            _kept.clear()
+            _kept.update((NOTHING, added))
         _steps[added, name, value] = found
+        _kept.add(found[0])
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nexus_core.hooks import RequestHead
-from nexus_gateway.edge import requests
+from nexus_gateway.edge import heads, requests
 from nexus_gateway.edge.heads import NOTHING, UNREAD, ArrivedHead, latest
 from nexus_wire.http1 import RequestParser
 from nexus_wire.http1.requests import RequestBlock
@@ -131,7 +131,7 @@ def test_one_that_was_added_is_replaced_as_any_other() -> None:
     [
         ("x-one", "5"),  # there is one
         ("x-gone", "5"),  # a look would find it, though it is not passed on
-        ("x-request-id", "5"), ("host", "b"), ("x-client-ip", "5"), ("x-forwarded-port", "5"), ("x-forwarded-for", "5"),  # the gateway's own
+        ("x-request-id", "5"), ("host", "b"), ("x-client-ip", "5"), ("x-forwarded-port", "5"), ("x-forwarded-for", "5"),  # ours
         ("content-length", "5"), ("connection", "close"), ("traceparent", "5"),  # in which plugins have no say
         ("X-New", "5"), ("x new", "5"), ("", "5"),  # no lower-case name
         ("x-new", "5\r\nx-worse: 6"), ("x-new", "\x00"), ("x-new", "\ud800"), ("x-new", "5" * 70000),
@@ -165,6 +165,24 @@ def test_only_what_was_made_of_the_head_that_a_hook_was_given_counts() -> None:
     of_the_first = given_head.with_header("x-more", "1")  # it was given up for another
     assert latest.head is made
     assert of_the_first.headers == (*HEADERS, ("x-more", "1"))
+
+
+def test_what_is_kept_for_the_next_request_is_bounded_and_holds_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "_MAX_STEPS", 8)
+    heads._steps.clear()
+    heads._kept.intersection_update({NOTHING})
+    for number in range(100):
+        latest.head = arrived()
+        head = (
+            latest.head.with_header("x-new", str(number))
+            .with_header("authorization", "hidden")
+            .with_header("x-more", "1")
+        )
+        assert head is latest.head
+        assert head.headers == (*HEADERS, ("x-new", str(number)), ("authorization", "hidden"), ("x-more", "1"))
+    assert 0 < len(heads._steps) <= 8
+    assert len(heads._kept) <= 16
+    assert not any(b"hidden" in lines for step in heads._steps.items() for lines in (step[0][0], step[1][0]))
 
 
 def test_lines_are_added_up_to_a_limit() -> None:
