@@ -143,7 +143,9 @@ class Gateway:
         self._judge = judge or Verifier()
         self._tasks = Tasks(lambda name: self.measurements.tally(names.TASK_FAILURES, name).inc())
         self._keys = build_keys(settings)
-        lent = build_means(settings, self.pools.all, self.place.workers, self._keys)
+        lent = build_means(
+            settings, self.pools.all, self.place.workers, self._keys, lambda policy: self.proxy.tls.context(policy)
+        )
         self._loader = Loader(
             Starter(settings.plugin_cache, self._judge, lent),
             self.measurements,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from nexus_core.certificates.keys import process_key
 from nexus_core.discovery import Discovery
+from nexus_core.hooks import CallFailed
+from nexus_core.snapshot import UpstreamTls
 from nexus_core.snapshot.plugins import SealedValue
-from nexus_hosting.means import Means
+from nexus_hosting.means import Means, Reached
 from nexus_sdk.discovery.file import FileDiscovery
 from nexus_sdk.discovery.memory import MemoryDiscovery
 
@@ -21,12 +23,15 @@ from nexus_gateway.edge.sources.files import FileSource
 from nexus_gateway.edge.sources.locks import LOCKS, LocksFile
 from nexus_gateway.edge.sources.port import SnapshotSource
 from nexus_gateway.edge.sources.remote import RemoteWorkshop
+from nexus_gateway.edge.tls.origination import TlsInvalid
 from nexus_gateway.edge.workers.places import Place
 from nexus_gateway.edge.workers.sockets import every_address
 from nexus_gateway.resilience.breakers import OPEN
 from nexus_gateway.settings import LISTEN, GatewaySettings, SettingInvalid, split_address
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from nexus_core.certificates.sealing import Opener, Sealer
 
     from nexus_gateway.edge.sources.keys import Keys
@@ -80,9 +85,15 @@ def _seal_key(settings: GatewaySettings) -> bytes:
 
 
 def build_means(
-    settings: GatewaySettings, pools: Callable[[], Mapping[str, Pool]], workers: int, keys: Keys | None
+    settings: GatewaySettings,
+    pools: Callable[[], Mapping[str, Pool]],
+    workers: int,
+    keys: Keys | None,
+    contexts: Callable[[UpstreamTls], SSLContext],
 ) -> Means:
-    """Return what this process lends to its plugins. pools: the live ones, by upstream. keys: of Consul, None without it."""
+    """Return what this process lends to its plugins. pools: the live ones, by upstream. keys: of Consul, None without it. contexts: of
+    the gateway's own connections to upstreams.
+    """
     opener = functools.cache(lambda: build_opener(settings))
 
     def unseal(sealed: SealedValue, about: str) -> bytes:
@@ -90,7 +101,7 @@ def build_means(
 
     return Means(
         workers=workers,
-        endpoint=lambda service: find_endpoint(pools(), service),
+        endpoint=lambda service: reach(pools(), service, contexts),
         consul=keys.value if keys is not None else None,
         artefact=keys.artefact if keys is not None else None,
         unseal=unseal,
@@ -108,6 +119,30 @@ def build_keys(settings: GatewaySettings) -> Keys | None:
     from nexus_gateway.edge.sources.keys import Keys
 
     return Keys(Connection(settings.consul_url, settings.consul_token or None), settings.consul_prefix)
+
+
+def reach(pools: Mapping[str, Pool], service: str, contexts: Callable[[UpstreamTls], SSLContext]) -> Reached | None:
+    """Return how a plugin's call gets to a service: with the TLS that requests to it have. Raises `CallFailed` for one that does not
+    speak HTTP/1.1.
+    """
+    authority = find_endpoint(pools, service)
+    if authority is None:
+        return None
+    upstream = pools[service].upstream
+    if upstream.protocol != "http":
+        spoken = {"h2": "HTTP/2 alone", "tcp": "TCP", "udp": "UDP"}[upstream.protocol]
+        raise CallFailed(f"The NexusService {service} speaks {spoken}; plugins call services that speak HTTP/1.1.")
+    policy = upstream.tls
+    if policy is None:
+        return Reached(authority)
+
+    def make() -> SSLContext:
+        try:
+            return contexts(policy)
+        except TlsInvalid as error:
+            raise CallFailed(f"The NexusService {service} cannot be called over TLS: {error}") from error
+
+    return Reached(authority, make, policy.server_name)
 
 
 def find_endpoint(pools: Mapping[str, Pool], service: str) -> str | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nexus_core.hooks import Called, CallFailed, Headers
 
-from nexus_hosting.hosts import Target
+from nexus_hosting.hosts import Target, parse_host
+from nexus_hosting.means import Reached
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -17,6 +18,7 @@ MAX_ANSWER_BYTES = 16 * 2**20
 MAX_TIMEOUT_S = 60.0
 MAX_CONNECTIONS = 64
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_PORT = re.compile(r":[0-9]*$")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -27,8 +29,16 @@ class Caller:
         self._session: ClientSession | None = None
         self._closed = False
 
-    async def call(self, target: Target, method: str, headers: Headers, body: bytes, timeout_s: float) -> Called:
-        """Return the answer, of whatever status. Raises `CallFailed`."""
+    async def call(
+        self,
+        target: Target,
+        method: str,
+        headers: Headers,
+        body: bytes,
+        timeout_s: float,
+        reached: Reached | None = None,
+    ) -> Called:
+        """Return the answer, of whatever status. reached: of a NexusService, how it is spoken to. Raises `CallFailed`."""
         from aiohttp import ClientError
         from yarl import URL
 
@@ -43,8 +53,12 @@ class Caller:
                 session = self._open()
                 # Built of what was judged, not of what the plugin wrote.
                 url = URL(f"{told}{target.rest if target.rest[:1] == '/' else '/' + target.rest}")
+                secure: dict[str, Any] = {}
+                if reached is not None and reached.tls is not None:
+                    name = reached.server_name or _host_of(headers) or target.host
+                    secure = {"ssl": reached.tls(), "server_hostname": name}
                 async with session.request(
-                    method, url, headers=headers, data=body or None, allow_redirects=False
+                    method, url, headers=headers, data=body or None, allow_redirects=False, **secure
                 ) as response:
                     data = bytearray()
                     async for piece in response.content.iter_chunked(2**16):
@@ -81,3 +95,12 @@ class Caller:
                 trust_env=False,
             )
         return self._session
+
+
+def _host_of(headers: Headers) -> str:
+    """Return the host that a call names for itself, without port; empty for none, and for one that is none. Raises nothing."""
+    said = next((value for name, value in headers if name.lower() == "host"), "")
+    try:
+        return parse_host(_PORT.sub("", said)) if said else ""
+    except ValueError:
+        return ""

@@ -15,7 +15,7 @@ from nexus_core.snapshot import PluginInstance
 from nexus_hosting import bounds
 from nexus_hosting.calling import Caller
 from nexus_hosting.hosts import Target, is_permitted, parse_target
-from nexus_hosting.means import Means
+from nexus_hosting.means import Means, Reached
 from nexus_hosting.owning import Owned
 from nexus_hosting.traces import traced
 
@@ -64,6 +64,9 @@ class PluginContext:
         self, method: str, url: str, *, headers: Headers = (), body: bytes = b"", timeout_s: float = 5.0
     ) -> Called:
         """Return the answer to an HTTP request. Raises `NotGranted`, `CallFailed`."""
+        if url.startswith("nexus://"):
+            target, reached = self._service(url)
+            return await self._caller.call(target, method, traced(headers), body, timeout_s, reached)
         return await self._caller.call(self._target(url), method, traced(headers), body, timeout_s)
 
     async def redis(self, url: str) -> Any:
@@ -112,8 +115,6 @@ class PluginContext:
         return leaked
 
     def _target(self, url: str) -> Target:
-        if url.startswith("nexus://"):
-            return self._service(url)
         try:
             target = parse_target(url)
         except ValueError as error:
@@ -127,7 +128,7 @@ class PluginContext:
         self._check_network(target, "calls")
         return target
 
-    def _service(self, url: str) -> Target:
+    def _service(self, url: str) -> tuple[Target, Reached]:
         namespace, _, rest = url.removeprefix("nexus://").partition("/")
         name, slash, path = rest.partition("/")
         name, question, query = name.partition("?") if not slash else (name, "", "")
@@ -139,7 +140,8 @@ class PluginContext:
         found = self._means.endpoint(service) if self._means.endpoint is not None else None
         if found is None:
             raise CallFailed(f"The NexusService {service} has no live endpoint here.")
-        return parse_target(f"http://{found}/{path}{question}{query}")
+        scheme = "http" if found.tls is None else "https"
+        return parse_target(f"{scheme}://{found.authority}/{path}{question}{query}"), found
 
     def _redis_options(self, url: str) -> dict[str, Any]:
         try:

@@ -21,7 +21,7 @@ from nexus_core.snapshot import PluginInstance
 from nexus_core.snapshot.service_reports import reports_key
 from nexus_hosting.hosted import Hosted, Unavailable
 from nexus_hosting.judges import RemoteVerifier
-from nexus_hosting.means import Means
+from nexus_hosting.means import Means, Reached
 from nexus_hosting.starting import Starter
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -164,13 +164,17 @@ class ServicePlugins:
         consul = self._app.settings.consul.url
         return Means(endpoint=self._endpoint, consul=self._consul_key if consul else None)
 
-    def _endpoint(self, service: str) -> str | None:
-        """Return where a service that a plugin may call listens. It is watched from the moment the plugin is listed."""
+    def _endpoint(self, service: str) -> Reached | None:
+        """Return where a service that a plugin may call listens. It is watched from the moment the plugin is listed.
+
+        In clear, as services call each other: what policies say of TLS to backends, gateways alone are told.
+        """
         found = [each for each in self._endpoints.get(service, ()) if not each.draining]
         if not found:
             return None
         chosen = self._rng.choice(found)
-        return f"[{chosen.address}]:{chosen.port}" if ":" in chosen.address else f"{chosen.address}:{chosen.port}"
+        host = f"[{chosen.address}]" if ":" in chosen.address else chosen.address
+        return Reached(f"{host}:{chosen.port}")
 
     async def _consul_key(self, key: str) -> bytes | None:
         from nexus_sdk.consul.connection import Connection

@@ -15,7 +15,7 @@ from nexus_core.snapshot.plugins import Permissions, SealedValue
 from nexus_gateway.testing import until
 from nexus_hosting import calling
 from nexus_hosting.judges import RemoteVerifier
-from nexus_hosting.means import Means
+from nexus_hosting.means import Means, Reached
 from nexus_hosting.starting import Starter
 from nexus_marketplace.rejections import PluginRejected
 
@@ -172,7 +172,7 @@ async def test_a_refused_connection_is_a_failed_call(host: Host, unused_tcp_port
 
 async def test_services_are_called_by_their_names(host: Host, servers: Servers) -> None:
     port = await servers.start()
-    means = Means(endpoint=lambda name: f"127.0.0.1:{port}" if name == "shop/orders" else None)
+    means = Means(endpoint=lambda name: Reached(f"127.0.0.1:{port}") if name == "shop/orders" else None)
     mine = await context(host, means, services=("shop/orders", "shop/empty"))
     assert (await mine.call("GET", "nexus://shop/orders/a?b=c")).status == 201
     assert (await mine.call("GET", "nexus://shop/orders")).status == 201
