@@ -26,6 +26,10 @@ _IN_304 = frozenset({"cache-control", "content-location", "date", "etag", "expir
 _OVERHEAD = 1500
 """Bytes of an entry's objects beside its texts and body."""
 
+OF_ADDRESS = ("host", "x-forwarded-host", "x-forwarded-proto")
+"""Headers by which a service knows its own address as the client has it: scheme and port, too, which `url_of` lacks. It may write them
+into any response (links, redirects), so that each is for requests of the same address, whatever `Vary` says."""
+
 Vary = tuple[tuple[str, str], ...]
 
 
@@ -33,7 +37,7 @@ Vary = tuple[tuple[str, str], ...]
 class Entry:
     """One stored response.
 
-    url: `url_of` its request. vary: the request's headers that it was chosen by, with their values, by name.
+    url: `url_of` its request. vary: the request's headers that it was chosen by, with their values: `OF_ADDRESS`, and what `Vary` names.
     at: when it arrived, in seconds since 1970. age_s: then. tags: lower-case, for purging.
     """
 

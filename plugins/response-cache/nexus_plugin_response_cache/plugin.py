@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit
 from nexus_sdk.plugin import BodyStream, Done, Plugin, Reply, RequestHead, ResponseHead
 
 from . import directives, purging
-from .entries import CACHE, Entry, storable_headers, url_of
+from .entries import CACHE, OF_ADDRESS, Entry, storable_headers, url_of
 from .flights import Flight, Flights, Key, Recent
 from .freshness import initial_age_s, is_authorized, terms_of
 from .keeping import Copy, settings_of
@@ -236,12 +236,8 @@ class ResponseCache(Plugin):
         if response.header("date") is None:
             # RFC 9110, 6.6.1: whoever stores a response without a date gives it one.
             headers += (("date", formatdate(now, usegmt=True)),)
-        vary = tuple(
-            [
-                (name, directives.values(flight.came.headers, name).strip())
-                for name in directives.names(directives.values(headers, "vary"))
-            ]
-        )
+        listed = [name for name in directives.names(directives.values(headers, "vary")) if name not in OF_ADDRESS]
+        vary = tuple([(name, directives.values(flight.came.headers, name).strip()) for name in (*OF_ADDRESS, *listed)])
         tags = sorted(
             {
                 tag
@@ -365,7 +361,7 @@ class ResponseCache(Plugin):
 
     def _key(self, request: RequestHead, url: str) -> Key:
         """Return what equal requests have in common, as far as it is known before the response."""
-        names = self._varies.get(url, ("accept-encoding",))
+        names = self._varies.get(url, (*OF_ADDRESS, "accept-encoding"))
         return (request.method, request.route, url, *[directives.values(request.headers, name) for name in names])
 
     def _told(self, response: ResponseHead, status: str) -> ResponseHead:

@@ -194,6 +194,16 @@ async def test_routes_hosts_paths_and_queries_are_apart_and_configured_parameter
     assert url_of("h", "/a", "%75tm_x=1", ["utm_*"]) == "h/a"
 
 
+@pytest.mark.parametrize("name", ["host", "x-forwarded-host", "x-forwarded-proto"])
+async def test_what_a_service_wrote_of_its_address_is_for_that_address_alone(make: Any, name: str) -> None:
+    bed = bed_of(make)
+    await bed.get("/a", "GET", (name, "shop.example:1337"))
+    assert "hit" not in await bed.status_of("/a", "GET", (name, "shop.example")), "a redirect may name the other port"
+    assert "hit" in await bed.status_of("/a", "GET", (name, "shop.example:1337"))
+    await bed.get("/a", "POST", (name, "shop.example"))
+    assert "hit" not in await bed.status_of("/a", "GET", (name, "shop.example:1337")), "a change forgets them all"
+
+
 async def test_head_is_answered_from_what_get_stored_and_stores_nothing(make: Any) -> None:
     bed = bed_of(make)
     assert "stored" not in await bed.status_of("/a", "HEAD")
