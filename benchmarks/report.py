@@ -217,9 +217,10 @@ def goals(kept: Mapping[str, Kept]) -> str:
 
 PLUGINS: Mapping[str, tuple[str, str]] = {
     "bare": ("Nexus, no plugin installed", ""),
-    "unmatched": ("nine plugins installed, none on this route", "nothing measurable"),
+    "unmatched": ("ten plugins installed, none on this route", "nothing measurable"),
     "one": ("one plugin adds a header", "≤ 2 µs"),
     "five": ("five plugins add a header each", "≤ 8 µs"),
+    "granted": ("one plugin adds a header, and was granted nothing else", ""),
     "waiting": ("one plugin adds it in a coroutine", ""),
     "rpc": ("one plugin asks another process for it, one round trip over a Unix socket", ""),
     "envoy": ("Envoy, nothing switched on", ""),

@@ -19,6 +19,7 @@ HOSTS = {
     "unmatched": (),
     "one": ("bench-header",),
     "five": tuple(f"bench-header-{number}" for number in range(FIVE)),
+    "granted": ("bench-granted",),
     "waiting": ("bench-waiting",),
     "rpc": ("bench-rpc",),
 }
@@ -73,11 +74,19 @@ def nexus(bed: Bed, key: str) -> Command:
         objects.append(_route(host))
         for name in plugins:
             spec: dict[str, Any] = {"marketplace": "bench", "targetRefs": [{"kind": "HTTPRoute", "name": host}]}
-            spec["plugin"] = name if name in ("bench-waiting", "bench-rpc") else "bench-header"
-            if name == "bench-rpc":
-                spec |= {"config": {"socket": str(bed.socket)}, "grants": {"modules": ["socket"]}}
+            spec |= _what(name, bed)
             objects.append(_object("nexus.dev/v1alpha1", "NexusPlugin", name, spec))
     return _start(bed, manifests, objects, bed.nexus, bed.nexus_admin)
+
+
+def _what(name: str, bed: Bed) -> dict[str, Any]:
+    if name == "bench-rpc":
+        return {"plugin": name, "config": {"socket": str(bed.socket)}, "grants": {"modules": ["socket"]}}
+    if name == "bench-granted":
+        return {"plugin": name, "grants": {"headers": {"read": [], "write": ["x-bench"]}}}
+    if name == "bench-waiting":
+        return {"plugin": name}
+    return {"plugin": "bench-header", "config": {"name": name.replace("bench-header", "x-bench")}}
 
 
 def bare(bed: Bed) -> Command:

@@ -1,24 +1,27 @@
-"""What plugins cost a request: one header by one plugin, by five, by a coroutine, by another process, and by Lua in Envoy.
+"""What plugins cost a request: one header by one plugin, by five, by one that may do nothing else, by a coroutine, by another process, and
+by Lua in Envoy.
 
 One gateway has all plugins, each on a host of its own, so that what is compared runs in one process; another one has none installed.
 Turns alternate, in both directions, on one pinned core; a turn's figure is the CPU time of the proxy divided by its requests, and a
 cost is the difference to its neighbour in the same round: the median of these is what is kept.
 
-  bench.py            nine rounds, some four minutes (`make bench-plugins`)
+  bench.py            25 rounds, some five minutes (`make bench-plugins`)
   bench.py --quick    two rounds, to see that it works
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "gateway"))
@@ -47,8 +50,8 @@ class Turn:
 def main() -> int:
     """Run, print, keep. Returns 1 when a request failed, 2 for bad usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=int, default=2, help="length of one turn")
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--seconds", type=int, default=1, help="length of one turn")
     parser.add_argument("--quick", action="store_true", help="two short rounds; nothing is kept")
     asked = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
@@ -58,8 +61,9 @@ def main() -> int:
         allow_many_files()
         os.sched_setaffinity(0, {int(LOAD_CORE)})
         with tempfile.TemporaryDirectory(prefix="nexus-bench-") as folder, ExitStack() as stack:
-            turns, servers = _start(Path(folder), stack)
+            turns, servers, check = _start(Path(folder), stack)
             found = _rounds(turns, servers, rounds, seconds)
+            check()
     except Unusable as error:
         print(error, file=sys.stderr)
         return 1
@@ -76,7 +80,8 @@ def main() -> int:
     return 0
 
 
-def _start(work: Path, stack: ExitStack) -> tuple[Sequence[Turn], Mapping[str, Server]]:
+def _start(work: Path, stack: ExitStack) -> tuple[Sequence[Turn], Mapping[str, Server], Callable[[], None]]:
+    """Return what is measured, where, and what makes sure that all of it did what it should."""
     backend, calls, marketplace, nexus, nexus_admin, bare, bare_admin, envoy, lua = free_ports(9)
     bed = beds.Bed(backend, work, nexus, nexus_admin, bare, bare_admin, envoy, lua)
     key = beds.publish(bed)
@@ -98,6 +103,7 @@ def _start(work: Path, stack: ExitStack) -> tuple[Sequence[Turn], Mapping[str, S
         Turn("unmatched", "nexus", "unmatched", nexus, "bare"),
         Turn("one", "nexus", "one", nexus, "unmatched"),
         Turn("five", "nexus", "five", nexus, "unmatched"),
+        Turn("granted", "nexus", "granted", nexus, "unmatched"),
         Turn("waiting", "nexus", "waiting", nexus, "unmatched"),
         Turn("rpc", "nexus", "rpc", nexus, "unmatched"),
         Turn("envoy", "envoy", "any", envoy),
@@ -105,22 +111,23 @@ def _start(work: Path, stack: ExitStack) -> tuple[Sequence[Turn], Mapping[str, S
     ]
     for turn in turns:
         servers[turn.server].wait_ready(turn.port, f"{turn.host}.bench.example", "/items/1", times=3)
-    _check(bed, nexus_admin)
+    check = partial(_check, bed, nexus_admin)
+    check()
     for name in ("nexus", "bare"):
         servers[name].settle()
-    return turns, servers
+    return turns, servers, check
 
 
 def _check(bed: beds.Bed, admin: int) -> None:
-    """Raise Unusable unless all plugins run: a host whose plugins were passed over would look cheap."""
-    import json
+    """Raise Unusable unless all plugins run, and none failed: a host whose plugins are passed over would look cheap."""
 
     def loaded() -> bool:
         rows = json.loads(fetch(admin, "admin", "/plugins")[2])["plugins"]
-        return len(rows) == sum(map(len, beds.HOSTS.values())) and all(row["state"] == "loaded" for row in rows)
+        fine = all(row["state"] == "loaded" and row["calls"] and not row["errors"] for row in rows)
+        return fine and len(rows) == sum(map(len, beds.HOSTS.values()))
 
     try:
-        _until(loaded, "not all plugins run")
+        _until(loaded, "not all plugins run as they should")
     except Unusable as error:
         tail = "\n".join((bed.work / "nexus.log").read_text(errors="replace").splitlines()[-12:])
         raise Unusable(f"{error}: {tail}") from error
