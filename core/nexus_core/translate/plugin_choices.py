@@ -236,7 +236,8 @@ def _nothing(ref: ObjectRef, spec: NexusPluginSpec, name: str, market: Market) -
 def _all_refused(ref: ObjectRef, spec: NexusPluginSpec, name: str, fitting: Iterable[Release], lock: Lock) -> Problem:
     refused = [r for release in fitting if (r := lock.refusal_of(release)) is not None]
     shown = ", ".join(f"{r.version} ({r.reason})" for r in refused[:10])
-    what = f'Every version of {name} in "{spec.version}" was tried and taken back: {shown}.'
+    why = refused[0].message if refused else ""
+    what = f'Every version of {name} in "{spec.version}" was tried and taken back: {shown}. {why}'.rstrip()
     if refused and all(r.reason in MISFITS for r in refused):
         what = f'No version of {name} in "{spec.version}" is for the gateways that there are: {shown}. {refused[0].message}'
     fix = "Widen the range; or disable the plugin and enable it again, to have them tried again."

@@ -156,6 +156,20 @@ async def test_a_new_release_is_tried_and_taken_over_or_taken_back(bed: Bed, mak
     assert versions(plugin) == ("1.0.0", "")
     (refused,) = bed.locks["shop/demo"].refused
     assert (refused.version, refused.reason, refused.message) == ("1.1.0", "PluginRolledBack", "It was slow.")
+    (problem,) = source.source.problems
+    assert (str(problem.where), problem.path) == ("NexusPlugin shop/demo", ".spec.version")
+    assert problem.reason == "PluginRolledBack"
+    assert problem.what == "1.1.0 was tried and taken back; 1.0.0 stays in use. It was slow."
+    bed.write(version="==1.1.0")
+    await until(lambda: source.reasons == {"PluginVersionNotFound"})
+    (problem,) = source.source.problems
+    assert problem.what == (
+        'Every version of demo in "==1.1.0" was tried and taken back: 1.1.0 (PluginRolledBack). It was slow.'
+    )
+    bed.write(version="==1.0.0")
+    await until(lambda: source.source.problems == ())
+    bed.write()
+    await until(lambda: source.reasons == {"PluginRolledBack"})
     await source.close()
 
     publish(bed.market, "1.0.0", "1.1.0", "1.2.0")
@@ -166,6 +180,7 @@ async def test_a_new_release_is_tried_and_taken_over_or_taken_back(bed: Bed, mak
     _, plugin = await source.plugin()
     assert versions(plugin) == ("1.2.0", "")
     assert bed.locks["shop/demo"].version == "1.2.0"
+    assert source.source.problems == (), "what is older than what runs is over"
 
 
 async def test_a_first_install_takes_the_newest_release_that_is_for_this_gateway(bed: Bed) -> None:

@@ -29,6 +29,7 @@ from nexus_gateway.edge.sources import prefetching
 from nexus_gateway.edge.sources.indexes import AGAIN_S, Indexes
 from nexus_gateway.edge.sources.making import DEFAULT_CLASS, Fingerprint, Made, NoTexts, Texts
 from nexus_gateway.edge.sources.prefetching import Prefetcher
+from nexus_gateway.edge.sources.refusals import find_taken_back
 
 MAX_FILE_BYTES = 4 * 2**20
 
@@ -86,8 +87,9 @@ class Workshop:
             self._digest = (await asyncio.to_thread(wire.encode, self._snapshot)).digest
         unfetched = await self._files.fetch(self._snapshot)
         unfounded = find_unfounded(translation.mirrors) if self._alone else ()
+        refused = find_taken_back(resources, translation.plugins, locks)
         problems = sort_problems(
-            (*troubles, *unavailable, *translation.problems, *self._hooks.problems, *unfetched, *unfounded)
+            (*troubles, *unavailable, *translation.problems, *self._hooks.problems, *unfetched, *unfounded, *refused)
         )
         due_in_s = self._indexes.due_in_s(asyncio.get_running_loop().time())
         if unlisted and due_in_s is not None:
