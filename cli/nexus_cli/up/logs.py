@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -85,6 +85,11 @@ class ServiceLog:
     @property
     def path(self) -> Path:
         return self._path
+
+    def warnings(self, said: Set[str] = frozenset()) -> list[str]:
+        """Return which of the last lines are warnings or worse, without those that only repeat what was `said`."""
+        levels = ("WARNING ", "ERROR ", "CRITICAL ")
+        return [line for line in self.tail if line.startswith(levels) and line.partition(" ")[2] not in said]
 
     def take(self, raw: bytes) -> None:
         """Keep a line, without its newline."""

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,11 +72,12 @@ def run(settings: UpSettings) -> int:
             f"{settings.directory} has no NexusService and no Gateway or route, so there is nothing to run. Add one; see "
             "examples/shop and examples/gateway-api."
         )
-    for problem in translate(loaded).problems:
+    known = translate(loaded).problems
+    for problem in known:
         output.note(f"nexus: {describe(problem, loaded)}")  # costs that object alone: the rest is started
     _check_ports(settings, wanted)
     with _lock(settings.data_dir):
-        return asyncio.run(_Up(settings, wanted).run())
+        return asyncio.run(_Up(settings, wanted, {str(problem) for problem in known}).run())
 
 
 def describe(problem: Problem, loaded: manifests.Manifests) -> str:
@@ -130,8 +131,10 @@ def _lock(data_dir: Path) -> Iterator[None]:
 
 
 class _Up:
-    def __init__(self, settings: UpSettings, wanted: Mapping[str, plans.ServicePlan]) -> None:
+    def __init__(self, settings: UpSettings, wanted: Mapping[str, plans.ServicePlan], said: Set[str]) -> None:
+        """said: problems that the user has been told of."""
         self._settings = settings
+        self._said = said
         self._wanted = wanted
         self._stop = asyncio.Event()
         self._signalled_at = 0.0
@@ -177,6 +180,8 @@ class _Up:
             await self._wait_ready(gateway)
             await self._announce(gateway, time.monotonic() - began)
             self._terminal.held = False
+            for line in gateway_log.warnings(self._said):
+                self._terminal.line("gateway", line)  # the screen was the progress's: a plugin that does not load, say
             await self._serve(gateway)
         finally:
             if listing is not None:

@@ -236,6 +236,14 @@ def test_a_log_that_cannot_be_written_costs_its_lines_alone(tmp_path: Path) -> N
     assert (tmp_path / "logs" / "a.log").read_text() == "three\n"
 
 
+def test_warnings_of_the_start_are_found_in_a_log_once(tmp_path: Path) -> None:
+    log = logs.ServiceLog("gateway", tmp_path / "gateway.log", logs.Terminal(quiet=True, stream=io.StringIO()))
+    for line in (b"listening", b"WARNING plugin a is not loaded", b"WARNING NexusPlugin b: known", b"ERROR c"):
+        log.take(line)
+    log.close()
+    assert log.warnings({"NexusPlugin b: known"}) == ["WARNING plugin a is not loaded", "ERROR c"]
+
+
 async def test_discovery_is_written_when_the_disk_has_room_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
