@@ -217,6 +217,7 @@ def goals(kept: Mapping[str, Kept]) -> str:
 
 PLUGINS: Mapping[str, tuple[str, str]] = {
     "bare": ("Nexus, no plugin installed", ""),
+    "again": ("the same, another process: what equal ones differ by", ""),
     "unmatched": ("ten plugins installed, none on this route", "nothing measurable"),
     "one": ("one plugin adds a header", "≤ 2 µs"),
     "five": ("five plugins add a header each", "≤ 8 µs"),

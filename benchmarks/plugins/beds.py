@@ -36,6 +36,8 @@ class Bed:
     nexus_admin: int
     bare: int
     bare_admin: int
+    again: int
+    again_admin: int
     envoy: int
     envoy_lua: int
 
@@ -89,9 +91,11 @@ def _what(name: str, bed: Bed) -> dict[str, Any]:
     return {"plugin": "bench-header", "config": {"name": name.replace("bench-header", "x-bench")}}
 
 
-def bare(bed: Bed) -> Command:
-    """Return the same gateway, and no plugin installed."""
-    return _start(bed, bed.work / "without", [_gateway(), _service(bed), _route("unmatched")], bed.bare, bed.bare_admin)
+def bare(bed: Bed, *, again: bool = False) -> Command:
+    """Return the same gateway, and no plugin installed. again: a second one, to see by how much two equal processes differ."""
+    port, admin = (bed.again, bed.again_admin) if again else (bed.bare, bed.bare_admin)
+    manifests = bed.work / ("without-again" if again else "without")
+    return _start(bed, manifests, [_gateway(), _service(bed), _route("unmatched")], port, admin)
 
 
 def envoys(bed: Bed) -> Command:

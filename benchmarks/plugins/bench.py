@@ -82,14 +82,15 @@ def main() -> int:
 
 def _start(work: Path, stack: ExitStack) -> tuple[Sequence[Turn], Mapping[str, Server], Callable[[], None]]:
     """Return what is measured, where, and what makes sure that all of it did what it should."""
-    backend, calls, marketplace, nexus, nexus_admin, bare, bare_admin, envoy, lua = free_ports(9)
-    bed = beds.Bed(backend, work, nexus, nexus_admin, bare, bare_admin, envoy, lua)
+    backend, calls, marketplace, nexus, nexus_admin, bare, bare_admin, again, again_admin, envoy, lua = free_ports(11)
+    bed = beds.Bed(backend, work, nexus, nexus_admin, bare, bare_admin, again, again_admin, envoy, lua)
     key = beds.publish(bed)
     commands = {
         "backend": (nginx.backend((backend,), (calls,), marketplace, work, work / "backend"), LOAD_CORE),
         "runner": (beds.runner(bed), LOAD_CORE),
         "nexus": (beds.nexus(bed, key), PROXY_CORE),
         "bare": (beds.bare(bed), PROXY_CORE),
+        "again": (beds.bare(bed, again=True), PROXY_CORE),
         "envoy": (beds.envoys(bed), PROXY_CORE),
     }
     servers = {}
@@ -99,6 +100,7 @@ def _start(work: Path, stack: ExitStack) -> tuple[Sequence[Turn], Mapping[str, S
         if name == "runner":
             _until(bed.socket.exists, "the runner's socket is not there")
     turns = [
+        Turn("again", "again", "unmatched", again, "bare"),
         Turn("bare", "bare", "unmatched", bare),
         Turn("unmatched", "nexus", "unmatched", nexus, "bare"),
         Turn("one", "nexus", "one", nexus, "unmatched"),
@@ -113,7 +115,7 @@ def _start(work: Path, stack: ExitStack) -> tuple[Sequence[Turn], Mapping[str, S
         servers[turn.server].wait_ready(turn.port, f"{turn.host}.bench.example", "/items/1", times=3)
     check = partial(_check, bed, nexus_admin)
     check()
-    for name in ("nexus", "bare"):
+    for name in ("nexus", "bare", "again"):
         servers[name].settle()
     return turns, servers, check
 
