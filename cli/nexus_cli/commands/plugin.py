@@ -137,6 +137,8 @@ def _live(admin: str) -> dict[str, Any] | None:
 
 def _state(each: Installed, live: dict[str, Any] | None) -> tuple[str, str, str]:
     """Return (state, version, why)."""
+    from nexus_cli.plugins.described import is_waiting
+
     if each.spec is None:
         return "broken", each.version, each.why
     if each.where == "cluster":
@@ -147,6 +149,9 @@ def _state(each: Installed, live: dict[str, Any] | None) -> tuple[str, str, str]
     if row is None:
         return ("not loaded yet", "", "") if each.spec.enabled else ("disabled", "", "")
     why = f"{row['reason']}: {row['message']}" if row["reason"] else ""
+    candidate = row.get("candidate")
+    if not why and candidate and is_waiting(candidate):
+        why = f"{candidate['reason']}: {candidate['version']} cannot be tried. {candidate['message']}"
     return str(row["state"]), str(row["running_version"] or row["version"]), why
 
 

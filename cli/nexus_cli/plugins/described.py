@@ -98,6 +98,13 @@ def _why(found: Installed, row: Row | None, problems: Iterable[Problem], status:
         yield found.why
 
 
+def is_waiting(candidate: Row) -> bool:
+    """Whether a release that is to be tried cannot be yet: no request gets it, and it is neither taken nor taken back. candidate: of a
+    gateway's `/plugins`.
+    """
+    return bool(candidate.get("reason")) and candidate["state"] == "running"
+
+
 def _candidate(row: Row | None, status: Mapping[str, Any], releases: Sequence[Release]) -> dict[str, Any]:
     live = row.get("candidate") if row is not None else None
     version = live["version"] if live else status.get("candidate")
@@ -107,6 +114,8 @@ def _candidate(row: Row | None, status: Mapping[str, Any], releases: Sequence[Re
     if live:
         if live.get("reason"):
             told["why"] = f"{live['reason']}: {live['message']}"
+        if is_waiting(live):
+            told["state"] = "waiting"
         told["share"] = f"{live['percent']:g} % of the requests, for {live['seconds']:g} s"
         if "requests" in live:
             told["seen"] = (

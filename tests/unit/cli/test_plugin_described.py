@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from nexus_cli.commands.plugin import _state
 from nexus_cli.commands.plugin_live import show_seconds
 from nexus_cli.plugins.described import describe
 from nexus_cli.plugins.homes import Installed
@@ -110,6 +111,21 @@ def test_a_candidate_is_described_with_its_changelog() -> None:
         "version": "2.0", "state": "refused", "why": "PluginRolledBack: All failed.", "share": "10 % of the requests, for 30 s",
         "seen": "20 requests, 3 answered 5xx; 40 calls, 20 failed", "changelog": "Much.", "asks": ["Consul keys flags/"],
     }  # fmt: skip
+
+
+def test_a_candidate_that_cannot_be_had_yet_does_not_run() -> None:
+    candidate = {
+        "version": "2.0", "state": "running", "reason": "PluginDigestMismatch", "message": "It has another SHA-256.", "percent": 10.0,
+        "seconds": 30.0,
+    }  # fmt: skip
+    found = told(installed(), row=row(candidate=candidate))["candidate"]
+    assert (found["state"], found["why"]) == ("waiting", "PluginDigestMismatch: It has another SHA-256.")
+    live = {"shop/demo": row(candidate=candidate, version="1.0")}
+    assert _state(installed(), live) == (
+        "loaded", "1.0", "PluginDigestMismatch: 2.0 cannot be tried. It has another SHA-256.",
+    )  # fmt: skip
+    live = {"shop/demo": row(candidate={**candidate, "reason": "", "message": ""}, version="1.0")}
+    assert _state(installed(), live) == ("loaded", "1.0", "")
 
 
 def test_a_clusters_status_says_the_same() -> None:
