@@ -234,8 +234,8 @@ class Outlet:
             self._stream(slot, request, came)
 
     def _is_empty(self) -> bool:
-        """Whether the response is known to have no body."""
-        return (self.ended and not self._size) or (self.source is not None and self.source.length == 0)
+        """Whether the response is known to have no body: it came with none, and no plugin made one."""
+        return not self._size and (self.ended or (self.source is not None and self.source.length == 0))
 
     def _put(self, body: bytes) -> None:
         self._held = [body] if body else []

@@ -198,6 +198,17 @@ async def test_a_body_is_collected_from_what_a_stream_made_of_it(
     assert got.body == b"<" + b"X" * 300_000 + b"?>"
 
 
+async def test_a_body_that_a_plugin_made_of_none_passes_through_streams(
+    plugged: Plugged, connect: Connect, listen: Listen
+) -> None:
+    """As one of the service's own would: who hides what is secret, say, hides it there, too."""
+    inner = plugged.plugin("def on_response_body(self, request, response, body):\n    return body + b'made'", "inner")
+    await plugged.serve(await listen("h1"), plugged.plugin(RESPONSES, "outer"), inner)
+    connection = await connect("h1")
+    assert (await ask(connection, b"GET /sized")).body == b"MADE?"
+    assert (await ask(connection, b"POST /sized", [b"abc"], sized=3)).body == b"ABCMADE?"
+
+
 @both
 async def test_a_plugin_may_pass_a_body_by(plugged: Plugged, connect: Connect, listen: Listen, client: str) -> None:
     code = "def on_request_stream(self, request):\n    return None\ndef on_response_stream(self, request, response):\n    return None"
