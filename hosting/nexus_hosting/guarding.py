@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import importlib.util
+import random
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -132,8 +133,13 @@ class Guard:
         # Before its modules: `collections.abc` is in `collections`.
         self._views[name] = view
         withheld = self._rules.withheld(name)
+        chance = random.Random() if real is random else None
         for each, value in list(vars(real).items()):
             if each in _NOT_SHOWN:
+                continue
+            if chance is not None and isinstance(getattr(value, "__self__", value), random.Random):
+                # The module's functions are methods of one generator: whoever seeds it decides what everybody draws.
+                view.__dict__[each] = getattr(chance, each, chance)
                 continue
             if each in withheld:
                 view.__dict__[each] = _refusing(name, each)

@@ -85,13 +85,15 @@ BEHIND = frozenset({"_strptime", "copyreg"})
 PARTLY = {"os": frozenset({"urandom"})}
 """Modules of which a few names are harmless; the others take their permission."""
 WITHHELD = {
-    "bz2": frozenset({"open"}),
-    "gzip": frozenset({"open"}),
+    "bz2": frozenset({"BZ2File", "open"}),
+    "gzip": frozenset({"GzipFile", "open"}),
     "io": frozenset({"FileIO", "OpenWrapper", "open", "open_code"}),
-    "logging": frozenset({"FileHandler", "basicConfig"}),
-    "lzma": frozenset({"open"}),
+    "logging": frozenset({"FileHandler", "basicConfig", "disable", "shutdown"}),
+    "lzma": frozenset({"LZMAFile", "open"}),
+    "mimetypes": frozenset({"MimeTypes", "init", "read_mime_types"}),
+    "zoneinfo": frozenset({"reset_tzpath"}),
 }
-"""Names of harmless modules that reach files; with `os` they are there."""
+"""Names of harmless modules that reach files, or turn off for everybody what the process needs; with `os` they are there."""
 BUILTINS = frozenset({"breakpoint", "compile", "eval", "exec", "input", "open"})
 """Builtins that are there with `os` alone."""
 FILES = "os"

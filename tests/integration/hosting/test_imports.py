@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import random
 import sys
 import zipfile
 from importlib import metadata
@@ -83,6 +84,8 @@ REFUSED = {
     "static from package": ("from urllib import request", "demo/plugin.py line 3 imports urllib.request"),
     "static attribute": ("import os\nos.system('true')", "demo/plugin.py line 4 uses os.system, which it may not: name 'os'"),
     "withheld": ("from io import open", "demo/plugin.py line 3 uses io.open, which it may not: name 'os'"),
+    "withheld class": ("import gzip\ngzip.GzipFile('/etc/passwd')", "The plugin uses gzip.GzipFile, which it may not: name 'os'"),
+    "withheld switch": ("import logging\nlogging.disable()", "The plugin uses logging.disable, which it may not: name 'os'"),
     "unknown": ("import requests", "demo/plugin.py line 3 imports requests, which is neither its own, nor of a plugin or wheel"),
     "constant": ("__import__('socket')", "demo/plugin.py line 3 imports socket"),
     "dynamic": ("__import__('sock' + 'et')", "demo/plugin.py line 3 imports socket"),
@@ -137,6 +140,17 @@ async def test_a_view_of_a_module_leads_nowhere_else_and_is_its_own(host: Host) 
     assert mine == "mine"
     assert not {"os", "sys", "threading"} & set(names)
     assert (await host.start(other, id="shop/other")).plugin.found() == 1
+
+
+async def test_whoever_seeds_chance_seeds_its_own(host: Host) -> None:
+    """Traces, balancing and retries draw from the process's: a plugin that wants the same numbers each time must not decide theirs."""
+    state = random.getstate()
+    first = await found(host, "import random\nrandom.seed(7)", "[random.random() for _ in range(3)]")
+    assert first == await found(host, "import random\nrandom.seed(7)", "[random.random() for _ in range(3)]")
+    other = "random.seed(7), random._inst.seed(7), random.setstate(random.Random(7).getstate()), random.choice([1, 1])"
+    assert await found(host, "import random", other) == (None, None, None, 1)
+    assert random.getstate() == state
+    assert await found(host, "from random import Random, SystemRandom", "Random(7).random()") == first[0]  # type: ignore[index]
 
 
 async def test_several_versions_live_side_by_side(host: Host) -> None:
