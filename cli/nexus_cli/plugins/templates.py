@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import keyword
 import re
+import sys
+
+import yaml
 
 from nexus_cli.errors import UserError
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+_TAKEN = frozenset({"Any", "Mapping", "Plugin", "Reply", "RequestHead", "ResponseHead"})
+"""What the plugin's module has by these names already."""
 
 
 def render(name: str, package: str) -> dict[str, str]:
     """Return content by path below the project's directory. Raises UserError for names that cannot be used."""
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or not isinstance(yaml.safe_load(name), str):  # `true` is none in plugin.yaml
         raise UserError(
             f"{name!r} is no name of a plugin. Use lower-case letters, digits and hyphens, such as acme-headers."
         )
-    if not package.isidentifier() or not package.isascii() or not package.islower():
+    if name.partition("-")[0] == "nexus":
+        raise UserError(f"{name!r} is a name of Nexus itself. Begin it with your own, such as acme-headers.")
+    if not package.isidentifier() or not package.isascii() or not package.islower() or keyword.iskeyword(package):
         raise UserError(f"--package {package!r} is no import package. Use lower-case letters, digits and underscores.")
+    if package in sys.stdlib_module_names or package.startswith("nexus_"):
+        raise UserError(
+            f"--package {package!r} is there already, of Python or of Nexus. Choose another, such as acme_headers."
+        )
     title = "".join(part.capitalize() for part in name.split("-"))
+    if title in _TAKEN or keyword.iskeyword(title):
+        title += "Hooks"
     values = {"@NAME@": name, "@PACKAGE@": package, "@CLASS@": title}
     pattern = re.compile("|".join(values))
     return {

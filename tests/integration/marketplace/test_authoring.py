@@ -56,13 +56,25 @@ def test_a_new_project_has_tests_that_pass_and_builds(project: Path, tmp_path: P
     [
         (("Acme",), "is no name of a plugin"),
         (("../x",), "is no name of a plugin"),
+        (("true",), "is no name of a plugin"),
         (("x", "--package", "a-b"), "is no import package"),
+        (("x", "--package", "class"), "is no import package"),
+        (("x", "--package", "json"), "is there already"),
+        (("x", "--package", "nexus_sdk"), "is there already"),
+        (("nexus-headers",), "is a name of Nexus itself"),
     ],
 )
 def test_names_that_cannot_be_used_are_refused(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
     ran = nexus("plugin", "new", *arguments, cwd=tmp_path)
     assert (ran.returncode, told in ran.stderr) == (2, True), ran.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["reply", "plugin"])
+def test_a_name_whose_class_would_have_anothers_name_makes_a_project_that_builds(tmp_path: Path, name: str) -> None:
+    done("plugin", "new", name, cwd=tmp_path)
+    done("plugin", "build", name, cwd=tmp_path)
+    assert f"class {name.capitalize()}Hooks(Plugin):" in (tmp_path / name / f"{name}_plugin" / "plugin.py").read_text()
 
 
 def test_a_release_is_built_signed_verified_and_published(project: Path, tmp_path: Path) -> None:
