@@ -1,7 +1,9 @@
 """A WebSocket whose messages plugins see: its frames are taken apart, each message passes through the hooks, and goes on whole.
 
 Only WebSockets on rules with such a plugin own a `Conversation`; all others are tunnels of bytes. No extension is agreed on for these
-(the offer is taken out of the handshake), so messages are plain; pings, pongs and closes pass in their order between them.
+(the offer is taken out of the handshake), so messages are plain; pings, pongs and closes pass in their order between them. The direction
+that no plugin has a hook for passes as it comes, messages of any size; it is known where its frames end, so that a plugin's Close does not
+come in the middle of one.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 from nexus_core.hooks import Close, Message, Plugin, RequestHead, Socket
 from nexus_wire.clock import ticks_of
 from nexus_wire.websocket import BINARY, CLOSE, TEXT, Broken, Frame, MessageReader, frame
+from nexus_wire.websocket.frames import MASK_BYTES, length_of
 
 from nexus_gateway.edge.plugins.slots import MESSAGES, HookFailed, Later, Slot
 
@@ -25,6 +28,8 @@ GOODBYE_S = 5.0
 _FAILED = Close(1011, "A plugin that this conversation needs failed.")
 _CODES = frozenset({1000, 1001, 1003, *range(1007, 1014), *range(3000, 5000)})
 _MAX_REASON = 123
+_MAX_HEAD = 14
+"""Bytes of a frame's head, with its mask."""
 
 Chain = Sequence[tuple[Slot, Socket]]
 
@@ -60,6 +65,12 @@ def _check_close(code: object, reason: object) -> Close:
     return Close(plain, reason)
 
 
+def _of(chain: Chain, hook: str) -> Chain:
+    """Return those of a chain that have a hook of their own."""
+    own = getattr(Plugin, hook)
+    return [(slot, socket) for slot, socket in chain if getattr(type(slot.plugin), hook, own) is not own]
+
+
 class Conversation:
     """Both directions of one WebSocket."""
 
@@ -73,13 +84,17 @@ class Conversation:
         number = exchange.context[16:32].decode("latin-1")
         # Also those that have been disabled since the handshake: their failure policy has a say in each message.
         chain = [(slot, Socket(number, head)) for slot, head in met if slot.does & MESSAGES]
-        limit = min(slot.instance.budgets.body_bytes for slot, _ in chain)
         stream = exchange.stream
-        self._client = _Side(
-            self, "on_client_message", chain, limit, masked=True, hold=stream.pause, let_go=self._hear_client
+        heard, told = _of(chain, "on_client_message"), _of(chain[::-1], "on_server_message")
+        self._client: _Side | _Passing = (
+            _Side(self, "on_client_message", heard, masked=True, hold=stream.pause, let_go=self._hear_client)
+            if heard
+            else _Passing(self)
         )
-        self._server = _Side(
-            self, "on_server_message", chain[::-1], limit, masked=False, hold=attempt.pause, let_go=self._hear_server
+        self._server: _Side | _Passing = (
+            _Side(self, "on_server_message", told, masked=False, hold=attempt.pause, let_go=self._hear_server)
+            if told
+            else _Passing(self)
         )
 
     def _hear_client(self) -> None:
@@ -121,28 +136,102 @@ class Conversation:
         self._exchange.proxy.spawn(later.go_on(index, message, waiting))
 
     def send(self, side: _Side, found: Frame) -> None:
-        """Pass a frame of a side on to the other one."""
-        exchange = self._exchange
-        if exchange.over or self.closing:
+        """Pass a frame of a side on to the other one; nothing follows a Close."""
+        if not self.closing:
+            self.say(side, found)
+
+    def say(self, side: _Side | _Passing, found: Frame) -> None:
+        """Write a frame as if a side had sent it."""
+        key = b"" if side is self._server else os.urandom(4)
+        self.write(side, frame(found.opcode, found.payload, key))
+
+    def write(self, side: _Side | _Passing, data: bytes) -> None:
+        """Pass bytes of a side on to the other one."""
+        if self._exchange.over:
             return
         if side is self._server:
-            exchange.stream.write(frame(found.opcode, found.payload))
+            self._exchange.stream.write(data)
         elif self._attempt.connection is not None:
-            self._attempt.connection.write(frame(found.opcode, found.payload, os.urandom(4)))
+            self._attempt.connection.write(data)
 
     def close(self, close: Close) -> None:
         """Say goodbye to both sides; what they still say means nothing. They get `GOODBYE_S` to close their connections."""
         exchange = self._exchange
         if exchange.over or self.closing:
             return
-        payload = close.code.to_bytes(2, "big") + close.reason.encode()
-        self.send(self._server, Frame(CLOSE, payload))
-        self.send(self._client, Frame(CLOSE, payload))
+        goodbye = Frame(CLOSE, close.code.to_bytes(2, "big") + close.reason.encode())
         self.closing = True
         clock = exchange.proxy.clock
         exchange.stream.deadline = clock.tick + ticks_of(GOODBYE_S)
-        for side in (self._client, self._server):
-            side.stop()
+        for side in (self._server, self._client):
+            side.stop(goodbye)
+
+
+class _Passing:
+    """One direction that nobody looks into: its bytes as they come, but for a frame's head, which comes whole."""
+
+    __slots__ = ("_closed", "_conversation", "_goodbye", "_head", "_is_last", "_left")
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        self._head = b""
+        self._left = 0  # of the frame that passes
+        self._is_last = False  # it is a Close
+        self._closed = False
+        self._goodbye: Frame | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes."""
+        if self._closed:
+            return
+        passed, broken = self._take(data)
+        if passed:
+            self._conversation.write(self, passed)
+        if broken is not None:
+            self._conversation.close(Close(broken.code, str(broken)))
+        elif self._goodbye is not None and not self._left:
+            self._say(self._goodbye)
+
+    def _take(self, data: bytes) -> tuple[bytes, Broken | None]:
+        """Return what passes now of the bytes that are here, and why none passes behind it."""
+        buffer = self._head + data if self._head else data
+        self._head = b""
+        size = len(buffer)
+        at = min(self._left, size)
+        self._left -= at
+        while at < size and self._goodbye is None and not self._is_last:
+            head = buffer[at : at + _MAX_HEAD]
+            try:
+                lengths = length_of(head)
+            except Broken as broken:
+                return buffer[:at], broken
+            count = lengths[0] + (MASK_BYTES if head[1] & 0x80 else 0) if lengths is not None else _MAX_HEAD
+            if lengths is None or len(head) < count:
+                self._head = head
+                break
+            self._is_last = head[0] & 0x0F == CLOSE
+            step = min(lengths[1], size - at - count)
+            self._left = lengths[1] - step
+            at += count + step
+        self._closed = self._is_last and not self._left
+        return buffer[:at], None
+
+    def end(self, then: Callable[[], None]) -> None:
+        """No more comes."""
+        then()
+
+    def stop(self, goodbye: Frame) -> None:
+        """Say goodbye in this side's name as soon as the frame that passes is over, and pass nothing more."""
+        if self._left:
+            self._goodbye = goodbye
+        else:
+            self._say(goodbye)
+
+    def _say(self, goodbye: Frame) -> None:
+        if not self._is_last:  # else its own has passed
+            self._conversation.say(self, goodbye)
+        self._closed = True
+        self._goodbye = None
 
 
 class _Side:
@@ -155,7 +244,6 @@ class _Side:
         conversation: Conversation,
         hook: str,
         chain: Chain,
-        limit: int,
         *,
         masked: bool,
         hold: Callable[[], None],
@@ -163,9 +251,8 @@ class _Side:
     ) -> None:
         self._conversation = conversation
         self._hook = hook
-        own = getattr(Plugin, hook)
-        self._chain = [(slot, socket) for slot, socket in chain if getattr(type(slot.plugin), hook, own) is not own]
-        self._reader = MessageReader(masked=masked, limit=limit)
+        self._chain = chain
+        self._reader = MessageReader(masked=masked, limit=min(slot.instance.budgets.body_bytes for slot, _ in chain))
         self._hold = hold
         self._let_go = let_go
         self._busy = False
@@ -188,8 +275,10 @@ class _Side:
         else:
             then()
 
-    def stop(self) -> None:
-        """Take nothing more."""
+    def stop(self, goodbye: Frame) -> None:
+        """Take nothing more, and say goodbye in this side's name."""
+        if not self._reader.closed:  # else its own has gone on
+            self._conversation.say(self, goodbye)
         self._reader.closed = True
         if self._busy:
             self._let_go()

@@ -421,3 +421,104 @@ def on_client_message(self, socket, message):
     assert heard == [(TEXT, b"once"), (BINARY, b"12345"), (CLOSE, b"\x0f\xa1bye")]
     writer.transport.abort()
     await settled()
+
+
+async def test_what_no_plugin_looks_at_may_be_of_any_size(harness: Harness) -> None:
+    """A plugin for one direction costs the other one nothing: neither its limit nor its wait for whole messages."""
+    large = "y" * 100_000
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(max_msg_size=0)
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.ping(b"p")
+            await socket.send_str(large)
+            await socket.send_bytes(b"")
+            await socket.send_str(message.data)
+        return socket
+
+    port = await harness.upstreams.start(serve)
+    code = """
+from nexus_sdk.plugin import Message, Plugin
+class Demo(Plugin):
+    def on_client_message(self, socket, message):
+        return Message(message.data.upper())
+"""
+    hooks = ("on_client_message",)
+    instance = make_instance(
+        harness.tmp_path / "plugins", code, release={"hooks": hooks}, budgets=Budgets(body_bytes=50)
+    )
+    await harness.start(
+        snapshot(route(rule("shop/orders", plugins=(instance.id,))), upstream(port), plugins=(instance,))
+    )
+    async with harness.client.ws_connect(harness.url("/ws"), max_msg_size=0) as socket:
+        for _ in range(3):
+            assert await said(socket, "hello") == large
+            assert [(await socket.receive()).data for _ in range(2)] == [b"", "HELLO"]
+        await socket.send_str("x" * 51)
+        message = await socket.receive()
+        assert (message.type, message.data) == (WSMsgType.CLOSE, 1009)
+    assert harness.gateway is not None
+    proxy = harness.gateway.proxy
+    await until(lambda: not proxy.in_flight)
+
+
+async def test_a_goodbye_waits_for_the_end_of_a_frame_that_passes(
+    plugged: Plugged, peers: Peers, clients: Clients, settled: Settled
+) -> None:
+    whole = frame(TEXT, b"a long story")
+    halves = [whole[:1], whole[1:5], whole[5:]]
+    go_on = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(SWITCH + frame(TEXT, b"first") + halves[0])
+        await writer.drain()
+        await asyncio.sleep(0.01)
+        writer.write(halves[1])
+        await go_on.wait()
+        writer.write(halves[2] + frame(TEXT, b"never heard"))
+        await reader.read(-1)
+
+    code = """
+from nexus_sdk.plugin import Close
+---
+def on_client_message(self, socket, message):
+    return Close(4001, "bye")
+"""
+    await plugged.serve(await peers(serve), plugged.plugin(code))
+    reader, writer = await clients(HANDSHAKE)
+    await reader.readuntil(b"\r\n\r\n")
+    assert await reader.readexactly(7 + 5) == frame(TEXT, b"first") + whole[:5]
+    writer.write(frame(TEXT, b"leave", b"abcd"))
+    assert plugged.harness.gateway is not None
+    (connection,) = plugged.harness.gateway.proxy.connections
+    await until(lambda: connection.requestor.conversation.closing)  # type: ignore[union-attr]  # an exchange
+    go_on.set()
+    goodbye = frame(CLOSE, b"\x0f\xa1bye")
+    assert await reader.readexactly(len(whole) - 5 + len(goodbye)) == whole[5:] + goodbye
+    writer.transport.abort()
+    await settled()
+
+
+async def test_a_close_of_a_side_that_passes_is_the_last_that_is_heard_of_it(
+    plugged: Plugged, peers: Peers, clients: Clients, settled: Settled
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(SWITCH + frame(CLOSE, b"\x03\xe8") + frame(TEXT, b"never heard"))
+        await reader.read(1000)
+
+    code = """
+from nexus_sdk.plugin import Close
+---
+def on_client_message(self, socket, message):
+    return Close(4001)
+"""
+    await plugged.serve(await peers(serve), plugged.plugin(code))
+    reader, writer = await clients(HANDSHAKE)
+    await reader.readuntil(b"\r\n\r\n")
+    assert await reader.readexactly(4) == frame(CLOSE, b"\x03\xe8")
+    writer.write(frame(TEXT, b"hi", b"abcd") + frame(CLOSE, b"\x03\xe8", b"abcd"))
+    assert await reader.read(100) == b"", "neither a second Close, nor what came behind the first one"
+    await settled()
