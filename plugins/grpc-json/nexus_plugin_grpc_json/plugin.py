@@ -38,8 +38,6 @@ class GrpcJson(Plugin):
         )  # fmt: skip
         self._unknown = str(config.get("unknownPaths", "refuse"))
         self._max_bytes = int(config.get("maxBytes", 4 * 2**20))
-        timeout_s = float(config.get("timeoutSeconds", 0))
-        self._timeout: Headers = (("grpc-timeout", f"{int(timeout_s * 1000)}m"),) if timeout_s else ()
         for rpc in self._services.skipped:
             self.context.log.warning("%s is not offered: its clients stream", rpc)
 
@@ -81,7 +79,6 @@ class GrpcJson(Plugin):
             ("content-type", "application/grpc"),
             ("te", "trailers"),
             ("grpc-accept-encoding", "identity"),
-            *self._timeout,
         )
         head = RequestHead(
             "POST", binding.rpc, "", request.host, headers, request.client_ip, request.route, request.notes
