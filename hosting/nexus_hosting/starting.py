@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nexus_hosting.contexts import PluginContext
 from nexus_hosting.facades import make_asyncio
 from nexus_hosting.importing import PluginCode, refusal_in, without_frames
 from nexus_hosting.judges import Judge
+from nexus_hosting.masking import hide
 from nexus_hosting.means import Means
 from nexus_hosting.obtaining import Obtainer
 from nexus_hosting.running import Running
@@ -38,8 +40,14 @@ class Starter:
 
     async def start(self, instance: PluginInstance) -> Running:
         """Return the plugin, started. Raises `PluginRejected`."""
-        release = instance.release
         secrets = await self._unseal(instance)
+        try:
+            return await self._start(instance, secrets)
+        except PluginRejected as rejected:
+            raise _without(secrets.values(), rejected) from rejected.__cause__
+
+    async def _start(self, instance: PluginInstance, secrets: dict[str, str]) -> Running:
+        release = instance.release
         config = await self._judge.judge(instance, _starting_with(CONFIG, secrets))
         context = PluginContext(instance, config, _starting_with(SECRET, secrets), self._means)
         code = await self._code(instance, context)
@@ -144,11 +152,12 @@ class Starter:
             await bounds.within(lambda: driven(_awaited(plugin, config), context), LOAD_S)
         except Exception as error:
             context.configure(*former)
-            raise PluginRejected(
+            rejected = PluginRejected(
                 "PluginConfigInvalid",
                 f"{instance.release.name} {instance.release.version} did not take the new configuration: {_said(error)}. "
                 "The former one stays in use.",
-            ) from error
+            )
+            raise _without(secrets.values(), rejected) from error
         running.instance = instance
         return True
 
@@ -174,6 +183,11 @@ class Starter:
                 # What is not text may not be told of: the error would show it.
                 f"{'it is not UTF-8' if isinstance(error, UnicodeDecodeError) else error}.",
             ) from (None if isinstance(error, UnicodeDecodeError) else error)
+
+
+def _without(secrets: Iterable[str], rejected: PluginRejected) -> PluginRejected:
+    """Return the same without the plugin's secrets, which errors of its own may tell."""
+    return PluginRejected(rejected.reason, hide(rejected.message, secrets), retryable=rejected.retryable)
 
 
 async def _awaited(plugin: Any, config: dict[str, Any]) -> None:

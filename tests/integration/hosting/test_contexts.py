@@ -14,7 +14,7 @@ from nexus_core.hooks import CallFailed, NotGranted
 from nexus_core.snapshot.plugins import Permissions, SealedValue
 from nexus_gateway.testing import until
 from nexus_hosting import calling
-from nexus_hosting.judges import RemoteVerifier
+from nexus_hosting.judges import RemoteVerifier, Verifier
 from nexus_hosting.means import Means, Reached
 from nexus_hosting.starting import Starter
 from nexus_marketplace.rejections import PluginRejected
@@ -322,6 +322,47 @@ async def test_secrets_reach_the_plugin_and_nobody_else(host: Host, caplog: pyte
         await host.start(HEAD + TAKES, UNSEALING, **fields)
     assert "waytoolong" not in caught.value.message
     assert ".spec.config.password: its value, which is secret" in caught.value.message
+
+
+FAILS = {
+    "constructor": """
+    def __init__(self, config):
+        raise RuntimeError(f"cannot use {config['password']}")
+""",
+    "own words": """
+    def __init__(self, config):
+        from nexus_sdk.plugin import PluginConfigError
+        raise PluginConfigError(f"{config['password']} is too easy")
+""",
+    "start": """
+    async def start(self):
+        raise ConnectionError(f"https://me:{self.context.secrets['token']}@example.com refused")
+""",
+    "on_config": """
+    def on_config(self, config):
+        raise ValueError(f"cannot use {config['password']} and {self.context.secrets['token']}")
+""",
+}
+
+
+@pytest.mark.parametrize("name", FAILS)
+async def test_no_secret_is_told_by_a_failure(host: Host, name: str) -> None:
+    """Statuses and events have these messages."""
+    fields = {"release": {"config_schema": SCHEMA}, "sealed": sealed(config__password="s3cret", secret__token="t0ken")}
+    code = HEAD + "\nclass Demo(Plugin):\n" + FAILS[name]
+    if name == "on_config":
+        running = await host.start(code, UNSEALING, **fields)
+        starter = Starter(host.cache, Verifier(), UNSEALING)
+        fields["sealed"] = sealed(config__password="0thers", secret__token="n3wer")
+        with pytest.raises(PluginRejected) as caught:
+            await starter.reconfigure(running, host.instance(code, **fields))
+        assert "ValueError: cannot use [redacted] and [redacted]. The former" in caught.value.message
+    else:
+        with pytest.raises(PluginRejected) as caught:
+            await host.start(code, UNSEALING, **fields)
+        assert "[redacted]" in caught.value.message
+    for secret in ("s3cret", "t0ken", "0thers", "n3wer"):
+        assert secret not in f"{caught.value} {caught.value.message}"
 
 
 async def test_the_process_beside_puts_secrets_in_place(host: Host) -> None:
