@@ -197,6 +197,37 @@ async def test_a_candidate_is_held_until_its_last_exchange() -> None:
     assert bench.candidate.running.users == 0, "nobody holds what is over"
 
 
+async def test_a_verdict_while_the_next_snapshot_is_being_loaded_holds_in_it() -> None:
+    """The former trial goes on until then, and a candidate that it gives up is stopped: nobody may be sent there any more."""
+    bench = Bench(percent=100.0, min_calls=5)
+    bench.trial.hold()
+    bench.trial.begin(0.0)
+    later = Trial(bench.stable, bench.candidate, terms(percent=100.0), 1.0, lambda _: None)  # type: ignore[arg-type]
+    later.go_on_from(bench.trial)
+    bench.trial.refuse("It holds too much memory.")
+    assert bench.trial.is_over
+    await bench.trial.stop()
+    later.hold()
+    later.begin(2.0)
+    assert later.report == bench.trial.report
+    assert state(later) == "refused"
+    assert later.turn() is bench.stable
+    assert bench.candidate.running.users == 0
+    await later.release()
+
+
+async def test_a_verdict_of_a_former_snapshots_last_requests_stays_there() -> None:
+    bench = Bench(percent=100.0, min_calls=5)
+    bench.trial.begin(0.0)
+    later = Trial(bench.stable, bench.candidate, terms(percent=100.0), 1.0, lambda _: None)  # type: ignore[arg-type]
+    later.go_on_from(bench.trial)
+    later.hold()
+    later.begin(2.0)
+    bench.trial.refuse("x")
+    later.hold()
+    assert state(later) == "running"
+
+
 def test_what_was_before_the_trial_does_not_count() -> None:
     stable, candidate = Side("1.0"), Side("2.0")
     candidate.meter.errors = 500

@@ -107,7 +107,7 @@ class Trial:
     """
 
     __slots__ = (
-        "_base", "_begun", "_changed", "_holds", "_since", "_split", "_stable_failures", "_stable_requests", "candidate",
+        "_base", "_begun", "_changed", "_former", "_holds", "_since", "_split", "_stable_failures", "_stable_requests", "candidate",
         "failures", "in_flight", "report", "requests", "stable", "terms",
     )  # fmt: skip
 
@@ -123,6 +123,7 @@ class Trial:
         self.requests = self.failures = 0
         self._stable_requests = self._stable_failures = 0
         self._changed = changed
+        self._former: Trial | None = None
         self._since = now
         self._begun = False
         self._holds = 0
@@ -132,6 +133,7 @@ class Trial:
 
     def begin(self, now: float) -> None:
         """Count the time from here on: requests may come. Once; it goes on from one Snapshot to the next."""
+        self._former = None
         self.candidate.meter.failing = self._failed
         if not self._begun:
             self._begun = True
@@ -144,6 +146,7 @@ class Trial:
         self.requests, self.failures = former.requests, former.failures
         self._stable_requests, self._stable_failures = former._stable_requests, former._stable_failures
         self.report = former.report
+        self._former = former
 
     @property
     def is_over(self) -> bool:
@@ -197,7 +200,10 @@ class Trial:
     # ---- whose candidate it is
 
     def hold(self) -> None:
-        """Count a runtime in whose requests may be with the candidate."""
+        """Count a runtime in whose requests may be with the candidate. Its first one goes live now, after the former trial."""
+        if self._former is not None:
+            # Until now that one went on, and others may have taken long to load: a candidate that it gave up meanwhile has been stopped.
+            self.report = self._former.report
         if self.candidate.running is not None and not self.is_over:
             self.candidate.running.acquire()
             self._holds += 1
