@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 from nexus_core.marketplace import Index
@@ -28,6 +28,9 @@ from nexus_marketplace.sources.ports import FileMissing, FileTooLarge, SourcePor
 from nexus_marketplace.trust import MAX_ROOT_BYTES, Followed, Pins, Versions
 from nexus_marketplace.verifying import verify_signature
 from nexus_marketplace.wheels import MAX_WHEEL_BYTES, fetch_wheel, wheel_tags
+
+if TYPE_CHECKING:
+    from nexus_core.translate.market_access import Way
 
 FORMAT = 1
 HEAD = "bundle.json"
@@ -73,11 +76,11 @@ async def collect(
     instances: Sequence[PluginInstance],
     cache: Path,
     pypi: str,
-    private: Mapping[str, str] = {},
+    ways: Mapping[str, Way] = {},
 ) -> dict[str, bytes]:
     """Return the files of a marketplace that these instances need, by path below its directory.
 
-    followed: updated already. private: see `addresses.private_urls`. Wheels are taken for all platforms that their releases have some for.
+    followed: updated already. ways: see `market_access.find_ways`. Wheels are taken for all platforms that their releases have some for.
     Raises `MarketplaceTrouble`, `PluginRejected`.
     """
     files = dict(followed.files())
@@ -95,14 +98,18 @@ async def collect(
         libraries: tuple[Library, ...] = instance.libraries
         needed += [(library.release, library.base_url) for library in libraries]
         for release, base_url in needed:
+            way = ways.get(base_url)
             files[f"artefacts/{release.sha256}.zip"] = await fetch_release(
-                release, private.get(base_url, base_url), cache
+                release, way.url if way is not None else base_url, cache, access=way.access if way is not None else None
             )
         for need in instance.wheels:
             for file in need.files:
                 one = msgspec.structs.replace(need, files=(file,))
-                address = private.get(instance.base_url, instance.base_url)
-                _, data = await fetch_wheel(one, cache, base_url=address, pypi=pypi, tags=wheel_tags(file))
+                way = ways.get(instance.base_url)
+                address, access = (way.url, way.access) if way is not None else (instance.base_url, None)
+                _, data = await fetch_wheel(
+                    one, cache, base_url=address, pypi=pypi, tags=wheel_tags(file), access=access
+                )
                 files[f"wheels/{file.sha256}.whl"] = data
     return files
 

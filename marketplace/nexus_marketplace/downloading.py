@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
+
+if TYPE_CHECKING:
+    from nexus_core.translate.market_access import Access
 
 MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -96,6 +100,16 @@ async def ask(
         why = (str(error) or type(error).__name__).replace(url, shown(url))
         raise DownloadFailed(f"{shown(first)} could not be fetched: {why}.", retryable=True) from error
     raise DownloadFailed(f"{shown(first)} redirects more than {MAX_REDIRECTS} times.")
+
+
+def authorizing(access: Access | None) -> dict[str, str]:
+    """Return the headers that say who asks."""
+    return {"Authorization": access.authorization} if access is not None else {}
+
+
+def hidden(error: Exception, access: Access | None) -> str:
+    """Return an error's text as people may see it."""
+    return access.hide(str(error)) if access is not None else str(error)
 
 
 def follow(url: str, location: str) -> str:

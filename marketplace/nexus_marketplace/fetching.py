@@ -12,16 +12,20 @@ import logging
 from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from nexus_core.marketplace.artefact import build_zip, is_part
 from nexus_core.snapshot import PluginInstance, Release
 
 from nexus_marketplace.cache import Cache
-from nexus_marketplace.downloading import DownloadFailed, TooLarge, download, shown
+from nexus_marketplace.downloading import DownloadFailed, TooLarge, authorizing, download, hidden, shown
 from nexus_marketplace.rejections import PluginRejected
 from nexus_marketplace.sources.ports import FileMissing, FileTooLarge, check_path
 from nexus_marketplace.troubles import MarketplaceTrouble
+
+if TYPE_CHECKING:
+    from nexus_core.translate.market_access import Access
 
 log = logging.getLogger("nexus.marketplace.fetching")
 
@@ -38,8 +42,11 @@ async def fetch(instance: PluginInstance, cache: Path, *, artefact: Elsewhere | 
     return await fetch_release(instance.release, instance.base_url, cache, artefact=artefact)
 
 
-async def fetch_release(release: Release, base_url: str, cache: Path, *, artefact: Elsewhere | None = None) -> bytes:
+async def fetch_release(
+    release: Release, base_url: str, cache: Path, *, artefact: Elsewhere | None = None, access: Access | None = None
+) -> bytes:
     """Return the verified artefact of a release. base_url: of its marketplace. artefact: another place, asked before the network.
+    access: to the marketplace.
 
     Raises `PluginRejected`: PluginFetchFailed, PluginDigestMismatch, PluginArtefactInvalid.
     """
@@ -60,7 +67,7 @@ async def fetch_release(release: Release, base_url: str, cache: Path, *, artefac
             f"Install the release of Nexus that ships with {release.name} {release.version}, or choose the version that this one has.",
         )
     if data is None:
-        data = await from_marketplace(base_url, release.url, MAX_ARTEFACT_BYTES, FETCH_S)
+        data = await from_marketplace(base_url, release.url, MAX_ARTEFACT_BYTES, FETCH_S, access)
         if len(data) > MAX_ARTEFACT_BYTES:
             raise PluginRejected(
                 "PluginArtefactInvalid", f"{release.url} is larger than {MAX_ARTEFACT_BYTES // 2**20} MiB."
@@ -97,16 +104,20 @@ def place(base_url: str, url: str) -> str:
     return url if "://" in url else f"{base_url.removesuffix('index.json').rstrip('/')}/{url}"
 
 
-async def from_marketplace(base_url: str, url: str, max_bytes: int, total_s: float) -> bytes:
-    """Return a file of a marketplace, its digest not yet checked. base_url, url: see `place`.
+async def from_marketplace(
+    base_url: str, url: str, max_bytes: int, total_s: float, access: Access | None = None
+) -> bytes:
+    """Return a file of a marketplace, its digest not yet checked. base_url, url: see `place`. access: to the marketplace; a file that is
+    at an address of its own is asked for without it.
 
     Raises `PluginRejected` with PluginFetchFailed or PluginArtefactInvalid.
     """
     where = place(base_url, url)
     scheme = where.partition("://")[0]
+    mine = access if "://" not in url else None
     try:
         if scheme in ("http", "https"):
-            return await download(where, max_bytes, total_s=total_s)
+            return await download(where, max_bytes, total_s=total_s, headers=authorizing(mine))
         if scheme == "file":
             from nexus_marketplace.sources.local import Directory
 
@@ -117,13 +128,13 @@ async def from_marketplace(base_url: str, url: str, max_bytes: int, total_s: flo
 
             reference = parse(base_url.partition("://")[2].removesuffix("index.json").rstrip("/"))
             login = find_login(reference.host)
-            registry = Registry(reference, plain_http=scheme == "oci+http", login=login, total_s=total_s)
+            registry = Registry(reference, plain_http=scheme == "oci+http", login=login, total_s=total_s, access=mine)
             return await registry.fetch(check_path(url), max_bytes)
     except (TooLarge, FileTooLarge) as error:
-        raise PluginRejected("PluginArtefactInvalid", f"{error} Publish a smaller one.") from error
+        raise PluginRejected("PluginArtefactInvalid", f"{hidden(error, mine)} Publish a smaller one.") from error
     except DownloadFailed as error:
         again = " It is tried again." if error.retryable else ""
-        raise PluginRejected("PluginFetchFailed", f"{error}{again}", retryable=error.retryable) from error
+        raise PluginRejected("PluginFetchFailed", f"{hidden(error, mine)}{again}", retryable=error.retryable) from error
     except MarketplaceTrouble as error:
         raise PluginRejected("PluginFetchFailed", str(error), retryable=error.retryable) from error
     except FileMissing as error:

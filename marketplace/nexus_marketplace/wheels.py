@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from nexus_core.snapshot import Wheel, WheelNeed
@@ -22,6 +23,9 @@ from nexus_marketplace.cache import Cache
 from nexus_marketplace.downloading import DownloadFailed, TooLarge, download
 from nexus_marketplace.fetching import Elsewhere, elsewhere, from_marketplace
 from nexus_marketplace.rejections import PluginRejected
+
+if TYPE_CHECKING:
+    from nexus_core.translate.market_access import Access
 
 PYPI = "https://pypi.org/simple/"
 MAX_WHEEL_BYTES = 64 * 2**20
@@ -81,11 +85,12 @@ async def fetch_wheel(
     artefact: Elsewhere | None = None,
     pypi: str = PYPI,
     tags: Iterable[Tag] | None = None,
+    access: Access | None = None,
 ) -> tuple[Wheel, bytes]:
     """Return the file of a distribution that fits, and its verified bytes.
 
     base_url: of the marketplace that the release is from, which may have wheels of its own; empty for none. artefact: another place,
-    asked before the network. pypi: an index. tags: see `pick`.
+    asked before the network. pypi: an index. tags: see `pick`. access: to the marketplace, and to it alone.
     Raises `PluginRejected`: WheelInvalid, PluginFetchFailed, PluginDigestMismatch.
     """
     wheel = pick(need, tags)
@@ -94,18 +99,18 @@ async def fetch_wheel(
     if data is None:
         data = await elsewhere(artefact, wheel.sha256)
         if data is None:
-            data = await _from_network(need, wheel, base_url, pypi)
+            data = await _from_network(need, wheel, base_url, pypi, access)
         await asyncio.to_thread(kept.keep, wheel.sha256, "whl", data)
     return wheel, data
 
 
-async def _from_network(need: WheelNeed, wheel: Wheel, base_url: str, pypi: str) -> bytes:
+async def _from_network(need: WheelNeed, wheel: Wheel, base_url: str, pypi: str, access: Access | None) -> bytes:
     """Try the marketplace's own copy, the address in the release, then the index; say of all why not."""
     tried: list[str] = []
     retryable = False
     if base_url:
         try:
-            data = await from_marketplace(base_url, f"wheels/{wheel.sha256}.whl", MAX_WHEEL_BYTES, FETCH_S)
+            data = await from_marketplace(base_url, f"wheels/{wheel.sha256}.whl", MAX_WHEEL_BYTES, FETCH_S, access)
             if hashlib.sha256(data).hexdigest() == wheel.sha256:
                 return data
             tried.append(f"the marketplace's copy has SHA-256 {hashlib.sha256(data).hexdigest()}")

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def export(path: Path, target: Path, pypi: str) -> list[str]:
     """Write the bundle; return lines that say what is in it. Raises what reading marketplaces raises."""
     from nexus_core.marketplace import Index
-    from nexus_core.marketplace.addresses import private_urls
     from nexus_core.translate import translate
+    from nexus_core.translate.market_access import find_accesses, find_ways
     from nexus_marketplace import bundles, durable, sources
     from nexus_marketplace.trust import Followed, pins_of
 
@@ -28,6 +28,7 @@ def export(path: Path, target: Path, pypi: str) -> list[str]:
     from nexus_cli.offline import bundled_index
 
     loaded = manifests.load([path])
+    accesses = find_accesses(resource for resource, _ in loaded.resources)
     indexes: dict[str, Index] = {}
     followed: dict[str, Followed] = {}
     places: dict[str, sources.SourcePort] = {}
@@ -38,7 +39,7 @@ def export(path: Path, target: Path, pypi: str) -> list[str]:
                 indexes[name] = bundled_index()
                 told.append(f"{name}: ships with Nexus, nothing is needed")
                 continue
-            places[name] = sources.open(spec.source)
+            places[name] = sources.open(spec.source, access=accesses.get(name))
             followed[name] = Followed(places[name], pins_of(spec), Path(state) / name)
             indexes[name], _ = followed[name].update()
         if not followed:
@@ -49,15 +50,13 @@ def export(path: Path, target: Path, pypi: str) -> list[str]:
         for problem in made.problems:
             if problem.where.kind in ("NexusPlugin", "NexusMarketplace"):
                 raise StepFailed(f"{problem}")
-        private = private_urls(spec.source.url for spec in _marketplaces(loaded).values())
+        ways = find_ways((spec.source, accesses.get(name)) for name, spec in _marketplaces(loaded).items())
         packed: dict[str, tuple[Trusted, dict[str, bytes]]] = {}
         for name, spec in _marketplaces(loaded).items():
             if name not in followed:
                 continue
             own = [each for each in made.snapshot.plugins if each.base_url and each.base_url == indexes[name].origin]
-            files = asyncio.run(
-                bundles.collect(places[name], followed[name], own, Path(state) / "cache", pypi, private)
-            )
+            files = asyncio.run(bundles.collect(places[name], followed[name], own, Path(state) / "cache", pypi, ways))
             packed[name] = (_trusted(spec), files)
             wheels = sum(each.startswith("wheels/") for each in files)
             releases = (

@@ -32,7 +32,7 @@ How to make, sign and install one is in [Write a plugin](../how-to/write-a-plugi
 - **A failure** is an exception (`SystemExit` too), a result of the wrong type or one that cannot be sent, or a call out of time. What it means for the request is below, by the `failurePolicy` of the NexusPlugin: *open* or *closed*. Too many of them disable the plugin for a while (`budgets`), and its condition says why.
 - **Notes.** `request.notes` is a dict in which a plugin keeps things of one request for its later hooks, under its own name: all copies of the head share it, also in `on_done` and in a WebSocket's messages, and it ends with them. It is the one thing of a head that is changed in place.
 - **The context.** `self.context` has what a plugin may use of its process: calls to granted hosts and services, granted secrets, Consul keys, Redis, background work and its log. It is there before `__init__`.
-- Where a message ends is the gateway's business: `content-length`, `transfer-encoding`, `connection`, `upgrade` and the other headers of one connection are visible but not changed by a hook.
+- Where a message ends is the gateway's business: `content-length`, `transfer-encoding`, `connection`, `upgrade` and the other headers of one connection are visible but not changed by a hook. So are a request's trace context and deadlines (`traceparent`, `tracestate`, `b3`, `x-b3-…`, `uber-trace-id`, `grpc-timeout`, `x-request-timeout`), which the gateway writes anew for each attempt.
 
 | hook | where | since | coroutine | returns |
 |---|---|---|---|---|

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 _TAIL = re.compile(r"[?#].*", re.DOTALL)
 
@@ -22,12 +21,3 @@ def public_url(url: str) -> str:
     authority, slash, path = _TAIL.sub("", rest if colon else scheme).partition("/")
     host = authority.rpartition("@")[2]
     return f"{scheme}{colon}{host}{slash}{path}" if colon else f"{host}{slash}{path}"
-
-
-def private_urls(urls: Iterable[str | None]) -> dict[str, str]:
-    """Return how to fetch from marketplaces whose address has a name and password, by the `base_url` that Snapshots have of them.
-
-    urls: `spec.source.url` of all marketplaces. Those of which everything is public are left out.
-    """
-    directories = (directory_url(url) for url in urls if url is not None)
-    return {public_url(each): each for each in directories if public_url(each) != each}

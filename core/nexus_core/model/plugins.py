@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -275,6 +276,22 @@ class ConfigMapSource(Model):
     name: str = Field(min_length=1, max_length=253, pattern=NAME_PATTERN, description="Its name.")
 
 
+LOGIN_TYPE = "nexus.dev/marketplace-login"
+"""Of Secrets that hold the login of a marketplace, and nothing else."""
+LOGIN_KEYS = ("token", "username", "password")
+
+
+_NAMED = re.compile(r"[^/]*//[^/]*@")
+"""An address with a name in it."""
+
+
+class LoginRef(Model):
+    """A Secret of type nexus.dev/marketplace-login, with a bearer `token`, or with `username` and `password`."""
+
+    namespace: str = Field(min_length=1, max_length=63, pattern=LABEL_PATTERN, description="Its namespace.")
+    name: str = Field(min_length=1, max_length=253, pattern=NAME_PATTERN, description="Its name.")
+
+
 _PLACES = ("bundled", "url", "oci", "directory", "config_map")
 
 
@@ -304,6 +321,9 @@ class Source(Model):
         description="A directory, where operator or gateway run.",
     )
     config_map: ConfigMapSource | None = Field(default=None, description="A ConfigMap, for a few small plugins.")
+    secret_ref: LoginRef | None = Field(
+        default=None, description="Who asks the web server or OCI registry. It is sent there, and never shown."
+    )
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -327,6 +347,20 @@ class Source(Model):
             "https://name:password@host/.",
             holds=lambda s: s.url is None or not ({"?", "#"} & set(s.url)),
             field=".url",
+        ),
+        Rule(
+            cel="!has(self.secretRef) || has(self.url) || has(self.oci)",
+            what="A login is for a web server or an OCI registry.",
+            fix="Remove secretRef, or name url or oci.",
+            holds=lambda s: s.secret_ref is None or s.url is not None or s.oci is not None,
+            field=".secretRef",
+        ),
+        Rule(
+            cel="!has(self.secretRef) || !has(self.url) || !self.url.matches('^[^/]*//[^/]*@')",
+            what="The marketplace has two logins: secretRef and a name in the address.",
+            fix="Leave one of them out; what is in the address, everybody who may read this object can read.",
+            holds=lambda s: s.secret_ref is None or s.url is None or not _NAMED.match(s.url),
+            field=".secretRef",
         ),
     )
 

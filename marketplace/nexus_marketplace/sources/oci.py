@@ -15,12 +15,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
-from nexus_marketplace.downloading import Answer, DownloadFailed, TooLarge, ask
+from nexus_marketplace.downloading import Answer, DownloadFailed, TooLarge, ask, hidden
 from nexus_marketplace.sources.ports import FileMissing, FileTooLarge, check_path
 from nexus_marketplace.troubles import MarketplaceTrouble
+
+if TYPE_CHECKING:
+    from nexus_core.translate.market_access import Access
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT = "application/vnd.nexus.marketplace.v1"
@@ -80,10 +83,23 @@ class Registry:
     signed = True
 
     def __init__(
-        self, reference: Reference, *, plain_http: bool = False, login: Login | None = None, total_s: float = READ_S
+        self,
+        reference: Reference,
+        *,
+        plain_http: bool = False,
+        login: Login | None = None,
+        total_s: float = READ_S,
+        access: Access | None = None,
     ) -> None:
-        """plain_http: without TLS. login: for registries that ask for one. total_s: for one file, to its last byte."""
+        """plain_http: without TLS. login: for registries that ask for one. total_s: for one file, to its last byte. access: instead of
+        a login; its token is the registry's own, and no password for the server that gives tokens.
+        """
+        if access is not None and access.user:
+            login = Login(access.user, access.password)
+        self._access = access
         self._client = Client(reference, plain_http=plain_http, login=login, total_s=total_s)
+        if access is not None and access.token:
+            self._client.present(access.token)
         self.base_url = f"oci{'+http' if plain_http else ''}://{reference}/"
         self.for_people = f"oci://{reference}"
         self._files: dict[str, tuple[str, int]] | None = None
@@ -100,7 +116,10 @@ class Registry:
             if error.status == 404:
                 raise FileMissing(f"There is no image {self.for_people} yet.") from error
             raise MarketplaceTrouble(
-                "MarketplaceUnreachable", str(error), "Correct the reference or the login.", retryable=True
+                "MarketplaceUnreachable",
+                hidden(error, self._access),
+                "Correct the reference or the login.",
+                retryable=True,
             ) from error
         return tuple((path, size) for path, (_, size) in sorted(self._files.items()))
 
@@ -121,14 +140,17 @@ class Registry:
                 raise FileTooLarge(f"{path} of {self.for_people} has {size} bytes; at most {max_bytes} are read.")
             return await self._client.blob(digest, max_bytes)
         except TooLarge as error:
-            raise FileTooLarge(str(error)) from error
+            raise FileTooLarge(hidden(error, self._access)) from error
         except DownloadFailed as error:
             fix = "Correct the reference, or push the marketplace there with `nexus marketplace push`; it is tried again by itself."
             if error.status in (401, 403):
                 fix = (
-                    "Let the image be pulled without a login, or give one (NEXUS_OCI_USERNAME and NEXUS_OCI_PASSWORD)."
+                    "Let the image be pulled without a login, or give one: in the Secret that spec.source.secretRef names, or as "
+                    "NEXUS_OCI_USERNAME and NEXUS_OCI_PASSWORD."
                 )
-            raise MarketplaceTrouble("MarketplaceUnreachable", str(error), fix, retryable=True) from error
+            raise MarketplaceTrouble(
+                "MarketplaceUnreachable", hidden(error, self._access), fix, retryable=True
+            ) from error
 
 
 def files_of(manifest: bytes, origin: str) -> dict[str, tuple[str, int]]:
@@ -177,6 +199,11 @@ class Client:
         self._login = login
         self._total_s = total_s
         self._authorization = ""
+        self._is_given = False
+
+    def present(self, token: str) -> None:
+        """Send this token, and ask nobody for another one."""
+        self._authorization, self._is_given = f"Bearer {token}", True
 
     async def manifest(self) -> bytes:
         """Return the manifest that the tag means now."""
@@ -241,6 +268,8 @@ class Client:
                 if answer.status == 200 and len(answer.body) > max_bytes:
                     raise TooLarge(f"{url} has {len(answer.body)} bytes; at most {max_bytes} are read.")
                 return answer
+            if self._is_given:
+                raise DownloadFailed(f"{self.reference.host} does not take the token that it was shown.", status=401)
             self._authorization = await self._authorize(answer.headers.get("www-authenticate", ""), method)
         raise AssertionError("unreachable")
 

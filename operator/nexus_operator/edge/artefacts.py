@@ -12,6 +12,7 @@ from pathlib import Path
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import PluginInstance, Snapshot
 from nexus_core.snapshot.wire import artefact_key, artefact_prefix
+from nexus_core.translate.market_access import Way
 from nexus_marketplace.fetching import fetch_release
 from nexus_marketplace.rejections import PluginRejected
 from nexus_marketplace.sources.ports import FileMissing, FileTooLarge, SourcePort
@@ -147,10 +148,10 @@ class ArtefactMirror:
             kind = "artefacts/{}.zip" if isinstance(item, Artefact) else "wheels/{}.whl"
             return await asyncio.to_thread(self._read, item.base_url, kind.format(digest))
 
-        address = self._indexes.private_urls.get(item.base_url, item.base_url)
+        way = self._indexes.ways.get(item.base_url) or Way(item.base_url)
         if isinstance(item, Artefact):
-            return await fetch_release(item.release, address, self._cache, artefact=elsewhere)
-        _, data = await fetch_wheel(item.need, self._cache, base_url=address, artefact=elsewhere)
+            return await fetch_release(item.release, way.url, self._cache, artefact=elsewhere, access=way.access)
+        _, data = await fetch_wheel(item.need, self._cache, base_url=way.url, artefact=elsewhere, access=way.access)
         return data
 
     def _read(self, base_url: str, path: str) -> bytes | None:
@@ -165,7 +166,7 @@ class ArtefactMirror:
             raise OSError(str(err)) from err
 
     def _problems(self, wanted: dict[str, Artefact | WheelFile]) -> Iterable[Problem]:
-        private = self._indexes.private_urls
+        private = self._indexes.ways
         for sha256, effort in sorted(self._efforts.items()):
             item = wanted.get(sha256)
             if item is None or not effort.problem or (item.is_remote and item.base_url not in private):

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from nexus_core.marketplace import Index
-from nexus_core.marketplace.addresses import private_urls
 from nexus_core.model.plugins import NexusMarketplaceSpec
 from nexus_core.problems import Problem
+from nexus_core.translate.market_access import Access, Locked, Way, find_ways
 from nexus_marketplace import background, sources
 from nexus_marketplace.sources import ReadConfigMap, SourcePort
 from nexus_marketplace.troubles import MarketplaceTrouble
@@ -44,7 +44,7 @@ ROLES = ("root", "timestamp", "snapshot", "targets")
 class Wanted:
     """A NexusMarketplace. uid: of the object; one that is made anew is trusted anew. refresh: whatever changes when it is to be looked at
     now. anew: digest of what changes when what was seen before is to be forgotten, empty at first. floor: the versions that its status
-    holds, of this `anew`.
+    holds, of this `anew`. access: what its `secretRef` names.
     """
 
     spec: NexusMarketplaceSpec
@@ -52,6 +52,7 @@ class Wanted:
     refresh: str = ""
     anew: str = ""
     floor: Versions | None = None
+    access: Access | Locked | None = None
 
     @property
     def place(self) -> tuple[object, ...]:
@@ -121,7 +122,7 @@ class Indexes:
         """Return the place of the marketplace that is at an address, to read other files of it; None when none of them is."""
         for entry in tuple(self._entries.values()):
             try:
-                source = sources.open(entry.wanted.spec.source, self._configmap)
+                source = sources.open(entry.wanted.spec.source, self._configmap, entry.wanted.access)
             except MarketplaceTrouble:
                 continue  # told by the one who follows it
             if source.base_url == base_url:
@@ -129,9 +130,9 @@ class Indexes:
         return None
 
     @property
-    def private_urls(self) -> Mapping[str, str]:
-        """How to fetch from marketplaces that ask for a name and password, by the address that Snapshots have of them."""
-        return private_urls(entry.wanted.spec.source.url for entry in self._entries.values())
+    def ways(self) -> Mapping[str, Way]:
+        """How to fetch from marketplaces that ask for a login, by the address that Snapshots have of them."""
+        return find_ways((entry.wanted.spec.source, entry.wanted.access) for entry in self._entries.values())
 
     async def follow(self, wanted: Mapping[str, Wanted]) -> None:
         """Follow exactly these marketplaces, by name.
@@ -141,11 +142,11 @@ class Indexes:
         kept: dict[str, Index | None] = {}
         for name in list(self._entries):
             now, former = wanted.get(name), self._entries[name].wanted
-            if now is None or (now.place, now.anew) != (former.place, former.anew):
+            if now is None or (now.place, now.anew, now.access) != (former.place, former.anew, former.access):
                 gone = self._entries.pop(name)
                 gone.task.cancel()
                 if now is not None and now.place == former.place:
-                    kept[name] = gone.index  # until there is one that is trusted anew
+                    kept[name] = gone.index  # until it is trusted anew, or has opened to the new login
         fresh: list[asyncio.Event] = []
         for name, each in wanted.items():
             entry = self._entries.get(name)
@@ -230,7 +231,7 @@ class Indexes:
 
     def _followed(self, name: str, wanted: Wanted) -> Followed:
         """Raises `MarketplaceTrouble`."""
-        source = sources.open(wanted.spec.source, self._configmap)
+        source = sources.open(wanted.spec.source, self._configmap, wanted.access)
         forget = f'say so: kubectl annotate nexusmarketplace {name} {TRUST_ANEW}="$(date +%s)" --overwrite'
         return Followed(source, pins_of(wanted.spec), self._state / wanted.state, wanted.floor, forget=forget)
 

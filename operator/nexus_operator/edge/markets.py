@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from nexus_core.model.plugins import NexusMarketplaceSpec
 from nexus_core.model.resources import Resource
+from nexus_core.translate.market_access import find_accesses
 
 from nexus_operator.edge.indexes import TRUST_ANEW, Wanted, parse_versions
 from nexus_operator.world.inventory import Inventory
@@ -21,7 +22,9 @@ REFRESH = f"{NEXUS_GROUP}/refresh"
 def wanted_of(resources: Iterable[Resource], inventory: Inventory) -> dict[str, Wanted]:
     """Return the marketplaces to follow, by name: those that can be read."""
     found: dict[str, Wanted] = {}
-    for resource in resources:
+    world = tuple(resources)
+    accesses = find_accesses(world)
+    for resource in world:
         if resource.ref.kind != NEXUS_MARKETPLACE.kind or not isinstance(resource.spec, NexusMarketplaceSpec):
             continue
         obj = inventory.get(NEXUS_MARKETPLACE.kind, "", resource.ref.name) or {}
@@ -41,6 +44,7 @@ def wanted_of(resources: Iterable[Resource], inventory: Inventory) -> dict[str, 
             refresh=refresh,
             anew=anew,
             floor=parse_versions(seen) if anew == seen_anew else None,
+            access=accesses.get(resource.ref.name),
         )
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from nexus_core.model.plugins import NexusMarketplaceSpec, NexusPluginSpec
+from nexus_core.model.plugins import LOGIN_KEYS, NexusMarketplaceSpec, NexusPluginSpec
 from nexus_core.model.resources import Resource
 
 Named = Mapping[tuple[str, str, str], frozenset[str] | None]
@@ -15,7 +15,7 @@ NOTHING: Named = MappingProxyType({})
 
 
 def named_by(resources: Iterable[Resource]) -> Named:
-    """Return what these resources name: the Secrets of plugins, and the ConfigMaps that marketplaces are in."""
+    """Return what these resources name: the Secrets of plugins and marketplaces, and the ConfigMaps that these are in."""
     keys: dict[tuple[str, str, str], set[str]] = {}
     whole: dict[tuple[str, str, str], frozenset[str] | None] = {}
     for resource in resources:
@@ -23,6 +23,9 @@ def named_by(resources: Iterable[Resource]) -> Named:
         if isinstance(spec, NexusPluginSpec):
             for ref in (*(c.secret_ref for c in spec.config_from), *(s.secret_ref for s in spec.grants.secrets)):
                 keys.setdefault(("Secret", resource.ref.namespace, ref.name), set()).add(ref.key)
-        elif isinstance(spec, NexusMarketplaceSpec) and (place := spec.source.config_map) is not None:
-            whole["ConfigMap", place.namespace, place.name] = None
+        elif isinstance(spec, NexusMarketplaceSpec):
+            if (place := spec.source.config_map) is not None:
+                whole["ConfigMap", place.namespace, place.name] = None
+            if (login := spec.source.secret_ref) is not None:
+                keys.setdefault(("Secret", login.namespace, login.name), set()).update(LOGIN_KEYS)
     return MappingProxyType({**{at: frozenset(names) for at, names in keys.items()}, **whole})

@@ -272,9 +272,11 @@ async def test_an_index_that_is_away_or_no_longer_to_be_trusted_stays_as_it_was_
     assert source.reasons == {"MarketplaceNotTrusted"}
 
 
+@pytest.mark.parametrize("named", [False, True])
 async def test_files_of_a_marketplace_that_asks_for_a_password_are_fetched_where_manifests_are_read(
-    bed: Bed, monkeypatch: pytest.MonkeyPatch
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
+    """named: the login is in a Secret, and not in the address."""
     monkeypatch.setattr(prefetching, "AGAIN_S", 0.1)
     data = b"what a plugin is made of"
     sha256 = hashlib.sha256(data).hexdigest()
@@ -299,7 +301,16 @@ async def test_files_of_a_marketplace_that_asks_for_a_password_are_fetched_where
     bed.write()
     file = bed.manifests / "all.yaml"
     place = json.dumps({"directory": str(bed.market)})
-    file.write_text(file.read_text().replace(place, json.dumps({"url": f"http://reader:pass-word@{address}"})))
+    source_of: dict[str, Any] = {"url": f"http://reader:pass-word@{address}"}
+    if named:
+        source_of = {"url": f"http://{address}", "secretRef": {"namespace": "shop", "name": "login"}}
+        login = {
+            "apiVersion": "v1", "kind": "Secret", "type": "nexus.dev/marketplace-login",
+            "metadata": {"name": "login", "namespace": "shop"},
+            "stringData": {"username": "reader", "password": "pass-word"},
+        }  # fmt: skip
+        (bed.manifests / "login.yaml").write_text(json.dumps(login))
+    file.write_text(file.read_text().replace(place, json.dumps(source_of)))
 
     source = bed.open(Workshop(bed.folder / "indexes", artefacts=bed.folder / "plugins"))
     published, plugin = await source.plugin()

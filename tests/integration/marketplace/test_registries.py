@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, web
 from nexus_core.snapshot import PluginInstance
+from nexus_core.translate.market_access import Access
 from nexus_marketplace.downloading import DownloadFailed
-from nexus_marketplace.fetching import fetch
+from nexus_marketplace.fetching import fetch, fetch_release
 from nexus_marketplace.rejections import PluginRejected
 from nexus_marketplace.sources import FileMissing
 from nexus_marketplace.sources.oci import (
@@ -176,6 +177,51 @@ def test_a_token_is_fetched_where_the_registry_says(registry: str, site: Site, t
     assert "s3cret" not in repr(login) + repr(source)
     guard(site, registry, None)
     assert followed(reference, tmp_path / "anonymous").update()[1].timestamp == 1
+
+
+def test_the_login_of_a_secret_opens_an_image(registry: str, site: Site, tmp_path: Path) -> None:
+    login = Login("acme", "s3cret")
+    guard(site, registry, login)
+    reference = Reference(site.url.removeprefix("http://"), "acme/named")
+    publish(tmp_path / "market", "1.0")
+    asyncio.run(push(tmp_path / "market", reference, plain_http=True, login=login))
+    access = Access(user="acme", password="s3cret")
+    index, _ = Followed(Registry(reference, plain_http=True, access=access), PINS, tmp_path / "state").update()
+    data = asyncio.run(fetch_release(index.releases[0], index.origin, tmp_path / "cache", access=access))
+    assert hashlib.sha256(data).hexdigest() == index.releases[0].sha256
+
+
+def test_a_token_is_shown_to_the_registry_and_to_nobody_else(site: Site, tmp_path: Path) -> None:
+    publish(tmp_path / "market", "1.0")
+    files = {path: (tmp_path / "market" / path).read_bytes() for path in marketplace_files(tmp_path / "market")}
+    blobs = {f"sha256:{hashlib.sha256(data).hexdigest()}": data for data in files.values()}
+    layers = [
+        {"digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data), "annotations": {TITLE: path}}
+        for path, data in files.items()
+    ]
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Authorization") != "Bearer t0ken-abc":
+            asks = {"WWW-Authenticate": f'Bearer realm="{site.url}/token"'}
+            return web.Response(status=401, headers=asks, text=str(request.headers))
+        if "/manifests/" in request.path:
+            return web.json_response({"layers": layers})
+        return web.Response(body=blobs[request.path.rpartition("/")[2]])
+
+    class Paths(dict):  # type: ignore[type-arg]
+        def get(self, path: str, default: object = None) -> object:
+            return answer
+
+    site.special = Paths()
+    reference = Reference(site.url.removeprefix("http://"), "acme/x")
+    good = Registry(reference, plain_http=True, access=Access(token="t0ken-abc"))
+    assert Followed(good, PINS, tmp_path / "state").update()[1].timestamp == 1
+    site.asked.clear()
+    wrong = Registry(reference, plain_http=True, access=Access(token="wr0ng-one"))
+    with pytest.raises(MarketplaceTrouble, match="does not take the token") as caught:
+        Followed(wrong, PINS, tmp_path / "other").update()
+    assert "wr0ng" not in str(caught.value)
+    assert "/token" not in site.asked
 
 
 def test_a_password_goes_to_nobody_the_registry_names_without_tls(tmp_path: Path, site: Site) -> None:

@@ -14,9 +14,11 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nexus_core.marketplace import signed_bytes
 from nexus_core.marketplace.artefact import build_zip
-from nexus_core.model.plugins import NexusMarketplaceSpec
+from nexus_core.model.plugins import NexusMarketplaceSpec, Source
 from nexus_core.snapshot import Release
+from nexus_core.translate.market_access import Access, Locked
 from nexus_marketplace import sources
+from nexus_marketplace.fetching import fetch_release
 from nexus_marketplace.publishing import Artefact, build_index, public_key
 from nexus_marketplace.repository import Keys, Repository
 from nexus_marketplace.sources.web import Web
@@ -168,6 +170,67 @@ def test_a_name_and_password_in_an_address_are_sent(site: Site, tmp_path: Path) 
     assert index.origin == f"{site.url}/"
     wanted = "Basic " + base64.b64encode(b"reader:pass-word").decode()
     assert {headers.get("authorization") for headers in site.headers} == {wanted}
+
+
+@pytest.mark.parametrize("access", [Access(token="t0ken-abc"), Access(user="reader", password="pass-word")])
+def test_a_login_is_sent_to_the_marketplace_and_to_nobody_else(site: Site, tmp_path: Path, access: Access) -> None:
+    publish(site.root, "1.0")
+    (tmp_path / "elsewhere").mkdir()
+
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Authorization") != access.authorization:
+            return web.Response(status=401)
+        if request.path == "/metadata/timestamp.json":
+            raise web.HTTPFound(f"{other.url}/timestamp.json")
+        file = site.root / request.path.lstrip("/")
+        return web.Response(body=file.read_bytes()) if file.is_file() else web.Response(status=404)
+
+    class All(dict):  # type: ignore[type-arg]
+        def get(self, path: str, default: object = None) -> object:
+            return guarded
+
+    site.special = All()
+    with Site(tmp_path / "elsewhere") as other:
+        (other.root / "timestamp.json").write_bytes((site.root / "metadata" / "timestamp.json").read_bytes())
+        index, _ = Followed(Web(site.url, access=access), PINS, tmp_path / "state").update()
+        assert other.asked == ["/timestamp.json"]
+        assert "authorization" not in other.headers[0]
+        [release] = index.releases
+        data = asyncio.run(fetch_release(release, index.origin, tmp_path / "cache", access=access))
+        assert hashlib.sha256(data).hexdigest() == release.sha256
+        # A release at an address of its own: who publishes does not choose who learns the login.
+        (other.root / "x.zip").write_bytes(data)
+        far = msgspec.structs.replace(release, url=f"{other.url}/x.zip")
+        assert asyncio.run(fetch_release(far, index.origin, tmp_path / "cache2", access=access)) == data
+        assert "authorization" not in other.headers[1]
+
+
+@pytest.mark.parametrize("access", [None, Access(token="t0ken-abc")])
+def test_a_login_that_is_refused_is_told_and_not_shown(site: Site, tmp_path: Path, access: Access | None) -> None:
+    async def refusing(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=401, text=str(request.headers))
+
+    site.special = {"/metadata/1.root.json": refusing}
+    with pytest.raises(MarketplaceTrouble) as caught:
+        Followed(Web(site.url, access=access), PINS, tmp_path / "state").update()
+    assert (caught.value.reason, "answered 401" in caught.value.what) == ("MarketplaceUnreachable", True)
+    assert "spec.source.secretRef" in caught.value.fix
+    assert "t0ken" not in str(caught.value)
+
+
+def test_a_place_whose_login_cannot_be_read_is_not_asked(site: Site, tmp_path: Path) -> None:
+    publish(site.root, "1.0")
+    known, _ = Followed(sources.open(Source(url=site.url)), PINS, tmp_path / "state").update()
+    site.asked.clear()
+    locked = Followed(
+        sources.open(Source(url=site.url), access=Locked("There is no Secret.", "Make it.")), PINS, tmp_path / "state"
+    )
+    with pytest.raises(MarketplaceTrouble, match=r"There is no Secret\. Make it"):
+        locked.update()
+    kept = locked.last()
+    assert kept is not None
+    assert kept[0] == known, "what it said last stays"
+    assert site.asked == []
 
 
 def test_no_server_at_all(tmp_path: Path) -> None:

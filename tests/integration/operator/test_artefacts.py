@@ -14,6 +14,7 @@ from nexus_core.model.plugins import NexusMarketplaceSpec
 from nexus_core.snapshot import PluginInstance, Release, Snapshot, Wheel, WheelNeed
 from nexus_core.snapshot.plugins import Candidate
 from nexus_core.snapshot.wire import artefact_key, artefact_prefix
+from nexus_core.translate.market_access import Access, Locked
 from nexus_operator.edge import artefacts
 from nexus_operator.edge.artefacts import ArtefactMirror
 from nexus_operator.edge.consul import ConsulApi
@@ -153,11 +154,12 @@ async def guarded(market: Market) -> AsyncIterator[Market]:
     await runner.cleanup()
 
 
-async def follow(indexes: Indexes, url: str) -> None:
+async def follow(indexes: Indexes, url: str, access: Access | Locked | None = None) -> None:
     """Have it know the marketplace; that there is no index is nothing to who fetches artefacts."""
     publisher = {"name": "me", "publicKey": "A" * 43 + "="}
-    spec = {"source": {"url": url}, "publishers": [publisher]}
-    await indexes.follow({"m": Wanted(NexusMarketplaceSpec.model_validate_json(json.dumps(spec)))})
+    named = {"secretRef": {"namespace": "nexus", "name": "login"}} if access is not None else {}
+    spec = {"source": {"url": url, **named}, "publishers": [publisher]}
+    await indexes.follow({"m": Wanted(NexusMarketplaceSpec.model_validate_json(json.dumps(spec)), access=access)})
 
 
 async def test_a_marketplace_that_asks_for_a_password_is_asked_with_it(guarded: Market, mirroring: Mirroring) -> None:
@@ -178,6 +180,22 @@ async def test_what_gateways_cannot_fetch_for_want_of_a_password_is_told(guarded
     [problem] = mirroring.mirror.problems
     assert (problem.reason, "answered 401" in problem.what) == ("PluginFetchFailed", True)
     assert "wrong-one" not in str(problem)
+    await mirroring.indexes.close()
+
+
+async def test_a_marketplace_with_a_login_in_a_secret_is_asked_with_it(guarded: Market, mirroring: Mirroring) -> None:
+    import msgspec
+
+    instance = msgspec.structs.replace(guarded.instance(b"one"), wheels=(guarded.wheel(b"wheel"),))
+    await follow(mirroring.indexes, guarded.base_url, Locked("There is no Secret.", "Make it."))
+    await mirroring.mirror.ensure(Snapshot(plugins=(instance,)))
+    assert [problem.reason for problem in mirroring.mirror.problems] == ["PluginFetchFailed"] * 2
+    await follow(mirroring.indexes, guarded.base_url, Access(user="reader", password="secret"))
+    again = mirroring.other()
+    await again.ensure(Snapshot(plugins=(instance,)))
+    assert again.problems == ()
+    assert await mirroring.kept(b"one") == b"one"
+    assert await mirroring.kept(b"wheel") == b"wheel"
     await mirroring.indexes.close()
 
 

@@ -20,6 +20,7 @@ from nexus_core.marketplace import signed_bytes
 from nexus_core.model.plugins import NexusMarketplaceSpec
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import Release
+from nexus_core.translate.market_access import Access, Locked
 from nexus_gateway.testing import until
 from nexus_marketplace.publishing import Artefact, build_index, public_key
 from nexus_marketplace.repository import Keys, Repository
@@ -306,6 +307,18 @@ async def test_a_marketplace_whose_owner_made_it_anew_is_trusted_anew_when_it_is
     assert following.indexes.troubles["m"].reason == "MarketplaceRolledBack", "it was forgotten once, and not for good"
 
 
+async def test_another_login_is_taken_while_the_index_stays(following: Following, market: Market) -> None:
+    await following.first(market.wanted(uid="u"))
+    await following.indexes.follow({"m": market.wanted(uid="u", access=Locked("There is no Secret.", "Make it."))})
+    trouble = following.indexes.troubles["m"]
+    assert (trouble.reason, trouble.what, trouble.stale) == ("MarketplaceUnreachable", "There is no Secret.", True)
+    assert following.versions == ["1.0"]
+    market.publish("1.0", "1.1")
+    await following.indexes.follow({"m": market.wanted(uid="u", access=Access(token="t0ken"))})
+    await following.until("1.1")
+    assert not following.indexes.troubles
+
+
 async def test_a_restart_without_the_marketplace_has_the_index(
     following: Following, market: Market, tmp_path: Path
 ) -> None:
@@ -401,6 +414,23 @@ def test_what_a_marketplace_wants_is_read_of_its_object() -> None:
         obj["metadata"]["annotations"] = said
         [later] = wanted_of([parse(obj)], inventory).values()
         assert (later.anew, later.floor) == (anew.anew, Versions(1, 1)), "it is forgotten once; the word may go"
+    login = {
+        "apiVersion": "v1", "kind": "Secret", "type": "nexus.dev/marketplace-login",
+        "metadata": {"name": "l", "namespace": "shop", "resourceVersion": "5"},
+        "data": {"token": "dDBrZW4=", "other": "eA=="},
+    }  # fmt: skip
+    guarded = {
+        **obj,
+        "spec": {**obj["spec"], "source": {"url": "https://m/", "secretRef": {"namespace": "shop", "name": "l"}}},
+    }
+    inventory.name(named_by([parse(guarded)]))
+    inventory.observe("Secret", login)
+    kept = inventory.get("Secret", "shop", "l")
+    assert kept is not None
+    assert set(kept["data"]) == {"token"}, "no more of it than is named"
+    [open_] = wanted_of([parse(guarded), parse(kept)], inventory).values()
+    assert open_.access == Access(token="t0ken")
+    assert "t0ken" not in repr(open_)
     inventory.name(named_by([parse(obj)]))
     held = {
         "apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "b"}, "binaryData": {"c": "AAE="},

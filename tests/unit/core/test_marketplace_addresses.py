@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nexus_core.marketplace.addresses import private_urls, public_url
+from nexus_core.marketplace.addresses import public_url
 from nexus_core.snapshot import PluginInstance, Release
 from nexus_core.snapshot.plugins import Candidate, Library
 from nexus_core.translate.plugin_instances import kept
@@ -33,11 +33,6 @@ def test_the_public_address_has_no_secrets(url: str, public: str) -> None:
 @given(st.text())
 def test_it_takes_any_text_and_twice_is_once(url: str) -> None:
     assert public_url(public_url(url)) == public_url(url)
-
-
-def test_private_addresses_are_found_by_the_public_one() -> None:
-    urls = ["https://u:p@host/a/index.json", "https://open/", None]
-    assert private_urls(urls) == {"https://host/a/": "https://u:p@host/a/"}
 
 
 def test_what_an_earlier_snapshot_has_of_a_broken_plugin_is_made_public() -> None:

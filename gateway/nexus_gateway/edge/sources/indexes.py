@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from nexus_core.marketplace import Index
 from nexus_core.model.plugins import NexusMarketplaceSpec, Source
 from nexus_core.model.resources import Resource
 from nexus_core.problems import Problem
+from nexus_core.translate.market_access import Access, Locked
 from nexus_marketplace import background, sources
 from nexus_marketplace.troubles import MarketplaceTrouble
 from nexus_marketplace.trust import Followed, pins_of
@@ -37,7 +39,7 @@ WAITING_S = 1.0
 @dataclass(slots=True)
 class _Entry:
     """One marketplace. looked_at: on the event loop's clock. due_in_s: from then, None for never. look: the one that goes on, if any.
-    recalled: whether what was trusted in an earlier life of the process has been looked for.
+    recalled: whether what was trusted in an earlier life of the process has been looked for. access: what its `secretRef` names.
     """
 
     key: tuple[object, ...]
@@ -48,6 +50,7 @@ class _Entry:
     due_in_s: float | None = 0.0
     look: asyncio.Task[None] | None = None
     recalled: bool = False
+    access: Access | Locked | None = None
 
 
 class Indexes:
@@ -58,14 +61,16 @@ class Indexes:
         self._cache = cache
         self._entries: dict[str, _Entry] = {}
 
-    async def read(self, marketplaces: Iterable[Resource]) -> tuple[dict[str, Index], tuple[Problem, ...]]:
-        """Return the indexes by marketplace name, and what is wrong with those that cannot be had."""
+    async def read(
+        self, marketplaces: Iterable[Resource], accesses: Mapping[str, Access | Locked] = MappingProxyType({})
+    ) -> tuple[dict[str, Index], tuple[Problem, ...]]:
+        """Return the indexes by marketplace name, and what is wrong with those that cannot be had. accesses: by the same name."""
         entries: dict[str, tuple[_Entry, Resource, NexusMarketplaceSpec]] = {}
         for marketplace in marketplaces:
             spec = marketplace.spec
             if isinstance(spec, NexusMarketplaceSpec):
                 name = marketplace.ref.name
-                entries[name] = self._entry(name, spec), marketplace, spec
+                entries[name] = self._entry(name, spec, accesses.get(name)), marketplace, spec
         for name, former in self._entries.items():
             if former.look is not None and (name not in entries or entries[name][0] is not former):
                 former.look.cancel()  # it is of no use any more
@@ -110,10 +115,13 @@ class Indexes:
         dues += [WAITING_S for entry in self._entries.values() if entry.look is not None]
         return max(min(dues), 0.0) if dues else None
 
-    def _entry(self, name: str, spec: NexusMarketplaceSpec) -> _Entry:
+    def _entry(self, name: str, spec: NexusMarketplaceSpec, access: Access | Locked | None) -> _Entry:
         key = (spec.source, pins_of(spec))
         entry = self._entries.get(name)
-        return entry if entry is not None and entry.key == key else _Entry(key)
+        if entry is None or entry.key != key:
+            return _Entry(key, access=access)
+        # With another login it is the same marketplace: what it said last stays.
+        return entry if entry.access == access else _Entry(key, index=entry.index, access=access)
 
     def _begin(self, entry: _Entry, name: str, spec: NexusMarketplaceSpec) -> None:
         """Begin a look when one is due and none goes on."""
@@ -162,7 +170,9 @@ class Indexes:
         try:
             if entry.followed is None:
                 entry.followed = Followed(
-                    sources.open(spec.source), pins_of(spec), state_of(self._cache, name, spec.source)
+                    sources.open(spec.source, access=entry.access),
+                    pins_of(spec),
+                    state_of(self._cache, name, spec.source),
                 )
             index, _ = await background.run(entry.followed.update, f"marketplace {name}")
         except MarketplaceTrouble as trouble:
@@ -179,7 +189,8 @@ class Indexes:
 
 def state_of(cache: Path, name: str, source: Source) -> Path:
     """Return the directory of what was trusted. A marketplace that has moved is followed anew: its versions may begin with 1 there."""
-    digest = hashlib.sha256(source.model_dump_json().encode()).hexdigest()[:16]
+    # Not by its login: whoever asks, it is the same marketplace.
+    digest = hashlib.sha256(source.model_dump_json(exclude={"secret_ref"}).encode()).hexdigest()[:16]
     return cache / f"{name}-{digest}"
 
 

@@ -1,4 +1,4 @@
-"""Files of plugins whose marketplace asks for a name and password: fetched by who reads the manifests, for they alone say these.
+"""Files of plugins whose marketplace asks for a login: fetched by who reads the manifests, for they alone say these.
 
 Gateways find the files in their cache; the Snapshot, which many may read, has the address without them.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nexus_core.problems import ObjectRef, Problem
 from nexus_core.snapshot import PluginInstance, Snapshot
+from nexus_core.translate.market_access import Way
 from nexus_marketplace.fetching import fetch_release
 from nexus_marketplace.rejections import PluginRejected
 from nexus_marketplace.wheels import fetch_wheel
@@ -24,28 +25,28 @@ AGAIN_S = 15.0
 
 
 class Prefetcher:
-    """Fetches into one cache. private: `core.marketplace.addresses.private_urls` of the marketplaces."""
+    """Fetches into one cache. ways: `core.translate.market_access.find_ways` of the marketplaces."""
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
-        self.private: Mapping[str, str] = {}
+        self.ways: Mapping[str, Way] = {}
 
     async def obtain(self, instance: PluginInstance) -> None:
-        """Have a plugin's files in the cache, those that only come by a name and password. Raises `PluginRejected`."""
+        """Have a plugin's files in the cache, those that only come by a login. Raises `PluginRejected`."""
         needed = [(instance.release, instance.base_url)]
         needed += [(library.release, library.base_url) for library in instance.libraries]
         for release, base_url in needed:
-            address = self.private.get(base_url)
-            if address is not None:
-                await fetch_release(release, address, self._cache)
-        address = self.private.get(instance.base_url)
-        if address is not None:
+            way = self.ways.get(base_url)
+            if way is not None:
+                await fetch_release(release, way.url, self._cache, access=way.access)
+        way = self.ways.get(instance.base_url)
+        if way is not None:
             for need in instance.wheels:
-                await fetch_wheel(need, self._cache, base_url=address)
+                await fetch_wheel(need, self._cache, base_url=way.url, access=way.access)
 
     async def fetch(self, snapshot: Snapshot) -> tuple[Problem, ...]:
         """Have the files of all plugins in the cache, candidates' too. Return what is wrong with those that cannot be had."""
-        if not self.private:
+        if not self.ways:
             return ()
         instances = list(snapshot.plugins)
         instances += [each.candidate.instance for each in snapshot.plugins if each.candidate is not None]

@@ -11,7 +11,6 @@ from types import MappingProxyType
 
 from nexus_core.certificates.sealing import Sealer
 from nexus_core.marketplace import Index
-from nexus_core.marketplace.addresses import private_urls
 from nexus_core.marketplace.locks import Lock
 from nexus_core.model import load
 from nexus_core.model.plugins import NexusMarketplaceSpec
@@ -21,6 +20,7 @@ from nexus_core.snapshot import Snapshot, wire
 from nexus_core.translate import translate
 from nexus_core.translate.endpoint_slices import find_unfounded
 from nexus_core.translate.hooked import ManifestHook
+from nexus_core.translate.market_access import find_accesses, find_ways
 from nexus_core.translate.plugin_markets import UNLISTED
 from nexus_core.translate.translation import Translation
 from nexus_hosting.manifesthooks import ManifestHooks
@@ -72,15 +72,18 @@ class Workshop:
         """See `making.Maker`; unchanged files are not read again."""
         resources, troubles = await asyncio.to_thread(self._parse, found)
         marketplaces = [each for each in resources if each.ref.kind == "NexusMarketplace"]
-        self._files.private = private_urls(
-            each.spec.source.url for each in marketplaces if isinstance(each.spec, NexusMarketplaceSpec)
+        accesses = find_accesses(resources)
+        self._files.ways = find_ways(
+            (each.spec.source, accesses.get(each.ref.name))
+            for each in marketplaces
+            if isinstance(each.spec, NexusMarketplaceSpec)
         )
-        indexes, unavailable = await self._indexes.read(marketplaces)
+        indexes, unavailable = await self._indexes.read(marketplaces, accesses)
         now_utc = datetime.now(UTC)
         translation = await self._translate(resources, indexes, locks, now_utc)
         unlisted = any(problem.reason in UNLISTED for problem in translation.problems)
         if unlisted and self._indexes.doubt(asyncio.get_running_loop().time()):
-            indexes, unavailable = await self._indexes.read(marketplaces)
+            indexes, unavailable = await self._indexes.read(marketplaces, accesses)
             translation = await self._translate(resources, indexes, locks, now_utc)
         if translation.snapshot != self._snapshot or not self._digest:
             self._snapshot = translation.snapshot
