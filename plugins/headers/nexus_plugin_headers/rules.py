@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from nexus_sdk.plugin import Headers, PluginConfigError
@@ -23,6 +23,22 @@ FRAMING = frozenset(
     }
 )
 """What says where a message ends and which host it is for: the gateway's, not a plugin's."""
+OF_REQUESTS = frozenset(
+    {
+        "b3",
+        "grpc-timeout",
+        "traceparent",
+        "tracestate",
+        "uber-trace-id",
+        "x-b3-flags",
+        "x-b3-parentspanid",
+        "x-b3-sampled",
+        "x-b3-spanid",
+        "x-b3-traceid",
+        "x-request-timeout",
+    }
+)
+"""A request's trace context and deadline: the gateway writes them for each attempt, whatever a plugin says."""
 
 
 class When:
@@ -63,13 +79,14 @@ class Rule:
         self._kind = str(config["do"])
         name = str(config["name"]).lower()
         self._prefix = name.endswith("*") and self._kind == "remove"
-        self._name = _named(name.removesuffix("*") if self._prefix else name, f"{where}.name")
+        owned = FRAMING if response else FRAMING | OF_REQUESTS
+        self._name = _named(name.removesuffix("*") if self._prefix else name, f"{where}.name", owned)
         self._to = ""
         self._template: Template | None = None
         if self._kind == "rename":
             if "to" not in config:
                 raise PluginConfigError(f"{where}: `rename` needs `to`, the header's new name.")
-            self._to = _named(str(config["to"]).lower(), f"{where}.to")
+            self._to = _named(str(config["to"]).lower(), f"{where}.to", owned)
         elif self._kind != "remove":
             if "value" not in config:
                 raise PluginConfigError(f"{where}: `{self._kind}` needs a `value`.")
@@ -107,10 +124,10 @@ class Rule:
         return tuple([pair for pair in headers if pair[0] != name])
 
 
-def _named(name: str, where: str) -> str:
+def _named(name: str, where: str, owned: Set[str]) -> str:
     if not TOKEN.fullmatch(name):
         raise PluginConfigError(f"{where}: {name!r} is no name of a header; letters, digits and - are.")
-    if name in FRAMING:
+    if name in owned:
         raise PluginConfigError(f"{where}: {name} belongs to the gateway, which sets it for each message.")
     return name
 

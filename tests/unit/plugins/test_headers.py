@@ -145,6 +145,8 @@ def test_no_text_gets_out_of_its_header(text: str) -> None:
         ({"request": [{"do": "set", "name": "x"}]}, r"needs a `value`"),
         ({"request": [{"do": "rename", "name": "x"}]}, r"needs `to`"),
         ({"request": [{"do": "set", "name": "Host", "value": "x"}]}, r"host belongs to the gateway"),
+        ({"request": [{"do": "set", "name": "Traceparent", "value": "x"}]}, r"traceparent belongs to the gateway"),
+        ({"request": [{"do": "rename", "name": "x", "to": "grpc-timeout"}]}, r"grpc-timeout belongs to the gateway"),
         ({"response": [{"do": "rename", "name": "x", "to": "Content-Length"}]}, r"config\.response\[0\]\.to: content-length belongs"),
     ],
 )  # fmt: skip
