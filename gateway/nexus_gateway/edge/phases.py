@@ -5,11 +5,13 @@ Only exchanges that meet a plugin with one of these hooks, or with a candidate b
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from time import time
 from typing import TYPE_CHECKING
 
 from nexus_core.hooks import Done, Endpoint, Reply, RequestHead, RouteChoice
+from nexus_hosting.bounds import THROWN, told
 
 from nexus_gateway.edge.intake import Intake
 from nexus_gateway.edge.plugins.checking import check_choice
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from nexus_gateway.edge.plugins.trials import Trial
     from nexus_gateway.edge.proxy import Proxy
     from nexus_gateway.edge.runtimes import Backend, Runtime
+
+log = logging.getLogger("nexus.gateway.plugins")
 
 Met = list[tuple[Slot, RequestHead]]
 """Plugins, in their order, each with the request as its `on_request` returned it."""
@@ -239,8 +243,11 @@ class Phases:
         if later is None:
             return
         if slot.notes >= MAX_NOTES:
-            later.drop()
             slot.dropped("on_done")
+            try:
+                later.drop()
+            except THROWN as error:  # what is no coroutine has code of its own for that
+                log.warning("plugin %s failed in on_done: %s", slot.instance.id, told(error))
             return
         slot.notes += 1
         if slot.running is not None:

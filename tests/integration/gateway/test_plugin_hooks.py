@@ -373,6 +373,29 @@ async def on_done(self, request, done):
         assert 'nexus_gateway_plugin_hook_errors_total{hook="on_done",plugin="shop/demo"} 2.0' in await response.text()
 
 
+@pytest.mark.parametrize("error", ["RuntimeError", "SystemExit"])
+async def test_a_note_too_many_that_does_not_let_itself_be_dropped(
+    plugged: Plugged, connect: Connect, listen: Listen, settled: Settled, error: str
+) -> None:
+    """Whoever else is told is told all the same, and the request is over."""
+    code = f"""
+class Stubborn:
+    def __await__(self):
+        return iter(())
+    def close(self):
+        raise {error}
+---
+def on_done(self, request, done):
+    return Stubborn()
+"""
+    other = plugged.plugin("told = 0\ndef on_done(self, request, done):\n    self.told += 1", "other")
+    await plugged.serve(await listen("h1"), plugged.plugin(code), other)
+    plugged.slot().notes += MAX_NOTES  # as if so many ran
+    await ask(await connect("h1"), b"GET /framed")
+    await until(lambda: plugged.live("other").told == 1)
+    await settled(clients=False)
+
+
 @pytest.mark.parametrize("result", ["1 / 0", "return 1", "raise SystemExit"])
 @pytest.mark.parametrize("kind", ["", "async "])
 async def test_a_failing_note_is_counted_and_nothing_else(
