@@ -52,7 +52,8 @@ class Route:
 
     def match(self, request: RequestHead) -> dict[str, str] | None:
         """Return the variables of the path, decoded; None when the request is not for this route."""
-        if request.method != self.method:
+        # HEAD asks what GET would be answered; its body goes no further than the gateway.
+        if request.method != self.method and not (request.method == "HEAD" and self.method == "GET"):
             return None
         match = self._pattern.fullmatch(request.path)
         return {name: unquote(value) for name, value in match.groupdict().items()} if match else None

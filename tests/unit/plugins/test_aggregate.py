@@ -70,6 +70,15 @@ async def test_parts_are_put_together_and_later_calls_use_earlier_ones() -> None
     ), "forwarded headers, its own, and no cookie"  # fmt: skip
 
 
+async def test_head_is_answered_as_get_and_for_no_other_method() -> None:
+    head = RequestHead("HEAD", "/start/7")
+    calls = {"user": {"url": "nexus://shop/users/{path.id}"}}
+    async with kit(calls=calls) as plugin:
+        assert await plugin.request(head) == await plugin.request(RequestHead("GET", "/start/7"))
+    async with kit(calls=calls, method="POST") as plugin:
+        assert await plugin.request(head) is head
+
+
 async def test_requests_for_other_addresses_go_on() -> None:
     async with kit() as plugin:
         for request in (
