@@ -49,8 +49,8 @@ class Plugin:
         """Release what `start` opened. Called once, also after a failed start."""
 
     def on_config(self, config: Mapping[str, Any]) -> Awaitable[None] | None:
-        """Take a new configuration without a new instance. Without this hook a new instance replaces the old one."""
-        raise NotImplementedError
+        """Take a new configuration without a new instance. Without this hook a new instance replaces the old one, and it is not called."""
+        return None
 
     # ---- requests
 

@@ -128,7 +128,13 @@ class PluginKit:
             await self.context.close()
 
     async def configure(self, config: Mapping[str, Any]) -> None:
-        """Run `on_config`."""
+        """Run `on_config`. Raises PluginContractError for a plugin without one: a process makes a new instance of it instead."""
+        if type(self.plugin).on_config is Plugin.on_config:
+            raise self._broken(
+                "on_config",
+                "is not there: with another configuration a new instance takes the plugin's place",
+                "make another kit with that configuration, or write the hook",
+            )
         await self._run("on_config", lambda: self.plugin.on_config(config), lambda r: checks.check_type(r, type(None)))
 
     # ---- one hook each

@@ -128,6 +128,26 @@ class Everything(Plugin):
         return manifest.with_spec({**manifest.spec, "policy": {}})
 
 
+async def test_a_plugin_without_on_config_is_not_given_another_configuration() -> None:
+    class Plain(Plugin):
+        pass
+
+    async with PluginKit(Plain) as kit:
+        with pytest.raises(PluginContractError, match="make another kit with that configuration, or write the hook"):
+            await kit.configure({"a": 1})
+
+
+async def test_on_config_may_call_that_of_its_base() -> None:
+    class Calls(Plugin):
+        def on_config(self, config: Mapping[str, Any]) -> Awaitable[None] | None:
+            self.config = config
+            return super().on_config(config)
+
+    async with PluginKit(Calls) as kit:
+        await kit.configure({"a": 1})
+        assert kit.plugin.config == {"a": 1}
+
+
 async def test_every_hook_runs() -> None:
     async with PluginKit(Everything) as kit:
         seen = kit.plugin.seen  # type: ignore[attr-defined]
