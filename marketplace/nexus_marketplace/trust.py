@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -399,11 +398,6 @@ def count_signers(metadata: Metadata[Root], keys: Sequence[str]) -> int:
             count += 1
             break
     return count
-
-
-def is_expired(versions: Versions, now_utc: datetime) -> bool:
-    """Whether metadata with these versions has expired by now. False for what does not expire."""
-    return bool(versions.expires_utc) and datetime.fromisoformat(versions.expires_utc) <= now_utc
 
 
 def _is_rekeyed(role: str, since: int, history: dict[int, Metadata[Root]]) -> bool:

@@ -21,7 +21,7 @@ from nexus_marketplace.refusing import PublishRefused
 from nexus_marketplace.repository import Keys, Repository
 from nexus_marketplace.sources.local import Bundled, ConfigMap, Directory
 from nexus_marketplace.troubles import MarketplaceTrouble
-from nexus_marketplace.trust import Followed, Pins, Versions, is_expired
+from nexus_marketplace.trust import Followed, Pins, Versions
 
 KEY = Ed25519PrivateKey.generate()
 OTHER = Ed25519PrivateKey.generate()
@@ -90,8 +90,8 @@ def test_what_is_published_is_followed_and_newer_is_taken(market: Market) -> Non
     releases, versions = market.follow()
     assert releases == ["1.0", "1.1"]
     assert (versions.root, versions.timestamp, versions.snapshot, versions.targets) == (1, 2, 2, 2)
-    assert not is_expired(versions, NOW)
-    assert is_expired(versions, NOW + timedelta(days=31)), "the timestamp expires first, after 30 days"
+    expires = datetime.fromisoformat(versions.expires_utc)
+    assert NOW + timedelta(days=29) < expires < NOW + timedelta(days=31), "the timestamp expires first, after 30 days"
 
 
 def test_releases_are_resolved_against_the_marketplaces_address(market: Market) -> None:
