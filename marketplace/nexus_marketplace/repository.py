@@ -1,4 +1,4 @@
-"""The marketplace's own files: TUF metadata, signed and written so that readers see one state or the next, whatever breaks in between.
+"""The marketplace's own files: TUF metadata, written so that readers see one state or the next, whatever breaks in between.
 
 Order of writing: everything that the timestamp leads to, each under a name of its own, then `metadata/timestamp.json`, in one step.
 Nothing is ever removed: who reads the former state while the next is written finds all of it.
@@ -6,11 +6,9 @@ Nothing is ever removed: who reads the former state while the next is written fi
 
 from __future__ import annotations
 
-import base64
 import fcntl
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,12 +17,10 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nexus_core.marketplace.index import MAX_INDEX_BYTES
-from securesystemslib.signer import CryptoSigner, SSlibKey
 from tuf.api import exceptions
 from tuf.api.metadata import (
     Metadata,
     MetaFile,
-    Role,
     Root,
     Snapshot,
     TargetFile,
@@ -34,8 +30,11 @@ from tuf.api.metadata import (
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
-from nexus_marketplace import durable
+from nexus_marketplace import durable, signers
 from nexus_marketplace.refusing import PublishRefused
+from nexus_marketplace.signers import Keys
+
+__all__ = ["INDEX", "Keys", "Lifetimes", "Repository"]
 
 INDEX = "index.json"
 _WRITTEN = JSONSerializer(compact=False)
@@ -50,21 +49,6 @@ class Lifetimes:
     snapshot_days: float = 30
     targets_days: float = 180
     root_days: float = 365
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """Private keys by role. root: one or more, all of which sign. online: of timestamp and snapshot."""
-
-    root: tuple[Ed25519PrivateKey, ...]
-    targets: Ed25519PrivateKey
-    online: Ed25519PrivateKey
-    root_threshold: int = 1
-
-    @classmethod
-    def one(cls, key: Ed25519PrivateKey) -> Keys:
-        """Return the same key for all roles."""
-        return cls((key,), key, key)
 
 
 @dataclass(slots=True)
@@ -111,7 +95,7 @@ class Repository:
     def root_keys(self) -> tuple[tuple[str, ...], int]:
         """Return the root's public keys, as a NexusMarketplace pins them, and how many of them sign. Raises `PublishRefused`."""
         root = self._newest_root().signed
-        return _public_values(root, "root"), root.roles["root"].threshold
+        return signers.public_values(root, "root"), root.roles["root"].threshold
 
     def is_stale(self, now_utc: datetime) -> bool:
         """Whether more than half of the timestamp's or the snapshot's time is over. Raises `PublishRefused`."""
@@ -149,7 +133,7 @@ class Repository:
             targets = Metadata(
                 Targets(version, expires=_after(now_utc, self._lifetimes.targets_days), targets={INDEX: target})
             )
-            _sign(targets, [keys.targets])
+            signers.sign(targets, [keys.targets])
             if state is None:
                 self._write_versioned(root)
             self._finish(targets, state, [keys.online], now_utc)
@@ -165,14 +149,14 @@ class Repository:
         with self._held():
             state = self._read()
             root, done = state.root, ["snapshot", "timestamp"]
-            online = _held_by(root.signed, "timestamp", keys)
-            if not online or not _held_by(root.signed, "snapshot", keys):
+            online = signers.held_by(root.signed, "timestamp", keys)
+            if not online or not signers.held_by(root.signed, "snapshot", keys):
                 raise PublishRefused(
                     f"None of these keys signs timestamp and snapshot of {self._directory}. "
-                    f"Give the key whose public half is {_public_keys(root.signed, 'timestamp')}."
+                    f"Give the key whose public half is {signers.public_keys(root.signed, 'timestamp')}."
                 )
             targets = state.targets
-            if _held_by(root.signed, "targets", keys) and _is_old(
+            if signers.held_by(root.signed, "targets", keys) and _is_old(
                 targets.signed.expires, self._lifetimes.targets_days, now_utc
             ):
                 version = self._next("targets", targets)
@@ -181,9 +165,9 @@ class Repository:
                         version, expires=_after(now_utc, self._lifetimes.targets_days), targets=targets.signed.targets
                     )
                 )
-                _sign(targets, _held_by(root.signed, "targets", keys))
+                signers.sign(targets, signers.held_by(root.signed, "targets", keys))
                 done.append("targets")
-            root_signers = _held_by(root.signed, "root", keys)
+            root_signers = signers.held_by(root.signed, "root", keys)
             if len(root_signers) >= root.signed.roles["root"].threshold and _is_old(
                 root.signed.expires, self._lifetimes.root_days, now_utc
             ):
@@ -191,7 +175,7 @@ class Repository:
                 renewed.version = self._next("root", root)
                 renewed.expires = _after(now_utc, self._lifetimes.root_days)
                 new_root = Metadata(renewed)
-                _sign(new_root, root_signers)
+                signers.sign(new_root, root_signers)
                 self._write_versioned(new_root)
                 done.append("root")
             self._finish(targets, state, online, now_utc)
@@ -210,23 +194,25 @@ class Repository:
             state = self._read()
             present = state.root.signed
             needed = present.roles["root"].threshold
-            old_signers = _held_by(present, "root", old)
+            old_signers = signers.held_by(present, "root", old)
             if len(old_signers) < needed:
                 raise PublishRefused(
-                    f"The root of {self._directory} is signed by {needed} of the keys {_public_keys(present, 'root')}; "
+                    f"The root of {self._directory} is signed by {needed} of the keys {signers.public_keys(present, 'root')}; "
                     f"{len(old_signers)} of them were given. Give the others too: clients follow no root that the old keys did not sign."
                 )
-            root = _root(new, self._next("root", state.root), _after(now_utc, self._lifetimes.root_days))
-            _sign(root, [*old_signers, *new.root])
+            root = signers.make_root(new, self._next("root", state.root), _after(now_utc, self._lifetimes.root_days))
+            signers.sign(root, [*old_signers, *new.root])
             at_hand = [*old, *also, *new.root, new.targets, new.online]
-            signers = {
-                role: _distinct([*_held_by(present, role, at_hand), *_held_by(root.signed, role, at_hand)])
+            signing = {
+                role: signers.distinct(
+                    [*signers.held_by(present, role, at_hand), *signers.held_by(root.signed, role, at_hand)]
+                )
                 for role in ("targets", "timestamp", "snapshot")
             }
             for role in ("targets", "timestamp", "snapshot"):
-                if not _held_by(present, role, at_hand):
+                if not signers.held_by(present, role, at_hand):
                     raise PublishRefused(
-                        f"The key that signs {role} now, {_public_keys(present, role)}, was not given. "
+                        f"The key that signs {role} now, {signers.public_keys(present, role)}, was not given. "
                         "Give it too: until clients have the new root, they accept nothing else."
                     )
             version = self._next("targets", state.targets)
@@ -235,9 +221,9 @@ class Repository:
                     version, expires=_after(now_utc, self._lifetimes.targets_days), targets=state.targets.signed.targets
                 )
             )
-            _sign(targets, signers["targets"])
+            signers.sign(targets, signing["targets"])
             # Signed by the old keys and the new: right before the new root is there, and after.
-            self._finish(targets, state, _distinct([*signers["timestamp"], *signers["snapshot"]]), now_utc)
+            self._finish(targets, state, signers.distinct([*signing["timestamp"], *signing["snapshot"]]), now_utc)
             self._write_versioned(root)
             return root.signed.version
 
@@ -282,9 +268,9 @@ class Repository:
             ("timestamp", keys.online, "--online-key"),
             ("snapshot", keys.online, "--online-key"),
         ):
-            if not _held_by(state.root.signed, role, [key]):
+            if not signers.held_by(state.root.signed, role, [key]):
                 raise PublishRefused(
-                    f"The marketplace {self._directory} has another key for {role}: {_public_keys(state.root.signed, role)}. "
+                    f"The marketplace {self._directory} has another key for {role}: {signers.public_keys(state.root.signed, role)}. "
                     f"Give it with {option}, or change keys with `nexus marketplace rotate-root`."
                 )
         return state.root
@@ -292,8 +278,8 @@ class Repository:
     # ---- writing
 
     def _first_root(self, keys: Keys, now_utc: datetime) -> Metadata[Root]:
-        root = _root(keys, self._next("root", None), _after(now_utc, self._lifetimes.root_days))
-        _sign(root, keys.root)
+        root = signers.make_root(keys, self._next("root", None), _after(now_utc, self._lifetimes.root_days))
+        signers.sign(root, keys.root)
         return root
 
     def _finish(
@@ -312,7 +298,7 @@ class Repository:
                 meta={"targets.json": MetaFile.from_data(targets.signed.version, targets_data, ["sha256"])},
             )
         )
-        _sign(snapshot, online)
+        signers.sign(snapshot, online)
         snapshot_data = self._write_versioned(snapshot)
         timestamp = Metadata(
             Timestamp(
@@ -321,7 +307,7 @@ class Repository:
                 snapshot_meta=MetaFile.from_data(snapshot.signed.version, snapshot_data, ["sha256"]),
             )
         )
-        _sign(timestamp, online)
+        signers.sign(timestamp, online)
         self._write(self._metadata / "timestamp.json", timestamp.to_bytes(_WRITTEN))
 
     def _write_versioned(self, metadata: Metadata[Any]) -> bytes:
@@ -349,64 +335,9 @@ def _versions(folder: Path, role: str) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def _root(keys: Keys, version: int, expires: datetime) -> Metadata[Root]:
-    root = Root(
-        version,
-        expires=expires,
-        consistent_snapshot=True,
-        roles={name: Role([], 1) for name in ("root", "timestamp", "snapshot", "targets")},
-    )
-    for role, several in (
-        ("root", keys.root),
-        ("timestamp", (keys.online,)),
-        ("snapshot", (keys.online,)),
-        ("targets", (keys.targets,)),
-    ):
-        for key in several:
-            root.add_key(_public(key), role)
-    if not 1 <= keys.root_threshold <= len(root.roles["root"].keyids):
-        raise PublishRefused(
-            f"{keys.root_threshold} root keys are to sign, and {len(root.roles['root'].keyids)} are given. Give more, or ask for fewer."
-        )
-    root.roles["root"].threshold = keys.root_threshold
-    return Metadata(root)
-
-
-def _public(key: Ed25519PrivateKey) -> SSlibKey:
-    return SSlibKey.from_crypto(key.public_key())
-
-
-def _sign(metadata: Metadata[Any], keys: Iterable[Ed25519PrivateKey]) -> None:
-    for key in _distinct(keys):
-        metadata.sign(CryptoSigner(key, _public(key)), append=True)
-
-
-def _distinct(keys: Iterable[Ed25519PrivateKey]) -> list[Ed25519PrivateKey]:
-    return list({_public(key).keyid: key for key in keys}.values())
-
-
-def _held_by(root: Root, role: str, keys: Iterable[Ed25519PrivateKey]) -> list[Ed25519PrivateKey]:
-    """Return those of the keys that sign a role."""
-    return [key for key in _distinct(keys) if _public(key).keyid in root.roles[role].keyids]
-
-
-def _public_values(root: Root, role: str) -> tuple[str, ...]:
-    values = [root.keys[keyid].keyval["public"] for keyid in root.roles[role].keyids]
-    return tuple(base64.b64encode(bytes.fromhex(value)).decode() for value in values)
-
-
-def _public_keys(root: Root, role: str) -> str:
-    return ", ".join(_public_values(root, role))
-
-
 def _after(now_utc: datetime, days: float) -> datetime:
     return (now_utc + timedelta(days=days)).replace(microsecond=0)
 
 
 def _is_old(expires: datetime, days: float, now_utc: datetime) -> bool:
     return expires - now_utc < timedelta(days=days) / 2
-
-
-def artefact_path(data: bytes) -> str:
-    """Return where a plugin's zip is in a marketplace."""
-    return f"artefacts/{hashlib.sha256(data).hexdigest()}.zip"
