@@ -19,7 +19,7 @@ from pathlib import Path
 from nexus_core.certificates.sealing import Sealer
 from nexus_core.model.resources import Resource
 from nexus_core.problems import Problem
-from nexus_core.translate import Mirror, Translation
+from nexus_core.translate import Translation
 from nexus_core.translate.service_plugins import service_plugins
 
 from nexus_operator.children.dataplanes import Fabric, render_data_plane
@@ -29,6 +29,7 @@ from nexus_operator.edge.ackwatch import AckWatch
 from nexus_operator.edge.artefacts import ArtefactMirror
 from nexus_operator.edge.catalog import Catalog
 from nexus_operator.edge.childwriter import RETRY_S, ChildWriter, Kept
+from nexus_operator.edge.comparing import Comparing
 from nexus_operator.edge.consul import ConsulApi, ConsulAway
 from nexus_operator.edge.indexes import Indexes
 from nexus_operator.edge.kube import KubeApi, KubeError
@@ -44,9 +45,10 @@ from nexus_operator.edge.translator import Translator
 from nexus_operator.metrics import Metrics
 from nexus_operator.mirror.endpoints import build_registrations, named_services, slices_by_service
 from nexus_operator.mirror.registrations import Registration, counts
+from nexus_operator.mirror.retiring import Retiring
 from nexus_operator.publication.acks import Fingerprints, Ledger
 from nexus_operator.publication.fleets import Fleet
-from nexus_operator.publication.previews import Held, Preview, build_preview
+from nexus_operator.publication.previews import Held
 from nexus_operator.publication.servicereports import hostings
 from nexus_operator.settings import Settings
 from nexus_operator.status.build import build_statuses
@@ -64,8 +66,6 @@ FIRST_SAMPLE_S, SAMPLE_S = 1.0, 10.0
 """How often the gateways' samples are looked at while an object is previewed: before the first one, and later."""
 FIRST_ACKS_S = 2.0
 """How long a new leader's first statuses wait for what Consul says of the gateways."""
-RETIRE_S = 60.0
-"""Longest time endpoints stay registered after no route leads to them, for gateways that still run the Snapshot before."""
 
 
 class Reconciler:
@@ -101,8 +101,6 @@ class Reconciler:
             security=settings.workload_security,
         )
         self._candidate: Translation | None = None
-        self._preview: Preview | None = None
-        self._compared: tuple[object, object, object] | None = None
         self._translation: Translation | None = None
         self._planned = Planned({})
         self._rendered: tuple[Object, ...] = ()
@@ -125,10 +123,10 @@ class Reconciler:
         self._life = PluginLife(self._kube, self._consul, self._inventory, self._settings.prefix)
         # What was applied is what the last leader applied: the Snapshot tells, our memory of an earlier term does not.
         self._held = Held((), (), {})
-        self._samples = SampleFeed(self._consul, self._settings.prefix)
+        self._comparing = Comparing(SampleFeed(self._consul, self._settings.prefix))
         self._consul_fault = ""
         self._child_problems: tuple[Problem, ...] = ()
-        self._retired: dict[str, tuple[Mirror, float]] = {}  # by name in Consul: until when
+        self._retiring = Retiring()
         self._failures: dict[str, int] = {}
         self._config_changed = True
         self._catalog.forget()
@@ -179,8 +177,7 @@ class Reconciler:
             self._metrics.reconcile_seconds_total += time.monotonic() - started
             wait_s = min(self._settings.resync_s, RETRY_S) if self._child_problems else self._settings.resync_s
             if self._held.previewed:
-                waiting = self._preview is None or self._preview.report is None
-                wait_s = min(wait_s, FIRST_SAMPLE_S if waiting else SAMPLE_S)
+                wait_s = min(wait_s, FIRST_SAMPLE_S if self._comparing.waits else SAMPLE_S)
             if self._failures:
                 worst = min(self._failures.values())
                 wait_s = min(wait_s, LAST_RETRY_S, FIRST_RETRY_S * 2 ** (worst - 1)) * (1 + random.random() / 4)
@@ -316,8 +313,7 @@ class Reconciler:
         self._held, self._translation, self._candidate = held, translation, candidate
         self._planned, self._rendered, self._wanted = planned, rendered, wanted
         self._metrics.problems = len(translation.problems)
-        for mirror in before.mirrors if before is not None else ():
-            self._retired[mirror.consul_service] = (mirror, time.monotonic() + RETIRE_S)
+        self._retiring.replace(before.mirrors if before is not None else (), time.monotonic())
 
     def _render(self, planned: Planned, resources: tuple[Resource, ...]) -> tuple[Object, ...]:
         assert self._fabric is not None
@@ -349,23 +345,9 @@ class Reconciler:
         self._child_problems = await self._children.sync(self._rendered, kept)
 
     async def _compare(self) -> None:
-        """Replay the gateways' requests through what serves and what would serve with the previewed objects applied."""
-        candidate = self._candidate
-        if candidate is None:
-            self._preview = self._compared = None
-            await self._samples.stop()
-            return
-        self._preview = self._preview or Preview(self._held.previewed, None)
         assert self._translation is not None
-        samples = await self._samples.read()
-        serving = self._translation.snapshot
-        compared = (samples, serving, candidate)
-        if self._compared is None or any(a is not b for a, b in zip(compared, self._compared, strict=True)):
-            # Thousands of requests through two routers: other work of this loop does not wait for it.
-            self._preview = await asyncio.to_thread(
-                build_preview, self._held.previewed, samples, serving, candidate.snapshot
-            )
-            self._compared = compared
+        candidate = self._candidate.snapshot if self._candidate is not None else None
+        await self._comparing.compare(self._held.previewed, self._translation.snapshot, candidate)
 
     async def _to_gateways(self) -> None:
         """Mirror endpoints, then publish: a gateway never learns of a route before its endpoints are there."""
@@ -406,14 +388,8 @@ class Reconciler:
         live = published is not None and self._fleet().liveness(published.generation)
         current = published is not None and published.snapshot == self._translation.snapshot
         settled = current and live and (live.everywhere or live.total == 0) and self._acks.known.is_set()
-        now = time.monotonic()
-        wanted = {mirror.consul_service: mirror for mirror in self._translation.mirrors}
-        self._retired = {
-            name: (mirror, until)
-            for name, (mirror, until) in self._retired.items()
-            if name not in wanted and now < until and not settled
-        }
-        mirrors = [*wanted.values(), *(mirror for mirror, _ in self._retired.values())]
+        wanted = {mirror.consul_service: mirror for mirror in self._translation.mirrors}.values()
+        mirrors = [*wanted, *self._retiring.beside(wanted, time.monotonic(), settled=bool(settled))]
         services = dict(self._inventory.items("Service"))
         return build_registrations(mirrors, services, slices_by_service(self._inventory), self._settings.prefix)
 
@@ -447,7 +423,7 @@ class Reconciler:
             gateway_url=self._settings.gateway_url,
             indexes=self._indexes.current,
             troubles=self._indexes.troubles,
-            preview=self._preview,
+            preview=self._comparing.preview,
             candidate_problems=self._candidate.problems if self._candidate is not None else (),
             locks=self._life.locks,
             figures=self._life.figures,
