@@ -331,6 +331,7 @@ async def test_a_marketplace_that_does_not_answer_holds_no_manifests_up(
     bed: Bed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its last good index counts meanwhile, in a new process too; what it answers in the end is taken."""
+    monkeypatch.setattr(indexes, "HOLD_S", 0.1)
     monkeypatch.setattr(indexes, "WAITING_S", 0.05)
     monkeypatch.setattr(indexes, "FRESH_S", 0.1)
     answers = asyncio.Event()
@@ -364,7 +365,6 @@ async def test_a_marketplace_that_does_not_answer_holds_no_manifests_up(
     source = bed.open()
     _, plugin = await source.plugin()
     assert versions(plugin) == ("1.0.0", "")
-    monkeypatch.setattr(indexes, "HOLD_S", 0.1)
     answers.clear()
     before = asked
     await until(lambda: asked > before)
@@ -387,6 +387,17 @@ async def test_a_marketplace_that_does_not_answer_holds_no_manifests_up(
     _, plugin = await source.plugin()
     assert versions(plugin) == ("1.0.0", "1.1.0")
     assert source.source.problems == ()
+    await source.close()
+
+    # One of which nothing is known is waited for longer, and not for ever.
+    monkeypatch.setattr(indexes, "FIRST_HOLD_S", 0.1)
+    answers.clear()
+    source = bed.open(Workshop(bed.folder / "elsewhere"))
+    assert (await source.next()).snapshot.plugins == ()
+    assert {problem.what for problem in source.source.problems} >= {f"{address} has not answered yet."}
+    answers.set()
+    _, plugin = await source.plugin()
+    assert versions(plugin) == ("1.1.0", "")
 
 
 async def test_metadata_that_has_expired_installs_nothing(bed: Bed) -> None:

@@ -32,14 +32,17 @@ AGAIN_S = 15.0
 """How soon a marketplace is looked at again that could not be followed."""
 HOLD_S = 3.0
 """How long manifests wait for marketplaces that are being looked at, all together."""
+FIRST_HOLD_S = 15.0
+"""The same for one of which nothing is known yet: without its index its plugins have no part in any request, those that guard too."""
 WAITING_S = 1.0
 """How soon somebody asks again for the answer of one that had not answered by then."""
 
 
 @dataclass(slots=True)
 class _Entry:
-    """One marketplace. looked_at: on the event loop's clock. due_in_s: from then, None for never. look: the one that goes on, if any.
-    recalled: whether what was trusted in an earlier life of the process has been looked for. access: what its `secretRef` names.
+    """One marketplace. looked_at: on the event loop's clock. due_in_s: from then, None for never; after a look that went well it is
+    fresh_s. look: the one that goes on, if any. recalled: whether what was trusted in an earlier life of the process has been looked for.
+    answered: whether it has been followed in this one. access: what its `secretRef` names.
     """
 
     key: tuple[object, ...]
@@ -48,9 +51,16 @@ class _Entry:
     trouble: MarketplaceTrouble | None = None
     looked_at: float = 0.0
     due_in_s: float | None = 0.0
+    fresh_s: float | None = FRESH_S
     look: asyncio.Task[None] | None = None
     recalled: bool = False
+    answered: bool = False
     access: Access | Locked | None = None
+
+    def hold_until(self) -> float:
+        """Return until when somebody waits for the look that goes on."""
+        unknown = self.index is None and self.trouble is None
+        return self.looked_at + (FIRST_HOLD_S if unknown else HOLD_S)
 
 
 class Indexes:
@@ -76,12 +86,13 @@ class Indexes:
                 former.look.cancel()  # it is of no use any more
         self._entries = {name: entry for name, (entry, _, _) in entries.items()}
         for name, (entry, _, spec) in entries.items():
-            self._begin(entry, name, spec)
+            await self._recall(entry, name, spec)
+            self._begin(entry, name)
         await self._hold()
         found: dict[str, Index] = {}
         problems: list[Problem] = []
         for name, (entry, marketplace, spec) in entries.items():
-            trouble = await self._trouble(entry)
+            trouble = _trouble(entry)
             if entry.index is not None:
                 found[name] = entry.index
             if trouble is not None:
@@ -123,68 +134,71 @@ class Indexes:
         # With another login it is the same marketplace: what it said last stays.
         return entry if entry.access == access else _Entry(key, index=entry.index, access=access)
 
-    def _begin(self, entry: _Entry, name: str, spec: NexusMarketplaceSpec) -> None:
+    async def _recall(self, entry: _Entry, name: str, spec: NexusMarketplaceSpec) -> None:
+        """Have what a marketplace said last, before it is looked at for the first time: the process is new, what it trusted is not."""
+        if entry.recalled:
+            return
+        entry.recalled = True
+        try:
+            source = sources.open(spec.source, access=entry.access)
+        except MarketplaceTrouble as trouble:
+            entry.trouble, entry.due_in_s = trouble, None  # another spec is another entry
+            return
+        entry.followed = Followed(source, pins_of(spec), state_of(self._cache, name, spec.source))
+        if entry.index is None:
+            kept = await asyncio.to_thread(entry.followed.last)
+            entry.index = kept[0] if kept is not None else None
+        entry.fresh_s = None if spec.source.bundled else FRESH_HERE_S if spec.source.directory else FRESH_S
+
+    def _begin(self, entry: _Entry, name: str) -> None:
         """Begin a look when one is due and none goes on."""
         now = asyncio.get_running_loop().time()
-        if (
-            entry.look is not None
-            or entry.due_in_s is None
-            or (entry.looked_at and now < entry.looked_at + entry.due_in_s)
-        ):
-            return
-        entry.looked_at = now
-        entry.look = asyncio.create_task(self._look(entry, name, spec), name=f"marketplace {name}")
+        due = entry.due_in_s is not None and not (entry.looked_at and now < entry.looked_at + entry.due_in_s)
+        if due and entry.look is None and entry.followed is not None:
+            entry.looked_at = now
+            entry.look = asyncio.create_task(_look(entry, entry.followed, name), name=f"marketplace {name}")
 
     async def _hold(self) -> None:
-        """Wait for the looks that go on, none longer than `HOLD_S` from its beginning; take in those that are done."""
-        now = asyncio.get_running_loop().time()
-        young = [e for e in self._entries.values() if e.look is not None and now < e.looked_at + HOLD_S]
-        if young:
-            ends_at = max(entry.looked_at for entry in young) + HOLD_S
-            await asyncio.wait([entry.look for entry in young if entry.look is not None], timeout=ends_at - now)
+        """Wait for the looks that go on, each from its beginning; take in those that are done."""
+        loop = asyncio.get_running_loop()
+        while True:
+            going = {entry.look: entry.hold_until() for entry in self._entries.values() if entry.look is not None}
+            waited = {look: until for look, until in going.items() if not look.done() and loop.time() < until}
+            if not waited:
+                break
+            await asyncio.wait(waited, timeout=min(waited.values()) - loop.time(), return_when=asyncio.FIRST_COMPLETED)
         for entry in self._entries.values():
             if entry.look is not None and entry.look.done():
                 done, entry.look = entry.look, None
                 done.result()
 
-    async def _trouble(self, entry: _Entry) -> MarketplaceTrouble | None:
-        """Return what is to be said of a marketplace now; have what it said last where there is nothing newer."""
-        if entry.index is None and not entry.recalled and entry.followed is not None:
-            # The process is new, what it trusted is not.
-            entry.recalled = True
-            kept = await asyncio.to_thread(entry.followed.last)
-            if entry.index is None and kept is not None:  # it may have answered just now
-                entry.index = kept[0]
-        if entry.look is None or entry.trouble is not None or entry.followed is None:
-            return entry.trouble
-        if entry.index is not None and not entry.recalled:
-            return None  # it has been followed by this process, and is looked at again
-        return MarketplaceTrouble(
-            "MarketplaceUnreachable",
-            f"{entry.followed.for_people} has not answered yet.",
-            "It is waited for; see whether its server is slow if this stays.",
-            retryable=True,
-        )
 
-    async def _look(self, entry: _Entry, name: str, spec: NexusMarketplaceSpec) -> None:
-        try:
-            if entry.followed is None:
-                entry.followed = Followed(
-                    sources.open(spec.source, access=entry.access),
-                    pins_of(spec),
-                    state_of(self._cache, name, spec.source),
-                )
-            index, _ = await background.run(entry.followed.update, f"marketplace {name}")
-        except MarketplaceTrouble as trouble:
-            entry.trouble = trouble
-            entry.due_in_s = AGAIN_S
-            return
-        # The same object while it says the same: what was made of it can be taken over.
-        if entry.index != index:
-            entry.index = index
-        entry.trouble = None
-        entry.recalled = False
-        entry.due_in_s = None if spec.source.bundled else FRESH_HERE_S if spec.source.directory else FRESH_S
+async def _look(entry: _Entry, followed: Followed, name: str) -> None:
+    try:
+        index, _ = await background.run(followed.update, f"marketplace {name}")
+    except MarketplaceTrouble as trouble:
+        entry.trouble = trouble
+        entry.due_in_s = AGAIN_S
+        return
+    # The same object while it says the same: what was made of it can be taken over.
+    if entry.index != index:
+        entry.index = index
+    entry.trouble = None
+    entry.answered = True
+    entry.due_in_s = entry.fresh_s
+
+
+def _trouble(entry: _Entry) -> MarketplaceTrouble | None:
+    """Return what is to be said of a marketplace now."""
+    # One that has been followed by this process and is looked at again is well until it says something else.
+    if entry.look is None or entry.trouble is not None or entry.answered or entry.followed is None:
+        return entry.trouble
+    return MarketplaceTrouble(
+        "MarketplaceUnreachable",
+        f"{entry.followed.for_people} has not answered yet.",
+        "It is waited for; see whether its server is slow if this stays.",
+        retryable=True,
+    )
 
 
 def state_of(cache: Path, name: str, source: Source) -> Path:
