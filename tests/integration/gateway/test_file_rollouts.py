@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,7 +17,7 @@ from aiohttp import ClientSession, web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nexus_core.marketplace import signed_bytes
 from nexus_core.marketplace.artefact import build_zip
-from nexus_core.snapshot import Release
+from nexus_core.snapshot import Release, Wheel, WheelNeed
 from nexus_gateway.app import Gateway
 from nexus_gateway.edge.sources import indexes
 from nexus_gateway.edge.sources.files import FileSource
@@ -73,14 +74,15 @@ class World:
         self.files: dict[str, bytes] = {}
         self.gateway: Gateway | None = None
 
-    def publish(self, version: str, fails: str = "pass") -> None:
+    def publish(self, version: str, fails: str = "pass", **needs: Any) -> None:
+        """needs: of the release, such as `python`."""
         data = build_zip(
             {"demo/__init__.py": b"", "demo/plugin.py": CODE.format(version=version, fails=fails).encode()}
         )
         digest = hashlib.sha256(data).hexdigest()
         release = Release(
-            name="demo", version=version, api=">=1.1,<2", package="demo", entry_point="demo.plugin:Demo", sha256=digest,
-            url=f"artefacts/{digest}.zip", publisher="acme", hooks=("on_response",),
+            name="demo", version=version, api=needs.pop("api", ">=1.1,<2"), package="demo", entry_point="demo.plugin:Demo", sha256=digest,
+            url=f"artefacts/{digest}.zip", publisher="acme", hooks=("on_response",), **needs,
         )  # fmt: skip
         signature = base64.b64encode(KEY.sign(signed_bytes(release))).decode()
         self.releases.append(msgspec.structs.replace(release, signature=signature))
@@ -160,3 +162,18 @@ async def test_a_release_is_installed_updated_taken_back_and_there_again_offline
     world.market.rename(world.folder / "away")
     await world.start()
     assert await world.ask() == (200, "1.1.0 servus")
+
+
+async def test_a_first_install_is_the_newest_release_that_this_gateway_can_run(world: World) -> None:
+    wheel = Wheel("other-1.0-cp399-cp399-sunos.whl", "0" * 64)
+    world.publish("1.0.0")
+    world.publish("1.1.0", host=("no-such-distribution>=1",))
+    world.publish("1.2.0", wheels=(WheelNeed("other", "1.0", (wheel,)),))
+    world.publish("1.3.0", python=">=3.99")
+    world.publish("2.0.0", api=">=99")
+    await world.start()
+    seen = await world.ask_until(lambda: world.locked()[0] == "1.0.0")
+    assert world.locked() == ("1.0.0", ["1.3.0", "1.2.0", "1.1.0"])
+    assert (200, "1.0.0 servus") in {*seen, await world.ask()}
+    lock = LocksFile(world.folder / "locks.json").read()["shop/demo"]
+    assert [each.reason for each in lock.refused] == ["PythonIncompatible", "WheelInvalid", "HostRequirementMissing"]
