@@ -152,6 +152,8 @@ def _state(each: Installed, live: dict[str, Any] | None) -> tuple[str, str, str]
     candidate = row.get("candidate")
     if not why and candidate and is_waiting(candidate):
         why = f"{candidate['reason']}: {candidate['version']} cannot be tried. {candidate['message']}"
+    elif not why and candidate and candidate["state"] == "running":
+        why = f"{candidate['version']} is tried beside it."
     return str(row["state"]), str(row["running_version"] or row["version"]), why
 
 

@@ -155,3 +155,10 @@ def test_a_clusters_status_says_the_same() -> None:
 )
 def test_durations_are_shown_in_their_unit(seconds: float, shown: str) -> None:
     assert show_seconds(seconds) == shown
+
+
+def test_the_list_says_which_version_is_tried() -> None:
+    candidate = {"version": "2.0", "state": "running", "reason": "", "message": ""}
+    found = _state(installed(), {"shop/demo": row(candidate=candidate)})
+    assert found == ("loaded", "1.0", "2.0 is tried beside it.")
+    assert _state(installed(), {"shop/demo": row(candidate={**candidate, "state": "passed"})})[2] == ""
