@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from nexus_core.snapshot import Candidate, Hedge, Permissions, Retry, WeightedBackend
+from nexus_gateway.edge.plugins import overseeing
 from nexus_gateway.edge.plugins.slots import MAX_NOTES
 from nexus_gateway.edge.plugins.trials import Trial
 from nexus_gateway.testing import Harness, route, rule, snapshot, until, upstream
@@ -428,6 +431,32 @@ async def stop(self):
 
 
 # ---- plugins that hold a request up
+
+
+async def test_the_last_plugin_that_is_uninstalled_is_let_go_of(
+    plugged: Plugged, connect: Connect, listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who look after plugins go on, and have none to look at any more."""
+    counted = asyncio.Event()
+    count = overseeing.Overseer._count
+
+    def count_and_tell(overseer: overseeing.Overseer) -> None:
+        count(overseer)
+        counted.set()
+
+    monkeypatch.setattr(overseeing.Overseer, "_count", count_and_tell)
+    port = await listen("h1")
+    await plugged.serve(port, plugged.plugin("def on_request(self, request):\n    return request"))
+    await ask(await connect("h1"), b"GET /framed")
+    await counted.wait()
+    plugin = weakref.ref(plugged.live())
+    await plugged.serve(port)
+
+    def is_gone() -> bool:
+        gc.collect()
+        return plugin() is None
+
+    await until(is_gone)
 
 
 @policies

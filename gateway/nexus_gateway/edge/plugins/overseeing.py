@@ -93,10 +93,14 @@ class Overseer:
         while True:
             for _ in range(_COUNTS):
                 await asyncio.sleep(self._tick_s / _COUNTS)
-                for life in tuple(self._lives.values()):
-                    for meter in meters(life.slot):
-                        meter.settle()
+                self._count()
             self.tick(clock())
+
+    def _count(self) -> None:
+        """Count the calls. Not within `run`, which waits: its variables would keep the last plugin when it has been uninstalled."""
+        for life in self._lives.values():
+            for meter in meters(life.slot):
+                meter.settle()
 
     def tick(self, now: float) -> None:
         """Judge once."""
