@@ -125,7 +125,7 @@ def test_a_candidate_that_cannot_be_had_yet_does_not_run() -> None:
         "loaded", "1.0", "PluginDigestMismatch: 2.0 cannot be tried. It has another SHA-256.",
     )  # fmt: skip
     live = {"shop/demo": row(candidate={**candidate, "reason": "", "message": ""}, version="1.0")}
-    assert _state(installed(), live) == ("loaded", "1.0", "")
+    assert _state(installed(), live) == ("loaded", "1.0", "2.0 is tried beside it.")
 
 
 def test_a_clusters_status_says_the_same() -> None:
