@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,23 @@ from nexus_sdk.plugin import Plugin, RequestHead, ResponseHead
 class Greet(Plugin):
     def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead:
         raise RuntimeError("no greeting today")
+"""
+
+
+TOKEN = "t0ken-of-the-marketplace"
+GUARDED = """
+import functools, http.server, sys
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        if self.headers.get("Authorization") != "Bearer " + sys.argv[3]:
+            self.send_error(401)
+        else:
+            super().do_GET()
+
+address, port = sys.argv[2].split(":")
+handler = functools.partial(Handler, directory=sys.argv[1])
+http.server.ThreadingHTTPServer((address, int(port)), handler).serve_forever()
 """
 
 
@@ -110,6 +128,24 @@ class Market:
                 return False
 
         self._shop.eventually(answers, "the marketplace is served")
+
+    def serve_guarded(self) -> None:
+        """Serve it to those alone who show `TOKEN`."""
+        argv = [sys.executable, "-c", GUARDED, str(self._directory / "public"), f"{NODE}:{PORT}", TOKEN]
+        self._server = self._shop.cluster.spawn_in_net(argv)
+
+        def asks() -> bool:
+            try:
+                return self._shop.cluster.http_get(f"{URL}/metadata/timestamp.json").status == 401
+            except OSError:
+                return False
+
+        self._shop.eventually(asks, "the marketplace asks for a login")
+
+    def make_anew(self, version: str) -> None:
+        """Begin again with nothing, under the same key."""
+        shutil.rmtree(self._directory / "public")
+        self.publish(version)
 
     def stop(self) -> None:
         if self._server is not None:
@@ -336,3 +372,42 @@ def test_a_marketplace_in_a_config_map_and_a_configuration_from_a_secret(shop: S
         shop.eventually(lambda: everywhere(shop, "2.1.0"), "each gateway greets anew")
     finally:
         shop.kubectl("delete", "secret/greeting", "configmap/acme-plugins", "--ignore-not-found")
+
+
+def test_a_marketplace_behind_a_login_is_followed_and_trusted_anew_when_that_is_said(
+    shop: Shop, market: Market
+) -> None:
+    market.publish("1.0.0")
+    declared = yaml.safe_load(market.publish("1.1.0"))
+    market.serve_guarded()
+    declared["metadata"]["name"] = "acme"
+    declared["spec"]["source"]["secretRef"] = {"namespace": shop.namespace, "name": "acme-login"}
+    create = ("create", "secret", "generic", "acme-login", f"--from-literal=token={TOKEN}")
+    try:
+        shop.kubectl(*create)
+        shop.apply(declared, namespaced=False)
+        condition = shop.wait_condition("nexusmarketplace", "acme", "Fetched", "False", reason="MarketplaceUnreachable")
+        assert "is of type Opaque, and not for logins of marketplaces" in condition["message"]
+        shop.kubectl("delete", "secret", "acme-login")
+        shop.kubectl(*create, "--type=nexus.dev/marketplace-login")
+        shop.wait_condition("nexusmarketplace", "acme", "Fetched", "True")
+        shop.apply(plugin())
+        wait_row(shop, "1.1.0 runs", VERSION="1.1.0", STATE="Running", READY="True")
+        shop.eventually(lambda: everywhere(shop, "1.1.0"), "each gateway has the plugin, and none the login")
+        assert TOKEN not in shop.cluster.http_get(f"{shop.consul}/v1/kv/nexus/?recurse&raw").text
+        assert TOKEN not in shop.kubectl("get", "nexusmarketplaces,nexusplugins,events", "-o", "yaml")
+
+        market.make_anew("1.2.0")
+        market.refresh("anew")
+        condition = shop.wait_condition("nexusmarketplace", "acme", "Fetched", "False", reason="MarketplaceRolledBack")
+        assert (
+            'kubectl annotate nexusmarketplace acme nexus.dev/trust-anew="$(date +%s)" --overwrite'
+            in condition["message"]
+        )
+        shop.kubectl("annotate", "nexusmarketplace", "acme", "nexus.dev/trust-anew=1", "--overwrite")
+        shop.wait_condition("nexusmarketplace", "acme", "Fetched", "True")
+        shop.kubectl("annotate", "nexusmarketplace", "acme", "nexus.dev/trust-anew-")
+        wait_row(shop, "1.2.0 took over", VERSION="1.2.0", STATE="Running", READY="True")
+        shop.wait_condition("nexusmarketplace", "acme", "Fetched", "True")
+    finally:
+        shop.kubectl("delete", "secret/acme-login", "--ignore-not-found")
