@@ -37,12 +37,24 @@ def link() -> bytes:
     return buffer.getvalue()
 
 
+def packed(how: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", how) as made:
+        made.writestr("demo/__init__.py", "")
+    return buffer.getvalue()
+
+
 ARTEFACTS = {
     "traversal": (archive(**{"../evil.py": b"x"}), "'../evil.py' is not inside"),
     "traversal within": (archive(**{"demo/../../evil.py": b"x"}), "'demo/../../evil.py' is not inside"),
     "absolute": (archive(**{"/evil.py": b"x"}), "'/evil.py' is not inside"),
     "backslash": (archive(**{"demo\\evil.py": b"x"}), "is not inside"),
     "other package": (archive(**{"other/x.py": b"x"}), "'other/x.py' is not inside the package demo"),
+    "drive": (archive(**{"C:evil.py": b"x"}), "'C:evil.py' is not inside"),
+    "nothing between": (archive(**{"demo//evil.py": b"x"}), "'demo//evil.py' is not inside"),
+    "a name that hides": (archive(**{"demo/a\u202eyp.py": b"x"}), "is not a name of a file"),
+    "many": (archive(**{f"demo/m{n}.py": b"" for n in range(300)}), "at most 256 are taken"),
+    "odd compression": (packed(zipfile.ZIP_BZIP2), "is compressed in a way that is not taken"),
     "link": (link(), "'demo/passwd.py' is neither a file nor a folder"),
     "bomb": (archive(**{"demo/bomb.py": b"\0" * 2**25}), "it unpacks to more than 16 MiB"),
     "not a zip": (b"no zip", "it is not a readable zip file"),

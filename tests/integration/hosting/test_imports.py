@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import random
 import sys
 import zipfile
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from nexus_core.snapshot.plugins import Library, Permissions, Wheel, WheelNeed
+from nexus_hosting import wheels
 from nexus_hosting.testing import PUBLIC_KEY, build_wheel, keep_wheel, make_release
+from nexus_marketplace.rejections import PluginRejected
 
 from tests.integration.hosting.conftest import Host
 
@@ -275,6 +278,14 @@ def evil(**entries: bytes) -> bytes:
 BAD_WHEELS = {
     "traversal": ({"../evil.py": b""}, {}, "'../evil.py' is not inside"),
     "absolute": ({"/etc/evil.py": b""}, {}, "'/etc/evil.py' is not inside"),
+    "windows": ({"dist\\evil.py": b""}, {}, "is not inside"),
+    "drive": ({"C:/evil.py": b""}, {}, "'C:/evil.py' is not inside"),
+    "within": ({"dist/../../evil.py": b""}, {}, "'dist/../../evil.py' is not inside"),
+    "data outside": ({"dist-1.0.data/purelib/../../evil.py": b""}, {}, "is not inside"),
+    "data over a module": ({"dist/a.py": b"1", "dist-1.0.data/purelib/dist/a.py": b"2"}, {}, "dist/a.py is in it twice"),
+    "no record": ({}, {"dist-1.0.dist-info/RECORD": b""}, "its RECORD has no hash of dist-1.0.dist-info/METADATA"),
+    "weak hash": ({}, {"dist-1.0.dist-info/RECORD": b"dist-1.0.dist-info/METADATA,md5=x,1\n"}, "its RECORD has no hash of"),
+    "record twice": ({}, {"dist-1.0.dist-info/RECORD": b"a,sha256=x,1\na,sha256=y,1\n"}, "a line that is not `path,hash,size`"),
     "other file": ({"dist/a.py": b"1"}, {"dist/a.py": b"2"}, "dist/a.py is not what its RECORD says"),
     "unlisted": ({}, {"dist/more.py": b""}, "its RECORD has no hash of dist/more.py"),
     "name": ({}, {"dist-1.0.dist-info/METADATA": b"Name: other\nVersion: 1.0\n"}, "METADATA says that it is 'other' '1.0'"),
@@ -292,6 +303,58 @@ async def test_a_wheel_that_is_not_what_it_says_is_refused(host: Host, name: str
     reason, message = await host.refused(DEMO.format(imports="", found="1"), wheels=(need,))
     assert (reason, text in message) == ("WheelInvalid", True), message
     assert "dist-1.0-py3-none-any.whl" in message
+
+
+def test_two_files_of_one_name_are_refused() -> None:
+    """Whoever held the first against RECORD and ran the last ran what nobody had looked at."""
+    name, data = build_wheel("dist", "1.0", {"dist/a.py": b"1"})
+    buffer = io.BytesIO(data)
+    with zipfile.ZipFile(buffer, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("dist/a.py", b"2")
+    data = buffer.getvalue()
+    file = Wheel(name, hashlib.sha256(data).hexdigest())
+    with pytest.raises(PluginRejected, match=r"'dist/a\.py' is in it twice"):
+        wheels.read(file, WheelNeed("dist", "1.0", (file,)), data, native=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("dist/table.bin", b"\x7fELF\2\1\1"),
+        ("dist/notes.py", b"\x7fELF\2\1\1"),
+        ("dist/lib.so.6", b""),
+        ("dist/fast.pyd", b""),
+        ("dist-1.0.data/platlib/dist/fast.so", b""),
+        ("dist-1.0.data/scripts/tool", b"\xcf\xfa\xed\xfe"),
+    ],
+)
+async def test_compiled_code_is_found_wherever_it_hides(host: Host, path: str, content: bytes) -> None:
+    need = keep_wheel(host.cache, "dist", "1.0", *build_wheel("dist", "1.0", {"dist/__init__.py": b"", path: content}))
+    reason, message = await host.refused(DEMO.format(imports="import dist", found="1"), wheels=(need,))
+    assert (reason, f"holds compiled code ({path}), which was not granted" in message) == ("PluginNotPermitted", True)
+
+
+async def test_what_a_wheel_would_have_an_installer_do_is_not_done(host: Host) -> None:
+    """Lines in a `.pth` run at the start of an interpreter; scripts and data go where others find them. Archives in it are data."""
+    inner = evil(**{"inner/__init__.py": b"X = 1"})
+    files = {
+        "dist/__init__.py": b"",
+        "evil.pth": b"import os; os.environ['EVIL'] = '1'",
+        "dist-1.0.data/purelib/pure.py": b"X = 5",
+        "dist-1.0.data/purelib/more.pth": b"import os",
+        "dist-1.0.data/scripts/tool.py": b"X = 1",
+        "dist-1.0.data/data/etc/conf.py": b"X = 1",
+        "dist/inner.zip": inner,
+    }
+    need = keep_wheel(host.cache, "dist", "1.0", *build_wheel("dist", "1.0", files))
+    before = sorted(path.name for path in host.cache.rglob("*"))
+    assert await found(host, "import pure", "pure.X", wheels=(need,)) == 5
+    for name in ("tool", "conf", "etc.conf", "inner", "evil"):
+        reason, message = await host.refused(DEMO.format(imports=f"import {name}", found="1"), wheels=(need,))
+        assert (reason, f"imports {name.partition('.')[0]}" in message) == ("PluginNotPermitted", True), message
+    after = {path.name for path in host.cache.rglob("*")} - set(before)
+    assert all(name.endswith(".zip") for name in after), "only the artefacts that this test made"
+    assert "EVIL" not in os.environ
 
 
 async def test_a_wheel_for_other_machines_says_what_there_is(host: Host) -> None:
