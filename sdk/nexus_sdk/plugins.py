@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from aiohttp import web
-from nexus_core.discovery import Endpoint, service_name
-from nexus_core.hooks import Refusal
+from nexus_core.discovery import TLS_META, Endpoint, service_name
+from nexus_core.hooks import CallFailed, Refusal
 from nexus_core.snapshot import PluginInstance
 from nexus_core.snapshot.service_reports import reports_key
 from nexus_hosting.hosted import Hosted, Unavailable
@@ -167,12 +167,18 @@ class ServicePlugins:
     def _endpoint(self, service: str) -> Reached | None:
         """Return where a service that a plugin may call listens. It is watched from the moment the plugin is listed.
 
-        In clear, as services call each other: what policies say of TLS to backends, gateways alone are told.
+        In clear, as services call each other. Raises `CallFailed` for one that is to be spoken to over TLS: whom to trust there,
+        gateways alone are told.
         """
         found = [each for each in self._endpoints.get(service, ()) if not each.draining]
         if not found:
             return None
         chosen = self._rng.choice(found)
+        if (TLS_META, "true") in chosen.meta:
+            raise CallFailed(
+                f"The NexusService {service} is spoken to over TLS, which plugins can do in gateways, and not in services. Call another "
+                "one, or take the policy with its TLS away."
+            )
         host = f"[{chosen.address}]" if ":" in chosen.address else chosen.address
         return Reached(f"{host}:{chosen.port}")
 

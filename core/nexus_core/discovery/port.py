@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+TLS_META = "nexus-tls"
+"""In an endpoint's meta: `true` where a policy has the gateway speak TLS to it."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Endpoint:

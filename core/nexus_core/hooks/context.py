@@ -51,8 +51,9 @@ class Context(Protocol):
 
         url: `http(s)://host[:port]/…` of a host in `permissions.network`, or `nexus://<namespace>/<name>/…` for a NexusService in
         `permissions.services`, one of whose live endpoints is taken. In a gateway such a call is made as a request to the service
-        would be: over TLS where a policy says so, and with that policy's trust; in services it is made in clear. Raises `NotGranted`,
-        `CallFailed`, the latter also for a service that does not prove to be who it should be, or does not speak HTTP/1.1.
+        would be: over TLS where a policy says so, and with that policy's trust; in services it is made in clear, and refused where it
+        would have to be over TLS. Raises `NotGranted`, `CallFailed`, the latter also for a service that does not prove to be who it
+        should be, or does not speak HTTP/1.1.
         """
         ...
 

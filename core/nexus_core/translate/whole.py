@@ -17,11 +17,23 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from nexus_core.discovery import TLS_META
 from nexus_core.marketplace import Index
 from nexus_core.marketplace.locks import Lock
 from nexus_core.model.resources import Resource
 from nexus_core.problems import ObjectRef, sort_problems
-from nexus_core.snapshot import EMPTY, Fallback, Mirror, Route, Rule, Snapshot, StreamRoute, Upstream, WeightedBackend
+from nexus_core.snapshot import (
+    EMPTY,
+    Discovered,
+    Fallback,
+    Mirror,
+    Route,
+    Rule,
+    Snapshot,
+    StreamRoute,
+    Upstream,
+    WeightedBackend,
+)
 from nexus_core.translate import (
     applying,
     backend_tls,
@@ -48,6 +60,7 @@ from nexus_core.translate.plugin_secrets import Secrets
 from nexus_core.translate.quarantine import LastGood
 from nexus_core.translate.route_builders import Routes
 from nexus_core.translate.translation import ListenerStatus, RouteStatus, ServiceStatus, Translation
+from nexus_core.translate.translation import Mirror as MirrorOfService
 
 if TYPE_CHECKING:
     from nexus_core.certificates.sealing import Sealer
@@ -172,7 +185,7 @@ def translate_with(
     return Translation(
         snapshot=snapshot,
         problems=sort_problems(found),
-        mirrors=tuple(ups.mirrors[name] for name in sorted(ups.mirrors)),
+        mirrors=_mirrors(ups, snapshot.upstreams),
         routes=route_statuses,
         gateways=tuple(replace(s, listeners=_counted(s.listeners, attached)) for s in opened.statuses),
         listener_sets=tuple(replace(s, listeners=_counted(s.listeners, attached)) for s in opened.sets),
@@ -189,6 +202,15 @@ def _called(ups: upstreams.Upstreams, called: set[str]) -> Iterable[Upstream]:
     """The NexusServices, and of Kubernetes Services those that a route leads to: one that was refused asked in vain."""
     return (
         u for u in ups.by_id.values() if u.id in called or (u.id.count("/") == 1 and not u.id.startswith("Service/"))
+    )
+
+
+def _mirrors(ups: upstreams.Upstreams, final: Iterable[Upstream]) -> tuple[MirrorOfService, ...]:
+    """The mirrors by name. Those that are to be spoken to over TLS say so to whoever finds them: policies are told to gateways alone."""
+    secure = {u.endpoints.service for u in final if u.tls is not None and isinstance(u.endpoints, Discovered)}
+    return tuple(
+        mirror if name not in secure else replace(mirror, meta={**mirror.meta, TLS_META: "true"})
+        for name, mirror in sorted(ups.mirrors.items())
     )
 
 
