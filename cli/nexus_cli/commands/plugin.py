@@ -91,6 +91,7 @@ def _pick(home: Home, name: str, namespace: str | None) -> Installed:
 )
 def list_plugins(path: Path | None, kubeconfig: str | None, context: str | None, admin: str) -> None:
     from nexus_cli import output
+    from nexus_cli.plugins.described import told_of
 
     live = {} if path is None else _live(admin)
     problems = _problems(path, admin, running=live is not None) if path is not None else ()
@@ -98,7 +99,7 @@ def list_plugins(path: Path | None, kubeconfig: str | None, context: str | None,
     for each in _home(path, kubeconfig, context).list():
         state, version, why = _state(each, live)
         why = why or "; ".join(
-            f"{p.reason}: {p.what} {p.fix}" for p in problems if str(p.where) == f"NexusPlugin {each.id}"
+            told_of(problem) for problem in problems if str(problem.where) == f"NexusPlugin {each.id}"
         )
         spec = each.spec
         targets = ", ".join(f"{t.kind} {t.name}" for t in spec.target_refs) if spec is not None else ""

@@ -81,11 +81,16 @@ def describe(
     return told
 
 
+def told_of(problem: Problem) -> str:
+    """Return a problem of a plugin as lists and descriptions have it: what, how to fix it, and where in the manifest."""
+    return f"{problem.reason}: {problem.what} {problem.fix} ({problem.path})"
+
+
 def _why(found: Installed, row: Row | None, problems: Iterable[Problem], status: Mapping[str, Any]) -> Iterable[str]:
     """Yield each reason why it is not as declared, once."""
     said: set[str] = set()
     for problem in problems:
-        yield f"{problem.reason}: {problem.what} {problem.fix}"
+        yield told_of(problem)
         said.add(problem.reason)
     for condition in status.get("conditions") or ():
         if condition.get("status") != "True" and condition.get("reason") not in said:

@@ -78,7 +78,7 @@ class FilesHome:
                 resource.ref.name,
                 resource.spec if isinstance(resource.spec, NexusPluginSpec) else None,
                 str(path),
-                why="; ".join(f"{p.what} {p.fix}" for p in resource.problems),
+                why="; ".join(f"{p.what} {p.fix} ({p.path})" for p in resource.problems),
                 raw=resource.raw,
             )
             for resource, path in loaded.resources

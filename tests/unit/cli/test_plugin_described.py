@@ -82,14 +82,14 @@ def test_what_is_asked_and_not_granted_is_told() -> None:
         ),
         (
             {"problems": [Problem(ObjectRef("NexusPlugin", "shop", "demo"), ".spec", "PluginNotFound", "There is none.", "Look.")]},
-            ["PluginNotFound: There is none. Look."],
+            ["PluginNotFound: There is none. Look. (.spec)"],
         ),
         (
             {
                 "problems": [Problem(ObjectRef("NexusPlugin", "shop", "demo"), ".spec", "PluginConflict", "A needs B.", "Choose.")],
                 "row": row(reason="PluginConflict", message="A needs B."),
             },
-            ["PluginConflict: A needs B. Choose."],
+            ["PluginConflict: A needs B. Choose. (.spec)"],
         ),
     ],
 )  # fmt: skip
