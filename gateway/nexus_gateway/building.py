@@ -20,7 +20,7 @@ from nexus_gateway.edge.kept import KeptDiscovery
 from nexus_gateway.edge.listeners.plans import Addresses
 from nexus_gateway.edge.pools import Pool
 from nexus_gateway.edge.sources.files import FileSource
-from nexus_gateway.edge.sources.locks import LOCKS, LocksFile
+from nexus_gateway.edge.sources.locks import LocksFile, locks_of
 from nexus_gateway.edge.sources.port import SnapshotSource
 from nexus_gateway.edge.sources.remote import RemoteWorkshop
 from nexus_gateway.edge.tls.origination import TlsInvalid
@@ -168,7 +168,8 @@ def build_source(
         alone = not settings.consul_url and settings.discovery_file is None
         beside = settings.plugin_cache.parent
         maker = RemoteWorkshop(beside / "indexes", seal_key=key, alone=alone, artefacts=settings.plugin_cache)
-        return FileSource(manifests, maker, locks=LocksFile(beside / LOCKS, worker=worker, workers=workers))
+        locks = LocksFile(beside / locks_of(manifests), worker=worker, workers=workers)
+        return FileSource(manifests, maker, locks=locks)
     if settings.consul_url:
         # Where it is needed, as below: its client takes 7 MB.
         from nexus_gateway.edge.sources.consul import ConsulSource

@@ -10,7 +10,7 @@ import pytest
 from nexus_core.marketplace.locks import Lock, RefusedRelease
 from nexus_core.snapshot import Ack, PluginInstance, Release, Snapshot
 from nexus_core.snapshot.acks import PluginReport
-from nexus_gateway.edge.sources.locks import LocksFile, settled
+from nexus_gateway.edge.sources.locks import LocksFile, locks_of, settled
 
 ONE, TWO = Lock("1.0", "1"), Lock("2.0", "2", (RefusedRelease("2.1", "3", "PluginRolledBack", "slow", "now"),))
 
@@ -86,3 +86,16 @@ def test_an_ack_settles_the_plugins_that_it_speaks_of() -> None:
     ack = Ack("one", 1, "x", plugins=reports)
     at = datetime(2026, 3, 2, tzinfo=UTC)
     assert settled({"shop/c": TWO, "gone/x": ONE}, world, ack, at) == {"shop/a": ONE, "shop/c": TWO, "gone/x": ONE}
+
+
+def test_gateways_with_other_manifests_do_not_forget_each_others(tmp_path: Path) -> None:
+    """They share a cache, and each drops the locks of plugins that its own manifests do not name."""
+    shop, lab = tmp_path / "shop", tmp_path / "lab"
+    shop.mkdir()
+    lab.mkdir()
+    (tmp_path / "link").symlink_to(shop)
+    assert locks_of(shop) == locks_of(tmp_path / "lab" / ".." / "shop") == locks_of(tmp_path / "link")
+    mine, others = LocksFile(tmp_path / locks_of(shop)), LocksFile(tmp_path / locks_of(lab))
+    mine.update(lambda _: {"shop/a": TWO})
+    others.update(lambda _: {"lab/b": ONE})
+    assert (mine.read(), others.read()) == ({"shop/a": TWO}, {"lab/b": ONE})

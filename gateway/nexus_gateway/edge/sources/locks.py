@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import tempfile
@@ -23,12 +24,19 @@ from nexus_core.snapshot import Ack, PluginInstance, Snapshot
 log = logging.getLogger("nexus.gateway.locks")
 
 LOCKS = "plugin-locks.json"
-"""Name of the file."""
+"""Name of the file, where it is beside the manifests that it is of."""
 Locks = Mapping[str, Lock]
 """By `<namespace>/<name>` of the NexusPlugin."""
 Stamp = tuple[int, int, int]
 
 _DECODER = msgspec.json.Decoder(dict[str, Lock])
+
+
+def locks_of(manifests: Path) -> str:
+    """Return the name of the file where it is in a cache that gateways with other manifests use, too: each forgets what its own manifests
+    do not name. manifests: a file or directory; however it is written, it is the same one.
+    """
+    return f"plugin-locks-{hashlib.sha256(os.fsencode(manifests.resolve())).hexdigest()[:16]}.json"
 
 
 class Passed(msgspec.Struct, frozen=True):
