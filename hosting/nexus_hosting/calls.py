@@ -29,7 +29,13 @@ def driven(work: Awaitable[T], who: object, held: Held | None = None) -> Generat
     held: gets the time of each step added as soon as the step is over. Whatever is thrown in (a cancellation, a timeout) reaches `work`
     at the point where it waits. Raises `Exited` for a GeneratorExit of its own.
     """
-    steps: Any = work.__await__()
+    before = watch.who
+    watch.since = monotonic()
+    watch.who = who
+    try:
+        steps: Any = work.__await__()  # its own code, of what is no coroutine
+    finally:
+        watch.who = before
     # An iterator that is no generator has neither.
     send = getattr(steps, "send", None) or (lambda _: next(steps))
     throw = getattr(steps, "throw", None) or _raise

@@ -55,7 +55,8 @@ HOOKS: tuple[HookSpec, ...] = (
     HookSpec(
         "on_request", "gateway", "1.0", (("request", "RequestHead"),), ("RequestHead", "Reply"), True, _CALL,
         "When the route is found, before anything of the request is sent on, in the order of the plugins.",
-        "The head goes on to the next plugin; a `Reply` ends the request, and the plugins before see it in `on_response`.",
+        "The head goes on to the next plugin; a `Reply` ends the request, and the plugins before see it in `on_response`. A method may "
+        "become another one, but for HEAD and CONNECT, which stay, and which no other may become.",
         "the request goes on without the plugin: of its other hooks only `on_done` is called for it", _503,
     ),
     HookSpec(

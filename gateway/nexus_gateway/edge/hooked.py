@@ -225,7 +225,7 @@ class Hooked:
         same = head.path is came.path and head.method is came.method and head.query is came.query
         start = line.start if same else requests.render_start(head)
         more = requests.appended(came.headers, head.headers)
-        if more is None:
+        if more is None or requests.has_host(more):
             return start, requests.render_request(head.headers, block)
         return start, sent + requests.render_more(more)
 

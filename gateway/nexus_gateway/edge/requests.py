@@ -191,6 +191,9 @@ def render_start(head: RequestHead) -> bytes:
 def render_request(headers: Headers, block: RequestBlock) -> bytes:
     """Return changed request headers as lines. The body's framing stays the message's own, whatever a plugin or filter says:
     another length would make the next message on a shared connection part of this one."""
+    if sum(pair[0].lower() == "host" for pair in headers) > 1:
+        *_, last = (pair for pair in headers if pair[0].lower() == "host")
+        headers = (last, *(pair for pair in headers if pair[0].lower() != "host"))
     lines = render_more(headers)
     if block.length > 0 or (block.length == 0 and block.sized):
         return lines + b"content-length: %d\r\n" % block.length
@@ -200,6 +203,11 @@ def render_request(headers: Headers, block: RequestBlock) -> bytes:
 def render_more(headers: Headers) -> bytes:
     """Return request headers as lines, without those that frame the message or that the gateway writes itself."""
     return render_pairs([pair for pair in headers if pair[0] not in KEPT_OUT and pair[0].lower() not in KEPT_OUT])
+
+
+def has_host(headers: Headers) -> bool:
+    """Return whether a host is among them, of which a request has just one."""
+    return any(pair[0].lower() == "host" for pair in headers)
 
 
 def appended(before: Headers, after: Headers) -> Headers | None:

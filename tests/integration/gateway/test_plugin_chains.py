@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -143,3 +144,47 @@ async def test_one_that_is_disabled_or_has_a_candidate_takes_another_way_from_th
     trial = plugged.slot("first").trial
     assert trial is not None
     await until(lambda: trial.in_flight == 0)
+
+
+# ---- what no plugin may make of a request
+
+
+@pytest.mark.parametrize(("sent", "made"), [("HEAD", "GET"), ("GET", "HEAD"), ("GET", "CONNECT")])
+@pytest.mark.parametrize("policy", ["open", "closed"])
+async def test_whether_a_body_follows_is_the_clients_method_to_say(
+    plugged: Plugged, connect: Connect, peers: Peers, sent: str, made: str, policy: Any
+) -> None:
+    seen: list[bytes] = []
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            seen.append(head.split(b" ")[0])
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")
+            if not head.startswith(b"HEAD"):
+                await asyncio.sleep(0.05)
+                writer.write(b"ok")
+
+    code = (
+        "import dataclasses\n---\ndef on_request(self, request):\n    if request.path == '/a':\n"
+        f"        return dataclasses.replace(request, method={made!r})\n    return request"
+    )
+    await plugged.serve(await peers(slow), plugged.plugin(code, failure_policy=policy))
+    one, other = await connect("h1"), await connect("h1")
+    for _ in range(2):
+        first = await ask(one, f"{sent} /a".encode())
+        assert (await ask(other, b"GET /b")).body == b"ok"
+        assert first.status == (200 if policy == "open" else 503)
+    assert set(seen) <= {sent.encode(), b"GET"}
+    assert plugged.slot().meter.errors == 2
+
+
+@pytest.mark.parametrize("name", ["host", "Host"])
+async def test_a_host_that_a_plugin_puts_behind_the_clients_is_the_only_one(
+    plugged: Plugged, connect: Connect, peers: Peers, name: str
+) -> None:
+    code = f"def on_request(self, request):\n    return request.with_headers((*request.headers, ({name!r}, 'other.example')))"
+    await plugged.serve(await peers(told), plugged.plugin(code), plugged.plugin(adding("x-last"), "last"))
+    connection = await connect("h1")
+    _, headers = parsed((await ask(connection, b"GET /")).body)
+    assert (headers["host"], headers["x-last"]) == ("other.example", "1")

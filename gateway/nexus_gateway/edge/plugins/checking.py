@@ -23,6 +23,8 @@ _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _PATH = re.compile(r"/[!-\"$->@-~]*")
 _QUERY = re.compile(r"[!-\"$-~]*")
 _HOST = re.compile(r"[0-9A-Za-z._~%:\[\]-]*")
+_TURNED = frozenset({"HEAD", "CONNECT"})
+"""Methods that no other is turned into, and that are turned into no other."""
 BODILESS = frozenset({204, 205, 304})
 """Statuses whose response has no body whatever its headers say (RFC 9110 section 6.4.1; 205 must send none)."""
 
@@ -64,6 +66,9 @@ def _check_head(result: RequestHead, before: RequestHead, hook: str) -> RequestH
         _check_text(value, f"the {name}")
         if pattern is not None and not pattern.fullmatch(value):
             raise ValueError(f"{hook} returned a {name} that is not one: {value[:100]!r}")
+    if result.method != before.method and not _TURNED.isdisjoint((result.method, before.method)):
+        # Whether a body follows the response's head is the client's method to say, on connections that others use next.
+        raise ValueError(f"{hook} turned {before.method} into {result.method}")
     _check_headers(result.headers, before.headers)
     return result
 
