@@ -268,7 +268,7 @@ class Hosted:
         running.acquire()
         held = Held()
         started = monotonic()
-        failed, waits, left = True, False, False
+        failed, waits, left, said = True, False, False, ""
         try:
             watch.since, watch.who = started, seat
             try:
@@ -286,14 +286,15 @@ class Hosted:
             if waits and bounds.is_cancelled(error):
                 left = True
                 raise  # whoever asked has left, which is no failure; what a plain function raises is its own
-            log.warning("plugin %s failed in %s: %s", seat.instance.id, hook, bounds.told(error))
+            said = running.told(error)
+            log.warning("plugin %s failed in %s: %s", seat.instance.id, hook, said)
             return False, None
         finally:
             if not left:
                 took_s = monotonic() - started
                 meter.count(hook, took_s, held.seconds)
                 if failed:
-                    meter.failed(self._clock())
+                    meter.failed(self._clock(), hook, said)
                 self._observe(seat.instance.id, hook, took_s, failed=failed)
             self._retire(running)
         return True, result

@@ -28,6 +28,7 @@ REASON = "PluginDisabled"
 TRY_CALLS = 5
 """Calls that decide whether a plugin that was disabled goes on."""
 _STEPS = 10
+_MAX_TEXT = 300
 _MB = 2**20
 
 
@@ -74,13 +75,14 @@ class Meter:
     The hot path adds to it with each call that ended, failed ones too, by its duration in the `Spread` of its hook alone: how many there
     were, and how long they took, is read from these. waited_s: of their time, what they did not hold the event loop for. `failed` then, if
     it failed. open: whether it is called.
+    last: of the failures, where it was and what it said.
     cost_bytes: what it held when that was last looked at, 0 when it was not. failing: called after each failure;
     a trial's. changed: called when `open` or `state` has.
     """
 
     __slots__ = (
         "_fresh_at", "_recent", "_samples", "_step_s", "_tried", "budgets", "changed", "cost_bytes", "errors", "excess", "failing",
-        "open", "spreads", "state", "waited_s",
+        "last", "open", "spreads", "state", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +100,7 @@ class Meter:
         self.open = True
         self.excess: Excess | None = None
         self.cost_bytes = 0
+        self.last: str = former.last if former is not None else ""
         self.failing: Callable[[], None] | None = None
         self.changed: Callable[[], None] | None = None
         self._step_s = budgets.window_s / _STEPS
@@ -152,9 +155,13 @@ class Meter:
 
     # ---- judging
 
-    def failed(self, now: float) -> None:
-        """Count the failure of a call that `calls` has; one too many closes the plugin at once."""
+    def failed(self, now: float, where: str, text: str) -> None:
+        """Count the failure of a call that `calls` has; one too many closes the plugin at once.
+
+        where: the hook. text: what it said, without secrets.
+        """
         self.errors += 1
+        self.last = f"{where}: {text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + '…'}"
         if self.failing is not None:
             self.failing()
         if self.state is not State.DISABLED:  # else of a call that had begun before
@@ -214,7 +221,7 @@ class Meter:
         return Excess(
             Budget.ERRORS,
             f"{errors} of its {calls} calls failed {when} ({_round(percent)} %); "
-            f"its budget is {_round(budgets.error_percent)} %.",
+            f"its budget is {_round(budgets.error_percent)} %. The last: {self.last.rstrip('.')}.",
             now + budgets.disabled_s,
         )
 

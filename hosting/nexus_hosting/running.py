@@ -14,6 +14,7 @@ from nexus_hosting.calls import driven
 from nexus_hosting.contexts import PluginContext
 from nexus_hosting.importing import PluginCode
 from nexus_hosting.letting_go import drop, leftovers
+from nexus_hosting.masking import hide
 from nexus_hosting.watchdog import watchdog
 
 log = logging.getLogger("nexus.plugins")
@@ -28,9 +29,10 @@ class Running:
 
     instance: what it was started with, or reconfigured to. leaked: tasks that it left running when it had stopped. memory_bytes: that are
     reachable from it, as last measured; 0 before. over_memory: told on the event loop, with these bytes, when they are over its budget.
+    secrets: their values.
     """
 
-    __slots__ = ("_code", "_users", "context", "instance", "leaked", "memory_bytes", "over_memory", "plugin")
+    __slots__ = ("_code", "_users", "context", "instance", "leaked", "memory_bytes", "over_memory", "plugin", "secrets")
 
     def __init__(
         self,
@@ -39,11 +41,13 @@ class Running:
         code: PluginCode,
         context: PluginContext,
         over_memory: Callable[[Running, int], None] | None = None,
+        secrets: tuple[str, ...] = (),
     ) -> None:
         """code: let go of with the last user."""
         self.instance = instance
         self.plugin = plugin
         self.context = context
+        self.secrets = secrets
         self.leaked = 0
         self.memory_bytes = 0
         self.over_memory = over_memory
@@ -55,6 +59,12 @@ class Running:
     def prefix(self) -> str:
         """What the names of its modules begin with."""
         return self._code.prefix
+
+    def told(self, error: BaseException) -> str:
+        """Return what one of its errors says, without its secrets. It runs code of the error's, which is the plugin's."""
+        if isinstance(error, TimeoutError) and not error.args:
+            return f"TimeoutError: it took longer than budgets.callSeconds, which is {self.instance.timeout_s:g}"
+        return hide(bounds.told(error), self.secrets)
 
     def acquire(self) -> None:
         """Count a user in."""
@@ -73,7 +83,7 @@ class Running:
     async def end(self) -> None:
         """Stop the plugin, within `STOP_S`, and let go of it. Once, when the last user has left."""
         try:
-            self.leaked = await stop_plugin(self.plugin, self.context)
+            self.leaked = await _stop(self.plugin, self.context, self.secrets)
         finally:
             watchdog.remove(self)
             try:
@@ -85,7 +95,7 @@ class Running:
                     asyncio.get_running_loop().call_later(SWEEP_LATER_S, leftovers.sweep)
 
 
-async def stop_plugin(plugin: Any, context: PluginContext) -> int:
+async def _stop(plugin: Any, context: PluginContext, secrets: tuple[str, ...]) -> int:
     """Call the plugin's `stop`, cancel its tasks, close its connections; return how many tasks it left behind.
 
     A failing or slow one is logged and left.
@@ -93,7 +103,7 @@ async def stop_plugin(plugin: Any, context: PluginContext) -> int:
     try:
         await bounds.within(lambda: driven(plugin.stop(), context), STOP_S)
     except Exception as error:
-        log.warning("plugin %s failed in stop: %s", context.plugin, bounds.told(error))
+        log.warning("plugin %s failed in stop: %s", context.plugin, hide(bounds.told(error), secrets))
     leaked = await context.close()
     if leaked:
         log.warning("plugin %s left %d tasks running; they were cancelled", context.plugin, leaked)

@@ -26,6 +26,8 @@ from nexus_hosting.unpacking import unpack
 LOAD_S = 10.0
 """Importing and constructing a plugin, and again its `start`: longer is a failure."""
 SECRET, CONFIG = "secret:", "config:"
+_SECRETS = 1000
+"""Values, former ones too, that are looked for in what a plugin's errors say."""
 
 
 class Starter:
@@ -73,7 +75,7 @@ class Starter:
                 "PluginConfigInvalid" if isinstance(error, ValueError) else "PluginLoadFailed",
                 "cannot be made with this configuration",
             ) from without_frames(error)
-        running = Running(instance, plugin, code, context, self._means.over_memory)
+        running = Running(instance, plugin, code, context, self._means.over_memory, tuple(secrets.values()))
         try:
             await bounds.within(lambda: driven(plugin.start(), context), LOAD_S)
         except BaseException as error:
@@ -159,6 +161,8 @@ class Starter:
             )
             raise _without(secrets.values(), rejected) from error
         running.instance = instance
+        # What it was given before it may tell of still.
+        running.secrets = tuple(dict.fromkeys((*secrets.values(), *running.secrets)))[:_SECRETS]
         return True
 
     async def _unseal(self, instance: PluginInstance) -> dict[str, str]:

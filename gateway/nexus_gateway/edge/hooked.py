@@ -342,5 +342,5 @@ class Hooked:
 
     def unavailable(self, plugin: str) -> None:
         """A plugin cannot do its part, and fails closed."""
-        log.warning("request refused: plugin %s is not running and fails closed", plugin)
+        log.warning("request refused: plugin %s cannot do its part, and fails closed", plugin)
         self._exchange.refuse("PluginUnavailable")

@@ -11,7 +11,7 @@ from time import time
 from typing import TYPE_CHECKING
 
 from nexus_core.hooks import Done, Endpoint, Reply, RequestHead, RouteChoice
-from nexus_hosting.bounds import THROWN, told
+from nexus_hosting.bounds import THROWN
 
 from nexus_gateway.edge.intake import Intake
 from nexus_gateway.edge.plugins.checking import check_choice
@@ -247,7 +247,7 @@ class Phases:
             try:
                 later.drop()
             except THROWN as error:  # what is no coroutine has code of its own for that
-                log.warning("plugin %s failed in on_done: %s", slot.instance.id, told(error))
+                log.warning("plugin %s failed in on_done: %s", slot.instance.id, slot.told(error))
             return
         slot.notes += 1
         if slot.running is not None:

@@ -197,5 +197,5 @@ async def test_describe_says_why_a_candidate_was_refused(gateway: Harness, tmp_p
     assert (found["state"], found["version"]) == ("loaded", "1.0.0")
     candidate = found["candidate"]
     assert (candidate["version"], candidate["state"], candidate["changelog"]) == ("2.0.0", "refused", "Much.")
-    assert candidate["why"].startswith("PluginRolledBack: All of its 5 calls failed.")
+    assert candidate["why"].startswith("PluginRolledBack: All of its 5 calls failed. The last: on_request: ")
     assert found["cost"]["errors"] == 5

@@ -96,7 +96,7 @@ async def test_a_plugin_that_fails_too_often_is_disabled_and_tried_again(
     await until(bench.is_disabled)
     assert (bench.report.reason, bench.report.version) == ("PluginDisabled", "1.0.0")
     assert bench.report.message.startswith("10 of its 10 calls failed within 1 s (100 %); its budget is 50 %.")
-    assert "It is not called until " in bench.report.message
+    assert "The last: on_request: RuntimeError: x. It is not called until " in bench.report.message
     assert await bench.ask() == (status, False)
     assert len(calls) == 10, "it is not called"
     (row,) = (await bench.harness.ask("/plugins"))["plugins"]

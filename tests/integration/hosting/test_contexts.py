@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from nexus_core.certificates.sealing import Seal
@@ -322,6 +323,22 @@ async def test_secrets_reach_the_plugin_and_nobody_else(host: Host, caplog: pyte
         await host.start(HEAD + TAKES, UNSEALING, **fields)
     assert "waytoolong" not in caught.value.message
     assert ".spec.config.password: its value, which is secret" in caught.value.message
+
+
+async def test_what_is_told_of_its_errors_has_none_of_its_secrets_not_even_former_ones(host: Host) -> None:
+    fields = {"release": {"config_schema": SCHEMA}, "sealed": sealed(config__password="s3cret", secret__token="t0ken")}
+    running = await host.start(HEAD + TAKES, UNSEALING, **fields)
+    assert running.told(ValueError("no t0ken, but s3cret")) == "ValueError: no [redacted], but [redacted]"
+    changed = sealed(config__password="an0ther", secret__token="0thers")
+    instance = msgspec.structs.replace(running.instance, sealed=changed)
+    assert await Starter(host.cache, Verifier(), UNSEALING).reconfigure(running, instance)
+    assert running.told(ValueError("s3cret t0ken an0ther 0thers")) == "ValueError: " + " ".join(["[redacted]"] * 4)
+
+
+async def test_a_call_that_ran_out_of_time_is_told_with_its_budget(host: Host) -> None:
+    running = await host.start(HEAD + "class Demo(Plugin):\n    pass\n", timeout_s=0.25)
+    assert running.told(TimeoutError()) == "TimeoutError: it took longer than budgets.callSeconds, which is 0.25"
+    assert running.told(TimeoutError("redis is away")) == "TimeoutError: redis is away"
 
 
 FAILS = {

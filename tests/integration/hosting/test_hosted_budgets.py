@@ -75,7 +75,7 @@ async def test_one_that_fails_too_often_is_not_called_until_its_time_is_over(
         report = bench.hosted.reports()["shop/demo"]
         assert (report.state, report.version, report.reason) == ("disabled", "1.0.0", REASON)
         assert report.message.startswith(
-            "4 of its 4 calls failed within 10 s (100 %); its budget is 50 %. It is not called until "
+            "4 of its 4 calls failed within 10 s (100 %); its budget is 50 %. The last: on_event_accepted: "
         )
 
         bench.now += 29

@@ -38,7 +38,7 @@ class Bench:
         for _ in range(count):
             meter.count("on_request", took_s, took_s if held_s is None else held_s)
             if failed:
-                meter.failed(self.now)
+                meter.failed(self.now, "on_request", "ValueError: no")
 
     def later(self, seconds: float) -> None:
         """Let time pass, with a tick in every half second of it."""
@@ -59,7 +59,10 @@ def test_a_plugin_that_fails_too_often_is_closed_by_the_call_that_is_one_too_man
     excess = bench.meter.excess
     assert excess is not None
     assert (excess.budget, excess.until) == (Budget.ERRORS, bench.now + 30.0)
-    assert excess.message == "11 of its 20 calls failed within 10 s (55 %); its budget is 50 %."
+    assert (
+        excess.message
+        == "11 of its 20 calls failed within 10 s (55 %); its budget is 50 %. The last: on_request: ValueError: no."
+    )
 
 
 @pytest.mark.parametrize(
@@ -203,7 +206,7 @@ def test_counts_go_on_with_the_next_instance_of_a_version_and_judgement_begins_a
     after = Meter(BUDGETS, bench.now, bench.meter)
     assert (after.calls, after.errors, after.open) == (20, 20, True)
     after.count("on_request", 0.001, 0.001)
-    after.failed(bench.now)
+    after.failed(bench.now, "on_request", "ValueError: no")
     assert after.open, "one of one since it began"
 
 

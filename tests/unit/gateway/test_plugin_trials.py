@@ -119,7 +119,7 @@ class Bench:
         slot: Any = self.trial.turn()
         slot.meter.count("on_request", 0.001, 0.001)
         if failed and slot is self.candidate:
-            slot.meter.failed(1.0)
+            slot.meter.failed(1.0, "on_request", "ValueError: no")
         self.trial.ended(slot, status if slot is self.candidate else 200, 0.01)
         return str(slot.version)
 
@@ -155,7 +155,10 @@ def test_it_is_refused_with_the_call_that_shows_it_and_gets_nothing_more() -> No
     assert given.count("2.0") == 10
     report = bench.trial.report
     assert (report.state, report.reason) == ("refused", "PluginRolledBack")
-    assert report.message == "All of its 10 calls failed. All requests are with version 1.0 again."
+    assert (
+        report.message
+        == "All of its 10 calls failed. The last: on_request: ValueError: no. All requests are with version 1.0 again."
+    )
     assert bench.told == [("refused", False), ("refused", True)], "over with its last exchange"
 
 

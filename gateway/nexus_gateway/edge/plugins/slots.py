@@ -465,29 +465,29 @@ class Slot:
 
     def _failed(self, hook: str, started: float, error: BaseException, cpu_s: float | None = None) -> None:
         """Tell of a hook that failed. cpu_s: None for all of its time."""
-        text = bounds.told(error)  # still on the watch: what it says is its own code
+        text = self.told(error)  # still on the watch: what it says is its own code
         watch.who = None
         now = monotonic()
         self.started_at = self.failed_at = started
         self.fault = type(error).__name__
         self.took_s = took_s = now - started
         self._count(hook, took_s, took_s if cpu_s is None else cpu_s)
-        log.warning("plugin %s failed in %s: %s", self.instance.id, hook, text)
-        self.failed(hook, now)
+        self._fail(hook, now, text)
 
-    def failed(self, hook: str, now: float) -> None:
-        """Count a failure of a hook, be it that what it was to get is too large for it. now: monotonic."""
+    def told(self, error: BaseException) -> str:
+        """Return what an error of the plugin says, without the plugin's secrets."""
+        return self.running.told(error) if self.running is not None else bounds.told(error)
+
+    def _fail(self, hook: str, now: float, text: str) -> None:
+        log.warning("plugin %s failed in %s: %s", self.instance.id, hook, text)
         self._observe.failed(self.instance.id, hook)
-        self.meter.failed(now)
+        self.meter.failed(now, hook, text)
 
     def too_large(self, hook: str) -> None:
         """Count a body that is larger than what is buffered for the plugin."""
         self._count(hook, 0.0, 0.0)
-        log.warning(
-            "plugin %s failed in %s: the body is larger than spec.budgets.bodyBytes, which is %d",
-            self.instance.id, hook, self.instance.budgets.body_bytes,
-        )  # fmt: skip
-        self.failed(hook, monotonic())
+        limit = self.instance.budgets.body_bytes
+        self._fail(hook, monotonic(), f"the body is larger than spec.budgets.bodyBytes, which is {limit}")
 
     def dropped(self, hook: str) -> None:
         """Count work that the plugin would have begun, while too much of it runs. It says nothing of the plugin's health."""

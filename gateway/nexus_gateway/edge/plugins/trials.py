@@ -28,13 +28,17 @@ of these differences would come about with equal versions. A plugin's own failur
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one version did during the trial. calls, errors, seconds: of hooks. requests, failures: answered, and those with 5xx."""
+    """What one version did during the trial. calls, errors, seconds: of hooks. requests, failures: answered, and those with 5xx.
+
+    last: of the errors, where it was and what it said.
+    """
 
     calls: int = 0
     errors: int = 0
     seconds: float = 0.0
     requests: int = 0
     failures: int = 0
+    last: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def judge(stable: Seen, candidate: Seen, terms: Candidate, elapsed_s: float) -> 
         return None
     if candidate.calls < terms.min_calls and 2 * candidate.errors > candidate.calls:
         # Too few for shares; but this is no proof.
-        return Verdict("refused", f"{candidate.errors} of its {candidate.calls} calls failed.")
+        return Verdict("refused", f"{candidate.errors} of its {candidate.calls} calls failed.{_last(candidate)}")
     return Verdict("passed")
 
 
@@ -65,12 +69,12 @@ def _worse(stable: Seen, candidate: Seen, terms: Candidate) -> str:
     """Return in what the candidate is worse than it may be; empty for nothing."""
     if candidate.calls >= terms.min_calls:
         if candidate.calls and candidate.errors == candidate.calls:
-            return f"All of its {candidate.calls} calls failed."
+            return f"All of its {candidate.calls} calls failed.{_last(candidate)}"
         failed, before = _percent(candidate.errors, candidate.calls), _percent(stable.errors, stable.calls)
         if candidate.errors and failed - before >= terms.error_percent:
             return (
                 f"{_round(failed)} % of its {candidate.calls} calls failed, and {_round(before)} % of the running version's "
-                f"{stable.calls}; the difference may be less than {_round(terms.error_percent)} points."
+                f"{stable.calls}; the difference may be less than {_round(terms.error_percent)} points.{_last(candidate)}"
             )
         if stable.calls:
             took_ms = 1000 * (candidate.seconds / candidate.calls - stable.seconds / stable.calls)
@@ -241,7 +245,12 @@ def replace_report(
 
 def _since(slot: Slot, base: Counts, requests: int, failures: int) -> Seen:
     meter = slot.meter
-    return Seen(meter.calls - base.calls, meter.errors - base.errors, meter.seconds - base.seconds, requests, failures)
+    calls, errors, seconds = meter.calls - base.calls, meter.errors - base.errors, meter.seconds - base.seconds
+    return Seen(calls, errors, seconds, requests, failures, meter.last if errors else "")
+
+
+def _last(seen: Seen) -> str:
+    return f" The last: {seen.last.rstrip('.')}." if seen.last else ""
 
 
 def _percent(part: int, whole: int) -> float:
