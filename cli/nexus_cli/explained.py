@@ -88,7 +88,7 @@ def _rule(found: Mapping[str, Any]) -> Iterator[str]:
     for plugin in found["plugins"]:
         state = plugin.get("state", "")
         closed = "fails closed" if plugin["failure_policy"] == "closed" else "fails open"
-        yield _line("plugin", f"{plugin['id']} {plugin['version']} {state}".rstrip() + f", {closed}")
+        yield _line("plugin", f"{plugin['id']} {plugin['version'] or 'no release'} {state}".rstrip() + f", {closed}")
         if plugin.get("message"):
             yield _line("", plugin["message"])
     for each in found["filters"]:

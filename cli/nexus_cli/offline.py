@@ -74,7 +74,7 @@ def find_unasked(manifests: Manifests, translation: Translation) -> list[str]:
     """Return the plugins whose hooks on manifests were not run, `<namespace>/<name>`; of those whose releases only a marketplace
     elsewhere lists, with the remark that they may have none.
     """
-    release_of = {each.id: each.release for each in translation.snapshot.plugins}
+    release_of = {each.id: each.release for each in translation.snapshot.plugins if each.lacking is None}
     found = []
     for resource, _ in manifests.resources:
         if isinstance(resource.spec, NexusPluginSpec) and resource.spec.enabled:

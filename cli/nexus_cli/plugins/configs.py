@@ -47,8 +47,8 @@ def index_at_hand(name: str, spec: NexusMarketplaceSpec, caches: Iterable[Path])
 
 
 def find_wrong(manifests: Manifests, snapshot: Snapshot) -> list[Problem]:
-    """Return what is wrong with configurations. snapshot: of these manifests; plugins that are not in it have no release yet."""
-    instances = {each.source: each for each in snapshot.plugins}
+    """Return what is wrong with configurations. snapshot: of these manifests; those that are not in it, or lack one, have none yet."""
+    instances = {each.source: each for each in snapshot.plugins if each.lacking is None}
     found = []
     for resource, _ in manifests.resources:
         instance = instances.get(str(resource.ref))

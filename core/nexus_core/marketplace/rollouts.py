@@ -29,6 +29,8 @@ def settle(instance: PluginInstance, lock: Lock | None, reports: Iterable[Plugin
     nothing of the candidate, or speak of another version, hold it up.
     """
     lock = lock or NO_LOCK
+    if instance.lacking is not None:
+        return lock  # whatever is said of it, it is of no release
     said = tuple(reports)
     tried = instance.candidate.instance if instance.candidate is not None else None
     if tried is None:

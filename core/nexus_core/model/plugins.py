@@ -265,7 +265,8 @@ class NexusPluginSpec(Model):
     failure_policy: Literal["open", "closed"] | None = Field(
         default=None,
         description="While the plugin cannot run: open lets requests pass without it, closed answers 503. "
-        "Default: what the plugin's release says.",
+        "Default: what the plugin's release says. While no release could be installed yet (its marketplace is away, no version fits, "
+        "its publisher is not trusted), only what is written here counts: requests pass unless it is closed.",
     )
 
 

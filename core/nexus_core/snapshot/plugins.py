@@ -143,6 +143,13 @@ class Library(msgspec.Struct, frozen=True, omit_defaults=True):
     base_url: str = ""
 
 
+class Lacking(msgspec.Struct, frozen=True):
+    """Why there is no release to run. reason: from the problems catalogue. message: what and how to fix."""
+
+    reason: str
+    message: str
+
+
 class PluginInstance(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """An enabled NexusPlugin.
 
@@ -153,6 +160,10 @@ class PluginInstance(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
 
     libraries: plugins it imports, resolved. wheels: one version of each distribution, resolved. granted: what it asks for and was
     granted; never more than it asks. sealed: its secrets. candidate: another version that is being tried beside this one.
+
+    lacking: set where no release of it is known and its NexusPlugin says that it fails closed: it is there so that its rules refuse
+    requests, and nothing of it is fetched or loaded. Its release has a name, and nothing else: who does not know this field finds that
+    nobody signed it.
     """
 
     id: str
@@ -170,6 +181,7 @@ class PluginInstance(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     budgets: Budgets = Budgets()
     sealed: tuple[SealedValue, ...] = ()
     candidate: Candidate | None = None
+    lacking: Lacking | None = None
 
 
 class Candidate(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

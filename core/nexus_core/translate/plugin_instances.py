@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -11,10 +12,11 @@ from nexus_core.marketplace import permissions
 from nexus_core.marketplace.addresses import public_url
 from nexus_core.marketplace.locks import Lock, digest_of, encode_config
 from nexus_core.marketplace.resolving import Resolved
-from nexus_core.model.base import Model
+from nexus_core.model.base import NAME_PATTERN, Model
 from nexus_core.model.plugins import NexusPluginSpec
+from nexus_core.model.resources import Resource
 from nexus_core.problems import Problem
-from nexus_core.snapshot.plugins import Budgets, Candidate, Library, Permissions, PluginInstance, Release
+from nexus_core.snapshot.plugins import Budgets, Candidate, Lacking, Library, Permissions, PluginInstance, Release
 from nexus_core.snapshot.sparse import sparse
 from nexus_core.translate.plugin_choices import Choice, resolve_alone
 from nexus_core.translate.plugin_markets import Markets, versions_of
@@ -87,6 +89,37 @@ def kept(instance: PluginInstance, spec: Model | None, lock: Lock | None) -> Plu
         return instance
     granted = permissions.narrow(instance.granted, grants_of(spec))
     return instance if granted == instance.granted else msgspec.structs.replace(instance, granted=granted)
+
+
+def lacking(resource: Resource, problem: Problem | None) -> PluginInstance | None:
+    """Return what stands for a plugin of which no release is known, so that its rules refuse requests; None where they may pass.
+
+    They may unless the NexusPlugin itself says `failurePolicy: closed`: what its release would say is not known. problem: why there is
+    no release.
+    """
+    ref, spec = resource.ref, resource.spec
+    name, order = ref.name, 0
+    if isinstance(spec, NexusPluginSpec):
+        closed, name, order = spec.failure_policy == "closed", spec.plugin or name, spec.order
+    else:
+        # Of a spec that cannot be read, this is what it says in any case; of an object without a proper name there is no id.
+        said = resource.raw.get("spec")
+        named = re.fullmatch(NAME_PATTERN, name) is not None and bool(ref.namespace)
+        closed = named and isinstance(said, Mapping) and said.get("failurePolicy") == "closed"
+    if not closed:
+        return None
+    reason, message = "PluginUnavailable", "No release of it is known."
+    if problem is not None:
+        reason, message = problem.reason, f"{problem.what} {problem.fix}".strip()
+    return PluginInstance(
+        id=f"{ref.namespace}/{ref.name}",
+        source=str(ref),
+        release=Release(name=name, version="", api="", package="", entry_point="", sha256="", url=""),
+        public_key="",
+        order=order,
+        failure_policy="closed",
+        lacking=Lacking(reason, message),
+    )
 
 
 def _public(instance: PluginInstance) -> PluginInstance:

@@ -107,6 +107,8 @@ class Plugins:
         for plugin, instance in self.instances.items():
             served = tuple(sorted(at[plugin]))
             self.statuses[plugin] = replace(self.statuses[plugin], gateways=served)
+            if instance.lacking is not None:
+                continue  # nothing runs that could want a secret
             self.instances[plugin], problems = secrets.put_in(instance, self.specs.get(plugin), served)
             self.problems.extend(problems)
 
@@ -160,7 +162,9 @@ def build_plugins(
     locks: Mapping[str, Lock],
     now_utc: datetime | None,
 ) -> Plugins:
-    """Return an instance for each NexusPlugin that is enabled and has a release. locks: by `<namespace>/<name>`."""
+    """Return an instance for each NexusPlugin that is enabled and has a release, and for each that says that it fails closed. locks:
+    by `<namespace>/<name>`.
+    """
     found = Plugins(locks=locks)
     for resource in world.all("NexusMarketplace"):
         found.problems.extend(resource.problems)
@@ -171,7 +175,8 @@ def build_plugins(
         plugin_id = f"{resource.ref.namespace}/{resource.ref.name}"
         spec = resource.spec
         if not isinstance(spec, NexusPluginSpec):
-            _keep(found, plugin_id, last, targets, resource)
+            why = next(iter(resource.problems), None)
+            _keep(found, plugin_id, last, targets, resource, why)
         elif not spec.enabled:
             # Whoever switches it off and on again wants what was taken back to be tried again.
             lock = locks[plugin_id].forgiven() if plugin_id in locks else None
@@ -185,7 +190,7 @@ def build_plugins(
             else:
                 aims = _aims(found, targets, resource, spec)
                 found.problems.append(choice)
-                _keep(found, plugin_id, last, targets, resource, aims, everywhere=not spec.target_refs)
+                _keep(found, plugin_id, last, targets, resource, choice, aims, everywhere=not spec.target_refs)
     resolved = resolve(choices, markets, memory)
     for choice in choices:
         _install(found, choice, resolved[choice.id], markets, last, targets)
@@ -212,7 +217,8 @@ def _install(
     problems = [problem for problem in (choice.problem, built.problem) if problem is not None]
     found.problems.extend(problems)
     if built.instance is None:
-        _keep(found, choice.id, last, targets, resource, aims, everywhere=not spec.target_refs)
+        why = built.problem or choice.problem
+        _keep(found, choice.id, last, targets, resource, why, aims, everywhere=not spec.target_refs)
         found.statuses[choice.id] = replace(found.statuses[choice.id], available=choice.options.available)
         return
     instance = found.instances[choice.id] = built.instance
@@ -252,14 +258,19 @@ def _keep(
     last: LastGood,
     targets: Targets,
     resource: Resource,
+    why: Problem | None,
     aims: frozenset[ObjectRef] = frozenset(),
     *,
     everywhere: bool = False,
 ) -> None:
-    """Carry over a plugin that is broken: it stays where it was, and goes where its targets, if readable, say."""
+    """Carry over a plugin that is broken: it stays where it was, and goes where its targets, if readable, say.
+
+    why: it is broken. One that never had a release and fails closed goes there, too: `plugin_instances.lacking`.
+    """
     ref = resource.ref
     lock = found.locks.get(plugin_id)
-    kept = tuple(plugin_instances.kept(each, resource.spec, lock) for each in last.plugins_of(ref))
+    former = last.plugins_of(ref)
+    kept = tuple(plugin_instances.kept(each, resource.spec, lock) for each in former if each.lacking is None)
     release = kept[0].release if kept else None
     spec = resource.spec
     # Of a spec that cannot be read, this is what it says in any case: "off" would be told as its owner's wish.
@@ -283,6 +294,15 @@ def _keep(
         tried.instance.release.version if tried is not None else "",
         dependencies=dependencies,
     )
+    if not kept and enabled:
+        lacking = plugin_instances.lacking(resource, why)
+        if isinstance(spec, NexusPluginSpec):
+            if lacking is not None:
+                found.instances[plugin_id] = lacking
+                found.reaches[plugin_id] = _Reach(ref.namespace, everywhere, aims)
+            return
+        kept = (lacking,) if lacking is not None else former
+        everywhere = isinstance(said, Mapping) and not said.get("targetRefs")
     for instance in kept:
         if not aims and not everywhere:
             aims = frozenset(targets.resolve(ref, targets.readable(resource))[0])

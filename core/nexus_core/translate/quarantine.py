@@ -23,7 +23,8 @@ class LastGood:
         self._upstreams = _by_source(previous.upstreams)
         self.upstreams = {upstream.id: upstream for upstream in previous.upstreams}
         self.routes = {route.id: route for route in previous.routes}
-        self.plugins = {plugin.id: plugin for plugin in previous.plugins}
+        # One that lacks a release is nothing that ran: there is nothing of it to go on with.
+        self.plugins = {plugin.id: plugin for plugin in previous.plugins if plugin.lacking is None}
         self.listeners = {listener.id: listener for listener in previous.listeners}
         self.certificates = {certificate.id: certificate for certificate in previous.certificates}
         self.parts = {part.id: part for part in previous.gateways}
@@ -59,7 +60,7 @@ class LastGood:
         return self._upstreams.get(str(ref), ())
 
     def plugins_of(self, ref: ObjectRef) -> tuple[PluginInstance, ...]:
-        """Return the plugin instances an object had."""
+        """Return the plugin instances an object had, those that lack a release too."""
         return self._plugins.get(str(ref), ())
 
     def limits_of(self, ref: ObjectRef) -> tuple[RateLimit, ...]:

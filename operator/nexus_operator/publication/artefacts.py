@@ -90,6 +90,8 @@ def parts_of(data: bytes) -> tuple[bytes, ...]:
 
 def _each(snapshot: Snapshot) -> Iterator[PluginInstance]:
     for instance in snapshot.plugins:
+        if instance.lacking is not None:
+            continue  # it is of no release
         yield instance
         if instance.candidate is not None:
             yield instance.candidate.instance

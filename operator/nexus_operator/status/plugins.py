@@ -71,7 +71,7 @@ def _plugin(
         "p99Milliseconds": figure.p99_ms if figure is not None else None,
         "errors": figure.errors if figure is not None else None,
     }
-    if status.enabled and instance is not None:
+    if status.enabled and instance is not None and instance.lacking is None:
         conditions.append(_updated(view, status, instance, refused, reports))
     return write(view, obj, [*conditions, ready], fields)
 

@@ -177,3 +177,32 @@ async def test_a_first_install_is_the_newest_release_that_this_gateway_can_run(w
     assert (200, "1.0.0 servus") in {*seen, await world.ask()}
     lock = LocksFile(world.folder / "locks.json").read()["shop/demo"]
     assert [each.reason for each in lock.refused] == ["PythonIncompatible", "WheelInvalid", "HostRequirementMissing"]
+
+
+@pytest.mark.parametrize(("said", "status"), [("failurePolicy: closed", 503), ("order: 0", 200)])
+async def test_while_no_release_is_known_requests_are_refused_only_where_the_manifest_says_closed(
+    world: World, said: str, status: int
+) -> None:
+    manifests = world.manifests / "all.yaml"
+    manifests.write_text(manifests.read_text().replace("  canary:", f"  {said}\n  canary:"))
+    await world.start()
+    assert world.gateway is not None
+    url = f"http://127.0.0.1:{world.gateway.port}/"
+    async with world.client.get(url) as response:
+        assert response.status == status
+        if status == 503:
+            assert (await response.json(content_type=None))["reason"] == "PluginUnavailable"
+    slots = world.gateway.runtime.slots
+    if status == 503:
+        report = slots["shop/demo"].report
+        assert (report.state, report.version, report.reason) == ("failed", "", "MarketplaceUnreachable")
+        assert '"acme" could not be read' in report.message
+    else:
+        assert slots == {}
+    assert world.locked() == ("", [])
+    assert not list((world.folder / "plugins").rglob("*.zip")), "nothing is fetched"
+
+    world.publish("1.0.0")
+    seen = await world.ask_until(lambda: world.locked() == ("1.0.0", []))
+    assert seen <= {(status, ""), (200, "1.0.0 servus")}, "until it is loaded, none gets past it that did not before"
+    assert await world.ask() == (200, "1.0.0 servus")

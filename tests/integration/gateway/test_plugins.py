@@ -17,7 +17,17 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nexus_core.marketplace import parse_index, signed_bytes
 from nexus_core.marketplace.artefact import build_zip
-from nexus_core.snapshot import CircuitBreaker, Fallback, Permissions, PluginInstance, Release, Retry, Timeouts
+from nexus_core.snapshot import (
+    CircuitBreaker,
+    Fallback,
+    Permissions,
+    PluginInstance,
+    PluginReport,
+    Release,
+    Retry,
+    Timeouts,
+)
+from nexus_core.snapshot.plugins import Lacking
 from nexus_gateway.testing import Harness, route, rule, snapshot, until, upstream
 from nexus_marketplace.publishing import public_key
 from nexus_marketplace.sources.local import Bundled
@@ -185,6 +195,45 @@ async def test_a_plugin_that_never_ran_passes_or_refuses_as_its_policy_says(
     assert market.asked == [], "nothing unsigned is even fetched"
     if status == 503:
         assert answer[1]["reason"] == "PluginUnavailable"
+
+
+def without_release(**fields: Any) -> PluginInstance:
+    """What a Snapshot has of a plugin that fails closed while no release of it is known."""
+    return PluginInstance(
+        id="shop/demo",
+        source="NexusPlugin shop/demo",
+        release=Release(name="demo", version="", api="", package="", entry_point="", sha256="", url=""),
+        public_key="",
+        failure_policy="closed",
+        **fields,
+    )
+
+
+LACKING = Lacking("PluginNotFound", "It is nowhere.")
+
+
+async def test_a_plugin_without_release_refuses_requests_until_it_has_one(harness: Harness, market: Market) -> None:
+    await publish(harness, without_release(lacking=LACKING))
+    assert report(harness) == PluginReport("failed", "", "PluginNotFound", "It is nowhere.")
+    answer = await ask(harness)
+    assert (answer[0], answer[1]["reason"]) == (503, "PluginUnavailable")
+    (row,) = (await harness.ask("/plugins"))["plugins"]
+    assert (row["version"], row["state"], row["reason"]) == ("", "failed", "PluginNotFound")
+    explained = await harness.ask("/explain?path=/")
+    assert [(each["state"], each["message"]) for each in explained["plugins"]] == [("failed", "It is nowhere.")]
+    await publish(harness, market.instance(market.release("1.0"), failure_policy="closed"))
+    assert report(harness).state == "loaded"
+    assert (await ask(harness))[2]["x-demo"] == "1.0"
+    # Whoever says it has lost all that it knew: what runs here does so all the same.
+    await publish(harness, without_release(lacking=LACKING))
+    assert report(harness) == PluginReport("previous", "1.0", "PluginNotFound", "It is nowhere.")
+    assert (await ask(harness))[2]["x-demo"] == "1.0"
+
+
+async def test_a_gateway_that_does_not_know_of_plugins_without_release_finds_it_unsigned(harness: Harness) -> None:
+    await publish(harness, without_release())
+    assert (report(harness).state, report(harness).reason) == ("failed", "PluginSignatureInvalid")
+    assert (await ask(harness))[0] == 503
 
 
 @pytest.mark.parametrize("member", ["../evil.py", "/evil.py", "other/x.py", "demo/../../evil.py", "demo\\evil.py"])

@@ -12,14 +12,14 @@ import pytest
 from aiohttp import encode_basic_auth, web
 from nexus_core.model.plugins import NexusMarketplaceSpec
 from nexus_core.snapshot import PluginInstance, Release, Snapshot, Wheel, WheelNeed
-from nexus_core.snapshot.plugins import Candidate
+from nexus_core.snapshot.plugins import Candidate, Lacking
 from nexus_core.snapshot.wire import artefact_key, artefact_prefix
 from nexus_core.translate.market_access import Access, Locked
 from nexus_operator.edge import artefacts
 from nexus_operator.edge.artefacts import ArtefactMirror
 from nexus_operator.edge.consul import ConsulApi
 from nexus_operator.edge.indexes import Indexes, Wanted
-from nexus_operator.publication.artefacts import MAX_BYTES, PART_BYTES
+from nexus_operator.publication.artefacts import MAX_BYTES, PART_BYTES, artefacts_of, wheels_of
 
 
 class Market:
@@ -99,6 +99,16 @@ async def test_zips_of_releases_and_candidates_and_wheels_are_kept(market: Marke
     assert mirroring.mirror.problems == ()
     for data in (small, large, wheel):
         assert await mirroring.kept(data) == data
+
+
+def test_a_plugin_that_lacks_a_release_has_no_files() -> None:
+    release = Release(name="key", version="", api="", package="", entry_point="", sha256="", url="")
+    plugin = PluginInstance(
+        id="shop/key", source="NexusPlugin shop/key", release=release, public_key="",
+        lacking=Lacking("PluginNotFound", "It is nowhere."),
+    )  # fmt: skip
+    found = Snapshot(plugins=(plugin,))
+    assert (artefacts_of(found), wheels_of(found)) == ((), ())
 
 
 async def test_what_is_there_is_not_fetched_again(market: Market, mirroring: Mirroring) -> None:

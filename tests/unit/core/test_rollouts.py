@@ -11,7 +11,7 @@ from nexus_core.marketplace.locks import MAX_REFUSED, Lock, RefusedRelease, conf
 from nexus_core.marketplace.rollouts import settle
 from nexus_core.snapshot import PluginInstance, Release
 from nexus_core.snapshot.acks import CandidateReport, PluginReport
-from nexus_core.snapshot.plugins import Candidate
+from nexus_core.snapshot.plugins import Candidate, Lacking
 
 NOW = datetime(2026, 3, 2, 12, 30, tzinfo=UTC)
 OLD = PluginInstance(
@@ -125,3 +125,11 @@ def test_a_release_that_refused_its_configuration_is_refused_with_that_one_alone
     worse = settle(again, lock, [report("refused", reason="PluginRolledBack")], NOW)
     assert len(worse.refused) == 1
     assert worse.with_config(config_digest({"a": 2})).refusal_of(NEW.release) is not None, "it refuses any"
+
+
+@pytest.mark.parametrize("said", [PluginReport("failed", "", "PluginIncompatible"), PluginReport("loaded", "")])
+def test_a_plugin_that_lacks_a_release_moves_no_lock(said: PluginReport) -> None:
+    release = Release(name="a", version="", api="", package="", entry_point="", sha256="", url="")
+    lacking = msgspec.structs.replace(OLD, release=release, lacking=Lacking("PluginNotFound", "It is nowhere."))
+    assert settle(lacking, LOCK, [said], NOW) == LOCK
+    assert settle(lacking, None, [said], NOW) == Lock()

@@ -133,6 +133,11 @@ class Loader:
         loaded = PluginReport("loaded", instance.release.version)
         running = former.running if former is not None else None
         try:
+            if instance.lacking is not None:
+                # With the next Snapshot that has a release; until then there is nothing to try again.
+                self._failed.pop(instance.id, None)
+                self._renewed.discard(instance.id)
+                raise PluginRejected(instance.lacking.reason, instance.lacking.message)
             if not renew:
                 for each in (running, _tried(former)):
                     # The second: a candidate that proved itself takes over as it is.

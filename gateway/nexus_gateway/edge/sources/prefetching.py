@@ -48,7 +48,7 @@ class Prefetcher:
         """Have the files of all plugins in the cache, candidates' too. Return what is wrong with those that cannot be had."""
         if not self.ways:
             return ()
-        instances = list(snapshot.plugins)
+        instances = [each for each in snapshot.plugins if each.lacking is None]
         instances += [each.candidate.instance for each in snapshot.plugins if each.candidate is not None]
         found = await asyncio.gather(*(self._try(each) for each in instances))
         return tuple(problem for problem in found if problem is not None)
