@@ -50,7 +50,7 @@ class Latest:
 
 
 latest = Latest()
-_steps: dict[tuple[bytes, str, str], tuple[bytes, bytes]] = {}
+_steps: dict[tuple[bytes, str, str], tuple[bytes, str]] = {}
 """What plugins add again and again: lines so far and one header more → lines then, and how its own begins. Bounded; what is kept out of
 logs is never in it."""
 _kept = {NOTHING}
@@ -105,6 +105,7 @@ class ArrivedHead(RequestHead, frozen=True, eq=False):
             if step is not None:
                 added, begins = step
                 block = self.block
+                # Text, since bytes take what they are asked for to be a number first.
                 if begins not in (block.lower or block.lowered()):  # type: ignore[union-attr]  # it has one
                     latest.head = head = replace(self, headers=UNREAD, added=added)
                     return head
@@ -162,7 +163,7 @@ def _pairs_added(added: bytes) -> Headers:
     return tuple((name, value) for name, _, value in parted)
 
 
-def _step(added: bytes, name: str, value: str) -> tuple[bytes, bytes] | None:
+def _step(added: bytes, name: str, value: str) -> tuple[bytes, str] | None:
     """Return lines with one header more, and how that begins; None for one that cannot be added as a line, or is not to be sent."""
     if type(name) is not str or type(value) is not str or name != name.lower() or name in _SPECIAL:
         return None
@@ -172,8 +173,8 @@ def _step(added: bytes, name: str, value: str) -> tuple[bytes, bytes] | None:
         check_pair((name, value))
     except ValueError:
         return None  # told of when it is returned
-    begins = f"{name}:".encode()
-    start = added.find(b"\n" + begins) + 1
+    begins = f"{name}:"
+    start = added.find(f"\n{begins}".encode()) + 1
     before = added[:start] + added[added.index(b"\n", start) + 1 :] if start else added
     found = before + f"{name}: {value}\r\n".encode(), begins
     if added in _kept and len(found[0]) <= _MAX_STEP and not is_secret(name):

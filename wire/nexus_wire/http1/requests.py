@@ -120,7 +120,7 @@ class RequestBlock:
         self._headers: tuple[tuple[str, str], ...] | None = None
         self._joined: dict[str, str] | None = None
         self.read: tuple[tuple[str, str], ...] | None = None
-        self.lower = b""
+        self.lower = ""
         self.has_host = authority is not None
         self.host = host
         self.port = port
@@ -183,9 +183,9 @@ class RequestBlock:
         assert self.read is not None
         return self.read
 
-    def lowered(self) -> bytes:
+    def lowered(self) -> str:
         """Return `lower`, made now."""
-        self.lower = found = self._raw.lower()
+        self.lower = found = self._raw.lower().decode("latin-1")
         return found
 
     def first(self, name: str) -> str | None:
@@ -197,7 +197,7 @@ class RequestBlock:
         if kind not in _PASSED or b":" in sought or (listed is not None and sought in listed):
             return None
         raw = self._raw
-        lower = self.lower or self.lowered()
+        lower = raw.lower()
         if lower.startswith(sought + b":"):
             at = len(sought) + 1
         else:
