@@ -507,10 +507,10 @@ def test_what_a_service_says_of_its_plugins_is_shown(
         "apiVersion": "nexus.dev/v1alpha1", "kind": "NexusMarketplace", "metadata": {"name": "official"},
         "spec": {"source": {"bundled": True}, "publishers": [{"name": "nexus", "publicKey": publisher}]},
     }  # fmt: skip
-    headers = {"read": ["accept-encoding", "content-encoding", "content-type"], "write": ["accept-encoding"]}
+    asked = yaml.safe_load((REPOSITORY / "plugins" / "pii-mask" / "nexus_plugin_pii_mask" / "plugin.yaml").read_text())
     mask = {
         "apiVersion": "nexus.dev/v1alpha1", "kind": "NexusPlugin", "metadata": {"name": "pii-mask", "namespace": NS},
-        "spec": {"marketplace": "official", "grants": {"headers": headers},
+        "spec": {"marketplace": "official", "grants": {"headers": asked["permissions"]["headers"]},
                  "targetRefs": [{"group": "nexus.dev", "kind": "NexusService", "name": "hub"}]},
     }  # fmt: skip
     hub = service("hub", type="events", backend={"addresses": ["10.9.9.9:80"]}, expose={"path": "/hub"})
