@@ -151,7 +151,7 @@ class Hooked:
         exchange = self._exchange
         head = self.head
         try:
-            result = await slot.request_later(head, waiting)
+            result = await slot.request_later(head, waiting, is_arrived=head is self._arrived)
         except PluginUnavailable as unavailable:
             if self.sampled:
                 self.note(slot, "on_request")
@@ -173,7 +173,9 @@ class Hooked:
             self._leave_out(slot, head)
         else:
             if result is not head:
-                self.change(result)
+                self.head = result
+                if slot.only_added:
+                    self._arrived = result  # type: ignore[assignment]  # an ArrivedHead made it
             if slot.answers:
                 self.seen.append((slot, result))
                 self.answers = True

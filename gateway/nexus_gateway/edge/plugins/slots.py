@@ -309,11 +309,25 @@ class Slot:
         self.took(took_s)
         return result
 
-    async def request_later(self, head: RequestHead, waiting: Awaitable[object]) -> RequestHead | Reply | None:
-        """Return what an async hook makes of the request, within its time; None as from `request`. Raises `PluginUnavailable`."""
+    async def request_later(
+        self, head: RequestHead, waiting: Awaitable[object], *, is_arrived: bool = False
+    ) -> RequestHead | Reply | None:
+        """Return what an async hook makes of the request, within its time; None as from `request`. Raises `PluginUnavailable`.
+
+        is_arrived: as of `request`.
+        """
+
+        def check(result: object) -> RequestHead | Reply:
+            made, latest.head = latest.head, None
+            self.only_added = result is made and made is not None
+            return made if result is made and made is not None else check_request(result, head)
+
+        # Until it waits, nobody else is given a head.
+        latest.head = head if is_arrived else None
         try:
-            return await self.wait("on_request", lambda result: check_request(result, head), waiting, monotonic(), 0.0)
+            return await self.wait("on_request", check, waiting, monotonic(), 0.0)
         except HookFailed:
+            latest.head = None
             self._without(head)
             return None
 
