@@ -236,10 +236,12 @@ def plugins(kept: Kept | None) -> str:
         return _NOT_YET
     rows = []
     for name, (what, wanted) in PLUGINS.items():
-        figures, cost = kept["medians"][name], kept["costs_us"].get(name)
-        shown = f"{cost:+.2f}" if cost is not None else ""
-        rows.append([what, number(figures["cpu_us"]), number(figures["requests_per_s"]), shown, wanted])
-    return _table(["", "CPU µs a request", "requests/s", "cost µs", "wanted"], rows) + _source("plugins", kept)
+        figures, cost, median = kept["medians"][name], kept["costs_us"].get(name), kept["median_costs_us"].get(name)
+        shown = [f"{value:+.2f}" if value is not None else "" for value in (cost, median)]
+        rows.append([what, number(figures["cpu_us"]), number(figures["requests_per_s"]), *shown, wanted])
+    return _table(["", "CPU µs a request", "requests/s", "cost µs", "median", "wanted"], rows) + _source(
+        "plugins", kept
+    )
 
 
 def churn(kept: Kept | None) -> str:
