@@ -121,6 +121,22 @@ async def test_one_that_fails_closed_ends_it_and_the_next_request_begins_anew(
         assert [headers[name] for name in ("x-first", "x-mid", "x-last")] == ["1", "1", "1"]
 
 
+@pytest.mark.parametrize(("policy", "status"), [("open", 200), ("closed", 503)])
+@pytest.mark.parametrize("kind", ["", "async "])
+async def test_one_that_returns_nothing_behind_one_that_changed_more_has_failed(
+    plugged: Plugged, connect: Connect, peers: Peers, kind: str, policy: Any, status: int
+) -> None:
+    chain = (
+        plugged.plugin(MIDDLES["goes-elsewhere"][0], "first"),
+        plugged.plugin(f"{kind}def on_request(self, request):\n    return None", failure_policy=policy),
+    )
+    await plugged.serve(await peers(told), *chain)
+    connection = await connect("h1")
+    for _ in range(2):
+        assert (await ask(connection, b"GET /")).status == status
+    assert plugged.slot().meter.errors == 2
+
+
 async def test_one_that_is_disabled_or_has_a_candidate_takes_another_way_from_the_next_request_on(
     plugged: Plugged, connect: Connect, peers: Peers
 ) -> None:

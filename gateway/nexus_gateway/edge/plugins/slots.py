@@ -291,10 +291,9 @@ class Slot:
         self, head: RequestHead, result: object, started: float
     ) -> RequestHead | Reply | Awaitable[object] | None:
         """Return what `on_request` returned, as `request` does. It is still on the watch. started: monotonic."""
-        made, latest.head = latest.head, None
-        self.only_added = result is made and made is not None
+        only_added = self._take_made(result)
         try:
-            if result is not head and result is not made:
+            if result is not head and not only_added:
                 if not isinstance(result, RequestHead | Reply) and inspect.isawaitable(result):
                     watch.who = None
                     return result
@@ -307,7 +306,13 @@ class Slot:
         self.started_at = started
         self.took_s = took_s = monotonic() - started
         self.took(took_s)
-        return result
+        return result  # type: ignore[return-value]  # checked, or what `with_header` made
+
+    def _take_made(self, result: object) -> bool:
+        """Return whether a result is what `with_header` made last of the head; what is made from now on is no such thing."""
+        made, latest.head = latest.head, None
+        self.only_added = made is not None and result is made
+        return self.only_added
 
     async def request_later(
         self, head: RequestHead, waiting: Awaitable[object], *, is_arrived: bool = False
@@ -318,9 +323,7 @@ class Slot:
         """
 
         def check(result: object) -> RequestHead | Reply:
-            made, latest.head = latest.head, None
-            self.only_added = result is made and made is not None
-            return made if result is made and made is not None else check_request(result, head)
+            return result if self._take_made(result) else check_request(result, head)  # type: ignore[return-value]  # a head, then
 
         # Until it waits, nobody else is given a head.
         latest.head = head if is_arrived else None
