@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from nexus_core.problems.masking import hide
 from nexus_core.snapshot import PluginInstance
 
 from nexus_hosting import bounds
@@ -14,7 +15,6 @@ from nexus_hosting.calls import driven
 from nexus_hosting.contexts import PluginContext
 from nexus_hosting.importing import PluginCode
 from nexus_hosting.letting_go import drop, leftovers
-from nexus_hosting.masking import hide
 from nexus_hosting.watchdog import watchdog
 
 log = logging.getLogger("nexus.plugins")

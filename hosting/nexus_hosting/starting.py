@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus_core.hooks import Plugin, PluginConfigError
+from nexus_core.problems.masking import hide
 from nexus_core.snapshot import PluginInstance, Release
 from nexus_marketplace.rejections import PluginRejected
 
@@ -17,7 +18,6 @@ from nexus_hosting.contexts import PluginContext
 from nexus_hosting.facades import make_asyncio
 from nexus_hosting.importing import PluginCode, refusal_in, without_frames
 from nexus_hosting.judges import Judge
-from nexus_hosting.masking import hide
 from nexus_hosting.means import Means
 from nexus_hosting.obtaining import Obtainer
 from nexus_hosting.running import Running

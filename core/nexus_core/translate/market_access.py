@@ -15,12 +15,10 @@ from nexus_core.marketplace.addresses import directory_url
 from nexus_core.model.kubernetes import SecretContent
 from nexus_core.model.plugins import LOGIN_KEYS, LOGIN_TYPE, NexusMarketplaceSpec, Source
 from nexus_core.model.resources import Resource
+from nexus_core.problems.masking import MASK, hide
 from nexus_core.translate.plugin_markets import base_url_of
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-_REDACTED = "[redacted]"
-_LEAST_HIDDEN = 4
-"""Characters of a secret that is looked for in messages: what is shorter would be found in any word."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -32,7 +30,7 @@ class Access:
     password: str = ""
 
     def __repr__(self) -> str:
-        return f"Access({_REDACTED})"
+        return f"Access({MASK})"
 
     @property
     def authorization(self) -> str:
@@ -42,10 +40,7 @@ class Access:
     def hide(self, text: str) -> str:
         """Return a text without the secrets: servers write into their answers what they were sent."""
         pair = "" if self.token else self._pair()
-        for secret in sorted((self.token, self.password, pair), key=len, reverse=True):
-            if len(secret) >= _LEAST_HIDDEN:
-                text = text.replace(secret, _REDACTED)
-        return text
+        return hide(text, (self.token, self.password, pair))
 
     def _pair(self) -> str:
         return base64.b64encode(f"{self.user}:{self.password}".encode()).decode()

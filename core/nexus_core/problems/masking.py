@@ -1,4 +1,4 @@
-"""Secrets of a plugin, taken out of what is told of its failures: statuses and events are read by more people than Secrets are. Pure."""
+"""Secrets, taken out of what is told of failures: statuses and events are read by more people than Secrets are. Pure."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import json
 from urllib.parse import quote
 
 import pytest
-from nexus_hosting.masking import hide
+from nexus_core.problems.masking import hide
 
 ODD = 'p@ss "wörd"/1'
 
