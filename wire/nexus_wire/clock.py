@@ -35,7 +35,11 @@ class Timed(Protocol):
 
 
 class Clock:
-    """tick: now, in `TICK_S` steps since the clock was made."""
+    """tick: now, in `TICK_S` steps since the clock was made.
+
+    After a loop was held up, it says when that began until the clock's own turn comes, which is after what was read meanwhile. A
+    deadline that is counted from it then comes too early: who blames somebody for a short one makes sure that its time is over.
+    """
 
     __slots__ = ("_loop", "_short", "_started_at", "_timer", "_wheel", "every_second", "every_tick", "tick")
 
@@ -58,8 +62,14 @@ class Clock:
             self._timer = None
 
     def at(self, seconds: float) -> int:
-        """Return the tick at which `seconds` from now are over, never sooner; `NEVER` for 0."""
-        return self.tick + ticks_of(seconds) if seconds else NEVER
+        """Return the tick at which `seconds` from now are over, never sooner; `NEVER` for 0.
+
+        Counted from the loop's time: `tick` stands still while the loop is held up, and what is read right after that would have
+        a deadline that is over already.
+        """
+        if not seconds:
+            return NEVER
+        return int((self._loop.time() - self._started_at) / TICK_S) + ticks_of(seconds)
 
     def watch(self, timed: Timed) -> None:
         """Look at a new connection from now on."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from nexus_wire.clock import NEVER, Clock
+from nexus_wire.clock import NEVER, Clock, ticks_of
 from nexus_wire.h2server import Http2
 from nexus_wire.h2serving import H2Serving
 from nexus_wire.h2streams import H2Stream
@@ -123,8 +123,8 @@ class ServerOptions:
         return ServerConnection(self)
 
     def __post_init__(self) -> None:
-        self.head_ticks = self.clock.at(self.head_timeout_s) - self.clock.tick if self.head_timeout_s else NEVER >> 1
-        self.keepalive_ticks = self.clock.at(self.keepalive_s) - self.clock.tick if self.keepalive_s else NEVER >> 1
+        self.head_ticks = ticks_of(self.head_timeout_s)
+        self.keepalive_ticks = ticks_of(self.keepalive_s)
 
 
 class ServerConnection(asyncio.Protocol):

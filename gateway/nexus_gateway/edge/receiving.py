@@ -142,11 +142,13 @@ class Receiving(Trying):
         if extra is not None and extra.until_body:
             self.refuse("BodyTimeout")
             return
+        now = monotonic()
+        if self._is_early(now):
+            return
         if attempt is None:
             self._leave_queue()
             self._failed_for_good("RequestTimeout")
             return
-        now = monotonic()
         connection = attempt.connection
         blame = blame_for_delay(
             answered=attempt.status != 0,

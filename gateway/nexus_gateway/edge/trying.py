@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from time import monotonic
 
 from nexus_wire.client import grow_writes
@@ -166,6 +167,22 @@ class Trying(Answering):
             clock.soon(stream)
         else:
             stream.deadline = NEVER
+
+    def _is_early(self, now: float) -> bool:
+        """Return whether time is not over yet, though the clock says so; `on_late` comes again then.
+
+        A gateway that was held up counts the next deadlines from when that began, which is no endpoint's fault.
+        """
+        backend, attempt = self.backend, self.attempt
+        due_at = self.deadline_at or inf
+        if backend is not None and backend.timeouts.try_s and attempt is not None and not attempt.status:
+            due_at = min(due_at, attempt.started_at + backend.timeouts.try_s)
+        if not now < due_at < inf:
+            return False
+        clock, stream = self.proxy.clock, self.stream
+        stream.deadline = clock.at(due_at - now)
+        clock.soon(stream)
+        return True
 
     def _wait_for_endpoints(self, pool: Pool, now: float) -> None:
         """Wait for a first endpoint a little: a fresh start or a scale-up drops nothing."""

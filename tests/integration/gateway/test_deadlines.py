@@ -6,7 +6,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Awaitable, Callable
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 from nexus_core.snapshot import CircuitBreaker, Fault, Retry, Timeouts
@@ -74,6 +74,33 @@ async def test_a_try_that_hangs_is_made_up_for_by_another(harness: Harness, peer
     timeouts = Timeouts(request_s=5, try_s=0.2)
     await harness.start(simple(await peers(second), timeouts=timeouts, retry=Retry(on=("timeout",))))
     assert (await harness.raw(LAST)).endswith(b"ok")
+    await settled()
+
+
+@pytest.mark.parametrize("timeouts", [Timeouts(request_s=0.4), Timeouts(request_s=5, try_s=0.4)], ids=["request", "try"])
+async def test_a_gateway_that_was_held_up_blames_no_endpoint_for_it(
+    harness: Harness, peers: Peers, timeouts: Timeouts, clients: Clients, settled: Settled
+) -> None:
+    """What arrives while the loop stands still is read before the gateway's clock is put right."""
+
+    async def after_a_moment(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            await asyncio.sleep(0.05)
+            writer.write(OK)
+
+    await harness.start(
+        simple(
+            await peers(after_a_moment), timeouts=timeouts, retry=Retry(attempts=0), breaker=CircuitBreaker(failures=1)
+        )
+    )
+    reader, writer = await clients()
+    for _ in range(3):  # the first has a connection made for it, the others take a shorter way
+        writer.write(GET)  # it is sent at once
+        sleep(0.8)  # of this loop, which is the gateway's too
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200"), head
+        assert await reader.readexactly(2) == b"ok"
+    writer.close()
     await settled()
 
 

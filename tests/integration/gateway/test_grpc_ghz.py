@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ service Echo {
 }
 """
 CALLS = 200
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    made = Service(Echo())
+    yield made
+    await made.stop()  # a server that is left behind breaks the tests after it
 
 
 async def run(folder: Path, port: int, method: str, data: Any, metadata: dict[str, str], *more: str) -> dict[str, int]:
@@ -61,22 +69,18 @@ async def run(folder: Path, port: int, method: str, data: Any, metadata: dict[st
     ],
 )
 async def test_calls_of_every_kind_succeed(
-    harness: Harness, tmp_path: Path, method: str, data: Any, metadata: dict[str, str]
+    harness: Harness, service: Service, tmp_path: Path, method: str, data: Any, metadata: dict[str, str]
 ) -> None:
-    service = Service(Echo())
     gateway = await harness.start(simple(await service.start(), protocol="h2"))
     assert await run(tmp_path, gateway.port, method, data, metadata) == {"OK": CALLS}
     assert len(service.echo.seen) == CALLS
-    await service.stop()
 
 
-async def test_deadlines_end_calls(harness: Harness, tmp_path: Path) -> None:
-    service = Service(Echo())
+async def test_deadlines_end_calls(harness: Harness, service: Service, tmp_path: Path) -> None:
     gateway = await harness.start(simple(await service.start(), protocol="h2"))
     metadata = {"x-same": "1", "x-sleep": "20"}
     found = await run(tmp_path, gateway.port, "Unary", {"text": "x"}, metadata, "-t", "200ms")
     assert found == {"DeadlineExceeded": CALLS}
-    await service.stop()
 
 
 async def test_the_gateways_errors_are_statuses(harness: Harness, tmp_path: Path, unused_tcp_port: int) -> None:
