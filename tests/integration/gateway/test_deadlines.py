@@ -77,7 +77,9 @@ async def test_a_try_that_hangs_is_made_up_for_by_another(harness: Harness, peer
     await settled()
 
 
-@pytest.mark.parametrize("timeouts", [Timeouts(request_s=0.4), Timeouts(request_s=5, try_s=0.4)], ids=["request", "try"])
+@pytest.mark.parametrize(
+    "timeouts", [Timeouts(request_s=0.4), Timeouts(request_s=5, try_s=0.4)], ids=["request", "try"]
+)
 async def test_a_gateway_that_was_held_up_blames_no_endpoint_for_it(
     harness: Harness, peers: Peers, timeouts: Timeouts, clients: Clients, settled: Settled
 ) -> None:
@@ -96,7 +98,7 @@ async def test_a_gateway_that_was_held_up_blames_no_endpoint_for_it(
     reader, writer = await clients()
     for _ in range(3):  # the first has a connection made for it, the others take a shorter way
         writer.write(GET)  # it is sent at once
-        sleep(0.8)  # of this loop, which is the gateway's too
+        sleep(0.8)  # noqa: ASYNC251 - the loop stands still, and the gateway with it
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200"), head
         assert await reader.readexactly(2) == b"ok"
