@@ -25,6 +25,7 @@ from nexus_hosting.calls import Held, driven
 from nexus_hosting.costs import cost_of
 from nexus_hosting.ending import in_time
 from nexus_hosting.meters import Budget, Meter, State, disabled_report
+from nexus_hosting.permits import Permits
 from nexus_hosting.running import Running
 from nexus_hosting.watching import watch
 
@@ -80,7 +81,7 @@ class _Seat:
     its calls, and says whether it is called. spent: it holds too much memory, so another instance has to take its place.
     """
 
-    __slots__ = ("instance", "meter", "running", "spent", "trouble")
+    __slots__ = ("_permits", "instance", "meter", "running", "spent", "trouble")
 
     def __init__(
         self,
@@ -96,6 +97,14 @@ class _Seat:
         self.meter = meter
         self.trouble = trouble
         self.spent = spent
+        # Of what runs, which may be another version than the one that is wanted.
+        permits = Permits((running.instance if running is not None else instance).granted)
+        self._permits = permits if permits.limits else None
+
+    def bound(self, running: Running, hook: str) -> Callable[..., Any]:
+        """Return the hook as it is called: with what the plugin may see."""
+        found: Callable[..., Any] = getattr(running.plugin, hook)
+        return found if self._permits is None else self._permits.guard(hook, found)
 
     def overrides(self, hook: str) -> bool:
         """Whether the plugin has the hook; one that does not run is taken at its release's word."""
@@ -272,7 +281,7 @@ class Hosted:
         try:
             watch.since, watch.who = started, seat
             try:
-                result = make(getattr(running.plugin, hook))
+                result = make(seat.bound(running, hook))
             finally:
                 watch.who = None
                 held.seconds = monotonic() - started

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from nexus_core.hooks import Event, Refusal
-from nexus_core.snapshot.plugins import Budgets
+from nexus_core.hooks import Event, Operation, Refusal, Resolved
+from nexus_core.snapshot.plugins import Budgets, Permissions
 from nexus_hosting.hosted import Hosted, Unavailable
 
 from tests.integration.hosting.conftest import HEAD, Host
@@ -73,3 +73,42 @@ async def test_whoever_leaves_takes_the_call_along(host: Host) -> None:
     with pytest.raises(asyncio.CancelledError):
         await asking
     await hosted.close()
+
+
+async def test_a_plugin_sees_the_headers_of_an_operation_that_it_may_read(host: Host) -> None:
+    """And the next one those that it may, whatever the one before it saw."""
+    hooks = (
+        "    def on_operation_parsed(self, operation):\n"
+        "        return operation.with_variables({**operation.variables, self.config['as']: dict(operation.headers)})\n"
+        "    def on_operation_resolved(self, operation, result):\n"
+        "        return Resolved({**result.data, self.config['as']: dict(operation.headers)})\n"
+    )
+    code = f"{HEAD}from nexus_sdk.plugin import Resolved\nclass Demo(Plugin):\n{hooks}"
+    release = {"hooks": ("on_operation_parsed", "on_operation_resolved")}
+    mays = {"first": ("x-user",), "second": ("x-trace", "x-tr*"), "third": ("*",)}
+    instances = [
+        host.instance(
+            code,
+            id=f"shop/{name}",
+            config={"as": name},
+            granted=Permissions(read_headers=may, write_headers=()),
+            release=release,
+        )
+        for name, may in mays.items()
+    ]
+    hosted = Hosted(host.starter())
+    assert await hosted.take(instances)
+    sent = {"authorization": "secret", "x-user": "u", "x-trace": "t"}
+    operation = Operation("query", "{ a }", headers=tuple(sent.items()))
+    expected = {"first": {"x-user": "u"}, "second": {"x-trace": "t"}, "third": sent}
+    try:
+        parsed = await hosted.change("on_operation_parsed", operation, lambda hook, so_far: hook(so_far))
+        assert isinstance(parsed, Operation)
+        assert (parsed.variables, parsed.headers) == (expected, operation.headers)
+        resolved = await hosted.change(
+            "on_operation_resolved", Resolved({}), lambda hook, so_far: hook(operation, so_far)
+        )
+        assert isinstance(resolved, Resolved)
+        assert resolved.data == expected
+    finally:
+        await hosted.close()

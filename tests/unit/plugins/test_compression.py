@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nexus_core.hooks import Headers, RequestHead, ResponseHead
 from nexus_core.snapshot import Permissions
-from nexus_gateway.edge.plugins.permits import Permits
+from nexus_hosting.permits import Permits
 from nexus_plugin_compression import Compression
 from nexus_plugin_compression.accepting import choose, weights
 from nexus_plugin_compression.coding import CODINGS, Compressed
@@ -130,9 +130,7 @@ async def test_head_is_told_of_the_body_as_it_is_and_of_the_tag_and_vary_of_get(
 async def test_what_its_manifest_asks_for_suffices_to_take_out_what_was_of_the_former_body(make: Any) -> None:
     manifest = yaml.safe_load((Path(nexus_plugin_compression.__file__).parent / "plugin.yaml").read_text())
     asked = manifest["permissions"]["headers"]
-    permits = Permits(
-        "shop/compression", Permissions(read_headers=tuple(asked["read"]), write_headers=tuple(asked["write"]))
-    )
+    permits = Permits(Permissions(read_headers=tuple(asked["read"]), write_headers=tuple(asked["write"])))
     former = [(name, "x") for name in ("accept-ranges", "content-digest", "content-md5", "digest", "repr-digest")]
     real = ResponseHead(200, (JSON, LENGTH, *former, ("x-kept", "1")))
     kit = make(Compression)

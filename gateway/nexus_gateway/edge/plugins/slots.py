@@ -188,7 +188,7 @@ class Slot:
         known = known or Known()
         self._response_lines = known.responses.added
         self._attempt_lines = known.attempts.added
-        permits = Permits(instance.id, instance.granted)
+        permits = Permits(instance.granted)
         self.permits = permits if permits.limits else None
         self._hooks = self._bind()
         self.does = 0
