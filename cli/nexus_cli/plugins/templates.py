@@ -161,18 +161,22 @@ class @CLASS@(Plugin):
 ''',
     "tests/test_@PACKAGE@.py": '''
 import asyncio
+from pathlib import Path
 from typing import Any
 
+import @PACKAGE@
 from @PACKAGE@.plugin import @CLASS@
 from nexus_sdk.plugin import Reply, RequestHead, ResponseHead
 from nexus_sdk.testing import PluginKit
+
+PACKAGE = Path(@PACKAGE@.__file__).parent  # with plugin.yaml, whose permissions and defaults hold in the tests, too
 
 
 def run(config: dict[str, Any], request: RequestHead) -> tuple[RequestHead | Reply, ResponseHead | Reply]:
     """Return what the plugin makes of a request, and of the response to it."""
 
     async def both() -> tuple[RequestHead | Reply, ResponseHead | Reply]:
-        async with PluginKit(@CLASS@, config) as kit:
+        async with PluginKit(@CLASS@, config, package=PACKAGE) as kit:
             return await kit.request(request), await kit.response(request, ResponseHead(200))
 
     return asyncio.run(both())

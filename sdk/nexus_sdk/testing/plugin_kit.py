@@ -8,7 +8,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nexus_core.hooks import (
     BodyStream,
@@ -35,6 +36,9 @@ from nexus_core.hooks.specs import ASKING, BY_NAME
 from nexus_sdk.testing import plugin_checks as checks
 from nexus_sdk.testing.plugin_checks import Fault
 from nexus_sdk.testing.plugin_context import FakeContext
+
+if TYPE_CHECKING:
+    from nexus_sdk.testing.plugin_package import Declared
 
 T = TypeVar("T")
 
@@ -73,7 +77,12 @@ class PluginKit:
     """One instance of a plugin between `start` and `stop`: `async with PluginKit(MyPlugin, {"header": "x"}) as kit:`.
 
     timeout_s: what is allowed each hook call. context: what the plugin may use; a `FakeContext` that answers nothing by default.
-    Construction raises what the plugin's `__init__` raises, and PluginContractError for a hook that does not exist.
+    package: directory of the import package; what its plugin.yaml says holds then, as if all that it asks for was granted: hooks see
+    the headers that it may read, get `NotGranted` for those that it may not write, and the configuration is checked against its schema and
+    filled with the defaults. It needs the extra `marketplace` (`cli` has it).
+
+    Construction raises what the plugin's `__init__` raises, PluginContractError for a hook that does not exist, and what
+    `plugin_package.Declared` raises.
     """
 
     def __init__(
@@ -83,13 +92,24 @@ class PluginKit:
         *,
         timeout_s: float = 1.0,
         context: FakeContext | None = None,
+        package: Path | str | None = None,
     ) -> None:
         self._name = getattr(plugin, "__name__", str(plugin))
         self._timeout_s = timeout_s
+        self._declared = _declared(Path(package)) if package is not None else None
         self.context = context or FakeContext()
-        self.plugin = self._make(plugin, dict(config or {}))
+        self.plugin = self._make(plugin, self._read(config or {}))
         self.timings: list[Timing] = []
         """Every hook call so far, oldest first."""
+
+    def _read(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(config) if self._declared is None else self._declared.read_config(config)
+
+    def _hook(self, name: str) -> Callable[..., Any]:
+        """Return a hook as it is called: with what the plugin may see."""
+        hook: Callable[..., Any] = getattr(self.plugin, name)
+        permits = self._declared.permits if self._declared is not None else None
+        return permits.guard(name, hook) if permits is not None and permits.limits else hook
 
     def _make(self, plugin: Any, config: Mapping[str, Any]) -> Plugin:
         if not (isinstance(plugin, type) and issubclass(plugin, Plugin)):
@@ -135,7 +155,8 @@ class PluginKit:
                 "is not there: with another configuration a new instance takes the plugin's place",
                 "make another kit with that configuration, or write the hook",
             )
-        await self._run("on_config", lambda: self.plugin.on_config(config), lambda r: checks.check_type(r, type(None)))
+        filled = self._read(config)
+        await self._run("on_config", lambda: self.plugin.on_config(filled), lambda r: checks.check_type(r, type(None)))
 
     # ---- one hook each
 
@@ -143,7 +164,7 @@ class PluginKit:
         """Run `on_request`. Raises PluginContractError, and whatever the hook raises."""
         before = _written(head)
         result: RequestHead | Reply = await self._run(
-            "on_request", lambda: self.plugin.on_request(head), checks.check_request
+            "on_request", lambda: self._hook("on_request")(head), checks.check_request
         )
         if _written(head) != before:
             raise self._broken(
@@ -153,72 +174,72 @@ class PluginKit:
 
     async def request_body(self, head: RequestHead, body: bytes) -> bytes | tuple[RequestHead, bytes] | Reply:
         """Run `on_request_body`, if `wants_request_body` says so; else return the body."""
-        if not self.plugin.wants_request_body(head):
+        if not self._hook("wants_request_body")(head):
             return body
         return await self._run(
-            "on_request_body", lambda: self.plugin.on_request_body(head, body), checks.check_request_body
+            "on_request_body", lambda: self._hook("on_request_body")(head, body), checks.check_request_body
         )
 
     async def request_stream(self, head: RequestHead, pieces: Iterable[bytes]) -> bytes:
         """Return what `on_request_stream` makes of a body that comes in pieces."""
-        stream = await self._run("on_request_stream", lambda: self.plugin.on_request_stream(head), lambda _: None)
+        stream = await self._run("on_request_stream", lambda: self._hook("on_request_stream")(head), lambda _: None)
         return await self._flow("on_request_stream", stream, pieces)
 
     async def route(self, head: RequestHead, choice: RouteChoice) -> RouteChoice | Reply:
         """Run `on_route`."""
         upstreams = (choice.upstream, *choice.upstreams)
         return await self._run(
-            "on_route", lambda: self.plugin.on_route(head, choice), lambda r: checks.check_choice(r, upstreams)
+            "on_route", lambda: self._hook("on_route")(head, choice), lambda r: checks.check_choice(r, upstreams)
         )
 
     async def endpoint(self, head: RequestHead, endpoint: Endpoint) -> Headers:
         """Run `on_endpoint`."""
-        return await self._run("on_endpoint", lambda: self.plugin.on_endpoint(head, endpoint), checks.check_headers)
+        return await self._run("on_endpoint", lambda: self._hook("on_endpoint")(head, endpoint), checks.check_headers)
 
     async def response(self, request: RequestHead, head: ResponseHead) -> ResponseHead | Reply:
         """Run `on_response`. request: what `request` returned. Raises as `request` does."""
-        return await self._run("on_response", lambda: self.plugin.on_response(request, head), checks.check_response)
+        return await self._run("on_response", lambda: self._hook("on_response")(request, head), checks.check_response)
 
     async def response_body(self, request: RequestHead, head: ResponseHead, body: bytes) -> bytes | Reply:
         """Run `on_response_body`, if `wants_response_body` says so; else return the body."""
-        if not self.plugin.wants_response_body(request, head):
+        if not self._hook("wants_response_body")(request, head):
             return body
         return await self._run(
             "on_response_body",
-            lambda: self.plugin.on_response_body(request, head, body),
+            lambda: self._hook("on_response_body")(request, head, body),
             checks.check_response_body,
         )
 
     async def response_stream(self, request: RequestHead, head: ResponseHead, pieces: Iterable[bytes]) -> bytes:
         """Return what `on_response_stream` makes of a body that comes in pieces."""
         stream = await self._run(
-            "on_response_stream", lambda: self.plugin.on_response_stream(request, head), lambda _: None
+            "on_response_stream", lambda: self._hook("on_response_stream")(request, head), lambda _: None
         )
         return await self._flow("on_response_stream", stream, pieces)
 
     async def done(self, request: RequestHead, done: Done) -> None:
         """Run `on_done`."""
         await self._run(
-            "on_done", lambda: self.plugin.on_done(request, done), lambda r: checks.check_type(r, type(None))
+            "on_done", lambda: self._hook("on_done")(request, done), lambda r: checks.check_type(r, type(None))
         )
 
     async def client_message(self, socket: Socket, message: Message) -> Message | Close | None:
         """Run `on_client_message`."""
         return await self._run(
-            "on_client_message", lambda: self.plugin.on_client_message(socket, message), checks.check_message
+            "on_client_message", lambda: self._hook("on_client_message")(socket, message), checks.check_message
         )
 
     async def server_message(self, socket: Socket, message: Message) -> Message | Close | None:
         """Run `on_server_message`."""
         return await self._run(
-            "on_server_message", lambda: self.plugin.on_server_message(socket, message), checks.check_message
+            "on_server_message", lambda: self._hook("on_server_message")(socket, message), checks.check_message
         )
 
     async def event_accepted(self, event: Event) -> Event | Refusal:
         """Run `on_event_accepted`."""
         return await self._run(
             "on_event_accepted",
-            lambda: self.plugin.on_event_accepted(event),
+            lambda: self._hook("on_event_accepted")(event),
             lambda r: checks.check_type(r, *checks.EVENT),
         )
 
@@ -226,7 +247,7 @@ class PluginKit:
         """Run `on_event_delivered`."""
         await self._run(
             "on_event_delivered",
-            lambda: self.plugin.on_event_delivered(event, delivery),
+            lambda: self._hook("on_event_delivered")(event, delivery),
             lambda r: checks.check_type(r, type(None)),
         )
 
@@ -234,7 +255,7 @@ class PluginKit:
         """Run `on_event_dead_lettered`."""
         await self._run(
             "on_event_dead_lettered",
-            lambda: self.plugin.on_event_dead_lettered(event, delivery),
+            lambda: self._hook("on_event_dead_lettered")(event, delivery),
             lambda r: checks.check_type(r, type(None)),
         )
 
@@ -242,7 +263,7 @@ class PluginKit:
         """Run `on_operation_parsed`."""
         return await self._run(
             "on_operation_parsed",
-            lambda: self.plugin.on_operation_parsed(operation),
+            lambda: self._hook("on_operation_parsed")(operation),
             lambda r: checks.check_type(r, *checks.OPERATION),
         )
 
@@ -250,7 +271,7 @@ class PluginKit:
         """Run `on_operation_resolved`."""
         return await self._run(
             "on_operation_resolved",
-            lambda: self.plugin.on_operation_resolved(operation, result),
+            lambda: self._hook("on_operation_resolved")(operation, result),
             lambda r: checks.check_type(r, *checks.RESOLVED),
         )
 
@@ -358,6 +379,13 @@ class PluginKit:
 
     def _broken(self, hook: str, what: str, fix: str) -> PluginContractError:
         return PluginContractError(f"{self._name}.{hook} {what}; {fix}.")
+
+
+def _declared(package: Path) -> Declared:
+    # Tests of services do without what this needs.
+    from nexus_sdk.testing.plugin_package import Declared
+
+    return Declared(package)
 
 
 def _pieces(body: bytes) -> Iterable[bytes]:
