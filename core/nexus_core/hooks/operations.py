@@ -14,7 +14,7 @@ class Operation:
     """A GraphQL operation that was parsed and is valid.
 
     name: empty for an anonymous one. fields: names of its top-level fields, fragments included, in their order. depth: of its
-    deepest field, 1 for a top-level one. headers: of the request, names lower-case.
+    deepest field, 1 for a top-level one. headers: of the request, names lower-case; those that the plugin may read.
     """
 
     kind: Literal["query", "mutation", "subscription"]
