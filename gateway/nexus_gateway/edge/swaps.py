@@ -118,11 +118,26 @@ class Swaps:
 
     async def _swap(self, published: Published) -> None:
         means = self._means
-        clock = asyncio.get_running_loop().time
         if means.gateway:
             published = Published(published.generation, published.digest, of_gateway(published.snapshot, means.gateway))
-        snapshot = published.snapshot
         former = self.runtime
+        # The Snapshot may have a candidate take over that is given up while others are loading. What took over must not be stopped: it is
+        # judged by its own budgets then.
+        trials = [slot.trial for slot in former.slots.values() if slot.trial is not None and not slot.trial.is_over]
+        candidates = [trial.candidate.running for trial in trials if trial.candidate.running is not None]
+        for running in candidates:
+            running.acquire()
+        try:
+            await self._replace(former, published)
+        finally:
+            for running in candidates:
+                if running.leave():
+                    means.tasks.own(running.end(), "stop a candidate")
+
+    async def _replace(self, former: Runtime, published: Published) -> None:
+        means = self._means
+        clock = asyncio.get_running_loop().time
+        snapshot = published.snapshot
         prepared = await means.ports.prepare(snapshot)
         try:
             client = await asyncio.to_thread(means.clients.build, snapshot)
