@@ -27,8 +27,8 @@ class RequestHead(msgspec.Struct, frozen=True):
 
     path: percent-encoded, without query. query: without `?`, empty for none. host: lower-case, without port.
     client_ip: the peer's address. route: `Route.id` that was chosen.
-    notes: what plugins keep of this one request for their later hooks, under their own names (`request.notes["audit-log"] = …`). The one
-    thing of a head that is changed in place: all copies of it share them, and they end with the request, or its WebSocket.
+    notes: what plugins keep of this one request for their later hooks, under their own names (`request.notes[self.context.plugin] = …`).
+    The one thing of a head that is changed in place: all copies of it share them, and they end with the request, or its WebSocket.
     """
 
     method: str

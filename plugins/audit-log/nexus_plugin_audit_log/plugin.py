@@ -14,8 +14,6 @@ from .chains import Chain
 from .lines import DEFAULT, Form
 from .sinks import Buffer, HttpSink, RedisSink
 
-NOTE = "audit-log"
-"""Where the digests of a request's bodies are noted."""
 _CLOSE_S = 3.0
 
 
@@ -79,7 +77,7 @@ class AuditLog(Plugin):
             return _full(request)
         if not (self._requests or self._responses):
             return request
-        request.notes[NOTE] = {}
+        request.notes[self.context.plugin] = {}  # digests by name
         return request
 
     def on_request_stream(self, request: RequestHead) -> BodyStream | None:
@@ -94,7 +92,7 @@ class AuditLog(Plugin):
         """Write the line."""
         if not self._is_wanted(request):
             return
-        digests = request.notes.get(NOTE, {})
+        digests = request.notes.get(self.context.plugin, {})
         line = self._chain.line(self._form.of(request, done, digests))
         if self._log:
             self.context.log.info("%s", line)
@@ -105,7 +103,7 @@ class AuditLog(Plugin):
         return not self._methods or request.method in self._methods
 
     def _stream(self, request: RequestHead, name: str) -> Digest | None:
-        notes = request.notes.get(NOTE)
+        notes = request.notes.get(self.context.plugin)
         return Digest(notes, name) if notes is not None else None
 
 

@@ -14,8 +14,6 @@ from .framing import NotFramed, frame, messages, status_of, text_of
 from .services import Binding, Services
 from .transcoding import NotFitting, Transcoder
 
-NOTE = "grpc-json"
-"""Where the binding of a request is noted."""
 _ASKED = frozenset(
     {"accept", "accept-encoding", "content-encoding", "content-length", "content-type", "te", "transfer-encoding"}
 )
@@ -49,7 +47,7 @@ class GrpcJson(Plugin):
             return request
         index, known = self._services.find(request.method, request.path)
         if index >= 0:
-            request.notes[NOTE] = self._services.bindings[index]
+            request.notes[self.context.plugin] = self._services.bindings[index]
             return request
         if self._unknown == "pass":
             return request
@@ -59,7 +57,7 @@ class GrpcJson(Plugin):
 
     def wants_request_body(self, request: RequestHead) -> bool:
         """Return whether the request is to be a call."""
-        return NOTE in request.notes
+        return self.context.plugin in request.notes
 
     def on_request_body(self, request: RequestHead, body: bytes) -> bytes | tuple[RequestHead, bytes] | Reply:
         """Return the call, or what does not fit."""
@@ -132,7 +130,7 @@ class GrpcJson(Plugin):
         return Reply(200, (*headers, ("content-type", "application/json")), content)
 
     def _binding(self, request: RequestHead) -> Binding | None:
-        found: Binding | None = request.notes.get(NOTE)
+        found: Binding | None = request.notes.get(self.context.plugin)
         return found
 
     def _failed(self, request: RequestHead, response: ResponseHead) -> Reply:

@@ -28,8 +28,6 @@ from .budgets import Budgets, InRedis, Memory, Refused, Taken, Window
 from .prompts import NotUnderstood, change_texts, estimate, output_limit, parse, texts, with_output_limit
 from .rules import Rules
 
-NOTE = "llm-guard"
-"""Where the `Open` of a request is noted."""
 REMAINING = "x-llm-budget-remaining"
 _MAX_KEPT_BYTES = 64 * 2**20
 _PATHS = ("/chat/completions", "/completions", "/embeddings", "/responses")
@@ -175,7 +173,7 @@ class LlmGuard(Plugin):
         self._kept_bytes += entry.size
         # However it ends: a plugin that is disabled meanwhile is not told of the end.
         weakref.finalize(entry, self._let_go, entry.size)
-        request.notes[NOTE] = entry
+        request.notes[self.context.plugin] = entry
 
     def _let_go(self, size: int) -> None:
         self._kept_bytes -= size
@@ -184,7 +182,7 @@ class LlmGuard(Plugin):
 
     async def on_response(self, request: RequestHead, response: ResponseHead) -> ResponseHead | Reply:
         """Return the response's head with what is left of the budget, or another provider's answer."""
-        entry: Open | None = request.notes.get(NOTE)
+        entry: Open | None = request.notes.get(self.context.plugin)
         if entry is None:
             return response
         if response.status in self._fallback_statuses and entry.body is not None:
@@ -226,11 +224,11 @@ class LlmGuard(Plugin):
 
     def wants_response_body(self, request: RequestHead, response: ResponseHead) -> bool:
         """Return whether the answer is one in JSON to a request that was counted."""
-        return NOTE in request.notes and _is_json(response.headers) and response.status < 300
+        return self.context.plugin in request.notes and _is_json(response.headers) and response.status < 300
 
     def on_response_body(self, request: RequestHead, response: ResponseHead, body: bytes) -> bytes | Reply:
         """Return the answer without what is taken out, or a refusal of it."""
-        entry: Open | None = request.notes.get(NOTE)
+        entry: Open | None = request.notes.get(self.context.plugin)
         if entry is None:
             return body
         headers = tuple(pair for pair in response.headers if pair[0] not in ("content-length", REMAINING))
@@ -238,7 +236,7 @@ class LlmGuard(Plugin):
 
     def on_response_stream(self, request: RequestHead, response: ResponseHead) -> BodyStream | None:
         """Return what reads along with a streamed answer."""
-        entry: Open | None = request.notes.get(NOTE)
+        entry: Open | None = request.notes.get(self.context.plugin)
         media_type = (response.header("content-type") or "").lower()
         if entry is None or response.status >= 300 or not media_type.startswith("text/event-stream"):
             return None
@@ -276,7 +274,7 @@ class LlmGuard(Plugin):
 
     async def on_done(self, request: RequestHead, done: Done) -> None:
         """Settle what the request took."""
-        entry: Open | None = request.notes.pop(NOTE, None)
+        entry: Open | None = request.notes.pop(self.context.plugin, None)
         if entry is None:
             return
         nothing = entry.usage.counted is None and not entry.usage.seen and (done.status >= 400 or not done.bytes_out)

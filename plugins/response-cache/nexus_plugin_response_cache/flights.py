@@ -15,7 +15,7 @@ Key = tuple[str, ...]
 V = TypeVar("V")
 
 _MOST = 20_000
-"""Heads that are remembered; each request on its way has two."""
+"""Requests that others can wait for."""
 _LONGEST_S = 60.0
 """After which a request that was never heard of again holds nobody back."""
 
@@ -41,13 +41,13 @@ class Flight:
 
 
 class Flights:
-    """All of a worker's. Found by what they are for, and by their request: the very object, since hooks have no other name for it."""
+    """All of a worker's. Found by what they are for, and by their request's notes. name: theirs there."""
 
-    __slots__ = ("_by_head", "_by_key")
+    __slots__ = ("_by_key", "_name")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self._by_key: dict[Key, Flight] = {}
-        self._by_head: dict[int, Flight] = {}
+        self._name = name
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -62,24 +62,23 @@ class Flights:
 
     def start(self, flight: Flight, *, alone: bool) -> bool:
         """Remember a request that goes on; let others wait for it unless it is alone. Return whether there was room for it."""
-        if len(self._by_head) >= _MOST:
-            return False
         if not alone:
+            if len(self._by_key) >= _MOST:
+                return False
             self._by_key[flight.key] = flight
-        # The flight keeps both alive, so that no other object can have their ids.
-        self._by_head[id(flight.came)] = self._by_head[id(flight.sent)] = flight
+        flight.came.notes[self._name] = flight
         return True
 
     def of(self, request: RequestHead) -> Flight | None:
         """Return the one that a request leads, None for any other."""
-        return self._by_head.get(id(request))
+        flight: Flight | None = request.notes.get(self._name)
+        return flight
 
     def land(self, flight: Flight, entry: Entry | None) -> None:
         """Let go of those who wait. entry: what they can be answered with."""
         if self._by_key.get(flight.key) is flight:
             del self._by_key[flight.key]
-        for head in (flight.came, flight.sent):
-            self._by_head.pop(id(head), None)
+        flight.came.notes.pop(self._name, None)
         flight.entry = entry
         flight.landed.set()
 

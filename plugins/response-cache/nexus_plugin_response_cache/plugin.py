@@ -49,7 +49,7 @@ class ResponseCache(Plugin):
         self._memory = Memory(int(config["maxBytes"]))
         self._redis: Mapping[str, Any] = config["redis"]
         self._shared: Shared | None = None
-        self._flights = Flights()
+        self._flights = Flights(self.context.plugin)
         self._varies: Recent[tuple[str, ...]] = Recent(_REMEMBERED)
         self._passing: Recent[float] = Recent(_REMEMBERED)
         self._failing: Recent[float] = Recent(_REMEMBERED)

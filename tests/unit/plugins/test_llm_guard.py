@@ -204,10 +204,10 @@ async def test_tokens_are_taken_beforehand_and_settled_by_usage() -> None:
         await plugin.done(first, Done(200, bytes_out=10))
         await plugin.done(first, Done(200, bytes_out=10))  # once only
         third, _ = await begin(plugin, chat())
-        assert third.notes["llm-guard"].taken.left == 250 - 30 - 100 - 100
+        assert third.notes["default/plugin"].taken.left == 250 - 30 - 100 - 100
         await plugin.done(second, Done(502))  # nothing came
         fourth, _ = await begin(plugin, chat())
-        assert fourth.notes["llm-guard"].taken.left == 250 - 30 - 100 - 100
+        assert fourth.notes["default/plugin"].taken.left == 250 - 30 - 100 - 100
         plugin.plugin.clock = lambda: 1021.0  # type: ignore[attr-defined]
         assert (await begin(plugin, chat()))[1] == chat(), "a new window"
 
@@ -220,7 +220,7 @@ async def test_without_usage_the_answer_is_estimated_and_embeddings_have_none() 
         assert dict(reply.headers)["x-llm-budget-remaining"] == "980"
         embedding = RequestHead("POST", "/v1/embeddings")
         passed, _ = await begin(plugin, json.dumps({"model": "e", "input": ["x" * 40]}).encode(), embedding)
-        assert passed.notes["llm-guard"].taken.tokens == 10
+        assert passed.notes["default/plugin"].taken.tokens == 10
 
 
 async def stores_agree(store: Any) -> None:
@@ -310,7 +310,7 @@ async def test_streams_pass_unchanged_and_are_counted(size: int) -> None:
         assert await plugin.response_stream(passed, SSE, pieces) == data
         await plugin.done(passed, Done(200, bytes_out=len(data)))
         following, _ = await begin(plugin, chat())
-        assert following.notes["llm-guard"].taken.left == 1000 - 70 - 100
+        assert following.notes["default/plugin"].taken.left == 1000 - 70 - 100
         assert not plugin.plugin.wants_response_body(passed, SSE)
 
 
@@ -322,7 +322,7 @@ async def test_a_stream_that_breaks_off_is_estimated() -> None:
         stream.feed(events("y" * 80, total=None))
         await plugin.done(passed, Done(499, bytes_out=100))
         following, _ = await begin(plugin, chat())
-        assert following.notes["llm-guard"].taken.left == 1000 - 30 - 100
+        assert following.notes["default/plugin"].taken.left == 1000 - 30 - 100
 
 
 @pytest.mark.parametrize("size", [1, 11, 1000])

@@ -304,6 +304,19 @@ async def test_a_stale_response_is_asked_about_and_freshened(make: Any) -> None:
     assert await bed.status_of() == "hit; ttl=30"
 
 
+async def test_a_plugin_behind_it_may_change_the_request(make: Any) -> None:
+    """Its request is known by its notes: what hooks get may be a copy, as for a plugin that may not see all headers."""
+    bed = bed_of(make)
+    bed.headers += (("etag", '"1"'),)
+    await bed.get()
+    bed.now += 100
+    request = await bed.kit.request(RequestHead("GET", "/a", "", "shop.example", route="r"))
+    assert request.header("if-none-match") == '"1"'
+    copy = request.with_header("x-other", "1")
+    reply = await bed.kit.response(copy, ResponseHead(304, (("cache-control", "max-age=60"), ("etag", '"1"'))))
+    assert (reply.status, reply.body) == (200, b"body")
+
+
 async def test_a_client_with_conditions_of_its_own_gets_its_own_answer(make: Any) -> None:
     bed = bed_of(make)
     bed.headers += (("etag", '"1"'),)
