@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -16,11 +16,14 @@ from nexus_core.snapshot.plugins import PluginInstance, Release
 
 MAX_REFUSED = 16
 """Refused releases that a lock remembers, the newest ones: an index lists few that are newer than what runs."""
+MAX_RUNTIMES = 16
+"""Runtimes that a refused release remembers: fleets have one or two."""
 
 
 class RefusedRelease(msgspec.Struct, frozen=True, omit_defaults=True):
     """A release that was tried and taken back, and is not tried again. reason: from the problems catalogue. message: what and how to
-    fix. at_utc: RFC 3339. config: digest of the configuration that it was refused for; empty when it is refused with any.
+    fix. at_utc: RFC 3339. config: digest of the configuration that it was refused for; empty when it is refused with any. runtimes:
+    `Ack.runtime` of the replicas for which it is not; none when it is refused wherever it may run.
     """
 
     version: str
@@ -29,6 +32,7 @@ class RefusedRelease(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str = ""
     at_utc: str = ""
     config: str = ""
+    runtimes: tuple[str, ...] = ()
 
 
 class Lock(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -72,6 +76,13 @@ class Lock(msgspec.Struct, frozen=True, omit_defaults=True):
         """Return the lock with one more refused release; the oldest are forgotten beyond MAX_REFUSED."""
         kept = tuple(r for r in self.refused if (r.version, r.sha256) != (refused.version, refused.sha256))
         return Lock(self.version, self.sha256, (*kept, refused)[-MAX_REFUSED:])
+
+    def upgraded(self, runtimes: Collection[str]) -> Lock:
+        """Return the lock without releases that were refused by none of these runtimes. Empty ones are of replicas that do not say."""
+        if not runtimes or "" in runtimes:
+            return self
+        kept = tuple(r for r in self.refused if not r.runtimes or not set(r.runtimes).isdisjoint(runtimes))
+        return self if len(kept) == len(self.refused) else Lock(self.version, self.sha256, kept)
 
     def forgiven(self) -> Lock:
         """Return the lock without refused releases: they may be tried again."""

@@ -68,6 +68,12 @@ class RefusedRelease(Model):
         max_length=64,
         description="Digest of the spec.config that it did not take; with another one it is tried again. Empty: refused with any.",
     )
+    runtimes: tuple[str, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Digests of the runtimes (Python, what is installed) that it is not for; it is tried again when no gateway has one of "
+        "them. Empty: refused on any.",
+    )
 
 
 class PassedOver(Model):

@@ -51,6 +51,7 @@ class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
 
     replica: unique per process. at_utc: RFC 3339, for people. plugins: by `PluginInstance.id`. gateway: `<namespace>/<name>` of the
     one Gateway it serves, empty for all. listeners: those that it could not open, by `Listener.id`: what is wrong, as a sentence.
+    runtime: digest of what decides whether a release is for it, such as its Python and what is installed; empty of earlier versions.
     """
 
     replica: str
@@ -60,3 +61,4 @@ class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
     plugins: dict[str, PluginReport] = {}
     gateway: str = ""
     listeners: dict[str, str] = {}
+    runtime: str = ""

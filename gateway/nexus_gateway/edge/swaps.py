@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from nexus_core.snapshot import Ack, Published, Upstream
 from nexus_core.snapshot.narrowing import of_gateway
+from nexus_hosting.runtimes import runtime_digest
 
 from nexus_gateway.edge import allocator
 from nexus_gateway.edge.listeners.plans import Site
@@ -229,6 +230,7 @@ class Swaps:
                 {plugin: slot.report for plugin, slot in sorted(runtime.slots.items())},
                 means.gateway,
                 means.ports.refused,
+                runtime_digest(),
             )
         )
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nexus_core.marketplace.locks import MAX_REFUSED, NO_LOCK, Lock, RefusedRelease, digest_of
-from nexus_core.marketplace.rollouts import settle
+from nexus_core.marketplace.rollouts import Said, settle
 from nexus_core.snapshot import Ack, PluginReport, Published
 
 from nexus_operator.world.inventory import Object
@@ -53,20 +53,25 @@ class Locks:
     ) -> Iterator[tuple[str, Lock, Lock]]:
         """Yield (plugin, lock, next lock) of those whose lock changes by what the gateways say of what is published.
 
-        Of one that is switched off the refused releases are forgiven: whoever switches it on again wants them to be tried again.
+        Of one that is switched off the refused releases are forgiven: whoever switches it on again wants them to be tried again. So are
+        those that were refused for what gateways run on, when none does any more.
         """
+        heard = tuple(acks)
+        runtimes = {ack.runtime for ack in heard}
         for name in sorted(self._off):
             lock = self._known[name][1]
             if lock.refused:
                 yield name, lock, lock.forgiven()
-        if published is None:
-            return
-        heard = tuple(acks)
-        for instance in published.snapshot.plugins:
-            known = self._known.get(instance.id)
-            if known is None or instance.id in self._off:
+        instances = {each.id: each for each in published.snapshot.plugins} if published is not None else {}
+        for name, (_, known) in sorted(self._known.items()):
+            if name in self._off:
                 continue
-            lock = known[1]
+            lock = known.upgraded(runtimes)
+            instance = instances.get(name)
+            if instance is None or published is None:
+                if lock != known:
+                    yield name, known, lock
+                continue
             tried = instance.candidate
             if (
                 tried is not None
@@ -75,14 +80,14 @@ class Locks:
                 continue  # it was refused, and the Snapshot without it is not out yet
             # A replica that serves an older Snapshot may speak of another configuration: what it says of a candidate does not count, and
             # that it has the plugin does, so that nothing takes over without it.
-            reports = [
-                report if ack.digest == published.digest else _older(report)
+            words = [
+                Said(report if ack.digest == published.digest else _older(report), ack.runtime)
                 for ack in heard
-                if (report := ack.plugins.get(instance.id)) is not None
+                if (report := ack.plugins.get(name)) is not None
             ]
-            wanted = settle(instance, lock, reports, now_utc)
-            if wanted != lock:
-                yield instance.id, lock, wanted
+            wanted = settle(instance, lock, words, now_utc)
+            if wanted != known:
+                yield name, known, wanted
 
 
 def _older(report: PluginReport) -> PluginReport:
@@ -104,11 +109,17 @@ def parse_lock(value: object) -> Lock:
         return NO_LOCK
     refused = value.get("refused")
     found = [
-        RefusedRelease(*(_text(each.get(key)) for key in ("version", "sha256", "reason", "message", "at", "config")))
+        _refused(each)
         for each in (refused if isinstance(refused, list | tuple) else ())
         if isinstance(each, Mapping) and each.get("version")
     ]
     return Lock(_text(value.get("version")), _text(value.get("sha256")), tuple(found[-MAX_REFUSED:]))
+
+
+def _refused(value: Mapping[str, Any]) -> RefusedRelease:
+    version, sha256, reason, message = (_text(value.get(key)) for key in ("version", "sha256", "reason", "message"))
+    at_utc, config, runtimes = _text(value.get("at")), _text(value.get("config")), _texts(value.get("runtimes"))
+    return RefusedRelease(version, sha256, reason, message, at_utc, config, runtimes)
 
 
 def show_lock(lock: Lock) -> dict[str, Any]:
@@ -116,9 +127,14 @@ def show_lock(lock: Lock) -> dict[str, Any]:
     refused = [
         {"version": r.version, "sha256": r.sha256, "reason": r.reason, "message": r.message[:4096], "at": r.at_utc}
         | ({"config": r.config} if r.config else {})
+        | ({"runtimes": list(r.runtimes)} if r.runtimes else {})
         for r in lock.refused
     ]
     return {"version": lock.version, "sha256": lock.sha256, "refused": refused}
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list | tuple) else ()
 
 
 def _text(value: object) -> str:

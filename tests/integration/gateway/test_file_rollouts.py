@@ -25,6 +25,7 @@ from nexus_gateway.edge.sources.locks import LocksFile
 from nexus_gateway.edge.sources.workshop import Workshop
 from nexus_gateway.settings import GatewaySettings
 from nexus_gateway.testing import Upstreams
+from nexus_hosting.runtimes import runtime_digest
 from nexus_marketplace.publishing import public_key
 from nexus_marketplace.repository import Keys, Repository
 from nexus_sdk.discovery.memory import MemoryDiscovery
@@ -177,6 +178,36 @@ async def test_a_first_install_is_the_newest_release_that_this_gateway_can_run(w
     assert (200, "1.0.0 servus") in {*seen, await world.ask()}
     lock = LocksFile(world.folder / "locks.json").read()["shop/demo"]
     assert [each.reason for each in lock.refused] == ["PythonIncompatible", "WheelInvalid", "HostRequirementMissing"]
+
+
+async def test_what_this_gateway_could_not_run_is_tried_again_when_it_can(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.publish("1.0.0")
+    world.publish("1.0.1", host=("nexus-test-distribution>=1",))
+    world.publish("1.0.2", python=">=3.99")
+    await world.start()
+    await world.ask_until(lambda: world.locked() == ("1.0.0", ["1.0.2", "1.0.1"]))
+    await world.stop()
+    await world.start()
+    await asyncio.sleep(0.5)
+    assert world.locked() == ("1.0.0", ["1.0.2", "1.0.1"]), "nothing is another than before"
+    await world.stop()
+
+    # As `pip install` into its environment does it; plugins are judged in a process of their own.
+    installed = world.folder / "installed"
+    metadata = installed / "nexus_test_distribution-1.0.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: nexus-test-distribution\nVersion: 1.0\n")
+    monkeypatch.setenv("PYTHONPATH", str(installed))
+    monkeypatch.syspath_prepend(str(installed))
+    runtime_digest.cache_clear()
+    await world.start()
+    await world.ask_until(lambda: world.locked() == ("1.0.1", ["1.0.2"]))
+    async with asyncio.timeout(WITHIN_S):
+        while await world.ask() != (200, "1.0.1 servus"):
+            await asyncio.sleep(0.01)
+    runtime_digest.cache_clear()
 
 
 @pytest.mark.parametrize(("said", "status"), [("failurePolicy: closed", 503), ("order: 0", 200)])

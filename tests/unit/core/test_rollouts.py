@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
 import pytest
-from nexus_core.marketplace.locks import MAX_REFUSED, Lock, RefusedRelease, config_digest, digest_of
-from nexus_core.marketplace.rollouts import settle
+from nexus_core.marketplace import rollouts
+from nexus_core.marketplace.locks import MAX_REFUSED, MAX_RUNTIMES, Lock, RefusedRelease, config_digest, digest_of
+from nexus_core.marketplace.rollouts import Said
 from nexus_core.snapshot import PluginInstance, Release
 from nexus_core.snapshot.acks import CandidateReport, PluginReport
 from nexus_core.snapshot.plugins import Candidate, Lacking
@@ -23,6 +25,10 @@ OLD = PluginInstance(
 NEW = msgspec.structs.replace(OLD, release=msgspec.structs.replace(OLD.release, version="1.1", sha256="2"))
 TRYING = msgspec.structs.replace(OLD, candidate=Candidate(instance=NEW))
 LOCK = Lock("1.0", "1")
+
+
+def settle(instance: PluginInstance, lock: Lock | None, reports: Iterable[PluginReport], now_utc: datetime) -> Lock:
+    return rollouts.settle(instance, lock, [Said(each) for each in reports], now_utc)
 
 
 def report(
@@ -92,6 +98,45 @@ def test_without_a_canary_a_misfit_is_taken_back() -> None:
     said = PluginReport("previous", "1.0", "PythonIncompatible", "It needs Python >=3.99.")
     found = settle(NEW, LOCK, [said], NOW)
     assert (found.version, [r.version for r in found.refused]) == ("1.0", ["1.1"])
+
+
+def test_a_misfit_is_noted_with_the_runtimes_that_it_is_not_for() -> None:
+    refused = CandidateReport("1.1", "refused", "PythonIncompatible", "x")
+    for instance, lock, misfit in (
+        (OLD, None, MISFIT),
+        (TRYING, LOCK, PluginReport("loaded", "1.0", candidate=refused)),
+    ):
+        words = [Said(misfit, "b"), Said(misfit, "a"), Said(misfit, "a"), Said(report("passed"), "c")]
+        found = rollouts.settle(instance, lock, words, NOW)
+        assert [each.runtimes for each in found.refused] == [("a", "b")]
+        silent = rollouts.settle(instance, lock, [*words, Said(misfit)], NOW)
+        assert [each.runtimes for each in silent.refused] == [()], "one does not say what it runs on"
+        many = rollouts.settle(instance, lock, [Said(misfit, str(each)) for each in range(MAX_RUNTIMES + 1)], NOW)
+        assert [each.runtimes for each in many.refused] == [()]
+
+
+def test_what_failed_on_traffic_is_noted_without() -> None:
+    failed = PluginReport("loaded", "1.0", candidate=CandidateReport("1.1", "refused", "PluginRolledBack", "x"))
+    misfit = PluginReport("loaded", "1.0", candidate=CandidateReport("1.1", "refused", "PythonIncompatible", "x"))
+    for words in ([Said(failed, "a")], [Said(misfit, "a"), Said(failed, "b")]):
+        assert [each.runtimes for each in rollouts.settle(TRYING, LOCK, words, NOW).refused] == [()]
+
+
+@pytest.mark.parametrize(
+    ("runtimes", "kept"),
+    [
+        ({"c"}, ["1.1"]),
+        ({"a", "c"}, ["1.1", "1.2"]),
+        ({"b"}, ["1.1", "1.2"]),
+        (set(), ["1.1", "1.2"]),
+        ({"c", ""}, ["1.1", "1.2"]),
+    ],
+)
+def test_a_misfit_is_forgiven_when_no_gateway_runs_on_what_refused_it(runtimes: set[str], kept: list[str]) -> None:
+    lock = Lock(
+        "1.0", "1", (RefusedRelease("1.1", "2", "PluginRolledBack"), RefusedRelease("1.2", "3", runtimes=("a", "b")))
+    )
+    assert [each.version for each in lock.upgraded(runtimes).refused] == kept
 
 
 def test_a_lock_remembers_the_newest_refusals_and_each_once() -> None:

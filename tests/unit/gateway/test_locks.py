@@ -88,6 +88,16 @@ def test_an_ack_settles_the_plugins_that_it_speaks_of() -> None:
     assert settled({"shop/c": TWO, "gone/x": ONE}, world, ack, at) == {"shop/a": ONE, "shop/c": TWO, "gone/x": ONE}
 
 
+def test_another_runtime_is_asked_again_about_what_the_former_was_not_fit_for(tmp_path: Path) -> None:
+    """Though nothing of the plugin is in the Snapshot: it had no other release."""
+    lock = Lock("", "", (RefusedRelease("1.0", "1", "PythonIncompatible", runtimes=("old",)),))
+    file = LocksFile(tmp_path / "locks")
+    file.update(lambda _: {"shop/a": lock})
+    at = datetime(2026, 3, 2, tzinfo=UTC)
+    assert file.settle(Snapshot(), Ack("one", 1, "x", runtime="old"), at) == {"shop/a": lock}
+    assert file.settle(Snapshot(), Ack("one", 1, "x", runtime="new"), at) == {"shop/a": Lock()}
+
+
 def test_gateways_with_other_manifests_do_not_forget_each_others(tmp_path: Path) -> None:
     """They share a cache, and each drops the locks of plugins that its own manifests do not name."""
     shop, lab = tmp_path / "shop", tmp_path / "lab"

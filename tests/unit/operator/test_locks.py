@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from nexus_core.marketplace.locks import Lock, RefusedRelease
 from nexus_core.snapshot import Ack, PluginInstance, PluginReport, Published, Release, Snapshot
 from nexus_core.snapshot.acks import CandidateReport
@@ -100,7 +101,7 @@ def test_an_object_that_is_made_anew_begins_anew() -> None:
 
 
 def test_a_lock_is_read_as_it_is_shown() -> None:
-    lock = Lock("1.0", "s", (RefusedRelease("1.1", "t", "PluginRolledBack", "m", "2026-02-02T00:00:00Z"),))
+    lock = Lock("1.0", "s", (RefusedRelease("1.1", "t", "PluginRolledBack", "m", "2026-02-02T00:00:00Z", "c", ("a",)),))
     assert parse_lock({**show_lock(lock), "dependencies": [], "wheels": []}) == lock
     assert parse_lock({"version": 3, "refused": [1, {}]}) == Lock()
     assert parse_lock("x") == Lock()
@@ -118,6 +119,27 @@ def test_switching_off_forgives_what_was_refused() -> None:
     assert lock == Lock("1.0", "s")
     found.put("shop/key", Lock("1.0", "s"))
     assert settled(found, published(instance("1.0")), ack("a", "1.0")) is None
+
+
+def test_a_release_that_was_not_for_gateways_of_before_is_tried_again() -> None:
+    """Also one that was the only release, so that nothing of the plugin is published."""
+    shown = {
+        "version": "1.1",
+        "sha256": "a",
+        "reason": "PythonIncompatible",
+        "message": "m",
+        "at": "t",
+        "runtimes": ["old"],
+    }
+    old, new = (
+        msgspec.structs.replace(ack("a", "1.0"), runtime="old"),
+        msgspec.structs.replace(ack("b", "1.0"), runtime="new"),
+    )
+    found = locks(plugin(version="1.0", sha256=release("1.0").sha256, refused=[shown]))
+    for what in (published(instance("1.0")), published()):
+        assert settled(found, what, old, new) is None
+        assert settled(found, what, new) == Lock("1.0", release("1.0").sha256)
+    assert settled(found, published()) is None, "nobody says anything"
 
 
 def test_a_candidate_with_a_mended_configuration_is_heard_again() -> None:

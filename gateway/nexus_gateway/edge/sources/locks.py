@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 from nexus_core.marketplace.locks import Lock
-from nexus_core.marketplace.rollouts import settle
+from nexus_core.marketplace.rollouts import Said, settle
 from nexus_core.snapshot import Ack, PluginInstance, Snapshot
 
 log = logging.getLogger("nexus.gateway.locks")
@@ -100,7 +100,7 @@ class LocksFile:
 
     def settle(self, snapshot: Snapshot, ack: Ack, now_utc: datetime) -> dict[str, Lock]:
         """Return the locks after what this process says of its plugins, as far as the other workers have said the same."""
-        if not snapshot.plugins:
+        if not snapshot.plugins and not any(lock.refused for lock in self.read().values()):
             return self.read()
         return self.update(lambda locks: self._settled(locks, snapshot, ack, now_utc))
 
@@ -163,11 +163,11 @@ def settled(
     """Return the locks after what a gateway says of its plugins. ack: of this Snapshot. waiting: plugins whose candidates have not
     passed in all of its workers.
     """
-    found = dict(locks)
+    found = {plugin: lock.upgraded({ack.runtime}) for plugin, lock in locks.items()}
     for instance in snapshot.plugins:
         report = ack.plugins.get(instance.id)
         if report is not None and not (instance.id in waiting and _passes(instance, ack)):
-            lock = settle(instance, locks.get(instance.id), [report], now_utc)
+            lock = settle(instance, found.get(instance.id), [Said(report, ack.runtime)], now_utc)
             if lock.version or lock.refused:
                 found[instance.id] = lock
     return found
