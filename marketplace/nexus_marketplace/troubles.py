@@ -11,6 +11,7 @@ Reason = Literal[
     "MarketplaceNotTrusted",
     "MarketplaceInvalid",
 ]
+AGAIN = "It is tried again by itself."
 
 
 class MarketplaceTrouble(Exception):

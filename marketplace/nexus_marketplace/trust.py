@@ -2,18 +2,16 @@
 
 The client workflow is that of The Update Framework (specification 1.0, section 5), by python-tuf's ngclient. What is ours: the first
 root is found by the keys that the NexusMarketplace pins instead of being shipped; a floor of versions that outlives the state
-directory; and the words for what goes wrong.
+directory; and the words for what goes wrong (`doubts`).
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +21,11 @@ import msgspec
 from nexus_core.marketplace import Index, IndexInvalid, parse_index
 from nexus_core.marketplace.index import MAX_INDEX_BYTES
 
-from nexus_marketplace import durable
+from nexus_marketplace import durable, roots
+from nexus_marketplace.doubts import Doubts
+from nexus_marketplace.sources.hurried import Hurried
 from nexus_marketplace.sources.ports import FileMissing, FileTooLarge, SourcePort
-from nexus_marketplace.troubles import MarketplaceTrouble
+from nexus_marketplace.troubles import AGAIN, MarketplaceTrouble
 
 if TYPE_CHECKING:
     from nexus_core.model.plugins import NexusMarketplaceSpec
@@ -35,11 +35,6 @@ INDEX = "index.json"
 MAX_ROOT_BYTES = 512_000
 _BOOTSTRAP_ROOTS = 64
 """How many root versions are looked through for one that the pinned keys signed."""
-UPDATE_S = 60.0
-"""For all files of one look together. A place may take its time for each: without this bound, one that sends 64 roots of others, each
-just in time, would hold whoever waits for a quarter of an hour. What was verified by then is kept, so that the next look goes on there.
-"""
-_AGAIN = "It is tried again by itself."
 
 
 class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -84,13 +79,13 @@ class Followed:
         floor: versions that were trusted before, from somewhere that outlives the state directory. clock: seconds, for `UPDATE_S`.
         forget: how people have this marketplace trusted anew, as the end of a sentence; empty: by deleting the state.
         """
-        self._source = _Hurried(source, clock)
+        self._source = Hurried(source, clock)
         self._pins = pins
         # Other pins are another trust: what the former ones led to is not built upon.
         told = "\n".join((*sorted(pins.keys), str(pins.threshold))).encode()
         self._state = state_dir / hashlib.sha256(told).hexdigest()[:16]
         self._floor = floor or Versions()
-        self._forget = forget or f"delete {self._state}"
+        self._doubts = Doubts(source.for_people, self._state, forget or f"delete {self._state}")
 
     @property
     def for_people(self) -> str:
@@ -134,7 +129,7 @@ class Followed:
         Raises OSError before the first `update`.
         """
         versions = self._kept_versions()
-        found = {f"metadata/{path.name}": path.read_bytes() for path in _kept_roots(self._state)}
+        found = {f"metadata/{path.name}": path.read_bytes() for path in roots.kept_roots(self._state)}
         names = {
             "timestamp": "timestamp",
             "snapshot": f"{versions.snapshot}.snapshot",
@@ -160,14 +155,14 @@ class Followed:
             updater.refresh()
             target = updater.get_targetinfo(INDEX)
         except exceptions.RepositoryError as error:
-            raise self._told(error, fetcher.last) from error
+            raise self._doubts.of(error, fetcher.last) from error
         except exceptions.DownloadLengthMismatchError as error:
-            raise self._swapped(fetcher.last, str(error)) from error
+            raise self._doubts.swapped(fetcher.last, str(error)) from error
         except exceptions.DownloadHTTPError as error:
             raise MarketplaceTrouble(
                 "MarketplaceInvalid",
                 f"{self._source.for_people} has no {fetcher.last}, which its signed metadata needs.",
-                f"Copy all files of the marketplace there, `metadata/timestamp.json` last. {_AGAIN}",
+                f"Copy all files of the marketplace there, `metadata/timestamp.json` last. {AGAIN}",
                 retryable=True,
             ) from error
         if target is None:
@@ -185,7 +180,7 @@ class Followed:
 
     def _find_root(self) -> bytes:
         """Return a root that the pinned keys signed: the oldest one kept here, else the first one of the marketplace."""
-        for path in _kept_roots(self._state):
+        for path in roots.kept_roots(self._state):
             try:
                 data = path.read_bytes()
             except OSError:
@@ -221,7 +216,9 @@ class Followed:
             metadata = Metadata[Root].from_bytes(data)
         except DeserializationError:
             return False
-        return metadata.signed.type == Root.type and count_signers(metadata, self._pins.keys) >= self._pins.threshold
+        return (
+            metadata.signed.type == Root.type and roots.count_signers(metadata, self._pins.keys) >= self._pins.threshold
+        )
 
     # ---- no going back
 
@@ -236,8 +233,8 @@ class Followed:
             for role in ("root", "timestamp", "snapshot", "targets"):
                 now, then = getattr(versions, role), getattr(floor, role)
                 # A root with other keys for a role starts its versions anew (TUF 5.3.11): whoever stole the old key may have raised them.
-                if now < then and not _is_rekeyed(role, floor.root, history):
-                    raise self._rolled_back(f"{role} metadata {now}, and {then} was trusted before")
+                if now < then and not roots.is_rekeyed(role, floor.root, history):
+                    raise self._doubts.rolled_back(f"{role} metadata {now}, and {then} was trusted before")
 
     # ---- the index
 
@@ -259,11 +256,13 @@ class Followed:
                 raise MarketplaceTrouble(
                     "MarketplaceInvalid",
                     str(error),
-                    f"Copy all files of the marketplace there. {_AGAIN}",
+                    f"Copy all files of the marketplace there. {AGAIN}",
                     retryable=True,
                 ) from error
             if len(data) != length or hashlib.sha256(data).hexdigest() != digest:
-                raise self._swapped(path, f"it has {len(data)} bytes with SHA-256 {hashlib.sha256(data).hexdigest()}")
+                raise self._doubts.swapped(
+                    path, f"it has {len(data)} bytes with SHA-256 {hashlib.sha256(data).hexdigest()}"
+                )
         index = self._parse(data)
         # The index first: with versions that lack their index, `last` would have nothing to return.
         durable.write(self._state / INDEX, data)
@@ -290,134 +289,7 @@ class Followed:
         try:
             return self._source.read(path, max_bytes)
         except FileTooLarge as error:
-            raise self._swapped(path, str(error)) from error
-
-    # ---- what to say
-
-    def _told(self, error: Exception, path: str) -> MarketplaceTrouble:
-        """Return the trouble that a RepositoryError of the workflow means. path: of the file that was read last."""
-        from tuf.api import exceptions
-        from tuf.api.serialization import DeserializationError
-
-        if isinstance(error, exceptions.ExpiredMetadataError):
-            from nexus_marketplace import tufs
-
-            return MarketplaceTrouble(
-                "MarketplaceExpired",
-                f"The metadata of {self._source.for_people} has expired: {tufs.expiries(self._state, str(error))}. "
-                "Its owner has stopped signing it, or somebody keeps newer files from us.",
-                "Run `nexus marketplace refresh` where it is published (or `build`, when the index has expired), and see that the new "
-                "files are served.",
-                retryable=True,
-            )
-        if isinstance(error, exceptions.BadVersionNumberError):
-            return self._rolled_back(str(error))
-        if isinstance(error, exceptions.LengthOrHashMismatchError):
-            return self._swapped(path, str(error))
-        if isinstance(error, exceptions.UnsignedMetadataError):
-            return MarketplaceTrouble(
-                "MarketplaceNotTrusted",
-                f"{path} of {self._source.for_people} is not signed by the keys that its root metadata names: {error}.",
-                "Publish it with the marketplace's keys. If it was not you who changed it, find out who did.",
-                retryable=True,
-            )
-        if isinstance(error, DeserializationError):
-            return MarketplaceTrouble(
-                "MarketplaceInvalid",
-                f"{path} of {self._source.for_people} is no TUF metadata: {error}.",
-                "Serve the files as `nexus marketplace build` wrote them.",
-                retryable=True,
-            )
-        return MarketplaceTrouble(
-            "MarketplaceInvalid",
-            f"The metadata of {self._source.for_people} cannot be used: {error}.",
-            "Build it with `nexus marketplace build`.",
-            retryable=True,
-        )
-
-    def _rolled_back(self, how: str) -> MarketplaceTrouble:
-        return MarketplaceTrouble(
-            "MarketplaceRolledBack",
-            f"{self._source.for_people} serves older metadata than was trusted here before: {how.rstrip('.')}.",
-            f"Serve the newest files again. If its owner made the marketplace anew on purpose, {self._forget}.",
-            retryable=True,
-        )
-
-    def _swapped(self, path: str, how: str) -> MarketplaceTrouble:
-        return MarketplaceTrouble(
-            "MarketplaceNotTrusted",
-            f"{path} of {self._source.for_people} is not the file that its signed metadata means: {how.rstrip('.')}.",
-            "Copy all files of the marketplace there, `metadata/timestamp.json` last. If it was not you who changed the file, find out "
-            "who did.",
-            retryable=True,
-        )
-
-
-class _Hurried:
-    """A `SourcePort` that is not asked any more when the time of one look is over."""
-
-    def __init__(self, source: SourcePort, clock: Callable[[], float]) -> None:
-        self._source = source
-        self._clock = clock
-        self._ends_at = 0.0
-        self.base_url, self.for_people, self.signed = source.base_url, source.for_people, source.signed
-
-    def begin(self) -> None:
-        self._ends_at = self._clock() + UPDATE_S
-        self._source.begin()
-
-    def read(self, path: str, max_bytes: int) -> bytes:
-        if self._clock() >= self._ends_at:
-            raise MarketplaceTrouble(
-                "MarketplaceUnreachable",
-                f"{self.for_people} takes too long: after {UPDATE_S:g} s, {path} and perhaps more had still not been read.",
-                f"See why its server is slow, or who delays it. {_AGAIN}",
-                retryable=True,
-            )
-        return self._source.read(path, max_bytes)
-
-
-def count_signers(metadata: Metadata[Root], keys: Sequence[str]) -> int:
-    """Return how many of the keys (raw Ed25519, base64) signed the metadata, whatever key ids it names them by."""
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    signed = metadata.signed_bytes
-    signatures = [each.signature for each in list(metadata.signatures.values())[:64]]
-    count = 0
-    for text in set(keys):
-        try:
-            key = Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
-        except (ValueError, binascii.Error):
-            continue
-        for signature in signatures:
-            try:
-                key.verify(bytes.fromhex(signature), signed)
-            except (InvalidSignature, ValueError):
-                continue
-            count += 1
-            break
-    return count
-
-
-def _is_rekeyed(role: str, since: int, history: dict[int, Metadata[Root]]) -> bool:
-    """Whether the newest root has other keys for the role than the root of version `since`, as far as that is known."""
-    if role == "root" or since not in history:
-        return False
-    newest = history[max(history)].signed
-    # Whoever holds the timestamp key decides which snapshot, and with the snapshot's, which targets are named.
-    roles = ("timestamp",) if role == "timestamp" else ("timestamp", "snapshot")
-    roles = (*roles, "targets") if role == "targets" else roles
-    return any(set(newest.roles[each].keyids) != set(history[since].signed.roles[each].keyids) for each in roles)
-
-
-def _kept_roots(state: Path) -> list[Path]:
-    found = [
-        (int(path.name.split(".")[0]), path)
-        for path in state.glob("root_history/*.root.json")
-        if path.name[0].isdigit()
-    ]
-    return [path for _, path in sorted(found)]
+            raise self._doubts.swapped(path, str(error)) from error
 
 
 @contextmanager
