@@ -37,16 +37,21 @@ class Timed(Protocol):
 class Clock:
     """tick: now, in `TICK_S` steps since the clock was made.
 
-    After a loop was held up, it says when that began until the clock's own turn comes, which is after what was read meanwhile. A
+    After a loop was held up, it says when that began until the clock's own turn comes, which may be after what was read meanwhile. A
     deadline that is counted from it then comes too early: who blames somebody for a short one makes sure that its time is over.
     """
 
-    __slots__ = ("_loop", "_short", "_started_at", "_timer", "_wheel", "every_second", "every_tick", "tick")
+    __slots__ = (
+        "_held_up", "_looked", "_loop", "_short", "_started_at", "_timer", "_wheel", "every_second", "every_tick", "tick",
+    )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._started_at = loop.time()
         self.tick = 0
+        self._looked = 0
+        """The tick whose deadlines were looked at last."""
+        self._held_up = False
         self._wheel: list[list[Timed]] = [[] for _ in range(_SLOTS)]
         self._short: list[list[Timed]] = [[] for _ in range(_SLOTS)]
         self.every_second: list[Callable[[], None]] = []
@@ -82,19 +87,25 @@ class Clock:
 
     def _turn(self) -> None:
         until = int((self._loop.time() - self._started_at) / TICK_S)
+        held_up, self._held_up = self._held_up, False
+        self.tick = until
+        if until - self._looked > 1 and not held_up:
+            # The loop was held up. What came meanwhile was in time and is read first: uvloop has timers before it, asyncio has not.
+            self._held_up = True
+            self._timer = self._loop.call_later(0.001, self._turn)
+            return
         # A loop that was held up for long makes up for at most one turn of the wheel: every slot is looked at once then.
-        self.tick = max(self.tick, until - _SLOTS)
+        self._looked = max(self._looked, until - _SLOTS)
         try:
-            while self.tick < until:
-                self.tick += 1
-                self._look()
+            while self._looked < until:
+                self._looked += 1
+                self._look(self._looked)
         finally:
             # Whatever happens: without its clock no deadline would hold any more.
             next_s = self._started_at + (self.tick + 1) * TICK_S - self._loop.time()
             self._timer = self._loop.call_later(max(next_s, 0.001), self._turn)
 
-    def _look(self) -> None:
-        now = self.tick
+    def _look(self, now: int) -> None:
         slot = now & (_SLOTS - 1)
         due = self._short[slot]
         if due:
