@@ -17,6 +17,7 @@ class Answer(asyncio.Protocol):
 
     def __init__(self, clock: Clock) -> None:
         self.closed = False
+        self.late = asyncio.Event()
         self.deadline = clock.at(0.2)
         self.said: list[str] = []
         self.ticks: list[int] = []
@@ -31,6 +32,7 @@ class Answer(asyncio.Protocol):
         self.said.append("late")
         self.ticks.append(self._clock.tick)
         self.closed = True
+        self.late.set()
 
 
 class Blocking(asyncio.Protocol):
@@ -57,8 +59,7 @@ def test_what_comes_while_the_loop_is_held_up_is_read_before_deadlines_are_looke
         blocked, _ = await loop.create_connection(lambda: Blocking(far), sock=woken)
         waking.send(b"x")
         async with asyncio.timeout(10):
-            while not answer.closed:
-                await asyncio.sleep(0.05)
+            await answer.late.wait()
         clock.stop()
         for transport in (answering, blocked):
             transport.close()
