@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 
 from nexus_core.hooks import API_VERSION
+from packaging.tags import platform_tags
 
 
 @functools.cache
 def runtime_digest() -> str:
-    """Return a digest that two processes share to which the same releases are fit: of the plugin API, the Python, the platform, and the
-    distributions that are installed. Reads names of directories alone, once; some milliseconds."""
+    """Return a digest that two processes share to which the same releases are fit: of the plugin API, the Python, the platform with
+    its C library, which wheels are made for, and the distributions that are installed. Once; some milliseconds."""
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    said = [API_VERSION, python, sys.platform, platform.machine(), *sorted(_installed())]
+    said = [API_VERSION, python, *platform_tags(), *sorted(_installed())]
     return hashlib.sha256("\n".join(said).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 

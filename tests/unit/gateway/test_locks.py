@@ -98,6 +98,27 @@ def test_another_runtime_is_asked_again_about_what_the_former_was_not_fit_for(tm
     assert file.settle(Snapshot(), Ack("one", 1, "x", runtime="new"), at) == {"shop/a": Lock()}
 
 
+def test_gateways_on_different_runtimes_that_share_the_file_come_to_an_end(tmp_path: Path) -> None:
+    """A release that is for neither of them: each tries it once more, and forgives the other's refusal no more."""
+    gateways = {runtime: LocksFile(tmp_path / "locks") for runtime in ("one", "other")}
+    older, newer = (
+        Release(name="a", version=v, api=">=1,<2", package="a", entry_point="a:A", sha256=v, url="bundled:")
+        for v in ("1.0", "2.0")
+    )
+    at, seen = datetime(2026, 3, 2, tzinfo=UTC), []
+    for _ in range(6):
+        for runtime, file in gateways.items():
+            tried = next(r for r in (newer, older) if file.read().get("shop/a", Lock()).refusal_of(r) is None)
+            world = Snapshot(plugins=(PluginInstance(id="shop/a", source="x", release=tried, public_key=""),))
+            report = PluginReport("loaded", "1.0") if tried is older else PluginReport("failed", "", "WheelInvalid")
+            found = file.settle(world, Ack("g", 1, "x", plugins={"shop/a": report}, runtime=runtime), at)
+            seen.append((found["shop/a"].version, [(r.version, r.runtimes) for r in found["shop/a"].refused]))
+    assert seen[0] == ("", [("2.0", ("one",))])
+    assert ("1.0", []) in seen, "the other one tries it, too"
+    assert {str(each) for each in seen[-4:]} == {str(seen[-1])}
+    assert [version for version, _ in seen[-1][1]] == ["2.0"]
+
+
 def test_gateways_with_other_manifests_do_not_forget_each_others(tmp_path: Path) -> None:
     """They share a cache, and each drops the locks of plugins that its own manifests do not name."""
     shop, lab = tmp_path / "shop", tmp_path / "lab"

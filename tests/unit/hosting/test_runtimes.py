@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from nexus_hosting import runtimes
 from nexus_hosting.runtimes import runtime_digest
 
 
@@ -27,5 +28,8 @@ def test_another_distribution_or_version_makes_another_runtime(tmp_path: Path, m
     monkeypatch.setattr(platform, "python_version", lambda: "3.99.0")
     runtime_digest.cache_clear()
     found.append(runtime_digest())
-    assert len(set(found)) == 4
+    monkeypatch.setattr(runtimes, "platform_tags", lambda: iter(["linux_x86_64", "musllinux_1_2_x86_64"]))
+    runtime_digest.cache_clear()
+    found.append(runtime_digest())
+    assert len(set(found)) == 5
     assert all(len(each) == 16 for each in found)

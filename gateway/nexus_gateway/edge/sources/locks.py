@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -28,6 +28,8 @@ LOCKS = "plugin-locks.json"
 Locks = Mapping[str, Lock]
 """By `<namespace>/<name>` of the NexusPlugin."""
 Stamp = tuple[int, int, int]
+Asked = tuple[str, str, str]
+"""A plugin, and version and SHA-256 of a release of it."""
 
 _DECODER = msgspec.json.Decoder(dict[str, Lock])
 
@@ -57,6 +59,7 @@ class LocksFile:
         self._path = path
         self._worker, self._workers = worker, workers
         self._held: dict[str, Lock] = {}
+        self._asked: set[Asked] = set()
         self._trouble = ""
 
     def stamp(self) -> Stamp | None:
@@ -102,11 +105,21 @@ class LocksFile:
         """Return the locks after what this process says of its plugins, as far as the other workers have said the same."""
         if not snapshot.plugins and not any(lock.refused for lock in self.read().values()):
             return self.read()
-        return self.update(lambda locks: self._settled(locks, snapshot, ack, now_utc))
+        forgiven: set[Asked] = set()
 
-    def _settled(self, locks: Locks, snapshot: Snapshot, ack: Ack, now_utc: datetime) -> Locks:
+        def change(locks: Locks) -> Locks:
+            known, again = upgraded(locks, ack.runtime, self._asked)
+            forgiven.update(again)
+            return self._settled(locks, known, snapshot, ack, now_utc)
+
+        found = self.update(change)
+        self._asked |= forgiven
+        return found
+
+    def _settled(self, locks: Locks, known: Locks, snapshot: Snapshot, ack: Ack, now_utc: datetime) -> Locks:
+        """known: the locks without what this process tries again."""
         if self._path is None or self._workers == 1:
-            return settled(locks, snapshot, ack, now_utc)
+            return settled(known, snapshot, ack, now_utc)
         path = self._path.with_name(f"{self._path.name}.passed")
         try:
             former = _PASSED.decode(path.read_bytes())
@@ -117,7 +130,7 @@ class LocksFile:
         passed = noted(former, locks, snapshot, ack, self._worker)
         every = set(range(self._workers))
         waiting = frozenset(plugin for plugin, each in passed.items() if not every <= set(each.workers))
-        found = settled(locks, snapshot, ack, now_utc, waiting)
+        found = settled(known, snapshot, ack, now_utc, waiting)
         # What is decided is forgotten: a release that is tried anew has to pass anew.
         left = {plugin: each for plugin, each in passed.items() if found.get(plugin) == locks.get(plugin)}
         if left != former:
@@ -163,7 +176,7 @@ def settled(
     """Return the locks after what a gateway says of its plugins. ack: of this Snapshot. waiting: plugins whose candidates have not
     passed in all of its workers.
     """
-    found = {plugin: lock.upgraded({ack.runtime}) for plugin, lock in locks.items()}
+    found = dict(locks)
     for instance in snapshot.plugins:
         report = ack.plugins.get(instance.id)
         if report is not None and not (instance.id in waiting and _passes(instance, ack)):
@@ -171,6 +184,26 @@ def settled(
             if lock.version or lock.refused:
                 found[instance.id] = lock
     return found
+
+
+def upgraded(locks: Locks, runtime: str, asked: Collection[Asked]) -> tuple[Locks, set[Asked]]:
+    """Return the locks without releases that were not for other runtimes, and which these are.
+
+    asked: those that this process has tried again. Once is enough for it, and gateways on different runtimes that share the file would
+    otherwise forgive each other's refusals in turn, for ever.
+    """
+    found, again = dict(locks), set[Asked]()
+    for plugin, lock in locks.items():
+        kept, left = lock.upgraded({runtime}).refused, []
+        for each in lock.refused:
+            release = plugin, each.version, each.sha256
+            if each in kept or release in asked:
+                left.append(each)
+            else:
+                again.add(release)
+        if len(left) < len(lock.refused):
+            found[plugin] = Lock(lock.version, lock.sha256, tuple(left))
+    return found, again
 
 
 def _passes(instance: PluginInstance, ack: Ack) -> bool:
