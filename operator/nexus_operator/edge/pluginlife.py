@@ -69,7 +69,9 @@ class PluginLife:
             self._inventory.observe(NEXUS_PLUGIN.kind, written)
             self._locks.put(plugin, lock)
             moved = True
-            for each in lock.refused[-1:] if lock.refused != before.refused else ():
+            for each in lock.refused:
+                if each in before.refused:
+                    continue  # when others are forgiven, it is no news
                 log.warning("plugin %s: %s was taken back: %s %s", plugin, each.version, each.reason, each.message)
             if lock.version != before.version:
                 log.info("plugin %s: locked to %s", plugin, lock.version)

@@ -99,6 +99,28 @@ async def test_a_restart_refuses_what_was_refused(world: World) -> None:
     assert (refused.version, refused.message) == ("1.1", "It failed.")
 
 
+async def test_what_is_refused_still_when_another_release_is_forgiven_is_no_news(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.life.settle(TRIED, acks("refused"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "plugin shop/key: 1.1 was taken back: PluginRolledBack It failed."
+    ]
+    caplog.clear()
+    obj = world.inventory.get("NexusPlugin", "shop", "key")
+    assert obj is not None
+    lock = obj["status"]["lock"]
+    misfit = {"version": "1.2", "sha256": "1.2", "reason": "PythonIncompatible", "runtimes": ["old"]}
+    meta = {**obj["metadata"], "resourceVersion": "9"}
+    refused = [misfit, *lock["refused"]]
+    world.inventory.observe("NexusPlugin", {**obj, "metadata": meta, "status": {"lock": {**lock, "refused": refused}}})
+    running = Published(8, "then", Snapshot(plugins=(instance("1.0"),)))
+    said = {"shop/key": PluginReport("loaded", "1.0")}
+    assert await world.life.settle(running, [Ack("a", 8, "then", plugins=said, runtime="new")])
+    assert [each.version for each in world.life.locks["shop/key"].refused] == ["1.1"]
+    assert caplog.records == []
+
+
 async def test_a_plugin_that_was_deleted_meanwhile_holds_nobody_up(world: World) -> None:
     world.cluster.fault = NotFound("gone")
     assert not await world.life.settle(TRIED, acks("passed"))
