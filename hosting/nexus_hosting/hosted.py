@@ -97,8 +97,8 @@ class _Seat:
         self.meter = meter
         self.trouble = trouble
         self.spent = spent
-        # Of what runs, which may be another version than the one that is wanted.
-        permits = Permits((running.instance if running is not None else instance).granted)
+        # Of what is wanted, which may be another version than the one that runs: what is granted no more is gone at once.
+        permits = Permits(instance.granted)
         self._permits = permits if permits.limits else None
 
     def bound(self, running: Running, hook: str) -> Callable[..., Any]:

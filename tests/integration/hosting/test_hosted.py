@@ -112,3 +112,24 @@ async def test_a_plugin_sees_the_headers_of_an_operation_that_it_may_read(host: 
         assert resolved.data == expected
     finally:
         await hosted.close()
+
+
+async def test_what_is_granted_no_more_is_gone_also_when_the_former_version_goes_on(host: Host) -> None:
+    code = (
+        f"{HEAD}class Demo(Plugin):\n"
+        "    def on_operation_parsed(self, operation):\n"
+        "        return operation.with_variables(dict(operation.headers))\n"
+    )
+    release = {"hooks": ("on_operation_parsed",)}
+    hosted = Hosted(host.starter())
+    operation = Operation("query", "{ a }", headers=(("authorization", "secret"), ("x-user", "u")))
+    try:
+        assert await hosted.take([host.instance(code, release=release)])
+        narrowed = Permissions(read_headers=("x-user",), write_headers=())
+        assert not await hosted.take([host.instance(f"{code}raise OSError\n", granted=narrowed, release=release)])
+        assert hosted.reports()["shop/demo"].state == "previous"
+        parsed = await hosted.change("on_operation_parsed", operation, lambda hook, so_far: hook(so_far))
+    finally:
+        await hosted.close()
+    assert isinstance(parsed, Operation)
+    assert parsed.variables == {"x-user": "u"}
