@@ -25,7 +25,7 @@ from nexus_hosting.calls import Held, driven
 from nexus_hosting.costs import cost_of
 from nexus_hosting.ending import in_time
 from nexus_hosting.meters import Budget, Meter, State, disabled_report
-from nexus_hosting.permits import Permits
+from nexus_hosting.permits import Permits, granted_to
 from nexus_hosting.running import Running
 from nexus_hosting.watching import watch
 
@@ -97,8 +97,7 @@ class _Seat:
         self.meter = meter
         self.trouble = trouble
         self.spent = spent
-        # Of what is wanted, which may be another version than the one that runs: what is granted no more is gone at once.
-        permits = Permits(instance.granted)
+        permits = Permits(granted_to(running.instance, instance) if running is not None else instance.granted)
         self._permits = permits if permits.limits else None
 
     def bound(self, running: Running, hook: str) -> Callable[..., Any]:

@@ -13,9 +13,18 @@ from dataclasses import replace
 from typing import Any
 
 from nexus_core.hooks import Headers, NotGranted, Operation, Reply, RequestHead, ResponseHead, Socket
-from nexus_core.snapshot import Permissions
+from nexus_core.snapshot import Permissions, PluginInstance
 
 GRANTS = "its NexusPlugin grants none of that name in spec.grants.headers.write"
+
+
+def granted_to(runs: PluginInstance, wanted: PluginInstance) -> Permissions:
+    """Return what a plugin may that runs in the place of another instance.
+
+    Of the same release: what that one may, so that what is granted no more is gone at once. A former release that goes on goes on with
+    what it asks for itself: the other's grants are of what the other asks for.
+    """
+    return wanted.granted if runs.release.sha256 == wanted.release.sha256 else runs.granted
 
 
 class Names:

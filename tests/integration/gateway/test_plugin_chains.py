@@ -103,6 +103,20 @@ async def test_each_has_its_part(
     )
 
 
+async def test_a_former_release_that_goes_on_sees_what_it_asked_for_itself(
+    plugged: Plugged, connect: Connect, peers: Peers
+) -> None:
+    """What another asks for, that cannot be started, is not what this one needs."""
+    code = "def on_request(self, request):\n    return request.with_header('x-mid', request.header('x-client') or 'nothing')"
+    granted = Permissions(read_headers=("x-client",), write_headers=("x-mid",))
+    await plugged.serve(port := await peers(told), plugged.plugin(code, granted=granted))
+    other = plugged.plugin(f"raise OSError\n---\n{code}", granted=Permissions(read_headers=(), write_headers=()))
+    with pytest.raises(AssertionError, match="previous"):
+        await plugged.serve(port, other)
+    _, headers = parsed((await ask(await connect("h1"), b"GET /", lines=b"x-client: 7\r\n")).body)
+    assert headers["x-mid"] == "7"
+
+
 @pytest.mark.parametrize("sampled", [False, True])
 async def test_one_that_fails_closed_ends_it_and_the_next_request_begins_anew(
     plugged: Plugged, connect: Connect, peers: Peers, sampled: bool

@@ -114,22 +114,32 @@ async def test_a_plugin_sees_the_headers_of_an_operation_that_it_may_read(host: 
         await hosted.close()
 
 
-async def test_what_is_granted_no_more_is_gone_also_when_the_former_version_goes_on(host: Host) -> None:
+@pytest.mark.parametrize(("release", "seen"), [("the same", {"x-user"}), ("another", {"x-user", "x-trace"})])
+async def test_what_is_granted_no_more_is_gone_also_when_nothing_new_starts(
+    host: Host, release: str, seen: set[str]
+) -> None:
+    """A former release goes on with what it asked for itself, of which the grants of another say nothing."""
     code = (
         f"{HEAD}class Demo(Plugin):\n"
+        "    def __init__(self, config):\n"
+        "        assert config['fine']\n"
         "    def on_operation_parsed(self, operation):\n"
         "        return operation.with_variables(dict(operation.headers))\n"
     )
-    release = {"hooks": ("on_operation_parsed",)}
+    hooks = {"hooks": ("on_operation_parsed",)}
+    granted = Permissions(read_headers=("x-user", "x-trace"), write_headers=())
+    narrowed = Permissions(read_headers=("x-user",), write_headers=())
     hosted = Hosted(host.starter())
-    operation = Operation("query", "{ a }", headers=(("authorization", "secret"), ("x-user", "u")))
+    sent = tuple((name, "1") for name in ("authorization", "x-user", "x-trace"))
     try:
-        assert await hosted.take([host.instance(code, release=release)])
-        narrowed = Permissions(read_headers=("x-user",), write_headers=())
-        assert not await hosted.take([host.instance(f"{code}raise OSError\n", granted=narrowed, release=release)])
+        assert await hosted.take([host.instance(code, config={"fine": True}, granted=granted, release=hooks)])
+        other = code if release == "the same" else f"{code}# more\n"
+        broken = host.instance(other, config={"fine": False}, granted=narrowed, release=hooks)
+        assert not await hosted.take([broken])
         assert hosted.reports()["shop/demo"].state == "previous"
+        operation = Operation("query", "{ a }", headers=sent)
         parsed = await hosted.change("on_operation_parsed", operation, lambda hook, so_far: hook(so_far))
     finally:
         await hosted.close()
     assert isinstance(parsed, Operation)
-    assert parsed.variables == {"x-user": "u"}
+    assert parsed.variables.keys() == seen

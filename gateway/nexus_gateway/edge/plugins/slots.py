@@ -19,6 +19,7 @@ from nexus_core.snapshot import PluginInstance, PluginReport
 from nexus_hosting import bounds
 from nexus_hosting.calls import Held, driven
 from nexus_hosting.ending import in_time
+from nexus_hosting.permits import granted_to
 from nexus_hosting.running import Running
 from nexus_hosting.watching import watch
 from nexus_sdk.plugin import Plugin
@@ -188,7 +189,7 @@ class Slot:
         known = known or Known()
         self._response_lines = known.responses.added
         self._attempt_lines = known.attempts.added
-        permits = Permits(instance.granted)
+        permits = Permits(granted_to(running.instance, instance) if running is not None else instance.granted)
         self.permits = permits if permits.limits else None
         self._hooks = self._bind()
         self.does = 0
