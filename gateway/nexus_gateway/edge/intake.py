@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from nexus_core.hooks import BodyStream, Reply
-from nexus_wire.clock import NEVER, ticks_of
+from nexus_wire.clock import NEVER
 from nexus_wire.http1 import Dechunker
 
 from nexus_gateway.edge.plugins.checking import check_piece, check_request_body, check_stream, check_wish
@@ -126,10 +126,8 @@ class Intake:
         backend = plan.only or (plan.backends[0] if plan.backends else None)
         silence_s = backend.timeouts.request_s or backend.timeouts.idle_s if backend is not None else _SILENCE_S
         stream, clock = exchange.stream, exchange.proxy.clock
-        ticks = ticks_of(silence_s)
-        stream.deadline = clock.tick + ticks
-        if ticks <= 10:
-            clock.soon(stream)
+        stream.deadline = clock.at(silence_s)
+        clock.soon(stream)
 
     # ---- collecting
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from time import sleep
 from typing import Any
 
 import pytest
@@ -246,6 +247,24 @@ async def test_a_client_that_stops_within_its_body_is_told_so(
     connection.begin(answer, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
     await asyncio.wait_for(answer.done.wait(), 5)
     assert (answer.status, json.loads(bytes(answer.body))["reason"]) == (408, "BodyTimeout")
+
+
+@both
+async def test_a_client_is_not_to_blame_for_a_gateway_that_was_held_up(
+    plugged: Plugged, connect: Connect, listen: Listen, client: str
+) -> None:
+    """Its next piece is read before the gateway's clock is put right."""
+    await plugged.serve(await listen("h1"), plugged.plugin(UPPER), timeouts=Timeouts(request_s=0.4))
+    connection = await connect(client)
+    answer = Answer()
+    connection.begin(answer, b"POST /sized HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\na")
+    await asyncio.sleep(0.1)
+    connection.write(b"b")
+    sleep(0.8)  # noqa: ASYNC251 - the loop stands still, and the gateway with it
+    await asyncio.sleep(0.1)
+    connection.write(b"b")
+    await asyncio.wait_for(answer.done.wait(), 5)
+    assert (answer.status, bytes(answer.body)) == (200, b"ABB!")
 
 
 async def test_a_body_may_take_longer_than_a_request_as_long_as_it_comes(
