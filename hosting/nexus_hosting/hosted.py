@@ -188,6 +188,8 @@ class Hosted:
             fresh = await self._starter.start(instance)
         except PluginRejected as rejected:
             log.warning("plugin %s: %s (%s)", instance.id, rejected.message, rejected.reason)
+            if running is not None:
+                running.bind(instance)
             # What goes on of it goes on as it was: disabled, if that is what it is.
             meter = former.meter if former is not None else Meter(instance.budgets, self._clock())
             return _Seat(instance, running, meter, (rejected.reason, rejected.message), spent=spent)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import structs
 from nexus_core.problems.masking import hide
 from nexus_core.snapshot import PluginInstance
 
@@ -15,6 +16,7 @@ from nexus_hosting.calls import driven
 from nexus_hosting.contexts import PluginContext
 from nexus_hosting.importing import PluginCode
 from nexus_hosting.letting_go import drop, leftovers
+from nexus_hosting.permits import granted_to
 from nexus_hosting.watchdog import watchdog
 
 log = logging.getLogger("nexus.plugins")
@@ -65,6 +67,11 @@ class Running:
         if isinstance(error, TimeoutError) and not error.args:
             return f"TimeoutError: it took longer than budgets.callSeconds, which is {self.instance.timeout_s:g}"
         return hide(bounds.told(error), self.secrets)
+
+    def bind(self, wanted: PluginInstance) -> None:
+        """Have it go on with what `wanted`, that cannot take its place, grants."""
+        granted = granted_to(self.instance, wanted)
+        self.context.instance = structs.replace(self.context.instance, granted=granted)
 
     def acquire(self) -> None:
         """Count a user in."""

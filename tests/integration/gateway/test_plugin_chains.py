@@ -117,6 +117,34 @@ async def test_a_former_release_that_goes_on_sees_what_it_asked_for_itself(
     assert headers["x-mid"] == "7"
 
 
+async def test_what_may_not_be_called_any_more_is_not_called_though_nothing_new_starts(
+    plugged: Plugged, connect: Connect, peers: Peers
+) -> None:
+    code = (
+        "from nexus_sdk.plugin import CallFailed, NotGranted\n---\n"
+        "def __init__(self, config):\n    assert 'broken' not in config\n"
+        "async def on_request(self, request):\n"
+        "    try:\n        await self.context.call('GET', 'http://127.0.0.1:1/')\n"
+        "    except (CallFailed, NotGranted) as error:\n"
+        "        return request.with_header('x-mid', type(error).__name__)\n"
+    )
+    fine = plugged.plugin(code, granted=Permissions(network=("127.0.0.1",)))
+    said = []
+
+    async def asked() -> None:
+        _, headers = parsed((await ask(await connect("h1"), b"GET /")).body)
+        said.append(headers["x-mid"])
+
+    await plugged.serve(port := await peers(told), fine)
+    await asked()
+    with pytest.raises(AssertionError, match="previous"):
+        await plugged.serve(port, replace(fine, granted=Permissions(), config='{"broken":true}'))
+    await asked()
+    await plugged.serve(port, fine)
+    await asked()
+    assert said == ["CallFailed", "NotGranted", "CallFailed"]
+
+
 @pytest.mark.parametrize("sampled", [False, True])
 async def test_one_that_fails_closed_ends_it_and_the_next_request_begins_anew(
     plugged: Plugged, connect: Connect, peers: Peers, sampled: bool

@@ -143,3 +143,33 @@ async def test_what_is_granted_no_more_is_gone_also_when_nothing_new_starts(
         await hosted.close()
     assert isinstance(parsed, Operation)
     assert parsed.variables.keys() == seen
+
+
+@pytest.mark.parametrize("release", ["the same", "another"])
+async def test_what_may_not_be_called_any_more_is_not_called_when_nothing_new_starts(host: Host, release: str) -> None:
+    code = (
+        f"{HEAD}from nexus_sdk.plugin import CallFailed, NotGranted\n"
+        "class Demo(Plugin):\n"
+        "    def __init__(self, config):\n"
+        "        assert config['fine']\n"
+        "    async def on_operation_parsed(self, operation):\n"
+        "        try:\n"
+        "            await self.context.call('GET', 'http://127.0.0.1:1/')\n"
+        "        except (CallFailed, NotGranted) as error:\n"
+        "            return operation.with_variables({'why': type(error).__name__})\n"
+    )
+    hooks = {"hooks": ("on_operation_parsed",)}
+    fine = host.instance(code, config={"fine": True}, granted=Permissions(network=("127.0.0.1",)), release=hooks)
+    other = code if release == "the same" else f"{code}# more\n"
+    broken = host.instance(other, config={"fine": False}, granted=Permissions(), release=hooks)
+    hosted = Hosted(host.starter())
+    said = []
+    try:
+        for instance in (fine, broken, fine):
+            await hosted.take([instance])
+            parsed = await hosted.change("on_operation_parsed", Operation("query", "{ a }"), lambda hook, o: hook(o))
+            assert isinstance(parsed, Operation)
+            said.append(parsed.variables["why"])
+    finally:
+        await hosted.close()
+    assert said == ["CallFailed", "NotGranted" if release == "the same" else "CallFailed", "CallFailed"]

@@ -159,6 +159,7 @@ class Loader:
             log.warning("plugin %s: %s (%s)", instance.id, rejected.message, rejected.reason)
             if running is None:
                 return None, PluginReport("failed", "", rejected.reason, rejected.message)
+            running.bind(instance)
             version = running.instance.release.version
             return running, PluginReport("previous", version, rejected.reason, rejected.message)
 
