@@ -238,9 +238,10 @@ def _all_refused(ref: ObjectRef, spec: NexusPluginSpec, name: str, fitting: Iter
     shown = ", ".join(f"{r.version} ({r.reason})" for r in refused[:10])
     why = refused[0].message if refused else ""
     what = f'Every version of {name} in "{spec.version}" was tried and taken back: {shown}. {why}'.rstrip()
+    fix = "Widen the range; or disable the plugin and enable it again, to have them tried again."
     if refused and all(r.reason in MISFITS for r in refused):
         what = f'No version of {name} in "{spec.version}" is for the gateways that there are: {shown}. {refused[0].message}'
-    fix = "Widen the range; or disable the plugin and enable it again, to have them tried again."
+        fix = "Widen the range, or run gateways that one of them is for: it is tried then by itself."
     return Problem(ref, ".spec.version", "PluginVersionNotFound", what, fix)
 
 
