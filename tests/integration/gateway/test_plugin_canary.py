@@ -151,47 +151,41 @@ async def test_a_good_candidate_proves_itself_and_takes_over(bench: Bench) -> No
     await until(lambda: stopped == [True])
 
 
-async def test_a_candidate_that_is_given_up_while_it_takes_over_goes_on_in_its_place(bench: Bench) -> None:
-    """The operator has heard that it passed. What it did since is a matter of its budgets, as with anything that runs."""
-    one, two = bench.version("1.0"), bench.version("2.0")
-    slow = make_instance(
-        bench.cache,
-        CODE.format(version="1", request="return request", kind="", start="await asyncio.sleep(0.5)"),
-        id="shop/slow",
-    )
-    await bench.publish(tried(one, two, seconds=0.1))
+async def give_up_while_loading(bench: Bench, trying: PluginInstance, wanted: PluginInstance) -> tuple[Any, list[bool]]:
+    """Have a candidate pass, and give it up while the Snapshot with `wanted` is being loaded.
+
+    Return what ran as the candidate, and the list of its stops.
+    """
+    start = "await asyncio.sleep(0.5)"
+    code = CODE.format(version="1", request="return request", kind="", start=start)
+    slow = make_instance(bench.cache, code, id="shop/slow")
+    await bench.publish(trying)
     await until(bench.is_decided)
     trial = bench.slot.trial
     running = trial.candidate.running
-    taking = asyncio.create_task(bench.publish(two, slow))
+    stopped = bench.said(running, "STOPPED")
+    taking = asyncio.create_task(bench.publish(wanted, slow))
     await asyncio.sleep(0.2)
     assert bench.slot.trial is trial, "the other plugin is still being loaded"
     trial.refuse("It holds too much memory.")
-    await asyncio.sleep(0.1)
     await taking
+    return running, stopped
+
+
+async def test_a_candidate_that_is_given_up_while_it_takes_over_goes_on_in_its_place(bench: Bench) -> None:
+    """The operator has heard that it passed. What it did since is a matter of its budgets, as with anything that runs."""
+    one, two = bench.version("1.0"), bench.version("2.0")
+    running, stopped = await give_up_while_loading(bench, tried(one, two, seconds=0.1), two)
     assert bench.slot.running is running
-    assert bench.said(running, "STOPPED") == []
+    assert stopped == []
     assert await bench.ask() == (200, "2.0")
-    stopped = bench.said(running, "STOPPED")
     await bench.publish(one)
     await until(lambda: stopped == [True])
 
 
 async def test_a_candidate_that_is_given_up_while_another_snapshot_is_loaded_stops(bench: Bench) -> None:
-    one, two = bench.version("1.0"), bench.version("2.0")
-    slow = make_instance(
-        bench.cache,
-        CODE.format(version="1", request="return request", kind="", start="await asyncio.sleep(0.5)"),
-        id="shop/slow",
-    )
-    await bench.publish(tried(one, two, seconds=0.1))
-    await until(bench.is_decided)
-    trial = bench.slot.trial
-    stopped = bench.said(trial.candidate.running, "STOPPED")
-    taking = asyncio.create_task(bench.publish(tried(one, two, seconds=0.1), slow))
-    await asyncio.sleep(0.2)
-    trial.refuse("It holds too much memory.")
-    await taking
+    trying = tried(bench.version("1.0"), bench.version("2.0"), seconds=0.1)
+    _, stopped = await give_up_while_loading(bench, trying, trying)
     await until(lambda: stopped == [True])
     assert {await bench.ask() for _ in range(4)} == {(200, "1.0")}
 
