@@ -343,8 +343,11 @@ class Cluster:
     def pause(self, name: str) -> None:
         """SIGSTOP a daemon: its connections stay open and nothing answers."""
         self._daemon(name)
-        if not processes.send(self._procs[name], signal.SIGSTOP):
+        proc = self._procs[name]
+        if not processes.send(proc, signal.SIGSTOP):
             raise ClusterError(f"{name} is not running")
+        if not processes.wait_until(lambda: processes.is_stopped(proc), 10.0):
+            raise ClusterError(f"{name} goes on 10 s after SIGSTOP")
 
     def resume(self, name: str) -> None:
         """SIGCONT a paused daemon."""

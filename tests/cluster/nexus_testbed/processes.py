@@ -55,6 +55,15 @@ def send(proc: Proc, number: signal.Signals) -> bool:
     return True
 
 
+def is_stopped(proc: Proc) -> bool:
+    """Return whether SIGSTOP has reached all threads: until the one that takes the signal has been on a CPU, the others go on."""
+    try:
+        stats = [each.read_text() for each in Path(f"/proc/{proc.pid}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # one ended just now; asked again
+    return all(stat.rpartition(")")[2].split()[0] in "Tt" for stat in stats)
+
+
 def wait_until(condition: Callable[[], bool], timeout_s: float, poll_s: float = 0.02) -> bool:
     """Poll until `condition()` holds; False if it still does not after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
