@@ -115,7 +115,7 @@ async def test_the_endpoint_that_is_told_is_the_one_that_serves(harness: Harness
     await harness.start(snapshot(route(rule("shop/orders")), upstream(*ports, balancing=balancing)))
     assert harness.client is not None
     seen = set()
-    for client in range(40):  # of few, with the ports that it happens to get, all may belong to one endpoint
+    for client in map(str, range(40)):  # of few, with the ports that it happens to get, all may belong to one endpoint
         told = await harness.ask(f"/explain?url=/&header=x-client: {client}")
         async with harness.client.get(harness.url("/"), headers={"x-client": client}) as response:
             served = f"127.0.0.1:{await response.text()}"
