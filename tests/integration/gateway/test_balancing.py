@@ -105,7 +105,7 @@ async def test_a_key_finds_its_endpoint_each_time(shop: Shop, algorithm: Algorit
     key, make = KEYS[kind]
     await shop.start(Balancing(algorithm=algorithm, hash_on=(key,)))
     homes = {}
-    for user in range(30):
+    for user in range(60):
         found = await shop.ask(2, *make(user))
         assert len(found) == 1
         homes[user] = next(iter(found))
