@@ -13,7 +13,7 @@ from nexus_core.hooks.manifests import Manifest
 from nexus_core.hooks.refusals import Refusal
 from nexus_core.marketplace import Index, permissions
 from nexus_core.marketplace.locks import Lock, RefusedRelease
-from nexus_core.marketplace.rollouts import settle
+from nexus_core.marketplace.rollouts import Said, settle
 from nexus_core.marketplace.updates import contains
 from nexus_core.model.load import parse
 from nexus_core.model.plugins import NexusPluginSpec
@@ -188,7 +188,7 @@ def test_a_session_gives_what_a_cold_run_gives(
             for instance in previous.plugins:
                 tried = instance.candidate.instance.release.version if instance.candidate is not None else None
                 report = CandidateReport(tried, state) if tried is not None else None
-                said = [PluginReport("loaded", instance.release.version, candidate=report)]
+                said = [Said(PluginReport("loaded", instance.release.version, candidate=report))]
                 locks[instance.id] = settle(instance, locks.get(instance.id), said, datetime(2026, 3, 2, tzinfo=UTC))
 
 
@@ -207,13 +207,13 @@ def test_a_rollout_from_end_to_end() -> None:
 
     first = run(Index((release("a", "1.0"),)), {}, None)
     assert (first.release.version, first.candidate) == ("1.0", None)
-    lock = settle(first, None, [PluginReport("loaded", "1.0")], at)
+    lock = settle(first, None, [Said(PluginReport("loaded", "1.0"))], at)
     two = Index((release("a", "1.0"), release("a", "1.1")))
     second = run(two, {"shop/a": lock}, snapshot(first))
     assert second.candidate is not None
     assert (second.release.version, second.candidate.instance.release.version) == ("1.0", "1.1")
     refused = CandidateReport("1.1", "refused", "PluginRolledBack", "slow")
-    lock = settle(second, lock, [PluginReport("loaded", "1.0", candidate=refused)], at)
+    lock = settle(second, lock, [Said(PluginReport("loaded", "1.0", candidate=refused))], at)
     third = run(two, {"shop/a": lock}, snapshot(second))
     assert (third.release.version, third.candidate) == ("1.0", None)
     # After a restart without any memory but the lock, the same.
@@ -223,7 +223,7 @@ def test_a_rollout_from_end_to_end() -> None:
     assert fourth.candidate is not None
     assert fourth.candidate.instance.release.version == "1.2"
     passed = CandidateReport("1.2", "passed")
-    lock = settle(fourth, lock, [PluginReport("loaded", "1.0", candidate=passed)], at)
+    lock = settle(fourth, lock, [Said(PluginReport("loaded", "1.0", candidate=passed))], at)
     last = run(three, {"shop/a": lock}, snapshot(fourth))
     assert (last.release.version, last.candidate) == ("1.2", None)
     # With the index away, what is locked stays as it is.
