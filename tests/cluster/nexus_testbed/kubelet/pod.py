@@ -190,7 +190,7 @@ class PodWorker:
             try:
                 await self._box.remove_network()
                 return
-            except netns.NetnsError as err:
+            except (OSError, netns.NetnsError) as err:
                 print(f"network of {self.pod['metadata']['name']}: {err}", flush=True)
                 await asyncio.sleep(RETRY_S)
 

@@ -142,7 +142,10 @@ async def _open_output() -> tuple[asyncio.StreamReader, int]:
     os.close(write_end)
     reader = asyncio.StreamReader(limit=logs.MAX_LINE_BYTES)
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0))
+    # Its end is closed by the loop: uvloop does that whatever the file says, and if the file did as well, the second time could be
+    # another thread's new descriptor.
+    pipe = os.fdopen(read_end, "rb", buffering=0, closefd=False)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
     return reader, both
 
 
